@@ -1,0 +1,31 @@
+# make demo    train the tiny model to look closer only when needed, and report on it   (about 10 minutes on 2 cores)
+# make test    run the tests
+# make check   lint and types
+# Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
+
+PYTHON ?= python3
+RUN := .venv/bin/
+
+.PHONY: demo test check clean
+
+demo: .venv/ready
+	$(RUN)visionthink demo --out runs/demo
+
+test: .venv/ready
+	$(RUN)python -m pytest
+
+check: .venv/ready
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+
+# torch by itself first: pip then takes a CPU wheel where the machine offers one, instead of the newest CUDA build
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionthink needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(RUN)python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch .venv/ready
+
+clean:
+	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visionthink.errors import ImageError
+from visionthink.images import open_image
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def test_missing_empty_folder_and_text(tmp_path):
+    for name, content, message in [
+        ("missing.png", None, "missing.png: no such file"),
+        ("empty.png", b"", "empty.png: the file is empty"),
+        ("text.png", b"hello there", "text.png: not an image file that can be read"),
+    ]:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ImageError) as error:
+            open_image(path)
+        assert str(error.value) == f"{tmp_path}/{message}"
+    with pytest.raises(ImageError, match="is a folder"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_truncated(format, tmp_path):
+    rng = np.random.default_rng(0)
+    content = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)), format)
+    path = tmp_path / "half.img"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError) as error:
+        open_image(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_bomb_is_refused_by_its_header():
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match=r"limit of 40 MP"):
+        open_image(bomb)
+    with pytest.raises(ImageError, match=r"100x100 px is more than the limit of 0.005 MP"):
+        open_image(encoded(Image.new("RGB", (100, 100))), max_pixels=5000)
+
+
+def test_exif_orientation_is_applied():
+    image = Image.new("RGB", (20, 10), "white")
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
+    loaded = open_image(encoded(image, exif=exif))
+    assert loaded.image.size == (10, 20)
+    assert loaded.image.getpixel((9, 0)) == (255, 0, 0)
+    assert loaded.notes == ("EXIF orientation applied",)
+
+
+def test_cmyk():
+    loaded = open_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    red, green, blue = loaded.image.getpixel((4, 4))
+    assert red > 200 and green < 60 and blue < 60
+    assert loaded.notes == ("CMYK converted to RGB",)
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped():
+    grey = Image.fromarray(np.array([[0, 32768, 65535]], np.uint16))
+    loaded = open_image(encoded(grey))
+    assert [loaded.image.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    assert loaded.notes == ("16-bit greys scaled to 8 bits",)
+
+
+def test_palette_with_transparency_is_laid_on_white():
+    image = Image.new("P", (4, 1), 0)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    loaded = open_image(encoded(image, transparency=0))
+    assert loaded.image.getpixel((0, 0)) == (255, 255, 255)
+    assert loaded.image.getpixel((1, 0)) == (10, 20, 30)
+    assert loaded.notes == ("transparency laid on white",)
+
+
+def test_animation_uses_the_first_frame_and_says_so():
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "green", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    loaded = open_image(content)
+    assert loaded.image.getpixel((0, 0)) == (255, 0, 0)
+    assert loaded.notes == ("first of 3 frames used",)
+
+
+def test_opened_images_are_taken_as_they_are():
+    loaded = open_image(Image.new("L", (3, 5), 7))
+    assert (loaded.image.mode, loaded.image.size, loaded.notes) == ("RGB", (3, 5), ())

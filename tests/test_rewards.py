@@ -1,0 +1,132 @@
+"""Rewards with literal numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from visionthink import Episode, Penalty, Protocol, ResolutionLadder, Rubric, ScriptedPolicy, run_batch
+from visionthink.errors import OptionError
+from visionthink.resolution import PixelBudget
+from visionthink.rewards.format import format_reward
+from visionthink.rewards.judge import RulesJudge, Verdict
+from visionthink.types import Completion, Transcript
+
+TINY = PixelBudget(28, 784, 12544)
+COMPACT = Protocol("compact")
+ASK, RED, BLUE = COMPACT.request, "<answer>red</answer>", "<answer>blue</answer>"
+
+
+def transcript(example, *script: str | Completion) -> Transcript:
+    [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT, budget=TINY)], ScriptedPolicy(script))
+    return t
+
+
+# Each row is a group: (correct direct, wrong direct, correct after request, wrong after request), then what each kind pays.
+@pytest.mark.parametrize(
+    "name, group, pays",
+    [
+        # r = 1/11 < 0.2: the direct answer was luck, every direct member pays
+        ("eq5", (1, 2, 10, 3), (0.1, 0.1, 0.0, 0.0)),
+        # r = 2/10 = theta counts as enough
+        ("eq5", (2, 0, 8, 6), (0.0, 0.0, 0.1, 0.1)),
+        ("eq5", (8, 0, 8, 0), (0.0, 0.0, 0.1, 0.1)),
+        ("eq5", (0, 8, 8, 0), (0.1, 0.1, 0.0, 0.0)),
+        ("eq5", (16, 0, 0, 0), (0.0, 0.0, 0.1, 0.1)),
+        # nobody is right: r is undefined, nobody pays
+        ("eq5", (0, 8, 0, 8), (0.0, 0.0, 0.0, 0.0)),
+        # the released code: a correct request always pays; a correct direct answer too if 0 < r' < theta, a tie
+        ("released", (1, 2, 10, 3), (0.1, 0.0, 0.1, 0.0)),
+        ("released", (2, 0, 14, 0), (0.1, 0.0, 0.1, 0.0)),
+        # its 1e-4 makes exactly theta count as below
+        ("released", (2, 0, 8, 6), (0.1, 0.0, 0.1, 0.0)),
+        ("released", (8, 0, 8, 0), (0.0, 0.0, 0.1, 0.0)),
+        ("released", (0, 8, 8, 0), (0.0, 0.0, 0.1, 0.0)),
+        ("constant", (1, 2, 10, 3), (0.0, 0.0, 0.1, 0.0)),
+        ("none", (1, 2, 10, 3), (0.0, 0.0, 0.0, 0.0)),
+    ],
+)
+def test_penalties(name, group, pays):
+    kinds = [(False, True), (False, False), (True, True), (True, False)]
+    requested = [q for n, (q, _) in zip(group, kinds, strict=True) for _ in range(n)]
+    correct = [c for n, (_, c) in zip(group, kinds, strict=True) for _ in range(n)]
+    expected = [p for n, p in zip(group, pays, strict=True) for _ in range(n)]
+    assert Penalty(name)(requested, correct) == expected
+
+
+def test_penalty_scope_theta_and_weight():
+    requested, correct = [False, False, True, True], [True, False, True, False]
+    assert Penalty("eq5", scope="correct")(requested, correct) == [0.0, 0.0, 0.1, 0.0]
+    assert Penalty("eq5", theta=0.6)(requested, correct) == [0.1, 0.1, 0.0, 0.0]
+    assert Penalty("eq5", weight=0.5)(requested, correct) == [0.0, 0.0, 0.5, 0.5]
+    assert Penalty("eq5", theta=0.0)(requested, correct) == [0.0, 0.0, 0.1, 0.1]
+    for bad in ({"name": "x"}, {"theta": 2.0}, {"scope": "x"}):
+        with pytest.raises(OptionError):
+            Penalty(**bad)
+
+
+def test_score_group(example):
+    group = [transcript(example, RED), transcript(example, BLUE), transcript(example, ASK, RED), transcript(example, ASK, BLUE)]
+    scored = Rubric(COMPACT).score_group(group)  # r = 1/2: requests pay
+    assert [(s.accuracy, s.format, s.penalty) for s in scored] == [(1, 0.5, 0), (0, 0.5, 0), (1, 0.5, 0.1), (0, 0.5, 0.1)]
+    assert [s.total for s in scored] == pytest.approx([1.5, 0.5, 1.4, 0.4])
+
+
+def test_unscored_is_not_zero(example):
+    """A member whose answer cannot be judged is left out of the counts and has no total."""
+
+    class Flaky(RulesJudge):
+        def judge(self, t):
+            return Verdict("unscored", "flaky", "timeout") if t.answer == "blue" else super().judge(t)
+
+    group = [transcript(example, BLUE), transcript(example, BLUE), transcript(example, ASK, RED), transcript(example, ASK, RED)]
+    scored = Rubric(COMPACT, Flaky()).score_group(group)
+    assert [s.total for s in scored] == [None, None, 1.5, 1.5]  # r = 0/2 among the scored: a direct answer would pay
+    assert Rubric(COMPACT).score_group(group)[2].total == 1.5
+
+
+def test_failures_are_unscored_and_other_endings_are_wrong(example):
+    judge = RulesJudge()
+    assert judge.judge(transcript(example, Completion("", "error", error="timeout"))).verdict == "unscored"
+    assert judge.judge(transcript(example, Completion("", "refused"))).verdict == "unscored"
+    assert judge.judge(transcript(example, ASK, ASK)).verdict == "wrong"
+    assert judge.judge(transcript(example, Completion("red", "length"))).verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    "script, score",
+    [
+        ((RED,), 0.5),
+        ((ASK, RED), 0.5),
+        (("red",), 0.0),
+        ((ASK, "red"), 0.0),
+        ((ASK, ASK), 0.0),
+        (("<tool_call>x</tool_call>", RED), 0.0),
+        ((f"so {ASK}", RED), 0.0),
+        (("",), 0.0),
+    ],
+)
+def test_format_reward(example, script, score):
+    assert format_reward(transcript(example, *script), COMPACT) == score
+
+
+@pytest.mark.parametrize(
+    "prediction, references, verdict",
+    [
+        ("Red", ("red",), "correct"),
+        (" the RED. ", ("red",), "correct"),
+        ("three", ("3", "three"), "correct"),
+        ("3.0", ("3",), "correct"),
+        ("1,200", ("1200",), "correct"),
+        ("1e3", ("1000",), "correct"),
+        ("4", ("3", "three"), "wrong"),
+        ("12", ("1",), "wrong"),
+        ("46", ("47",), "wrong"),
+        ("blue", ("red",), "wrong"),
+        ("", ("red",), "wrong"),
+        ("red", ("",), "unscored"),
+        ("it is a long sentence about a red thing", ("red",), "unscored"),
+        ("red", ("a long reference answer that rules cannot compare with anything",), "unscored"),
+    ],
+)
+def test_rules_judge(prediction, references, verdict):
+    assert RulesJudge().compare(prediction, references).verdict == verdict

@@ -1,0 +1,1 @@
+"""How good, at what cost."""

@@ -1,0 +1,107 @@
+"""Transcripts and verdicts to numbers. Pure arithmetic; every figure can be recomputed from `transcripts.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from visionthink.rewards.judge import Verdict
+from visionthink.types import Transcript
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A transcript with what the judge said of it."""
+
+    transcript: Transcript
+    verdict: Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.transcript.to_dict() | {
+            "verdict": self.verdict.verdict,
+            "by": self.verdict.by,
+            "reason": self.verdict.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Scored:
+        fields = dict(record)
+        verdict = Verdict(fields.pop("verdict"), fields.pop("by"), fields.pop("reason"))
+        return cls(Transcript.from_dict(fields), verdict)
+
+
+def accuracy(scored: Iterable[Scored]) -> float | None:
+    """Share of correct answers among those that were scored; None when none was."""
+    verdicts = [s.verdict.verdict for s in scored if s.verdict.verdict != "unscored"]
+    return verdicts.count("correct") / len(verdicts) if verdicts else None
+
+
+def request_ratio(scored: Sequence[Scored]) -> float:
+    """Share of episodes that were shown a higher level."""
+    return sum(s.transcript.requested for s in scored) / len(scored)
+
+
+def retention(scored: Sequence[Scored], *, cumulative: bool) -> float:
+    """Visual tokens of all episodes relative to the full views alone: of every view fed, or of the last one only.
+
+    A ratio of sums, so that large images weigh what they cost.
+    """
+    fed = sum(s.transcript.visual_tokens if cumulative else s.transcript.visual_tokens_final for s in scored)
+    return fed / sum(s.transcript.visual_tokens_full for s in scored)
+
+
+def random_mix(low: tuple[float, float], full: tuple[float, float], budget: float) -> float:
+    """Expected accuracy of sending each example to the full view by a coin, at an average budget.
+
+    `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
+    cannot cost
+    less than the first or more than the second.
+    """
+    share = (budget - low[0]) / (full[0] - low[0])
+    share = min(1.0, max(0.0, share))
+    return low[1] + share * (full[1] - low[1])
+
+
+def summarise(scored: Sequence[Scored], *, suite: str, model: str, policy: str) -> dict[str, Any]:
+    """The result of an evaluation, as `visionthink eval --json` prints it."""
+    n = len(scored)
+    return {
+        "suite": suite,
+        "model": model,
+        "policy": policy,
+        "n": n,
+        "accuracy": accuracy(scored),
+        "unscored": sum(s.verdict.verdict == "unscored" for s in scored),
+        "request_ratio": request_ratio(scored),
+        "retain_final": retention(scored, cumulative=False),
+        "retain_cumulative": retention(scored, cumulative=True),
+        "output_tokens": sum(s.transcript.output_tokens for s in scored) / n,
+        "seconds": sum(s.transcript.seconds for s in scored) / n,
+        "by_need": _split(scored, lambda s: s.transcript.need),
+        "by_family": _split(scored, lambda s: s.transcript.family),
+        "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
+    }
+
+
+def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dict[str, Any]:
+    groups: dict[str, list[Scored]] = {}
+    for s in scored:
+        if (name := key(s)) is not None:
+            groups.setdefault(name, []).append(s)
+    return {
+        name: {
+            "n": len(members),
+            "accuracy": accuracy(members),
+            "request_ratio": request_ratio(members),
+            "retain_cumulative": retention(members, cumulative=True),
+        }
+        for name, members in sorted(groups.items())
+    }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,226 @@
+"""Evaluation and training folders to one self-contained HTML page: plots, a table, episodes to look at."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from visionthink.errors import DataError
+from visionthink.evals.metrics import Scored, random_mix
+from visionthink.evals.runner import read_run
+
+_COLOURS = ("#2f6fdb", "#d9822b", "#3a9e5c", "#a347ba", "#c23b3b", "#5b6b7a", "#0f9ba8", "#8a6d1b")
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation folder that was read."""
+
+    folder: Path
+    summary: dict[str, Any]
+    scored: list[Scored]
+
+    @property
+    def name(self) -> str:
+        return f"{self.summary['model']} · {self.summary['policy']}"
+
+
+def report(folders: Sequence[Path], out: Path) -> None:
+    """Write the page.
+
+    A folder is an evaluation (summary.json, transcripts.jsonl) or a training run (metrics.jsonl).
+
+    Raises:
+        DataError: a folder is neither, or there are none.
+    """
+    if not folders:
+        raise DataError("report: no folders given")
+    runs, trainings = [], []
+    for folder in folders:
+        if (folder / "metrics.jsonl").is_file():
+            trainings.append((folder.name, _metrics(folder / "metrics.jsonl")))
+        else:
+            runs.append(Run(folder, *read_run(folder)))
+    from jinja2 import Environment
+
+    template = (resources.files("visionthink") / "evals" / "report.html.jinja").read_text("utf-8")
+    page = (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            rows=[_row(run, runs) for run in runs],
+            frontier=_frontier(runs) if runs else "",
+            families=_families(runs) if any(_adaptive(r) for r in runs) else "",
+            curves=[(name, _curves(metrics)) for name, metrics in trainings],
+            gallery=_gallery(runs),
+        )
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, "utf-8")
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise DataError(f"{path}, line {number}: not valid JSON") from None
+    if not records:
+        raise DataError(f"{path}: no steps were logged")
+    return records
+
+
+def _adaptive(run: Run) -> bool:
+    return run.summary["policy"] == "adaptive"
+
+
+def ends(model: str, runs: Sequence[Run]) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """(retention, accuracy) of always-low and always-full of a model, if both were run."""
+    points = {
+        r.summary["policy"]: (r.summary["retain_cumulative"], r.summary["accuracy"])
+        for r in runs
+        if r.summary["model"] == model and r.summary["accuracy"] is not None
+    }
+    return (points["low"], points["full"]) if {"low", "full"} <= set(points) else None
+
+
+def _row(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    s, line = run.summary, ends(run.summary["model"], runs)
+    need = s["by_need"]
+    return {
+        "name": run.name,
+        "n": s["n"],
+        "accuracy": s["accuracy"],
+        "mix": random_mix(*line, s["retain_cumulative"]) if line else None,
+        "easy": need["easy"]["request_ratio"] if "easy" in need else None,
+        "hard": need["hard"]["request_ratio"] if "hard" in need else None,
+        "retain_final": s["retain_final"],
+        "retain_cumulative": s["retain_cumulative"],
+        "output_tokens": s["output_tokens"],
+        "seconds": s["seconds"],
+        "unscored": s["unscored"],
+    }
+
+
+# ------------------------------------------------------------------------------------------------ plots
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]
+
+
+def _frontier(runs: Sequence[Run]) -> str:
+    figure, axes = _figure(7.2, 4.2)
+    models = list(dict.fromkeys(r.summary["model"] for r in runs))
+    for model, colour in zip(models, _COLOURS * 9, strict=False):
+        if line := ends(model, runs):
+            axes.plot([100 * p[0] for p in line], [100 * p[1] for p in line], "--", color=colour, alpha=0.6)
+            axes.annotate(
+                "random mix", [50 * (line[0][0] + line[1][0]), 50 * (line[0][1] + line[1][1])], fontsize=8, color=colour
+            )
+        for run in (r for r in runs if r.summary["model"] == model and r.summary["accuracy"] is not None):
+            point = 100 * run.summary["retain_cumulative"], 100 * run.summary["accuracy"]
+            axes.plot(*point, "o" if not _adaptive(run) else "*", color=colour, markersize=7 if not _adaptive(run) else 14)
+            axes.annotate(run.name, point, xytext=(6, -10), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("visual tokens fed, % of the full views (every view counted)")
+    axes.set_ylabel("accuracy, %")
+    axes.margins(x=0.15, y=0.12)
+    return _svg(figure)
+
+
+def _families(runs: Sequence[Run]) -> str:
+    figure, axes = _figure(7.2, 3.4)
+    shown = [r for r in runs if _adaptive(r)]
+    families = sorted({f for r in shown for f in r.summary["by_family"]})
+    width = 0.8 / (len(shown) + 1)
+    for i, run in enumerate(shown):
+        heights = [100 * run.summary["by_family"].get(f, {"request_ratio": 0})["request_ratio"] for f in families]
+        axes.bar([x + i * width for x in range(len(families))], heights, width, label=run.name, color=_COLOURS[i % len(_COLOURS)])
+    needed = [_share_hard(shown[0], f) for f in families]
+    if all(n is not None for n in needed):
+        places = [x + len(shown) * width for x in range(len(families))]
+        axes.bar(places, needed, width, label="needed", color="none", edgecolor="#444", hatch="///")
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(families))], families)
+    axes.set_ylabel("requests, %")
+    axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def _share_hard(run: Run, family: str) -> float | None:
+    needs = [s.transcript.need for s in run.scored if s.transcript.family == family]
+    return 100 * needs.count("hard") / len(needs) if needs and None not in needs else None
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> str:
+    figure, axes = _figure(7.2, 3.4)
+    lines = {
+        "reward": "reward",
+        "rewards/accuracy/mean": "accuracy",
+        "request_ratio/hard": "requests on hard",
+        "request_ratio/easy": "requests on easy",
+        "request_ratio": "requests",
+    }
+    for (key, label), colour in zip(lines.items(), _COLOURS, strict=False):
+        points = [(m["step"], m[key]) for m in metrics if m.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.6)
+    axes.set_xlabel("optimiser step")
+    axes.legend(fontsize=8, frameon=False, ncols=3)
+    return _svg(figure)
+
+
+# ------------------------------------------------------------------------------------------------ gallery
+
+
+def _gallery(runs: Sequence[Run], per_run: int = 12) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Episodes whose views were kept, a mix of families and outcomes."""
+    sections = []
+    for run in runs:
+        if not _adaptive(run):
+            continue
+        cards: list[dict[str, Any]] = []
+        for s in run.scored:
+            views = [
+                (level, run.folder / "views" / f"{s.transcript.example_id}@{level:g}.png") for level in s.transcript.levels_seen
+            ]
+            if len(cards) < per_run and all(path.is_file() for _, path in views):
+                cards.append(_card(s, views))
+        sections.append((run.name, cards))
+    return sections
+
+
+def _card(scored: Scored, views: Sequence[tuple[float, Path]]) -> dict[str, Any]:
+    t = scored.transcript
+    return {
+        "question": t.question,
+        "family": t.family,
+        "need": t.need,
+        "views": [(level, base64.b64encode(path.read_bytes()).decode()) for level, path in views],
+        "turns": [turn.text for turn in t.turns],
+        "answer": t.answer,
+        "reference": t.reference,
+        "verdict": scored.verdict.verdict,
+        "stop_reason": t.stop_reason.value,
+        "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
+    }

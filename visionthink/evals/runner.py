@@ -1,0 +1,120 @@
+"""Examples x routing -> transcripts.jsonl, views to look at, summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from visionthink.episode import Episode, run_batch
+from visionthink.errors import DataError, InputError
+from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.routing import Lane, Routing, routing
+from visionthink.model import Model
+from visionthink.rewards.judge import Judge, RulesJudge
+from visionthink.types import Example, ImageView
+
+GALLERY = 48
+"""Episodes per run whose views are kept as pictures."""
+
+
+def evaluate(
+    examples: Sequence[Example],
+    model: Model,
+    policy: str,
+    out: Path,
+    *,
+    suite: str,
+    model_name: str,
+    judge: Judge | None = None,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Run every example, write the folder, return the summary.
+
+    An example whose image cannot be used is written to `failed.jsonl` with its reason and counted in the summary.
+
+    Raises:
+        DataError: there is nothing to evaluate.
+    """
+    if not examples:
+        raise DataError(f"suite {suite}: no examples")
+    judge = judge or RulesJudge()
+    out.mkdir(parents=True, exist_ok=True)
+    scored: dict[str, Scored] = {}
+    failed: list[dict[str, str]] = []
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(f"{model_name} {policy}", total=len(examples))
+        for lane, batch in _batches(examples, routing(policy, model), batch_size):
+            episodes = []
+            for example in batch:
+                try:
+                    episodes.append(model.episode(example, lane.ladder))
+                except InputError as error:
+                    failed.append({"example_id": example.id, "reason": str(error)})
+            for episode, transcript in zip(episodes, run_batch(episodes, lane.policy) if episodes else [], strict=True):
+                scored[transcript.example_id] = Scored(transcript, judge.judge(transcript))
+                _keep_views(episode, out / "views", limit=GALLERY)
+            progress.advance(task, len(batch))
+    if not scored:
+        raise DataError(f"suite {suite}: every example failed; the first: {failed[0]['reason']}")
+    in_order = [scored[e.id] for e in examples if e.id in scored]
+    _write_lines(out / "transcripts.jsonl", [s.to_dict() for s in in_order])
+    _write_lines(out / "failed.jsonl", failed)
+    summary = summarise(in_order, suite=suite, model=model_name, policy=policy) | {"failed": len(failed)}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+    return summary
+
+
+def _batches(examples: Sequence[Example], route: Routing, size: int) -> Iterator[tuple[Lane, list[Example]]]:
+    """Examples by lane, in order, at most `size` together."""
+    waiting: dict[int, tuple[Lane, list[Example]]] = {}
+    for example in examples:
+        lane = route(example)
+        _, members = waiting.setdefault(id(lane), (lane, []))
+        members.append(example)
+        if len(members) == size:
+            yield waiting.pop(id(lane))
+    yield from waiting.values()
+
+
+def _keep_views(episode: Episode, folder: Path, *, limit: int) -> None:
+    """Save what the model was shown, for the gallery of the report."""
+    folder.mkdir(exist_ok=True)
+    views = [part for message in episode.history for part in message.content if isinstance(part, ImageView)]
+    if len({p.name.rpartition("@")[0] for p in folder.iterdir()}) >= limit:
+        return
+    for view in views:
+        view.image.save(folder / f"{episode.example.id}@{view.level:g}.png")
+
+
+def _write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
+    """(summary, scored transcripts) of an evaluation folder.
+
+    Raises:
+        DataError: a file is missing or a line is damaged; the message names it.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no summary.json; not an evaluation folder") from None
+    except ValueError:
+        raise DataError(f"{folder / 'summary.json'}: not valid JSON") from None
+    scored = []
+    transcripts = folder / "transcripts.jsonl"
+    if not transcripts.is_file():
+        raise DataError(f"{folder}: no transcripts.jsonl")
+    for number, line in enumerate(transcripts.read_text("utf-8").splitlines(), 1):
+        try:
+            scored.append(Scored.from_dict(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{transcripts}, line {number}: not a transcript") from None
+    return summary, scored

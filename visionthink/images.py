@@ -1,0 +1,99 @@
+"""Untrusted image files to upright RGB images. Knows nothing about levels or tokens.
+
+The header is read before the pixels, so that a decompression bomb is refused without being unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from visionthink.errors import ImageError
+from visionthink.types import ImageSource
+
+MAX_IMAGE_PIXELS = 40_000_000
+"""Default limit, in pixels as announced by the file's header."""
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An upright RGB image and what had to be done to it."""
+
+    image: Image.Image = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> LoadedImage:
+    """Open an image file, bytes or an opened image as upright RGB.
+
+    EXIF orientation is applied; transparency is laid on white; 16-bit greys are scaled; of an animation the first frame
+    is taken. What was done is in `notes`.
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
+    """
+    label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter and an error
+        try:
+            opened = source if isinstance(source, Image.Image) else Image.open(_stream(source, label))
+            if opened.width * opened.height > max_pixels:
+                raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
+            return _upright_rgb(opened)
+        except UnidentifiedImageError:
+            raise ImageError(f"{label}: not an image file that can be read") from None
+        except Image.DecompressionBombError:
+            raise ImageError(f"{label}: more pixels than the limit of {max_pixels / 1e6:g} MP") from None
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
+
+
+def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
+    if isinstance(source, bytes):
+        content = source
+    else:
+        if not os.path.exists(source):
+            raise ImageError(f"{label}: no such file")
+        if os.path.isdir(source):
+            raise ImageError(f"{label}: is a folder, not an image file")
+        try:
+            with open(source, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise ImageError(f"{label}: cannot be read ({error.strerror})") from None
+    if not content:
+        raise ImageError(f"{label}: the file is empty")
+    return io.BytesIO(content)
+
+
+def _upright_rgb(image: Image.Image) -> LoadedImage:
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        image.seek(0)
+        notes.append(f"first of {frames} frames used")
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        notes.append("EXIF orientation applied")
+    if image.mode.startswith("I") or image.mode == "F":  # converting to RGB directly would clip at 255
+        grey = np.asarray(image, dtype=np.float64)
+        peak = 65535 if image.mode.startswith("I") else max(1.0, float(grey.max(initial=0)))
+        image = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
+        notes.append("16-bit greys scaled to 8 bits")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        notes.append("transparency laid on white")
+    elif image.mode == "CMYK":
+        notes.append("CMYK converted to RGB")
+    return LoadedImage(image.convert("RGB"), tuple(notes))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,167 @@
+"""Finding and opening a checkpoint: the embedded tiny model, a folder, or a hub id. All load the same way.
+
+Nothing here needs torchvision: the processor is the tokenizer plus the PIL image processor of Qwen2-VL (which Qwen2.5-VL and
+Qwen3-VL share).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionthink.errors import ModelError, OptionError
+from visionthink.protocol import Protocol
+from visionthink.resolution import PixelBudget
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
+
+SETTINGS = "visionthink.json"
+"""Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
+
+_EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
+_MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a policy or a trainer needs of a model."""
+
+    name: str
+    path: str
+    """A folder, or a hub id that transformers resolves."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Qwen2VLImageProcessorPil
+    protocol: Protocol
+    """As stored beside the checkpoint; `agent` in plain ChatML where nothing is stored."""
+    budget: PixelBudget
+
+
+def resolve(name: str) -> str:
+    """The folder or hub id behind a model name: `tiny`, `tiny-base`, a path, or `owner/name`."""
+    if name in _EMBEDDED:
+        return str(resources.files("visionthink") / "assets" / "tiny" / _EMBEDDED[name])
+    return name
+
+
+def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> Checkpoint:
+    """Load model, tokenizer and image processor.
+
+    `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the architecture is neither Qwen2.5-VL nor Qwen3-VL.
+    """
+    path = resolve(name)
+    if name.startswith(("http://", "https://")):
+        raise OptionError(f"--model {name}: remote endpoints are not supported yet")
+    folder = Path(path)
+    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/", "~")):
+        _check_folder(folder.expanduser(), name)
+    torch, transformers = _libraries()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+        if config.model_type not in _MODEL_TYPES:
+            raise ModelError(f"model {name}: {config.model_type} is not supported; choose one of {', '.join(_MODEL_TYPES)}")
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype or (torch.float32 if device == "cpu" else "auto")
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
+        raise ModelError(f"model {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+    tokenizer.padding_side = "left"
+    settings = _settings(folder)
+    return Checkpoint(
+        name=name,
+        path=path,
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        protocol=Protocol(settings.get("dialect", "agent"), settings.get("boundary", "chatml")),
+        budget=pixel_budget(image_processor),
+    )
+
+
+def pixel_budget(image_processor: Any) -> PixelBudget:
+    """The sizes an image processor allows, read from its own configuration."""
+    return PixelBudget(
+        image_processor.patch_size * image_processor.merge_size,
+        image_processor.size["shortest_edge"],
+        image_processor.size["longest_edge"],
+    )
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ModelError(f"local models need {error.name}: pip install 'visionthink[local]'") from None
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"model {name}: no such folder")
+    for file in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        if not (folder / file).is_file():
+            raise ModelError(f"model {name}: {file} is missing")
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise ModelError(f"model {name}: tokenizer.json is missing")
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+    except (ValueError, KeyError, AttributeError):
+        raise ModelError(f"model {name}: {index.name} is damaged") from None
+    for shard in shards or ["model.safetensors"]:
+        if not (folder / shard).is_file():
+            raise ModelError(f"model {name}: {shard} is missing")
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    file = folder / SETTINGS
+    if not file.is_file():
+        return {}
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise ModelError(f"{file}: not valid JSON") from None
+    if not isinstance(settings, dict) or set(settings) - {"dialect", "boundary"}:
+        raise ModelError(f"{file}: expected an object with dialect and boundary")
+    return settings
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    image_processor: Qwen2VLImageProcessorPil,
+    protocol: Protocol,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a folder that `open_checkpoint` and stock transformers load. `dtype` converts the weights on the way."""
+    from visionthink import chatml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.to(dtype) if dtype else v for k, v in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=weights)
+    if dtype is not None:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    tokenizer.chat_template = chatml.template()
+    tokenizer.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+    (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")

@@ -1,0 +1,34 @@
+"""A policy whose first decision is made by someone else: always ask, or always answer.
+
+Both branches of a model are measured with it: "asks because it cannot answer" is not "cannot answer because it always asks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from visionthink.policies.local import LocalPolicy
+from visionthink.protocol import Protocol
+from visionthink.types import Completion, History
+
+ForcedAction = Literal["direct", "request"]
+
+
+class ForcedPolicy:
+    """Takes the first decision and leaves the rest to the wrapped policy.
+
+    A forced request costs no sampling: its canonical text is put into the model's mouth. Where a direct answer is forced, a
+    request cannot be sampled.
+    """
+
+    def __init__(self, policy: LocalPolicy, protocol: Protocol, action: ForcedAction):
+        self.policy, self.protocol, self.action = policy, protocol, action
+        self._silent = policy.forbidding(protocol.request_opening)
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]:
+        if any(message.role == "assistant" for message in histories[0]):  # a batch takes its turns together
+            return self.policy.complete(histories)
+        if self.action == "direct":
+            return self._silent.complete(histories)
+        return [self.policy.renderer.dress(Completion(self.protocol.request), history) for history in histories]

@@ -1,0 +1,134 @@
+"""A policy on stock transformers: Qwen2.5-VL and Qwen3-VL, batched, token-in and token-out, with log-probabilities.
+
+Knows nothing about turns. Every call prefills the whole context again; image and vision tokens cannot be sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+
+from visionthink import chatml
+from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.render import Renderer, views
+from visionthink.protocol import Protocol
+from visionthink.types import Completion, FinishReason, History
+
+
+class LocalPolicy:
+    """Samples from a loaded checkpoint.
+
+    Args:
+        checkpoint: see `policies.checkpoint.open_checkpoint`.
+        protocol: overrides the checkpoint's own (only its turn boundary matters here).
+        temperature: 0 is greedy.
+        max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
+        batch_size: histories per forward pass.
+        seed: of the sampling; the same seed and order of calls give the same text.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        protocol: Protocol | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        batch_size: int = 16,
+        seed: int = 0,
+    ):
+        self.checkpoint = checkpoint
+        self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
+        self.temperature, self.max_new_tokens, self.batch_size = temperature, max_new_tokens, batch_size
+        self._generator_seed = seed
+        vocabulary = checkpoint.tokenizer.get_vocab()
+        self._suppressed = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
+        self._bad_words: list[list[int]] = []
+        self._ends = sorted({self.renderer.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)})
+
+    def forbidding(self, text: str) -> LocalPolicy:
+        """The same policy, unable to say `text`; it shares the weights."""
+        other = copy.copy(self)
+        added = [i for i, t in self.checkpoint.tokenizer.added_tokens_decoder.items() if text in t.content]
+        if added:
+            other._suppressed = sorted({*self._suppressed, *added})
+        else:
+            other._bad_words = [*self._bad_words, self.renderer.plain(text)]
+        return other
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]:
+        completions: list[Completion] = []
+        for start in range(0, len(histories), self.batch_size):
+            completions += self._complete_batch(histories[start : start + self.batch_size])
+        return completions
+
+    def _complete_batch(self, histories: Sequence[History]) -> list[Completion]:
+        started = time.perf_counter()
+        prompts = [self.renderer.prompt_ids(history) for history in histories]
+        with torch.inference_mode(), torch.random.fork_rng(enabled=self.temperature > 0):
+            if self.temperature > 0:
+                torch.manual_seed(self._generator_seed)
+                self._generator_seed += 1
+            output = self.checkpoint.model.generate(
+                **self.model_inputs(prompts, histories),
+                max_new_tokens=self.max_new_tokens,
+                do_sample=self.temperature > 0,
+                temperature=self.temperature or None,
+                top_p=None,
+                top_k=0 if self.temperature > 0 else None,
+                repetition_penalty=1.0,
+                suppress_tokens=self._suppressed,
+                bad_words_ids=self._bad_words or None,
+                eos_token_id=self._ends,
+                pad_token_id=self.checkpoint.tokenizer.pad_token_id,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            width = max(len(p) for p in prompts)
+            sampled = output.sequences[:, width:]
+            logits = torch.stack(output.logits, dim=1).float()  # [batch, steps, vocabulary], before any ban
+            logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
+        seconds = (time.perf_counter() - started) / len(histories)
+        return [
+            self._completion(history, prompt, ids, scores, seconds)
+            for history, prompt, ids, scores in zip(histories, prompts, sampled.tolist(), logprobs.tolist(), strict=True)
+        ]
+
+    def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
+        """Left-padded input_ids and attention_mask [batch, width], pixel_values [patches, features], image_grid_thw
+        [images, 3]."""
+        device = self.checkpoint.model.device
+        width = max(len(p) for p in prompts)
+        pad = self.checkpoint.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        images = [view.image for history in histories for view in views(history)]
+        if images:
+            pixels = self.checkpoint.image_processor(images=images, return_tensors="pt")
+            inputs |= {
+                "pixel_values": pixels["pixel_values"].to(self.checkpoint.model.dtype),
+                "image_grid_thw": pixels["image_grid_thw"],
+                "mm_token_type_ids": (ids == self.renderer.image_pad_id).long(),
+            }
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def _completion(
+        self, history: History, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float
+    ) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in self._ends), None)
+        finish: FinishReason = "length" if end is None else "stop"
+        length = len(ids) if end is None else end + 1
+        text = self.checkpoint.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Completion(
+            text=text,
+            finish_reason=finish,
+            token_ids=tuple(ids[:length]),
+            prompt_ids=tuple(prompt),
+            logprobs=tuple(logprobs[:length]),
+            text_tokens=len(prompt) - sum(v.visual_tokens for v in views(history)),
+            seconds=seconds,
+        )

@@ -1,0 +1,81 @@
+"""Histories to token ids, token-in and token-out: next prompt = previous prompt + sampled ids + bridge.
+
+Knows ChatML (`chatml`) and a tokenizer; nothing it has once produced is tokenised a second time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from visionthink import chatml
+from visionthink.errors import ModelError
+from visionthink.protocol import Boundary
+from visionthink.types import Completion, History, ImageView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Renderer:
+    """Turns a conversation into the ids a Qwen-VL model reads.
+
+    Raises:
+        ModelError: the tokenizer lacks a control token of ChatML.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, boundary: Boundary = "chatml"):
+        self.tokenizer, self.boundary = tokenizer, boundary
+        vocabulary = tokenizer.get_vocab()
+        needed = (chatml.TURN_START, chatml.TURN_END, chatml.VISION_START, chatml.VISION_END, chatml.IMAGE_PAD)
+        if missing := [token for token in needed if token not in vocabulary]:
+            raise ModelError(f"the tokenizer has no {missing[0]}: not a Qwen-VL tokenizer")
+        self._control = {token: vocabulary[token] for token in needed}
+        self.end_id: int = vocabulary[chatml.TURN_END]
+        self.image_pad_id: int = vocabulary[chatml.IMAGE_PAD]
+
+    def prompt_ids(self, history: History) -> list[int]:
+        """All ids up to and including the header of the reply that is wanted."""
+        last = max((i for i, m in enumerate(history) if m.completion is not None), default=None)
+        if last is None:
+            return self.encode(chatml.opening(history))
+        said = history[last].completion
+        assert said is not None
+        sampled = list(said.token_ids)
+        if sampled[-1:] != [self.end_id]:  # a turn that was cut off still has to end
+            sampled.append(self.end_id)
+        return [*said.prompt_ids, *sampled, *self.encode(chatml.bridge(history[last + 1 :], self.boundary))]
+
+    def encode(self, pieces: Iterable[chatml.Piece]) -> list[int]:
+        """Ids of ChatML pieces. Control tokens inside plain text are text; an image is as many pads as it has visual tokens."""
+        ids: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, ImageView):
+                ids += [self.image_pad_id] * piece.visual_tokens
+            elif isinstance(piece, chatml.Markup):
+                ids.append(self._control[piece.token])
+            else:
+                ids += self.plain(piece)
+        return ids
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text in which control tokens are only characters."""
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def dress(self, completion: Completion, history: History) -> Completion:
+        """Give a completion that only has text the ids a sampled one would have."""
+        prompt = self.prompt_ids(history)
+        ended = completion.finish_reason == "stop"
+        sampled = completion.token_ids or (*self.plain(completion.text), *([self.end_id] if ended else []))
+        return dataclasses.replace(
+            completion,
+            prompt_ids=tuple(prompt),
+            token_ids=tuple(sampled),
+            text_tokens=len(prompt) - sum(v.visual_tokens for v in views(history)),
+        )
+
+
+def views(history: History) -> list[ImageView]:
+    """Every view in a history, in order."""
+    return [part for message in history for part in message.content if isinstance(part, ImageView)]

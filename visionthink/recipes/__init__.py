@@ -1,0 +1,41 @@
+"""Runs with a name: each recipe says its hardware, time, expected result and command, and returns what to train on what;
+suites likewise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from visionthink.data import synth
+from visionthink.errors import OptionError
+from visionthink.recipes.recipe import Recipe
+from visionthink.recipes.tiny import tiny
+from visionthink.types import Example
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"tiny": tiny}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises:
+        OptionError: no such recipe.
+    """
+    if name not in RECIPES:
+        raise OptionError(f"unknown recipe {name!r}; choose from {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+MINI_SIZE = 600
+
+
+def suite(name: str, limit: int | None = None) -> list[Example]:
+    """The evaluation suite of a name: `mini` is 600 generated questions, 100 of each family, unseen in training.
+
+    Raises:
+        OptionError: no such suite, or a limit below 1.
+    """
+    if name != "mini":
+        raise OptionError(f"unknown suite {name!r}; choose mini")
+    if limit is not None and limit < 1:
+        raise OptionError(f"--limit {limit}: must be at least 1")
+    return synth.suite(min(limit or MINI_SIZE, MINI_SIZE))

@@ -1,0 +1,17 @@
+"""What a recipe is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visionthink.train.config import TrainConfig
+from visionthink.types import Example
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run ready to start: settings, and what to train on."""
+
+    config: TrainConfig
+    examples: Sequence[Example]

@@ -1,0 +1,67 @@
+"""The embedded tiny model, both checkpoints, from random weights.
+
+`base` (see `recipes.tiny_base`) answers well at the resolution it is given and asks for more at random; `tuned` is base after
+multi-turn GRPO, by the recipe below with more steps.
+
+Hardware: 2 CPU cores, 4 GB. Time: about 60 minutes for `base`, 10 for `tuned`. Goes on where it was interrupted.
+Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` to replace the shipped checkpoints).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from visionthink.data import synth
+from visionthink.recipes.recipe import Recipe
+from visionthink.train.config import TrainConfig
+
+TUNED_STEPS = 300
+
+
+def tiny() -> Recipe:
+    """The tiny model learns when to look closer.
+
+    Hardware: 2 CPU cores, 3 GB. Time: about 4 minutes. Command: `visionthink train tiny --out runs/tiny-rl`.
+    Expected: the request ratio on hard questions minus that on easy ones goes from about 0 to more than 50 points.
+    """
+    config = TrainConfig(
+        model="tiny-base",
+        steps=80,
+        prompts_per_step=16,
+        group_size=8,
+        learning_rate=1e-4,
+        max_new_tokens=8,
+        kl_coef=0.0,
+        save_steps=20,
+    )
+    return Recipe(config, synth.suite(4096, split="train"))
+
+
+def main() -> None:
+    """Train both checkpoints."""
+    parser = argparse.ArgumentParser(description="Train the embedded tiny model from random weights.")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="working folder (default: %(default)s)")
+    parser.add_argument("--install", action="store_true", help="replace the checkpoints shipped in the package")
+    options = parser.parse_args()
+
+    from visionthink.recipes.tiny_base import pretrain
+    from visionthink.train.run import train
+
+    base, tuned = options.out / "base", options.out / "tuned"
+    if not base.is_dir():
+        pretrain(options.out)
+    chosen = tiny()
+    config = chosen.config.replace(model=str(base), steps=TUNED_STEPS, out=tuned)
+    final = train(config.replace(resume=any(tuned.glob("checkpoint-*"))), chosen.examples)
+    if options.install:
+        shipped = Path(str(resources.files("visionthink") / "assets" / "tiny"))
+        for source, name in ((base, "base"), (final, "tuned")):
+            shutil.rmtree(shipped / name, ignore_errors=True)
+            shutil.copytree(source, shipped / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""R = R_accuracy + R_format - P_control for a whole group (Sec. 3.4 of arXiv 2507.13348).
+
+Unscored is not zero: a member whose answer could not be judged is left out of the group's counts and gets no reward at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from visionthink.protocol import Protocol
+from visionthink.rewards.format import format_reward
+from visionthink.rewards.judge import Judge, RulesJudge, Verdict
+from visionthink.rewards.penalty import Penalty
+from visionthink.types import RolloutGroup
+
+
+@dataclass(frozen=True)
+class RewardBreakdown:
+    """Accuracy in {0, 1}, format in {0, 0.5}, the penalty paid (>= 0), and their sum; None where unscored."""
+
+    accuracy: float | None
+    format: float
+    penalty: float
+    total: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """How transcripts are rewarded. A general-VQA rubric is one with the penalty `none`."""
+
+    protocol: Protocol = field(default_factory=Protocol)
+    judge: Judge = field(default_factory=RulesJudge)
+    penalty: Penalty = field(default_factory=Penalty)
+
+    def score_group(self, transcripts: RolloutGroup) -> list[RewardBreakdown]:
+        """Rewards of the members of one group, in order. They must all be of the same example."""
+        verdicts = [self.judge.judge(t) for t in transcripts]
+        scored = [i for i, v in enumerate(verdicts) if v.verdict != "unscored"]
+        paid = self.penalty([transcripts[i].requested for i in scored], [verdicts[i].verdict == "correct" for i in scored])
+        penalties = dict(zip(scored, paid, strict=True))
+        return [
+            self._breakdown(v, format_reward(t, self.protocol), penalties.get(i))
+            for i, (t, v) in enumerate(zip(transcripts, verdicts, strict=True))
+        ]
+
+    @staticmethod
+    def _breakdown(verdict: Verdict, form: float, penalty: float | None) -> RewardBreakdown:
+        if penalty is None:
+            return RewardBreakdown(None, form, 0.0, None, verdict)
+        accuracy = float(verdict.verdict == "correct")
+        return RewardBreakdown(accuracy, form, penalty, accuracy + form - penalty, verdict)
+
+    def score_groups(self, transcripts: Sequence, group_size: int) -> list[RewardBreakdown]:
+        """Rewards of consecutive whole groups, flattened."""
+        return [
+            b for s in range(0, len(transcripts), group_size) for b in self.score_group(list(transcripts[s : s + group_size]))
+        ]
