@@ -26,7 +26,7 @@ SCRIPTS = {
     "malformed twice": ["<tool_call>{}</tool_call>", "<tool_call>"],
     "repeated": ["REQUESTREQUEST", REDDISH],
     "untagged": ["red"],
-    "cut off": [Completion("red red red red red red red red red red red red", "length")],
+    "cut off": [Completion("red " * 60, "length")],
 }
 
 
@@ -53,11 +53,8 @@ def script_for(question: str, protocol, renderer, limit: int):
 
 
 def comparable(transcript):
-    """All but wall time and log-probabilities, which only sampling has; the text-token count is the policy's own."""
-    turns = tuple(
-        dataclasses.replace(t, logprobs=None, usage=dataclasses.replace(t.usage, seconds=0, text_tokens=0)) for t in
-        transcript.turns
-    )
+    """All but wall time and log-probabilities, which only sampling has."""
+    turns = tuple(dataclasses.replace(t, logprobs=None, usage=dataclasses.replace(t.usage, seconds=0)) for t in transcript.turns)
     return dataclasses.replace(transcript, turns=turns), transcript.token_ids, transcript.loss_mask
 
 
@@ -69,7 +66,7 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
     checkpoint = open_checkpoint("tiny")  # its own copy: the trainer changes it
     protocol = dataclasses.replace(checkpoint.protocol, boundary=boundary)
     checkpoint = dataclasses.replace(checkpoint, protocol=protocol)
-    renderer, limit = Renderer(checkpoint.tokenizer, boundary), 10
+    renderer, limit = Renderer(checkpoint.tokenizer, boundary), 48
 
     def reply(history):
         question = next(p for m in history for p in reversed(m.content) if m.role == "user" and isinstance(p, str))

@@ -8,8 +8,18 @@ import json
 import pytest
 from PIL import Image
 
-from visionthink import Completion, Episode, Example, Protocol, ResolutionLadder, ScriptedPolicy, StopReason, Transcript,
-run_async, run_batch
+from visionthink import (
+    Completion,
+    Episode,
+    Example,
+    Protocol,
+    ResolutionLadder,
+    ScriptedPolicy,
+    StopReason,
+    Transcript,
+    run_async,
+    run_batch,
+)
 from visionthink.errors import ImageError, OptionError, VisionThinkError
 from visionthink.resolution import QWEN3_VL, PixelBudget
 
@@ -138,21 +148,21 @@ def test_mask_by_provenance(example):
 
 
 def test_batches_mix_long_and_short_episodes(example):
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def reply(history):
-        return RED if any(m.role == "assistant" for m in history) or example.question != history[-1].content[-1].split("
-        C")[0] else ASK
+        first_turn = not any(m.role == "assistant" for m in history)
+        return ASK if first_turn and history[-1].content[-1].startswith("What") else RED
 
     class Counting(ScriptedPolicy):
         def complete(self, histories):
-            asked.append(len(histories))
+            sizes.append(len(histories))
             return super().complete(histories)
 
     other = Example("e2", "Another?", example.image)
     episodes = [Episode(e, ResolutionLadder(), COMPACT, budget=TINY) for e in (example, other, example)]
     transcripts = run_batch(episodes, Counting(reply))
-    assert asked == [3, 2]
+    assert sizes == [3, 2]
     assert [t.requested for t in transcripts] == [True, False, True]
 
 

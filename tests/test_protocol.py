@@ -92,8 +92,10 @@ def test_second_turn_is_the_released_string(view):
         ("<tool_call>[]</tool_call>", Malformed(CallError.UNKNOWN_FUNCTION)),
         ("<tool_call>" + "[" * 100_000 + "</tool_call>", Malformed(CallError.NOT_JSON)),
         ('<tool_call>{"name": "rm", "arguments": {"action": "resize"}}</tool_call>', Malformed(CallError.UNKNOWN_FUNCTION)),
-        ('<tool_call>{"name": "resize_image", "arguments": {"action": "zoom"}}</tool_call>',
-        Malformed(CallError.WRONG_ARGUMENTS)),
+        (
+            '<tool_call>{"name": "resize_image", "arguments": {"action": "zoom"}}</tool_call>',
+            Malformed(CallError.WRONG_ARGUMENTS),
+        ),
         ('<tool_call>{"name": "resize_image", "arguments": null}</tool_call>', Malformed(CallError.WRONG_ARGUMENTS)),
         ('<tool_call>{"name": "resize_image"}</tool_call>', Malformed(CallError.WRONG_ARGUMENTS)),
     ],
@@ -184,4 +186,3 @@ def test_unknown_values_are_refused():
         Protocol("x")
     with pytest.raises(OptionError, match="unknown boundary"):
         Protocol("agent", "x")  # type: ignore[arg-type]
-

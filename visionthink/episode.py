@@ -138,7 +138,9 @@ class Episode:
         views = [part for message in self._pending for part in message.content if isinstance(part, ImageView)]
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         level = views[-1].level if views else self._turns[-1].level
-        usage = Usage(sum(v.visual_tokens for v in views), completion.text_tokens, len(completion.token_ids), completion.seconds)
+        shown = sum(v.visual_tokens for v in views)
+        text_tokens = len(completion.prompt_ids) - shown - sum(t.usage.visual_tokens for t in self._turns)
+        usage = Usage(shown, max(0, text_tokens), len(completion.token_ids), completion.seconds)
         prompt = "\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending)
         added = completion.prompt_ids[known:]
         self._turns.append(

@@ -71,8 +71,6 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
-    text_tokens: int = 0
-    """Prompt tokens that are not visual, all rounds so far."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     error: str | None = None

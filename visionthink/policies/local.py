@@ -93,8 +93,8 @@ class LocalPolicy:
             logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
         seconds = (time.perf_counter() - started) / len(histories)
         return [
-            self._completion(history, prompt, ids, scores, seconds)
-            for history, prompt, ids, scores in zip(histories, prompts, sampled.tolist(), logprobs.tolist(), strict=True)
+            self._completion(prompt, ids, scores, seconds)
+            for prompt, ids, scores in zip(prompts, sampled.tolist(), logprobs.tolist(), strict=True)
         ]
 
     def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
@@ -116,9 +116,7 @@ class LocalPolicy:
             }
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
-    def _completion(
-        self, history: History, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float
-    ) -> Completion:
+    def _completion(self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self._ends), None)
         finish: FinishReason = "length" if end is None else "stop"
         length = len(ids) if end is None else end + 1
@@ -129,6 +127,5 @@ class LocalPolicy:
             token_ids=tuple(ids[:length]),
             prompt_ids=tuple(prompt),
             logprobs=tuple(logprobs[:length]),
-            text_tokens=len(prompt) - sum(v.visual_tokens for v in views(history)),
             seconds=seconds,
         )

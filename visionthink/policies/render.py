@@ -72,7 +72,6 @@ class Renderer:
             completion,
             prompt_ids=tuple(prompt),
             token_ids=tuple(sampled),
-            text_tokens=len(prompt) - sum(v.visual_tokens for v in views(history)),
         )
 
 

@@ -1,0 +1,189 @@
+"""The command line as other tools rely on it: JSON on stdout, one line on stderr, exit status 0 or 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visionthink.cli import main
+from visionthink.data import synth
+
+
+def run(capsys, *argv: str) -> tuple[int, str, str]:
+    status = main(list(argv))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(capsys, *argv: str) -> str:
+    status, out, err = run(capsys, *argv)
+    assert status == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err.removeprefix("error: ").strip()
+
+
+@pytest.fixture
+def picture(tmp_path):
+    example = synth.draw("scene", 3)
+    example.image.save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+def test_ask(capsys, picture):
+    status, out, err = run(capsys, "ask", str(picture), "-q", "How many shapes are there?", "--json")
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    assert set(result) == {"answer", "levels", "stop_reason", "usage", "turns", "notes"}
+    assert result["levels"] in ([0.25], [0.25, 1.0])
+    usage = result["usage"]
+    assert usage["visual_tokens_full"] == 16 and usage["visual_tokens"] in (4, 20)
+    assert {"retain_final", "retain_cumulative", "output_tokens", "seconds"} <= set(usage)
+
+
+def test_ask_for_people_and_for_several_images(capsys, picture):
+    status, out, _ = run(capsys, "ask", str(picture), "-q", "How many shapes are there?")
+    assert status == 0 and "visual tokens, 16 for the full view alone" in out
+    status, out, _ = run(capsys, "ask", str(picture), str(picture), "-q", "How many shapes are there?", "--json")
+    first, second = json.loads(out)["results"]
+    assert first["answer"] == second["answer"]
+
+
+def test_ask_full_and_low(capsys, picture):
+    for ladder, levels in [("1", [1.0]), ("0.25", [0.25])]:
+        _, out, _ = run(capsys, "ask", str(picture), "-q", "How many shapes are there?", "--ladder", ladder, "--json")
+        assert json.loads(out)["levels"] == levels
+
+
+def test_tokens(capsys):
+    _, out, _ = run(capsys, "tokens", "--size", "2048x1024", "--json")
+    result = json.loads(out)
+    assert result["visual_tokens_full"] == 2701
+    assert [(e["level"], e["visual_tokens"]) for e in result["levels"]] == [(0.25, 648), (1.0, 2701)]
+    _, out, _ = run(capsys, "tokens", "--size", "2048x1024", "--family", "qwen3-vl", "--json")
+    assert json.loads(out)["visual_tokens_full"] == 2048
+    status, out, _ = run(capsys, "tokens", "--size", "224x224", "--family", "qwen3-vl")
+    assert status == 0 and "lower levels would save no tokens" in out
+
+
+def test_tokens_of_an_image(capsys, picture):
+    _, out, _ = run(capsys, "tokens", str(picture), "--json")
+    assert json.loads(out)["visual_tokens_full"] == 16
+
+
+def test_bad_images(capsys, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+    Image.new("RGB", (300, 1)).save(tmp_path / "thin.png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    noise.save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:9000])
+    for name, reason in [
+        ("missing.png", "no such file"),
+        ("empty.png", "the file is empty"),
+        ("text.png", "not an image file that can be read"),
+        ("half.png", "damaged or truncated image"),
+        ("thin.png", "aspect ratio above 200"),
+    ]:
+        message = fails(capsys, "ask", str(tmp_path / name), "-q", "?")
+        assert message.startswith(str(tmp_path / name)) and reason in message
+    message = fails(capsys, "ask", str(tmp_path / "whole.png"), "-q", "?", "--max-megapixels", "0.001")
+    assert message == f"{tmp_path / 'whole.png'}: 90x90 px is more than the limit of 0.001 MP"
+
+
+def test_odd_images_are_handled_and_said(capsys, tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    Image.new("CMYK", (112, 112)).save(tmp_path / "cmyk.jpg")
+    frames = [Image.new("RGB", (112, 112), c) for c in ("red", "green")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    for name, note in [
+        ("dot.png", "ladder collapsed to 1: a lower level would save no tokens"),
+        ("cmyk.jpg", "CMYK converted to RGB"),
+        ("film.gif", "first of 2 frames used"),
+    ]:
+        status, out, _ = run(capsys, "ask", str(tmp_path / name), "-q", "How many shapes are there?", "--json")
+        assert status == 0 and note in json.loads(out)["notes"]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["tokens"], "give an image or --size"),
+        (["tokens", "--size", "10"], "expected WIDTHxHEIGHT"),
+        (["tokens", "--size", "10x10", "--family", "x"], "--family 'x': choose one of qwen2.5-vl"),
+        (["tokens", "--size", "10x10", "--ladder", "2"], "ladder 2: levels are shares"),
+        (["tokens", "--size", "1x500"], "aspect ratio above 200"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["eval", "mini", "--policy", "x", "--limit", "2", "--out", "OUT"], "--policy 'x': choose one of adaptive"),
+        (["eval", "mini", "--policy", "random:2", "--limit", "2", "--out", "OUT"], "with P from 0 to 1"),
+        (["eval", "maxi", "--out", "OUT"], "unknown suite 'maxi'; choose mini"),
+        (["eval", "mini", "--limit", "0", "--out", "OUT"], "--limit 0: must be at least 1"),
+        (["eval", "mini", "--model", "./nowhere", "--out", "OUT"], "model ./nowhere: no such folder"),
+        (["eval", "mini", "--dialect", "x", "--out", "OUT"], "unknown dialect 'x'"),
+        (["eval", "mini", "--max-new-tokens", "0", "--out", "OUT"], "--max-new-tokens 0: must be at least 1"),
+        (["train", "huge", "--out", "OUT"], "unknown recipe 'huge'"),
+        (["train", "tiny", "--out", "OUT", "--colour", "red"], "unknown setting --colour"),
+        (["train", "tiny", "--out", "OUT", "--steps"], "--steps: a value is missing"),
+        (["train", "tiny", "--out", "OUT", "--steps", "many"], "--steps 'many': expected an integer"),
+        (["train", "tiny", "--out", "OUT", "--theta=x"], "--theta=x 'x': expected a number"),
+        (["train", "tiny", "--out", "OUT", "--resume"], "--resume: no checkpoint in"),
+        (["report", "nowhere", "--out", "r.html"], "nowhere: no summary.json"),
+        (["ask", "x.png"], "required: -q/--question"),
+    ],
+)
+def test_bad_options(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *(str(tmp_path / "out") if a == "OUT" else a for a in argv))
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(Exception, match="no such file"):
+        main(["ask", "missing.png", "-q", "?", "--debug"])
+
+
+def test_evaluate_and_report(capsys, tmp_path):
+    for policy in ("low", "full", "adaptive", "oracle", "random:0.5", "forced:request"):
+        folder = tmp_path / policy.replace(":", "-")
+        status, out, err = run(
+            capsys, "eval", "mini", "--limit", "24", "--policy", policy, "--max-new-tokens", "8", "--out", str(folder), "--json"
+        )
+        assert (status, err) == (0, "")
+        summary = json.loads(out)
+        assert (summary["n"], summary["unscored"], summary["failed"]) == (24, 0, 0)
+        assert len((folder / "transcripts.jsonl").read_text().splitlines()) == 24
+        assert sum(g["n"] for g in summary["by_need"].values()) == 24
+        assert sum(g["n"] for g in summary["by_family"].values()) == 24
+        expected = {"low": 0.25, "full": 1.0, "forced:request": 1.25}
+        if policy in expected:
+            assert summary["retain_cumulative"] == expected[policy]
+        if policy == "oracle":
+            assert summary["request_ratio"] == summary["by_need"]["hard"]["n"] / 24
+            assert summary["by_need"]["easy"]["request_ratio"] == 0
+    page = tmp_path / "report.html"
+    folders = [str(p) for p in tmp_path.iterdir() if p.is_dir()]
+    assert run(capsys, "report", *folders, "--out", str(page))[0] == 0
+    text = page.read_text()
+    assert text.count("<svg") == 2 and text.count("data:image/png;base64,") >= 12
+    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons", ""
+    )
+
+
+def test_damaged_evaluation_folders(capsys, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "transcripts.jsonl").write_text("{}\n")
+    assert "transcripts.jsonl, line 1: not a transcript" in fails(
+        capsys, "report", str(tmp_path), "--out", str(tmp_path / "r.html")
+    )
+
+
+def test_help_of_every_command():
+    for command in ("", "ask", "tokens", "demo", "train", "eval", "report"):
+        result = subprocess.run(
+            [sys.executable, "-m", "visionthink", *command.split(), "--help"], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0 and result.stdout.startswith("usage: visionthink"), result.stderr

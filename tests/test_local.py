@@ -1,0 +1,158 @@
+"""The transformers policy, on the real architectures."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+import visionthink
+from visionthink import Episode, Protocol, ResolutionLadder, StopReason, run_batch
+from visionthink.chatml import NEVER_SAMPLED
+from visionthink.data import synth
+from visionthink.errors import ModelError, OptionError
+from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.forced import ForcedPolicy
+from visionthink.policies.local import LocalPolicy
+
+
+def episodes(checkpoint, examples, levels=(0.25, 1)):
+    return [Episode(e, ResolutionLadder(levels), checkpoint.protocol, budget=checkpoint.budget) for e in examples]
+
+
+def test_logprobs_and_batching_equal_one_unpadded_forward(tiny_base):
+    """Batched, left-padded, two-image episodes against a plain forward of each whole sequence."""
+    policy = LocalPolicy(tiny_base, max_new_tokens=8)
+    mixed = [ForcedPolicy(policy, tiny_base.protocol, a) for a in ("request", "direct")]
+    examples = synth.suite(6)
+    for forced in mixed:
+        batch = episodes(tiny_base, examples)
+        for episode, transcript in zip(batch, run_batch(batch, forced), strict=True):
+            last = transcript.turns[-1]
+            inputs = policy.model_inputs([list(transcript.token_ids)], [episode.history])
+            with torch.inference_mode():
+                logits = tiny_base.model(**inputs).logits[0].log_softmax(-1)
+            start = len(transcript.token_ids) - len(last.token_ids)
+            expected = [logits[start + i - 1, token].item() for i, token in enumerate(last.token_ids)]
+            assert last.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_batch_size_does_not_change_the_answer(tiny_base):
+    examples = synth.suite(12)
+    answers = [
+        [
+            t.turns[-1].token_ids
+            for t in run_batch(episodes(tiny_base, examples), LocalPolicy(tiny_base, max_new_tokens=8, batch_size=b))
+        ]
+        for b in (1, 5, 12)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_sampling_is_seeded(tiny_base):
+    def sample(seed):
+        policy = LocalPolicy(tiny_base, max_new_tokens=8, temperature=1.5, seed=seed)
+        return [t.token_ids for t in run_batch(episodes(tiny_base, synth.suite(24)), policy)]
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_image_tokens_cannot_be_sampled(tiny_base):
+    """Even where the model wants nothing else."""
+    policy = LocalPolicy(tiny_base, max_new_tokens=4, temperature=1.0)
+    head = tiny_base.model.lm_head
+    banned = [tiny_base.tokenizer.convert_tokens_to_ids(t) for t in NEVER_SAMPLED if t in tiny_base.tokenizer.get_vocab()]
+
+    def eager(_, __, logits):
+        logits[..., banned] = 1e4
+        return logits
+
+    hook = head.register_forward_hook(eager)
+    try:
+        transcripts = run_batch(episodes(tiny_base, synth.suite(6), (1,)), policy)
+    finally:
+        hook.remove()
+    assert not {i for t in transcripts for i in t.turns[0].token_ids} & set(banned)
+
+
+def test_a_model_that_never_stops(tiny_base):
+    policy = LocalPolicy(tiny_base, max_new_tokens=5)
+    end = policy.renderer.end_id
+
+    def endless(_, __, logits):
+        logits[..., policy._ends] = -1e4
+        return logits
+
+    hook = tiny_base.model.lm_head.register_forward_hook(endless)
+    try:
+        [transcript] = run_batch(episodes(tiny_base, synth.suite(1), (1,)), policy)
+    finally:
+        hook.remove()
+    assert transcript.stop_reason == StopReason.LENGTH
+    assert len(transcript.turns[0].token_ids) == 5 and end not in transcript.turns[0].token_ids
+    assert transcript.answer is None
+
+
+def test_forced_branches(tiny_base):
+    policy = LocalPolicy(tiny_base, max_new_tokens=8)
+    asked = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "request"))
+    direct = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "direct"))
+    assert all(t.requested for t in asked) and not any(t.requested for t in direct)
+
+
+@pytest.mark.parametrize("levels", [(1,), (0.25, 1)])
+def test_qwen3_vl_runs_through_the_same_policy(qwen3_folder, levels):
+    checkpoint = open_checkpoint(str(qwen3_folder))
+    assert checkpoint.model.config.model_type == "qwen3_vl"
+    assert checkpoint.budget.factor == 32
+    policy = LocalPolicy(checkpoint, max_new_tokens=3)
+    batch = episodes(checkpoint, [synth.draw("scene", 0), synth.draw("chart", 1)], levels)
+    if len(levels) > 1:
+        policy = ForcedPolicy(policy, checkpoint.protocol, "request")
+    for transcript in run_batch(batch, policy):
+        assert transcript.turns[-1].logprobs is not None
+        assert transcript.visual_tokens == (16 if len(levels) == 1 else 20)
+        assert transcript.token_ids.count(checkpoint.model.config.image_token_id) == transcript.visual_tokens
+
+
+def test_load_and_ask(red, tmp_path):
+    red.save(tmp_path / "red.png")
+    result = visionthink.load("tiny").ask(tmp_path / "red.png", "How many shapes are there?")
+    assert result.levels[0] == 0.25
+    assert result.usage["visual_tokens_full"] == 16
+    assert result.transcript.question == "How many shapes are there?"
+
+
+def test_other_dialects_on_the_same_weights(red):
+    model = visionthink.load("tiny", dialect="agent", boundary="released", max_new_tokens=4)
+    assert model.protocol == Protocol("agent", "released")
+    assert model.ask(red, "What is it?").transcript.turns[0].prompt.startswith("You are a helpful assistant.")
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+def test_checkpoint_with_a_file_missing(tiny, tmp_path, file):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny.path, folder)
+    (folder / file).unlink()
+    with pytest.raises(ModelError) as error:
+        open_checkpoint(str(folder))
+    assert str(error.value) == f"model {folder}: {file} is missing"
+
+
+def test_damaged_checkpoints(tiny, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny.path, folder)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match=r"cannot be loaded"):
+        open_checkpoint(str(folder))
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "visionthink.json").write_text("{")
+    with pytest.raises(ModelError, match=r"visionthink.json: not valid JSON"):
+        open_checkpoint(str(folder))
+    with pytest.raises(ModelError, match="no such folder"):
+        open_checkpoint(str(tmp_path / "nowhere"))
+    with pytest.raises(OptionError, match="remote endpoints"):
+        open_checkpoint("http://localhost:8000/v1")
