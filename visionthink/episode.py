@@ -70,14 +70,21 @@ class Episode:
             notes.append(f"ladder collapsed to {','.join(f'{s[0]:g}' for s in sizes)}: a lower level would save no tokens")
         self._image, self._ladder, self._budget, self._notes = loaded.image, ladder, budget, notes
         self._levels = tuple(level for level, _, _ in sizes)
-        self._full_tokens = ladder.view(loaded.image, 1.0, budget).visual_tokens
+        self._full_tokens = self.view(1.0).visual_tokens
         self._max_turns = max_turns or len(self._levels)
         self._level = 0
         self._turns: list[Turn] = []
         self._stop: StopReason | None = None
-        self._opening = tuple(self.protocol.opening(example.question, self._view(), can_request=self.can_request))
+        self._opening = tuple(
+            self.protocol.opening(example.question, self.view(self._levels[self._level]), can_request=self.can_request)
+        )
         self._pending = self._opening
         self.history: History = list(self._opening)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels on offer, after collapsing."""
+        return self._levels
 
     @property
     def can_request(self) -> bool:
@@ -93,8 +100,9 @@ class Episode:
     def done(self) -> bool:
         return self._stop is not None
 
-    def _view(self) -> ImageView:
-        return self._ladder.view(self._image, self._levels[self._level], self._budget)
+    def view(self, level: float) -> ImageView:
+        """The example's image at a level, whether the model was shown it or not."""
+        return self._ladder.view(self._image, level, self._budget)
 
     def opening(self) -> list[Message]:
         """The messages of the first turn."""
@@ -128,7 +136,7 @@ class Episode:
             if last_turn or self._level + 1 == len(self._levels):
                 return Step(done=True, stop_reason=StopReason.ASKED_ON_LAST_LEVEL, action="request"), None
             self._level += 1
-            return Step((self.protocol.tool_result(self._view()),), action="request"), None
+            return Step((self.protocol.tool_result(self.view(self._levels[self._level])),), action="request"), None
         assert isinstance(reply, Malformed)
         if last_turn:
             return Step(done=True, stop_reason=StopReason.MALFORMED_CALL, action="malformed"), reply.reason.value

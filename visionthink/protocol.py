@@ -10,6 +10,7 @@ import enum
 import functools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, TypeAlias
@@ -105,31 +106,25 @@ def _parse_resize_mark(text: str) -> Reply:
     return RequestResolution() if count == 1 else Malformed(CallError.REPEATED)
 
 
-def _no_tool(text: str) -> Reply:
-    return Answer(text)
-
-
 @dataclass(frozen=True)
 class _Call:
-    """A way to ask: the canonical text, how a reply is read, and the string that opens a call (banned to forbid asking)."""
+    """A way to ask: the canonical text, how a reply is read, the string that opens a call, and the form of a clean one."""
 
     canonical: str
-    parse: object
+    parse: Callable[[str], Reply]
     opens: str
+    form: str
+    """Regular expression for a turn that asks, its thinking left out."""
 
 
 _CALLS = {
-    "tool_call": _Call(_TOOL_CALL, _parse_tool_call, "<tool_call>"),
-    "resize_pair": _Call("<resize></resize>", _parse_resize_pair, "<resize>"),
-    "resize_mark": _Call("<resize>", _parse_resize_mark, "<resize>"),
+    "tool_call": _Call(_TOOL_CALL, _parse_tool_call, "<tool_call>", r"<tool_call>(?:(?!</?tool_call>).)*</tool_call>"),
+    # these two ask in running text
+    "resize_pair": _Call("<resize></resize>", _parse_resize_pair, "<resize>", r"(?:(?!<answer>).)*<resize></resize>"),
+    "resize_mark": _Call("<resize>", _parse_resize_mark, "<resize>", r"(?:(?!<answer>|</?think>).)*<resize>"),
 }
-
-_THINK_THEN_CALL = re.compile(r"<think>(?:(?!</?think>).)*</think>\s*<tool_call>(?:(?!</?tool_call>).)*</tool_call>", re.DOTALL)
-_BARE_CALL = re.compile(r"<tool_call>(?:(?!</?tool_call>).)*</tool_call>", re.DOTALL)
-_THINK_THEN_MARK = re.compile(r"<think>(?:(?!</?think>).)*</think>.*?<resize>(?:</resize>)?", re.DOTALL)
+_THINKING = r"<think>(?:(?!</?think>).)*</think>\s*"
 _ANSWER = r"<answer>(?:(?!</?answer>).)*</answer>"
-_THINK_THEN_ANSWER = re.compile(rf"<think>(?:(?!</?think>).)*</think>\s*{_ANSWER}", re.DOTALL)
-_TAGGED_ANSWER = re.compile(_ANSWER, re.DOTALL)
 
 
 def extract_answer(text: str) -> str:
@@ -137,7 +132,7 @@ def extract_answer(text: str) -> str:
 
     Braces inside a box may nest. Surrounding white space is dropped.
     """
-    tagged = _TAGGED_ANSWER.findall(text)
+    tagged = re.findall(_ANSWER, text, re.DOTALL)
     visible = tagged[-1][len("<answer>") : -len("</answer>")] if tagged else text.rpartition("</think>")[2]
     boxed = _last_boxed(visible)
     return (visible if boxed is None else boxed).strip()
@@ -251,7 +246,7 @@ class Protocol:
     def parse(self, text: str, *, can_request: bool = True) -> Reply:
         """Read a reply in the dialect that was spoken."""
         call = self._call(can_request)
-        return call.parse(text) if call else Answer(text)  # type: ignore[operator]
+        return call.parse(text) if call else Answer(text)
 
     def _call(self, can_request: bool = True) -> _Call | None:
         kind = self._spoken(can_request).call
@@ -262,40 +257,35 @@ class Protocol:
         """Whether the dialect has a way to ask for more resolution."""
         return self._call() is not None
 
-    @property
-    def request(self) -> str:
-        """The canonical request, for demonstrations and forced actions."""
+    def _asking(self) -> _Call:
         call = self._call()
         if call is None:
             raise OptionError(f"the dialect {self.dialect} has no way to ask for more resolution")
-        return call.canonical
+        return call
+
+    @property
+    def request(self) -> str:
+        """The canonical request, for demonstrations and forced actions."""
+        return self._asking().canonical
 
     @property
     def request_opening(self) -> str:
         """The string that no reply without a request contains."""
-        call = self._call()
-        if call is None:
-            raise OptionError(f"the dialect {self.dialect} has no way to ask for more resolution")
-        return call.opens
+        return self._asking().opens
 
     def is_well_formed(self, text: str, *, can_request: bool = True) -> bool:
         """Whether one turn keeps the format to the letter: a valid request or a tagged answer, once, and nothing beside it.
 
         Where the dialect thinks, the reasoning comes first and once. White space around the parts does not matter.
         """
-        text, dialect = text.strip(), self._spoken(can_request)
-        reply = self.parse(text, can_request=can_request)
+        reply, form = self.parse(text, can_request=can_request), _ANSWER
         if isinstance(reply, Malformed):
             return False
         if isinstance(reply, RequestResolution):
-            if "<answer>" in text:
-                return False
-            call = self._call(can_request)
-            assert call is not None
-            if dialect.call != "tool_call":  # these dialects ask in running text
-                return text.endswith(call.canonical) and (not dialect.thinks or _THINK_THEN_MARK.fullmatch(text) is not None)
-            return (_THINK_THEN_CALL if dialect.thinks else _BARE_CALL).fullmatch(text) is not None
-        return (_THINK_THEN_ANSWER if dialect.thinks else _TAGGED_ANSWER).fullmatch(text) is not None
+            form = self._asking().form
+        if self._spoken(can_request).thinks:
+            form = _THINKING + form
+        return re.fullmatch(form, text.strip(), re.DOTALL) is not None
 
     def format_answer(self, answer: str) -> str:
         """An answer in this dialect, for demonstrations; thinking is left to the model."""

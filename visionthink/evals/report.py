@@ -13,7 +13,7 @@ from typing import Any
 
 from visionthink.errors import DataError
 from visionthink.evals.metrics import Scored, random_mix
-from visionthink.evals.runner import read_run
+from visionthink.evals.runner import read_run, view_file
 
 _COLOURS = ("#2f6fdb", "#d9822b", "#3a9e5c", "#a347ba", "#c23b3b", "#5b6b7a", "#0f9ba8", "#8a6d1b")
 
@@ -133,19 +133,20 @@ def _svg(figure: Any) -> str:
 def _frontier(runs: Sequence[Run]) -> str:
     figure, axes = _figure(7.2, 4.2)
     models = list(dict.fromkeys(r.summary["model"] for r in runs))
-    for model, colour in zip(models, _COLOURS * 9, strict=False):
+    for i, model in enumerate(models):
+        colour = _COLOURS[i % len(_COLOURS)]
+        axes.plot([], [], "o", color=colour, label=model)
         if line := ends(model, runs):
             axes.plot([100 * p[0] for p in line], [100 * p[1] for p in line], "--", color=colour, alpha=0.6)
-            axes.annotate(
-                "random mix", [50 * (line[0][0] + line[1][0]), 50 * (line[0][1] + line[1][1])], fontsize=8, color=colour
-            )
         for run in (r for r in runs if r.summary["model"] == model and r.summary["accuracy"] is not None):
             point = 100 * run.summary["retain_cumulative"], 100 * run.summary["accuracy"]
-            axes.plot(*point, "o" if not _adaptive(run) else "*", color=colour, markersize=7 if not _adaptive(run) else 14)
-            axes.annotate(run.name, point, xytext=(6, -10), textcoords="offset points", fontsize=8)
+            axes.plot(*point, "*" if _adaptive(run) else "o", color=colour, markersize=14 if _adaptive(run) else 6)
+            offset = (6, 5 - 10 * (i % 3))
+            axes.annotate(run.summary["policy"], point, offset, textcoords="offset points", fontsize=8, color=colour)
     axes.set_xlabel("visual tokens fed, % of the full views (every view counted)")
     axes.set_ylabel("accuracy, %")
-    axes.margins(x=0.15, y=0.12)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.margins(x=0.12, y=0.12)
     return _svg(figure)
 
 
@@ -201,22 +202,22 @@ def _gallery(runs: Sequence[Run], per_run: int = 12) -> list[tuple[str, list[dic
             continue
         cards: list[dict[str, Any]] = []
         for s in run.scored:
-            views = [
-                (level, run.folder / "views" / f"{s.transcript.example_id}@{level:g}.png") for level in s.transcript.levels_seen
-            ]
-            if len(cards) < per_run and all(path.is_file() for _, path in views):
-                cards.append(_card(s, views))
+            if len(cards) < per_run and all(
+                view_file(run.folder, s.transcript.example_id, v).is_file() for v in s.transcript.levels
+            ):
+                cards.append(_card(s, run.folder))
         sections.append((run.name, cards))
     return sections
 
 
-def _card(scored: Scored, views: Sequence[tuple[float, Path]]) -> dict[str, Any]:
+def _card(scored: Scored, folder: Path) -> dict[str, Any]:
     t = scored.transcript
+    pictures = {level: base64.b64encode(view_file(folder, t.example_id, level).read_bytes()).decode() for level in t.levels}
     return {
         "question": t.question,
         "family": t.family,
         "need": t.need,
-        "views": [(level, base64.b64encode(path.read_bytes()).decode()) for level, path in views],
+        "views": [(level, level in t.levels_seen, png) for level, png in pictures.items()],
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,7 +17,7 @@ from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge, RulesJudge
-from visionthink.types import Example, ImageView
+from visionthink.types import Example
 
 GALLERY = 48
 """Episodes per run whose views are kept as pictures."""
@@ -43,7 +44,7 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     judge = judge or RulesJudge()
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "views").mkdir(parents=True, exist_ok=True)
     scored: dict[str, Scored] = {}
     failed: list[dict[str, str]] = []
     console = Console(stderr=True)
@@ -58,7 +59,8 @@ def evaluate(
                     failed.append({"example_id": example.id, "reason": str(error)})
             for episode, transcript in zip(episodes, run_batch(episodes, lane.policy) if episodes else [], strict=True):
                 scored[transcript.example_id] = Scored(transcript, judge.judge(transcript))
-                _keep_views(episode, out / "views", limit=GALLERY)
+                if len(scored) <= GALLERY:
+                    _keep_views(episode, out)
             progress.advance(task, len(batch))
     if not scored:
         raise DataError(f"suite {suite}: every example failed; the first: {failed[0]['reason']}")
@@ -82,14 +84,15 @@ def _batches(examples: Sequence[Example], route: Routing, size: int) -> Iterator
     yield from waiting.values()
 
 
-def _keep_views(episode: Episode, folder: Path, *, limit: int) -> None:
-    """Save what the model was shown, for the gallery of the report."""
-    folder.mkdir(exist_ok=True)
-    views = [part for message in episode.history for part in message.content if isinstance(part, ImageView)]
-    if len({p.name.rpartition("@")[0] for p in folder.iterdir()}) >= limit:
-        return
-    for view in views:
-        view.image.save(folder / f"{episode.example.id}@{view.level:g}.png")
+def view_file(folder: Path, example_id: str, level: float) -> Path:
+    """Where the picture of a view is kept."""
+    return folder / "views" / f"{quote(example_id, safe='')}@{level:g}.png"
+
+
+def _keep_views(episode: Episode, out: Path) -> None:
+    """Save the image at every level of the ladder, for the gallery of the report."""
+    for level in episode.levels:
+        episode.view(level).image.save(view_file(out, episode.example.id, level))
 
 
 def _write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -76,9 +76,10 @@ class LocalPolicy:
                 **self.model_inputs(prompts, histories),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=self.temperature > 0,
-                temperature=self.temperature or None,
-                top_p=None,
-                top_k=0 if self.temperature > 0 else None,
+                # said in full: what is left out is filled in from the checkpoint (Qwen2.5-VL ships top_k 1 and a penalty)
+                temperature=self.temperature or 1.0,
+                top_p=1.0,
+                top_k=0,
                 repetition_penalty=1.0,
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
