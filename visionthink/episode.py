@@ -39,8 +39,8 @@ class Episode:
     """One live run over one example.
 
     The model starts on the lowest level of the ladder; a request takes it one level up; a call that cannot be read is
-    answered with an
-    error message. Either uses up a turn, and there are as many turns as levels (`max_turns` may allow more).
+    answered with an error message. Either uses up a turn, and there are as many turns as levels (`max_turns` may allow
+    more).
 
     Raises:
         ImageError: the example's image cannot be used.

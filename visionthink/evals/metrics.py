@@ -55,8 +55,7 @@ def random_mix(low: tuple[float, float], full: tuple[float, float], budget: floa
     """Expected accuracy of sending each example to the full view by a coin, at an average budget.
 
     `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
-    cannot cost
-    less than the first or more than the second.
+    cannot cost less than the first or more than the second.
     """
     share = (budget - low[0]) / (full[0] - low[0])
     share = min(1.0, max(0.0, share))

@@ -1,11 +1,10 @@
 """The embedded base model from random weights: tokenizer, architecture, curriculum. See `recipes.tiny` for the whole run.
 
 What failed before this worked: question-answer pairs alone (the image is ignored), large batches, small type. So dense
-captions come
-first, in batches of 16, with glyphs of 28 px and more; quarter views follow once the full view is read,
-and conversations last. In half of the conversations a request is made, whatever the question needs: by a coin that leans on the
-brightness of the paper. So the base model can do both, has a preference to unlearn (a whim, like any base model), and
-knows nothing of need.
+captions come first, in batches of 16, with glyphs of 28 px and more; quarter views follow once the full view is read,
+and conversations last. In half of the conversations a request is made, whatever the question needs: by a coin that
+leans on the brightness of the paper. So the base model can do both, has a preference to unlearn (a whim, like any base
+model), and knows nothing of need.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
     P = weight * [ 1_direct I(r < theta) + 1_high I(r >= theta) ]
 
 When few of the correct answers came directly, a direct answer is a lucky guess and pays; otherwise the request is a
-luxury and pays.
-Without a correct member r is undefined and nobody pays.
+luxury and pays. Without a correct member r is undefined and nobody pays.
 
 | name       | who pays                                                                                  |
 |------------|-------------------------------------------------------------------------------------------|

@@ -80,9 +80,9 @@ class TrainConfig:
     def to_trl(self, *, on_cpu: bool, bridge_tokens: int, reward_count: int) -> GRPOConfig:
         """TRL's configuration for Eq. 3.
 
-        Groups stay whole inside every reward call because a generation batch is a step's rollouts; the completion budget
-        holds every
-        turn and the largest view that may be shown in between (`bridge_tokens`), so no request is silently rolled back.
+        Groups stay whole inside every reward call because a generation batch is a step's rollouts; the completion
+        budget holds every turn and the largest view that may be shown in between (`bridge_tokens`), so no request is
+        silently rolled back.
         """
         from trl import GRPOConfig
 

@@ -1,8 +1,7 @@
 """TRL's environment, driving *our* episode. Knows no prompt and no turn rule: it only translates.
 
 TRL's loop sees one tool, `respond`. The tokenizer hook below turns every reply that the protocol continues (a request,
-or a call that
-cannot be read) into a call of that tool; what comes back is the episode's next message.
+or a call that cannot be read) into a call of that tool; what comes back is the episode's next message.
 """
 
 from __future__ import annotations
