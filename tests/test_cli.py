@@ -126,11 +126,18 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["eval", "mini", "--dialect", "x", "--out", "OUT"], "unknown dialect 'x'"),
         (["eval", "mini", "--max-new-tokens", "0", "--out", "OUT"], "--max-new-tokens 0: must be at least 1"),
         (["train", "huge", "--out", "OUT"], "unknown recipe 'huge'"),
-        (["train", "tiny", "--out", "OUT", "--colour", "red"], "unknown setting --colour"),
-        (["train", "tiny", "--out", "OUT", "--steps"], "--steps: a value is missing"),
-        (["train", "tiny", "--out", "OUT", "--steps", "many"], "--steps 'many': expected an integer"),
-        (["train", "tiny", "--out", "OUT", "--theta=x"], "--theta=x 'x': expected a number"),
-        (["train", "tiny", "--out", "OUT", "--resume"], "--resume: no checkpoint in"),
+        (["train", "tiny", "--out", "OUT", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["train", "tiny", "--out", "OUT", "--steps"], "argument --steps: expected one argument"),
+        (["train", "tiny", "--out", "OUT", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["train", "tiny", "--out", "OUT", "--theta=x"], "argument --theta: invalid float value: 'x'"),
+        (["train", "tiny", "--out", "OUT", "--learning-rate", "nan"], "learning_rate nan: must be a number"),
+        (["train", "tiny", "--out", "OUT", "--steps", "1", "--resume"], "--resume: no run in"),
+        (["eval", "mini", "--limit", "2", "--batch-size", "0", "--out", "OUT"], "--batch-size 0: must be at least 1"),
+        (["eval", "mini", "--limit", "2", "--policy", "oracle", "--ladder", "1", "--out", "OUT"], "need a ladder of two levels"),
+        (["tokens", "--size", "9" * 5000 + "x5"], "expected WIDTHxHEIGHT"),
+        (["tokens", "--size", "²x5"], "expected WIDTHxHEIGHT"),
+        (["ask", "x.png", "-q", "?", "--max-megapixels", "nan"], "--max-megapixels nan: must be a number above 0"),
+        (["demo", "--out", "/"], "--out /: the folder is not empty"),
         (["report", "nowhere", "--out", "r.html"], "nowhere: no summary.json"),
         (["ask", "x.png"], "required: -q/--question"),
     ],
@@ -174,11 +181,20 @@ def test_evaluate_and_report(capsys, tmp_path):
 
 
 def test_damaged_evaluation_folders(capsys, tmp_path):
+    def message() -> str:
+        return fails(capsys, "report", str(tmp_path), "--out", str(tmp_path / "r.html"))
+
     (tmp_path / "summary.json").write_text("{}")
-    (tmp_path / "transcripts.jsonl").write_text("{}\n")
-    assert "transcripts.jsonl, line 1: not a transcript" in fails(
-        capsys, "report", str(tmp_path), "--out", str(tmp_path / "r.html")
-    )
+    assert "summary.json: not the summary of an evaluation" in message()
+    summary = {"model": "m", "policy": "p", "accuracy": None, "retain_cumulative": 1}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "no transcripts.jsonl" in message()
+    (tmp_path / "transcripts.jsonl").write_bytes(b"{}\n")
+    assert "transcripts.jsonl, line 1: not a transcript" in message()
+    (tmp_path / "transcripts.jsonl").write_bytes(b"\xff\xfe\n")
+    assert "transcripts.jsonl, line 1: not a transcript" in message()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
+    assert "metrics.jsonl, line 2: not a logged step" in message()
 
 
 def test_help_of_every_command():

@@ -132,6 +132,8 @@ def test_transcripts_survive_json(example):
     assert again.turns[0].token_ids == (5, 2) and again.turns[0].prompt_ids == ()
     assert (again.answer, again.stop_reason, again.usage()) == (transcript.answer, transcript.stop_reason, transcript.usage())
     assert again.to_dict() == transcript.to_dict()
+    with pytest.raises(ValueError, match="transcript e1: its prompt ids were not kept"):
+        _ = again.loss_mask
 
 
 def test_mask_by_provenance(example):

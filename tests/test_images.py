@@ -30,7 +30,7 @@ def test_missing_empty_folder_and_text(tmp_path):
         with pytest.raises(ImageError) as error:
             open_image(path)
         assert str(error.value) == f"{tmp_path}/{message}"
-    with pytest.raises(ImageError, match="is a folder"):
+    with pytest.raises(ImageError, match="a folder, not an image file"):
         open_image(tmp_path)
 
 
@@ -43,6 +43,27 @@ def test_truncated(format, tmp_path):
     with pytest.raises(ImageError) as error:
         open_image(path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+def test_truncated_anywhere_gives_one_line():
+    frames = [Image.effect_noise((40, 40), 60).convert("P") for _ in range(3)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for cut in range(1, len(content), 97):
+        try:
+            open_image(content[:cut])
+        except ImageError as error:
+            assert "\n" not in str(error)
+
+
+def test_devices_are_not_read():
+    with pytest.raises(ImageError, match="/dev/zero: a device, not an image file"):
+        open_image("/dev/zero")
+
+
+def test_the_limit_can_be_raised_above_that_of_pillow(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert open_image(encoded(Image.new("L", (100, 100)))).image.size == (100, 100)
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_bomb_is_refused_by_its_header():

@@ -29,6 +29,7 @@ SEPARATE = {"data", "compress", "train", "evals", "serve"}  # these do not impor
 def imports_of(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path.name}: relative imports hide their layer"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "visionthink":
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}

@@ -97,6 +97,10 @@ def test_second_turn_is_the_released_string(view):
             Malformed(CallError.WRONG_ARGUMENTS),
         ),
         ('<tool_call>{"name": "resize_image", "arguments": null}</tool_call>', Malformed(CallError.WRONG_ARGUMENTS)),
+        (
+            '<tool_call>{"name": "resize_image", "arguments": {"action": "resize"}, "id": 1}</tool_call>',
+            Malformed(CallError.WRONG_ARGUMENTS),
+        ),
         ('<tool_call>{"name": "resize_image"}</tool_call>', Malformed(CallError.WRONG_ARGUMENTS)),
     ],
 )
@@ -163,6 +167,11 @@ def test_extract_answer(text, answer):
         ("agent", "<think>a</think><answer>b</answer> done", False),
         ("agent", f"<think>a</think><answer>b</answer>{CALL}", False),
         ("agent", CALL, False),
+        ("agent", "<think><answer>x</answer></think><answer>y</answer>", False),
+        ("agent", "<think>a</think><answer><think>b</think></answer>", False),
+        ("agent", "<think>a</think><answer>b</think></answer>", False),
+        ("agent", "<think>the </tool_call> tag</think><answer>b</answer>", False),
+        ("agent", f"<think><answer>x</answer></think>{CALL}", False),
         ("agent", "<think>a</think><tool_call>NOT JSON</tool_call>", False),
         ("agent", f"{CALL}<think>a</think>", False),
         ("compact", "<answer>b</answer>", True),

@@ -59,6 +59,20 @@ def test_low_view_is_a_quarter_of_the_effective_view():
     assert (low, clamped.visual_tokens(w, h)) == (0.25, 520)
 
 
+@pytest.mark.parametrize("arithmetic", ["effective", "released_eval", "released_train"])
+def test_every_level_of_a_long_image_can_be_shown(arithmetic):
+    """Rounding the low view must not push a valid image over the aspect limit."""
+    rng = random.Random(1)
+    ladder = ResolutionLadder((0.25, 1), arithmetic)
+    for _ in range(2000):
+        short = rng.randint(1, 300)
+        long = min(50_000, int(short * rng.uniform(90, 200)))
+        for width, height in ((long, short), (short, long)):
+            for budget in (QWEN2_5_VL, QWEN3_VL):
+                for _, w, h in ladder.sizes(width, height, budget):
+                    assert budget.visual_tokens(w, h) >= 1
+
+
 def test_exact_quarters_on_the_canvas():
     assert ResolutionLadder().sizes(112, 112, TINY) == [(0.25, 56, 56), (1.0, 112, 112)]
     assert [TINY.visual_tokens(w, h) for _, w, h in ResolutionLadder().sizes(112, 112, TINY)] == [4, 16]

@@ -9,14 +9,14 @@ import json
 import pytest
 import torch
 
-from visionthink import Penalty, chatml
+from visionthink import Penalty, ResolutionLadder, chatml
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.config import TrainConfig
-from visionthink.train.environment import parse_response
+from visionthink.train.environment import EpisodeSource, parse_response
 from visionthink.train.run import train
 from visionthink.train.trainer import GRPOTrainer, last_run, make_trainer
 from visionthink.types import ImageView
@@ -45,7 +45,7 @@ def test_last_turn_of_a_mask():
 def test_every_recipe_can_be_read():
     for name in RECIPES:
         chosen = recipe(name)
-        assert chosen.examples and isinstance(chosen.config.rollout_penalty(), Penalty)
+        assert isinstance(chosen.config.rollout_penalty(), Penalty)
     with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny"):
         recipe("x")
 
@@ -64,6 +64,11 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
 
     with pytest.raises(OptionError, match="holds a run already"):
         train(small(out), examples)
+    with pytest.raises(OptionError, match=r"--resume: theta was 0.2 in .* and is 0.3 now"):
+        train(small(out, steps=3, theta=0.3, resume=True), examples)
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "sec')  # torn by a kill
+    (out / "checkpoint-3").mkdir()  # begun and not finished
     train(small(out, steps=3, resume=True), examples)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -78,8 +83,16 @@ def test_rewards_of_a_group_follow_the_rubric(tmp_path):
     assert all(sum(t.loss_mask) == sum(len(turn.token_ids) for turn in t.turns) for t in transcripts)
 
 
+def test_one_level_training_has_no_second_turn(tmp_path):
+    """General-VQA training: full resolution, one turn, nothing to ask for."""
+    trainer = make_trainer(small(tmp_path, steps=1, ladder="1", penalty="none"), synth.suite(8, split="train"))
+    trainer.train()
+    assert all(t.levels == (1.0,) and len(t.turns) == 1 for t in trainer.transcripts())
+    assert trainer.args.max_tool_calling_iterations == 0
+
+
 def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
-    with pytest.raises(OptionError, match="no checkpoint in"):
+    with pytest.raises(OptionError, match="--resume: no run in"):
         train(small(tmp_path / "a", resume=True), synth.suite(4, split="train"))
     scene = synth.draw("scene", 0)
     tiny_images = [dataclasses.replace(scene, image=scene.image.resize((20, 20)))]
@@ -90,13 +103,15 @@ def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"group_size": 1}, "at least 2 rollouts"),
-        ({"steps": 0}, "steps 0: must be at least 1"),
-        ({"temperature": 0.0}, "rollouts must be sampled"),
+        ({"group_size": 1}, "group_size 1: must be a number of at least 2"),
+        ({"steps": 0}, "steps 0: must be a number of at least 1"),
+        ({"temperature": 0.0}, "temperature 0.0: must be"),
+        ({"seed": -1}, "seed -1: must be"),
+        ({"micro_batch": -4}, "micro_batch -4: must be"),
         ({"micro_batch": 5}, "does not divide the 16 rollouts"),
         ({"penalty": "x"}, "unknown penalty 'x'"),
         ({"ladder": "2"}, "shares of the pixels"),
-        ({"learning_rate": -1.0}, "must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan: must be"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, changes, message):
@@ -115,12 +130,14 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
 
 
 def test_only_what_the_episode_answers_is_a_call(tiny):
-    def parsed(text, end="<|im_end|>"):
+    def parsed(text, end="<|im_end|>", levels=(0.25, 1)):
         ids = tiny.tokenizer(text + end)["input_ids"]
-        return parse_response(tiny.tokenizer, tiny.protocol, ids, prefix=[1, 2])
+        source = EpisodeSource({}, ResolutionLadder(levels), tiny.protocol, tiny.budget)
+        return parse_response(tiny.tokenizer, source, ids, prefix=[1, 2])
 
     assert "tool_calls" not in parsed("<answer>red</answer>")
     assert "tool_calls" not in parsed(tiny.protocol.request, end="")  # cut off
+    assert "tool_calls" not in parsed(tiny.protocol.request, levels=(1,))  # nothing to ask for
     for text in (tiny.protocol.request, "<tool_call>oops</tool_call>"):
         [call] = parsed(text)["tool_calls"]
         assert call["function"]["name"] == "respond"

@@ -37,35 +37,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     try:
-        parser = _parser()
-        options, rest = parser.parse_known_args(arguments)
-        if rest and options.command != "train":
-            raise OptionError(f"unrecognised argument {rest[0]}")
-        options.rest = rest
+        options = _parser().parse_args(arguments)
         options.run(options)
     except VisionThinkError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        return _failed(str(error), debug)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), debug)
+    except ModuleNotFoundError as error:
+        return _failed(f"{error.name} is not installed; pip install 'visionthink[local,train,eval]'", debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     return 0
+
+
+def _failed(message: str, debug: bool) -> int:
+    if debug:
+        raise
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="visionthink", description="Vision-language models that look closer only when they need to.")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and library warnings")
     parser.add_argument("--version", action="version", version=f"visionthink {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", help="show tracebacks and library warnings")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if as_json:
             sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
@@ -75,9 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("-q", "--question", required=True)
     _model_options(ask)
     ask.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
-    ask.add_argument(
-        "--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help="refuse larger images (default: %(default)g)"
-    )
+    _limit_option(ask)
 
     tokens = command("tokens", _tokens, "What an image costs in visual tokens, at every level.", as_json=True)
     tokens.add_argument("image", nargs="?", metavar="IMAGE")
@@ -87,15 +90,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     tokens.add_argument("--ladder", default="0.25,1", help="shares of the pixels (default: %(default)s)")
 
+    _limit_option(tokens)
+
     demo = command("demo", _demo, "Train the tiny model to look closer only when needed, and report on it.", as_json=True)
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: %(default)s)")
 
-    train = command("train", _train, "Run a training recipe. Any of its settings can be given as --NAME VALUE.")
+    train = command("train", _train, "Run a training recipe.")
     train.add_argument("recipe", metavar="RECIPE", help="tiny")
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
-    train.epilog = "Settings: " + ", ".join(f"--{n.replace('_', '-')}" for n in _train_settings())
+    settings = train.add_argument_group("settings", "override the recipe; see visionthink.train.config.TrainConfig")
+    for name, kind in _train_settings().items():
+        settings.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper())
 
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
     evaluate.add_argument("suite", metavar="SUITE", help="mini")
@@ -107,12 +114,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--limit", type=int, help="only the first N examples")
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
+    evaluate.add_argument("--batch-size", type=int, default=16, help="episodes per forward pass (default: %(default)s)")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for transcripts.jsonl and summary.json")
 
     report = command("report", _report, "One HTML page for evaluation and training folders.")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
     return parser
+
+
+def _limit_option(parser: argparse.ArgumentParser) -> None:
+    text = "refuse larger images (default: %(default)g)"
+    parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
+
+
+def _pixel_limit(options: argparse.Namespace) -> int:
+    if not 0 < options.max_megapixels < 1e6:
+        raise OptionError(f"--max-megapixels {options.max_megapixels:g}: must be a number above 0")
+    return int(options.max_megapixels * 1e6)
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -138,14 +157,18 @@ def _load(options: argparse.Namespace, **more: Any) -> Any:
     )
 
 
+def _wide(*, stderr: bool = False) -> Console:
+    """A console that does not cut tables where the output is a file or a log."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=140)
+
+
 def _write_json(result: Any) -> None:
     sys.stdout.write(json.dumps(result) + "\n")
 
 
 def _ask(options: argparse.Namespace) -> None:
-    if options.max_megapixels <= 0:
-        raise OptionError(f"--max-megapixels {options.max_megapixels:g}: must be above 0")
-    limit = int(options.max_megapixels * 1e6)
+    limit = _pixel_limit(options)
     for image in options.images:  # bad files are known before a model is loaded
         open_image(image, max_pixels=limit)
     model = _load(options, max_image_pixels=limit)
@@ -188,7 +211,9 @@ def _tokens(options: argparse.Namespace) -> None:
         raise OptionError("tokens: give an image or --size WxH, one of the two")
     if options.family not in SIZE_RULES:
         raise OptionError(f"--family {options.family!r}: choose one of {', '.join(SIZE_RULES)}")
-    width, height = parse_size(options.size) if options.size else open_image(options.image).image.size
+    width, height = (
+        parse_size(options.size) if options.size else open_image(options.image, max_pixels=_pixel_limit(options)).image.size
+    )
     rule, ladder = SIZE_RULES[options.family], ResolutionLadder.parse(options.ladder)
     full = rule.visual_tokens(width, height)
     levels = [
@@ -222,49 +247,29 @@ def _tokens(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from visionthink.recipes.demo import demo
 
-    result = demo(options.out, Console(stderr=options.json))
+    result = demo(options.out, _wide(stderr=options.json))
     if options.json:
         _write_json(result)
 
 
-def _train_settings() -> dict[str, Any]:
+def _train_settings() -> dict[str, type]:
+    """Name and type of every setting of a run that has an option."""
     from visionthink.train.config import TrainConfig
 
-    hints = typing.get_type_hints(TrainConfig)
-    return {f.name: hints[f.name] for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume", "overrides")}
-
-
-def _train_overrides(rest: Sequence[str]) -> dict[str, Any]:
-    settings = _train_settings()
-    overrides: dict[str, Any] = {}
-    words = list(rest)
-    while words:
-        key = words.pop(0)
-        name, has_value, value = key.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not key.startswith("--") or name not in settings:
-            raise OptionError(
-                f"train: unknown setting {key}; choose from {', '.join('--' + s.replace('_', '-') for s in settings)}"
-            )
-        if not has_value and not words:
-            raise OptionError(f"{key}: a value is missing")
-        text = value if has_value else words.pop(0)
-        kind = settings[name] if settings[name] in (int, float) else str
-        try:
-            overrides[name] = kind(text)
-        except ValueError:
-            raise OptionError(f"{key} {text!r}: expected {'an integer' if kind is int else 'a number'}") from None
-    return overrides
+    kinds = typing.get_type_hints(TrainConfig)
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume", "overrides")]
+    return {name: kinds[name] if kinds[name] in (int, float) else str for name in names}
 
 
 def _train(options: argparse.Namespace) -> None:
     from visionthink.recipes import recipe
 
     chosen = recipe(options.recipe)
-    config = chosen.config.replace(**_train_overrides(options.rest), out=options.out, resume=options.resume)
+    given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
+    config = chosen.config.replace(**given, out=options.out, resume=options.resume)
     from visionthink.train.run import train
 
-    train(config, chosen.examples, dry_run=options.dry_run)
+    train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
     Console(stderr=True, soft_wrap=True).print(where)
 
@@ -273,15 +278,18 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.runner import evaluate
     from visionthink.recipes import suite
 
+    if options.batch_size < 1:
+        raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
     examples = suite(options.suite, options.limit)
-    model = _load(options, batch_size=64)
-    summary = evaluate(examples, model, options.policy, options.out, suite=options.suite, model_name=options.model)
+    model = _load(options, batch_size=options.batch_size)
+    names = {"suite": options.suite, "model_name": options.model}
+    summary = evaluate(examples, model, options.policy, options.out, **names, batch_size=options.batch_size)
     if options.json:
         _write_json(summary)
         return
     from visionthink.recipes.demo import summary_table
 
-    Console().print(summary_table([summary]))
+    _wide().print(summary_table([summary]))
 
 
 def _report(options: argparse.Namespace) -> None:

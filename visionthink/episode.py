@@ -1,4 +1,6 @@
-"""Whose turn it is. One state machine, two short drivers; no model, no tokens, no I/O in the machine itself.
+"""Whose turn it is. One state machine, two short drivers; no model, no tokens, no await in the machine itself.
+
+The constructor opens the example's image; after that the machine does no I/O: messages in, messages out.
 
 Everything that talks to a model in several turns (inference, training, evaluation, curation, the gateway) drives this
 `Episode`. What is said is the `Protocol`'s business; who says it is a `Policy`.

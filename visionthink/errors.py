@@ -1,12 +1,11 @@
 """Everything that can go wrong, in one tree.
 
     VisionThinkError
-    ├── InputError            what the caller gave us cannot be used: one line, exit status 2
-    │   ├── ImageError        an image file: missing, empty, truncated, too large, too thin, not an image
-    │   ├── DataError         a row or file of examples, transcripts or generated items
-    │   ├── OptionError       a command-line option or configuration value
-    │   └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
-    └── PolicyError           the model could not be called; recorded in the transcript, never a wrong answer
+    └── InputError            what the caller gave us cannot be used: one line, exit status 2
+        ├── ImageError        an image file: missing, empty, truncated, too large, too thin, not an image
+        ├── DataError         a row or file of examples, transcripts or generated items
+        ├── OptionError       a command-line option or configuration value
+        └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
 
 A bad rollout is data, not an exception: see `types.StopReason`.
 """
@@ -34,7 +33,3 @@ class OptionError(InputError):
 
 class ModelError(InputError):
     """A checkpoint cannot be loaded; the message names the file that is missing or wrong."""
-
-
-class PolicyError(VisionThinkError):
-    """A model call failed."""

@@ -5,10 +5,13 @@ The header is read before the pixels, so that a decompression bomb is refused wi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import warnings
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,32 +41,46 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
         ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
     """
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter and an error
-        try:
-            opened = source if isinstance(source, Image.Image) else Image.open(_stream(source, label))
+    stream = source if isinstance(source, Image.Image) else _stream(source, label)
+    try:
+        with _header_limit_only():
+            opened = stream if isinstance(stream, Image.Image) else Image.open(stream)
             if opened.width * opened.height > max_pixels:
                 raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
             return _upright_rgb(opened)
-        except UnidentifiedImageError:
-            raise ImageError(f"{label}: not an image file that can be read") from None
-        except Image.DecompressionBombError:
-            raise ImageError(f"{label}: more pixels than the limit of {max_pixels / 1e6:g} MP") from None
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{label}: not an image file that can be read") from None
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
+
+
+_pillow_limit = threading.Lock()
+
+
+@contextlib.contextmanager
+def _header_limit_only() -> Iterator[None]:
+    """Pillow's own limit is global and cannot be raised per call; ours, checked on the header, stands in for it."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
     if isinstance(source, bytes):
         content = source
     else:
-        if not os.path.exists(source):
+        path = Path(source)
+        if not path.exists():
             raise ImageError(f"{label}: no such file")
-        if os.path.isdir(source):
-            raise ImageError(f"{label}: is a folder, not an image file")
+        if not path.is_file():
+            raise ImageError(f"{label}: {'a folder' if path.is_dir() else 'a device'}, not an image file")
         try:
-            with open(source, "rb") as file:
-                content = file.read()
+            content = path.read_bytes()
         except OSError as error:
             raise ImageError(f"{label}: cannot be read ({error.strerror})") from None
     if not content:
@@ -78,14 +95,15 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
         image.seek(0)
         notes.append(f"first of {frames} frames used")
     image.load()
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(0x0112) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF orientation applied")
     if image.mode.startswith("I") or image.mode == "F":  # converting to RGB directly would clip at 255
         grey = np.asarray(image, dtype=np.float64)
-        peak = 65535 if image.mode.startswith("I") else max(1.0, float(grey.max(initial=0)))
+        brightest = float(grey.max(initial=0))
+        peak = 65535 if "16" in image.mode else next((p for p in (255, 65535) if brightest <= p), brightest)
         image = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
-        notes.append("16-bit greys scaled to 8 bits")
+        notes.append(f"{'16-bit' if peak == 65535 else 'deep'} greys scaled to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

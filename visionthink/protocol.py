@@ -47,7 +47,7 @@ class CallError(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """The turn is an answer. `text` is the whole reply: what counts as *the* answer is for `rewards.answer` to say."""
+    """The turn is an answer. `text` is the whole reply: `extract_answer` says what counts as *the* answer."""
 
     text: str
 
@@ -85,9 +85,7 @@ def _parse_tool_call(text: str) -> Reply:
         return Malformed(CallError.NOT_JSON)
     if not isinstance(call, dict) or call.get("name") != _CALL["name"]:
         return Malformed(CallError.UNKNOWN_FUNCTION)
-    if call.get("arguments") != _CALL["arguments"]:
-        return Malformed(CallError.WRONG_ARGUMENTS)
-    return RequestResolution()
+    return RequestResolution() if call == _CALL else Malformed(CallError.WRONG_ARGUMENTS)
 
 
 def _parse_resize_pair(text: str) -> Reply:
@@ -117,14 +115,17 @@ class _Call:
     """Regular expression for a turn that asks, its thinking left out."""
 
 
+_PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize)>).)*"
+"""Text without a tag of the protocol."""
+
 _CALLS = {
-    "tool_call": _Call(_TOOL_CALL, _parse_tool_call, "<tool_call>", r"<tool_call>(?:(?!</?tool_call>).)*</tool_call>"),
+    "tool_call": _Call(_TOOL_CALL, _parse_tool_call, "<tool_call>", rf"<tool_call>{_PLAIN}</tool_call>"),
     # these two ask in running text
-    "resize_pair": _Call("<resize></resize>", _parse_resize_pair, "<resize>", r"(?:(?!<answer>).)*<resize></resize>"),
-    "resize_mark": _Call("<resize>", _parse_resize_mark, "<resize>", r"(?:(?!<answer>|</?think>).)*<resize>"),
+    "resize_pair": _Call("<resize></resize>", _parse_resize_pair, "<resize>", rf"{_PLAIN}<resize></resize>"),
+    "resize_mark": _Call("<resize>", _parse_resize_mark, "<resize>", rf"{_PLAIN}<resize>"),
 }
-_THINKING = r"<think>(?:(?!</?think>).)*</think>\s*"
-_ANSWER = r"<answer>(?:(?!</?answer>).)*</answer>"
+_THINKING = rf"<think>{_PLAIN}</think>\s*"
+_ANSWER = r"<answer>((?:(?!</?answer>).)*)</answer>"
 
 
 def extract_answer(text: str) -> str:
@@ -133,7 +134,7 @@ def extract_answer(text: str) -> str:
     Braces inside a box may nest. Surrounding white space is dropped.
     """
     tagged = re.findall(_ANSWER, text, re.DOTALL)
-    visible = tagged[-1][len("<answer>") : -len("</answer>")] if tagged else text.rpartition("</think>")[2]
+    visible = tagged[-1] if tagged else text.rpartition("</think>")[2]
     boxed = _last_boxed(visible)
     return (visible if boxed is None else boxed).strip()
 
@@ -278,7 +279,7 @@ class Protocol:
 
         Where the dialect thinks, the reasoning comes first and once. White space around the parts does not matter.
         """
-        reply, form = self.parse(text, can_request=can_request), _ANSWER
+        reply, form = self.parse(text, can_request=can_request), f"<answer>{_PLAIN}</answer>"
         if isinstance(reply, Malformed):
             return False
         if isinstance(reply, RequestResolution):

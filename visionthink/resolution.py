@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -145,7 +146,7 @@ class ResolutionLadder:
 
     def _size(self, level: float, width: int, height: int, budget: SizeRule) -> tuple[int, int]:
         if self.arithmetic == "released_eval":
-            return (width, height) if level == 1 else (max(1, width // 2), max(1, height // 2))
+            return (width, height) if level == 1 else _halved(width, height)
         if self.arithmetic == "released_train":
             low_width, low_height = _released_train_low(width, height)
             return (2 * low_width, 2 * low_height) if level == 1 else (low_width, low_height)
@@ -154,7 +155,9 @@ class ResolutionLadder:
         full_width, full_height = budget.fit(width, height)
         scale, f = math.sqrt(level), budget.factor
         # whole tokens, so that the processor has nothing left to resample
-        return tuple(max(f, round(side * scale / f) * f) for side in (full_width, full_height))  # type: ignore[return-value]
+        w, h = (max(f, round(side * scale / f) * f) for side in (full_width, full_height))
+        # rounding can push a long image over the limit
+        return min(w, MAX_ASPECT_RATIO * h // f * f), min(h, MAX_ASPECT_RATIO * w // f * f)
 
     def full(self) -> ResolutionLadder:
         """The ladder that starts and ends at the top level."""
@@ -170,7 +173,12 @@ def _released_train_low(width: int, height: int, low: int = 512**2, high: int = 
         if outside:
             scale = math.sqrt(limit / (width * height))
             width, height = int(width * scale), int(height * scale)
-    return max(1, width // 2), max(1, height // 2)
+    return _halved(width, height)
+
+
+def _halved(width: int, height: int) -> tuple[int, int]:
+    w, h = max(1, width // 2), max(1, height // 2)
+    return min(w, MAX_ASPECT_RATIO * h), min(h, MAX_ASPECT_RATIO * w)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -180,6 +188,6 @@ def parse_size(text: str) -> tuple[int, int]:
         OptionError: not two positive integers.
     """
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != 2 or not all(re.fullmatch(r"0*[1-9]\d{0,8}", p, re.ASCII) for p in parts):
         raise OptionError(f"--size {text!r}: expected WIDTHxHEIGHT in pixels, such as 2048x1024")
     return int(parts[0]), int(parts[1])

@@ -215,13 +215,23 @@ class Transcript:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The whole sequence: opening P1, completion C1, bridge E1, completion C2."""
+        """The whole sequence: opening P1, completion C1, bridge E1, completion C2.
+
+        Raises:
+            ValueError: the transcript was read from JSON, which does not keep prompt ids.
+        """
+        self._need_prompt_ids()
         return tuple(i for t in self.turns for i in (*t.prompt_ids, *t.token_ids))
 
     @property
     def loss_mask(self) -> tuple[int, ...]:
         """1 for ids the model sampled, 0 for all others (the indicator I of Eq. 3); P1 C1 E1 C2 gives 0 1 0 1."""
+        self._need_prompt_ids()
         return tuple(m for t in self.turns for m in (*[0] * len(t.prompt_ids), *[1] * len(t.token_ids)))
+
+    def _need_prompt_ids(self) -> None:
+        if any(t.token_ids and not t.prompt_ids for t in self.turns):
+            raise ValueError(f"transcript {self.example_id}: its prompt ids were not kept")
 
     def usage(self) -> dict[str, float]:
         """The bill of the whole episode, as the command line prints it."""

@@ -57,8 +57,9 @@ def random_mix(low: tuple[float, float], full: tuple[float, float], budget: floa
     `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
     cannot cost less than the first or more than the second.
     """
-    share = (budget - low[0]) / (full[0] - low[0])
-    share = min(1.0, max(0.0, share))
+    if full[0] <= low[0]:  # nothing to mix: both cost the same
+        return full[1]
+    share = min(1.0, max(0.0, (budget - low[0]) / (full[0] - low[0])))
     return low[1] + share * (full[1] - low[1])
 
 

@@ -67,11 +67,14 @@ def report(folders: Sequence[Path], out: Path) -> None:
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
     records = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
-            raise DataError(f"{path}, line {number}: not valid JSON") from None
+            record = None
+        if not isinstance(record, dict) or "step" not in record:
+            raise DataError(f"{path}, line {number}: not a logged step")
+        records.append(record)
     if not records:
         raise DataError(f"{path}: no steps were logged")
     return records

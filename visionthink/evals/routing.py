@@ -80,6 +80,8 @@ def _coin(example_id: str) -> float:
 
 
 def _forced(model: Model, action: ForcedAction) -> Lane:
+    if len(model.ladder.levels) < 2:
+        raise OptionError(f"forced and oracle policies need a ladder of two levels, not {model.ladder}")
     if not isinstance(model.policy, LocalPolicy):
         raise OptionError("forced and oracle policies need a local model")
     return Lane(model.ladder, ForcedPolicy(model.policy, model.protocol, action))

@@ -57,7 +57,11 @@ def evaluate(
                     episodes.append(model.episode(example, lane.ladder))
                 except InputError as error:
                     failed.append({"example_id": example.id, "reason": str(error)})
-            for episode, transcript in zip(episodes, run_batch(episodes, lane.policy) if episodes else [], strict=True):
+            # a forced decision needs something to decide: images too small for the ladder are left to the model
+            deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
+            others = [e for e in episodes if e not in deciding]
+            transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
+            for episode, transcript in zip(deciding + others, transcripts, strict=True):
                 scored[transcript.example_id] = Scored(transcript, judge.judge(transcript))
                 if len(scored) <= GALLERY:
                     _keep_views(episode, out)
@@ -111,11 +115,13 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
         raise DataError(f"{folder}: no summary.json; not an evaluation folder") from None
     except ValueError:
         raise DataError(f"{folder / 'summary.json'}: not valid JSON") from None
-    scored = []
+    if not isinstance(summary, dict) or not {"model", "policy", "accuracy", "retain_cumulative"} <= set(summary):
+        raise DataError(f"{folder / 'summary.json'}: not the summary of an evaluation")
     transcripts = folder / "transcripts.jsonl"
     if not transcripts.is_file():
         raise DataError(f"{folder}: no transcripts.jsonl")
-    for number, line in enumerate(transcripts.read_text("utf-8").splitlines(), 1):
+    scored = []
+    for number, line in enumerate(transcripts.read_bytes().splitlines(), 1):
         try:
             scored.append(Scored.from_dict(json.loads(line)))
         except (ValueError, KeyError, TypeError):

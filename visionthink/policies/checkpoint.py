@@ -46,7 +46,7 @@ def resolve(name: str) -> str:
     """The folder or hub id behind a model name: `tiny`, `tiny-base`, a path, or `owner/name`."""
     if name in _EMBEDDED:
         return str(resources.files("visionthink") / "assets" / "tiny" / _EMBEDDED[name])
-    return name
+    return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
 def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> Checkpoint:
@@ -61,17 +61,19 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     if name.startswith(("http://", "https://")):
         raise OptionError(f"--model {name}: remote endpoints are not supported yet")
     folder = Path(path)
-    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/", "~")):
-        _check_folder(folder.expanduser(), name)
+    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
+        _check_folder(folder, name)
     torch, transformers = _libraries()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = transformers.AutoConfig.from_pretrained(path)
         if config.model_type not in _MODEL_TYPES:
             raise ModelError(f"model {name}: {config.model_type} is not supported; choose one of {', '.join(_MODEL_TYPES)}")
-        model = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype or (torch.float32 if device == "cpu" else "auto")
+        model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype or (torch.float32 if device == "cpu" else "auto"), output_loading_info=True
         )
+        if loaded["missing_keys"]:
+            raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
     except ModelError:
@@ -79,7 +81,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
         raise ModelError(f"model {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     tokenizer.padding_side = "left"
-    settings = _settings(folder)
+    settings = _settings(path)
     return Checkpoint(
         name=name,
         path=path,
@@ -113,11 +115,15 @@ def _libraries() -> tuple[Any, Any]:
 def _check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name}: no such folder")
-    for file in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
-        if not (folder / file).is_file():
-            raise ModelError(f"model {name}: {file} is missing")
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise ModelError(f"model {name}: tokenizer.json is missing")
+    needed = (
+        ("config.json",),
+        ("tokenizer_config.json",),
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "vocab.json"),
+    )
+    for files in needed:
+        if not any((folder / file).is_file() for file in files):
+            raise ModelError(f"model {name}: {files[0]} is missing")
     index = folder / "model.safetensors.index.json"
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
@@ -128,10 +134,15 @@ def _check_folder(folder: Path, name: str) -> None:
             raise ModelError(f"model {name}: {shard} is missing")
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / SETTINGS
-    if not file.is_file():
+def _settings(path: str) -> dict[str, Any]:
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path, SETTINGS, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    if found is None:
         return {}
+    file = Path(found)
     try:
         settings = json.loads(file.read_text("utf-8"))
     except ValueError:

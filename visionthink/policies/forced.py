@@ -18,8 +18,8 @@ ForcedAction = Literal["direct", "request"]
 class ForcedPolicy:
     """Takes the first decision and leaves the rest to the wrapped policy.
 
-    A forced request costs no sampling: its canonical text is put into the model's mouth. Where a direct answer is forced, a
-    request cannot be sampled.
+    A forced request costs no sampling: its canonical text is put into the model's mouth. Where a direct answer is forced, the
+    string that opens a request is banned. The histories must be of episodes that can ask.
     """
 
     def __init__(self, policy: LocalPolicy, protocol: Protocol, action: ForcedAction):

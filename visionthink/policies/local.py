@@ -5,11 +5,15 @@ Knows nothing about turns. Every call prefills the whole context again; image an
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from visionthink import chatml
 from visionthink.policies.checkpoint import Checkpoint
@@ -44,6 +48,8 @@ class LocalPolicy:
         self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
         self.temperature, self.max_new_tokens, self.batch_size = temperature, max_new_tokens, batch_size
         self._generator_seed = seed
+        # generation keeps position offsets in the model itself: one call at a time, shared by every copy of the policy
+        self._alone = threading.Lock()
         vocabulary = checkpoint.tokenizer.get_vocab()
         self._suppressed = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
         self._bad_words: list[list[int]] = []
@@ -68,7 +74,13 @@ class LocalPolicy:
     def _complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         started = time.perf_counter()
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        with torch.inference_mode(), torch.random.fork_rng(enabled=self.temperature > 0):
+        recorder = _LogprobRecorder()
+        with (
+            self._alone,
+            torch.inference_mode(),
+            torch.random.fork_rng(enabled=self.temperature > 0),
+            recorder.listening_to(self.checkpoint.model),
+        ):
             if self.temperature > 0:
                 torch.manual_seed(self._generator_seed)
                 self._generator_seed += 1
@@ -85,13 +97,10 @@ class LocalPolicy:
                 bad_words_ids=self._bad_words or None,
                 eos_token_id=self._ends,
                 pad_token_id=self.checkpoint.tokenizer.pad_token_id,
-                return_dict_in_generate=True,
-                output_logits=True,
+                logits_processor=LogitsProcessorList([recorder]),
             )
-            width = max(len(p) for p in prompts)
-            sampled = output.sequences[:, width:]
-            logits = torch.stack(output.logits, dim=1).float()  # [batch, steps, vocabulary], before any ban
-            logprobs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
+            sampled = output[:, max(len(p) for p in prompts) :]
+            logprobs = recorder.finish(sampled)
         seconds = (time.perf_counter() - started) / len(histories)
         return [
             self._completion(prompt, ids, scores, seconds)
@@ -130,3 +139,41 @@ class LocalPolicy:
             logprobs=tuple(logprobs[:length]),
             seconds=seconds,
         )
+
+
+class _LogprobRecorder(LogitsProcessor):
+    """Log-probabilities of what is sampled, under the model's own distribution: before any ban, at temperature 1.
+
+    Keeps one step of logits at a time (all of them would be steps x vocabulary per row). A hook on the head sees the
+    raw logits; the next step, as a processor, sees what was drawn from them.
+    """
+
+    def __init__(self) -> None:
+        self._raw: torch.Tensor | None = None
+        self._steps: list[torch.Tensor] = []
+
+    @contextlib.contextmanager
+    def listening_to(self, model: Any) -> Iterator[None]:
+        def keep(_module: Any, _inputs: Any, logits: torch.Tensor) -> None:
+            self._raw = logits[:, -1]
+
+        hook = model.get_output_embeddings().register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._steps.append(self._raw.float() if self._raw is not None else scores)
+        if len(self._steps) > 1:
+            self._steps[-2] = self._pick(self._steps[-2], input_ids[:, -1])
+        return scores
+
+    @staticmethod
+    def _pick(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+
+    def finish(self, sampled: torch.Tensor) -> torch.Tensor:
+        """[batch, steps], like `sampled`."""
+        self._steps[-1] = self._pick(self._steps[-1], sampled[:, -1])
+        return torch.stack(self._steps, dim=1)

@@ -42,10 +42,11 @@ class Renderer:
             return self.encode(chatml.opening(history))
         said = history[last].completion
         assert said is not None
-        sampled = list(said.token_ids)
+        prompt = said.prompt_ids or self.prompt_ids(history[:last])  # a completion that only has text gets its ids now
+        sampled = list(said.token_ids or self.plain(said.text))
         if sampled[-1:] != [self.end_id]:  # a turn that was cut off still has to end
             sampled.append(self.end_id)
-        return [*said.prompt_ids, *sampled, *self.encode(chatml.bridge(history[last + 1 :], self.boundary))]
+        return [*prompt, *sampled, *self.encode(chatml.bridge(history[last + 1 :], self.boundary))]
 
     def encode(self, pieces: Iterable[chatml.Piece]) -> list[int]:
         """Ids of ChatML pieces. Control tokens inside plain text are text; an image is as many pads as it has visual tokens."""

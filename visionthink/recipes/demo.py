@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,51 +12,76 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from visionthink.errors import OptionError
 from visionthink.evals.metrics import random_mix
 from visionthink.evals.report import report
 from visionthink.evals.runner import evaluate
 from visionthink.model import load
 from visionthink.recipes import recipe, suite
 from visionthink.train.run import train
+from visionthink.types import Example
 
-POLICIES = ("low", "full", "oracle", "adaptive")
 EXAMPLES = 300
+_MARK = ".visionthink-demo"
 
 
 def demo(out: Path, console: Console) -> dict[str, Any]:
-    """Run it and return what was measured: one summary per model and policy, and the seconds training took.
+    """Run it and return what was measured: a summary per model and policy, the gap before and after, the seconds of training.
 
     Three models: `base` before training, `trained` by this very run, and `tuned`, the shipped one that was trained for longer.
+
+    Raises:
+        OptionError: the folder holds something that no demo wrote.
     """
+    if out.exists() and any(out.iterdir()) and not (out / _MARK).exists():
+        raise OptionError(f"--out {out}: the folder is not empty and holds no earlier demo")
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / _MARK).touch()
+    examples = suite("mini", EXAMPLES)
     summaries: dict[str, dict[str, Any]] = {}
     console.print(f"[bold]1/4[/] the base model on {EXAMPLES} questions it has never seen")
-    _measure("base", "tiny-base", out, summaries)
+    _measure("base", "tiny-base", examples, out, summaries)
     console.print("[bold]2/4[/] multi-turn GRPO with TRL: ask for full resolution only when the question needs it")
     chosen = recipe("tiny")
+    config = chosen.config.replace(out=out / "training")
     started = time.perf_counter()
-    final = train(chosen.config.replace(out=out / "training"), chosen.examples)
+    final = train(config, chosen.examples(config))
     seconds = time.perf_counter() - started
-    console.print(f"      {chosen.config.steps} steps in {seconds:.0f} s")
+    console.print(f"      {config.steps} steps in {seconds:.0f} s")
     console.print("[bold]3/4[/] the trained model, and the shipped one")
-    _measure("trained", str(final), out, summaries)
-    _measure("tuned", "tiny", out, summaries)
+    _measure("trained", str(final), examples, out, summaries)
+    _measure("tuned", "tiny", examples, out, summaries)
     console.print("[bold]4/4[/] the report")
-    report([*(out / name for name in summaries), out / "training"], out / "report.html")
+    report([*(out / name for name in summaries), config.out], out / "report.html")
     console.print(summary_table(list(summaries.values())))
-    before, after = summaries["base-adaptive"], summaries["trained-adaptive"]
-    console.print(
-        f"requests on hard minus requests on easy: {_gap(before):+.1f} points before, {_gap(after):+.1f} after training"
-    )
+    gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
+    margin = {name: _margin(name, summaries) for name in gap}
+    for name in gap:
+        console.print(
+            f"{name:8} requests on hard minus requests on easy {gap[name]:+6.1f} points; "
+            f"accuracy minus the random mix at equal visual tokens {margin[name]:+6.1f} points"
+        )
     console.print(f"open [bold]{out / 'report.html'}[/] to look at the episodes")
-    return {"training_seconds": seconds, "runs": summaries}
+    result = {"training_seconds": seconds, "gap_points": gap, "margin_points": margin, "runs": summaries}
+    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    return result
 
 
-def _measure(name: str, model_name: str, out: Path, summaries: dict[str, dict[str, Any]]) -> None:
+def _measure(name: str, model_name: str, examples: Sequence[Example], out: Path, summaries: dict[str, dict[str, Any]]) -> None:
+    """All policies of a model; the random mix last, at the number of visual tokens the adaptive policy used."""
     model = load(model_name, max_new_tokens=8, batch_size=64)
-    for policy in POLICIES:
-        run = f"{name}-{policy}"
-        summaries[run] = evaluate(suite("mini", EXAMPLES), model, policy, out / run, suite="mini", model_name=name)
+
+    def run(policy: str, label: str) -> dict[str, Any]:
+        folder = f"{name}-{label}"
+        summaries[folder] = evaluate(examples, model, policy, out / folder, suite="mini", model_name=name, batch_size=64)
+        return summaries[folder]
+
+    low, full = run("low", "low"), run("full", "full")
+    run("oracle", "oracle")
+    spent = run("adaptive", "adaptive")["retain_cumulative"]
+    share = (spent - low["retain_cumulative"]) / (full["retain_cumulative"] - low["retain_cumulative"])
+    run(f"random:{min(1.0, share):.3f}", "random")
 
 
 def _gap(summary: dict[str, Any]) -> float:
@@ -63,22 +89,33 @@ def _gap(summary: dict[str, Any]) -> float:
     return 100 * (need["hard"]["request_ratio"] - need["easy"]["request_ratio"])
 
 
+def _margin(name: str, summaries: dict[str, dict[str, Any]]) -> float:
+    low, full = (_point(summaries[f"{name}-{policy}"]) for policy in ("low", "full"))
+    spent, accuracy = _point(summaries[f"{name}-adaptive"])
+    return 100 * (accuracy - random_mix(low, full, spent))
+
+
+def _point(summary: dict[str, Any]) -> tuple[float, float]:
+    return summary["retain_cumulative"], summary["accuracy"]
+
+
 def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """Results side by side; the random mix is the expected accuracy of a coin at the same number of visual tokens."""
-    table = Table(title="in miniature: a 2 M-parameter model on generated questions")
+    """Results side by side. The expected mix is what a coin between always-low and always-full would score with the same
+    visual tokens; a `random` row is such a coin, thrown."""
+    table = Table()
     for column in (
         "model",
         "policy",
         "accuracy",
-        "random mix",
+        "expected mix",
         "asks, easy",
         "asks, hard",
         "last view",
         "every view",
         "output tokens",
     ):
-        table.add_column(column, justify="left" if column in ("model", "policy") else "right")
-    points = {(s["model"], s["policy"]): (s["retain_cumulative"], s["accuracy"]) for s in summaries}
+        table.add_column(column, justify="left" if column in ("model", "policy") else "right", no_wrap=True)
+    points = {(s["model"], s["policy"]): _point(s) for s in summaries if s["accuracy"] is not None}
     for s in summaries:
         low, full = points.get((s["model"], "low")), points.get((s["model"], "full"))
         mix = random_mix(low, full, s["retain_cumulative"]) if low and full else None

@@ -37,7 +37,7 @@ def tiny() -> Recipe:
         kl_coef=0.0,
         save_steps=20,
     )
-    return Recipe(config, synth.suite(4096, split="train"))
+    return Recipe(config, lambda c: synth.suite(c.steps * c.prompts_per_step, split="train"))
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
         pretrain(options.out)
     chosen = tiny()
     config = chosen.config.replace(model=str(base), steps=TUNED_STEPS, out=tuned)
-    final = train(config.replace(resume=any(tuned.glob("checkpoint-*"))), chosen.examples)
+    final = train(config.replace(resume=(tuned / "config.json").exists()), chosen.examples(config))
     if options.install:
         shipped = Path(str(resources.files("visionthink") / "assets" / "tiny"))
         for source, name in ((base, "base"), (final, "tuned")):

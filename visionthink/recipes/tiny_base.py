@@ -165,6 +165,13 @@ def caption_share(progress: float) -> float:
     return 1.0 if progress < 0.2 else max(0.15, 1 - (progress - 0.2) / 0.25)
 
 
+def lesson_families(progress: float) -> list[str]:
+    """The families to draw from, equally; in the last 40 % those that search for a shape, which are learned last, are drawn
+    more often."""
+    families = list(synth.FAMILIES)
+    return families if progress < 0.61 else [*families, "chart", *["scene", "presence"] * 3]
+
+
 def learning_rate(progress: float, step: int) -> float:
     """Relative to the peak: 200 steps of warm-up, constant, linear decay over the last 30 %."""
     return min(1.0, (step + 1) / 200) * (1.0 if progress < 0.7 else max(0.02, (1 - progress) / 0.3))
@@ -194,7 +201,8 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
             quarter = progress > 0.2 and rng.random() < 0.3
             image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < 0.25))
             return self.demonstrate(Example("caption", CAPTION_QUESTION, image), caption, "low" if quarter else "full")
-        family = list(synth.FAMILIES)[int(rng.integers(len(synth.FAMILIES)))]
+        families = lesson_families(progress)
+        family = families[int(rng.integers(len(families)))]
         scene = synth.draw_scene(family, rng, hard=bool(rng.integers(2)))
         one_level: Branch = "full" if rng.random() < 0.75 else "low"
         two_levels: Branch = "request" if rng.random() < (0.7 if sum(scene.paper) > 3 * 157 else 0.3) else "direct"
@@ -243,12 +251,13 @@ def pretrain(out: Path, *, batches: int = 18_000, batch_size: int = 16, peak: fl
     """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(tokenizer).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.01)
     out.mkdir(parents=True, exist_ok=True)
     saved, first = out / "base.pt", 0
     if saved.is_file():
-        state = torch.load(saved)
+        state = torch.load(saved, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["batches"]
@@ -267,8 +276,9 @@ def pretrain(out: Path, *, batches: int = 18_000, batch_size: int = 16, peak: fl
         for i, (inputs, labels) in enumerate(loader, first):
             for group in optimizer.param_groups:
                 group["lr"] = peak * learning_rate(i / batches, i)
-            logits = model(**inputs).logits[:, :-1]
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits[:, :-1]
+            targets = labels[:, 1:].to(device)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -33,9 +33,8 @@ class Judge(TypingProtocol):
 
 def normalise(text: str) -> str:
     """Case, accents' encoding, white space, articles and closing punctuation do not change an answer."""
-    text = unicodedata.normalize("NFKC", text).casefold().strip().strip("\"'`").rstrip(".!;,")
-    words = [w for w in text.split() if w not in ("a", "an", "the")]
-    return " ".join(words)
+    words = unicodedata.normalize("NFKC", text).casefold().strip(" \t\r\n\"'`.!;,").split()
+    return " ".join(w for w in words if w not in ("a", "an", "the")) or " ".join(words)  # "A" may be a choice
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?|[+-]?\.\d+", re.IGNORECASE)
@@ -46,11 +45,19 @@ def _number(text: str) -> float | None:
     return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
 
 
-class RulesJudge:
-    """Correct if the normalised answer equals the reference or an alias, or is the same number; otherwise wrong.
+_YES_NO = ("yes", "no")
 
-    An answer is only called wrong where both sides are of a kind that rules can compare: numbers, or short texts of at most
-    `max_words` words. The rest is unscored, and so is an example without a reference.
+
+def _contains(text: str, part: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
+
+
+class RulesJudge:
+    """Correct if the normalised answer equals the reference or an alias, is the same number, or says the same yes or no.
+
+    An answer is only called wrong where both sides are of a kind that rules can compare: numbers, yes and no, or short
+    texts of at most `max_words` words of which neither contains the other. The rest is unscored, and so is an example
+    without a reference.
     """
 
     name = "rules"
@@ -72,6 +79,10 @@ class RulesJudge:
             return Verdict("correct", self.name, "same number")
         if said_number is not None and all(n is not None for n in numbers):
             return Verdict("wrong", self.name, "another number")
+        if all(w in _YES_NO for w in wanted) and (first := re.split(r"\W", said, maxsplit=1)[0]) in _YES_NO:
+            return Verdict("correct" if first in wanted else "wrong", self.name, "yes or no")
+        if any(_contains(said, w) or _contains(w, said) for w in wanted):
+            return Verdict("unscored", self.name, "one text contains the other")
         if len(said.split()) <= self.max_words and all(len(w.split()) <= self.max_words for w in wanted):
             return Verdict("wrong", self.name, "another text")
         return Verdict("unscored", self.name, "too long for rules")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,23 @@ from visionthink.rewards.penalty import Penalty
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
+
+
+_LEAST = {
+    "steps": 1,
+    "prompts_per_step": 1,
+    "group_size": 2,  # fewer have nothing to be compared with
+    "max_new_tokens": 1,
+    "save_steps": 1,
+    "warmup_steps": 0,
+    "micro_batch": 0,
+    "seed": 0,
+    "temperature": 1e-3,  # rollouts must be sampled
+    "learning_rate": 1e-12,
+    "clip_eps": 0,
+    "kl_coef": 0,
+    "penalty_weight": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class TrainConfig:
     steps: int = 80
     """Optimiser steps."""
     prompts_per_step: int = 32
-    """Examples per optimiser step."""
+    """Examples per optimiser step and process."""
     group_size: int = 16
     """Rollouts per example."""
     learning_rate: float = 1e-6
@@ -52,15 +70,9 @@ class TrainConfig:
     """Further TRL settings by name, for recipes; they win."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "group_size", "max_new_tokens", "save_steps"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} {getattr(self, name)}: must be at least 1")
-        if self.group_size < 2:
-            raise OptionError(f"group_size {self.group_size}: a group needs at least 2 rollouts to compare")
-        if self.temperature <= 0:
-            raise OptionError(f"temperature {self.temperature}: rollouts must be sampled, choose a value above 0")
-        if self.learning_rate <= 0:
-            raise OptionError(f"learning_rate {self.learning_rate}: must be above 0")
+        for name, least in _LEAST.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
         if self.micro_batch and (self.prompts_per_step * self.group_size) % self.micro_batch:
             raise OptionError(
                 f"micro_batch {self.micro_batch} does not divide the {self.prompts_per_step * self.group_size} rollouts of a step"
@@ -96,7 +108,7 @@ class TrainConfig:
             "gradient_accumulation_steps": rollouts // micro,
             "num_generations": self.group_size,
             "max_completion_length": turns * self.max_new_tokens + (turns - 1) * bridge_tokens,
-            "max_tool_calling_iterations": max(1, turns - 1),
+            "max_tool_calling_iterations": turns - 1,
             "loss_type": "grpo",
             "importance_sampling_level": "token",
             "scale_rewards": "group",

@@ -41,6 +41,11 @@ class EpisodeSource:
     protocol: Protocol
     budget: PixelBudget
 
+    @property
+    def can_request(self) -> bool:
+        """Whether episodes of this run have something to ask for; examples that do not are left out beforehand."""
+        return len(self.ladder.levels) > 1 and self.protocol.can_ask
+
     def episode(self, example_id: str) -> Episode:
         return Episode(self.examples[example_id], self.ladder, self.protocol, budget=self.budget)
 
@@ -92,7 +97,7 @@ class ResolutionEnvironment:
 
 def parse_response(
     tokenizer: PreTrainedTokenizerBase,
-    protocol: Protocol,
+    source: EpisodeSource,
     ids: Sequence[int],
     prefix: Sequence[int] | None = None,
     tools: Any = None,
@@ -103,7 +108,7 @@ def parse_response(
     """
     text, ended = read_turn(tokenizer, ids)
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if ended and not isinstance(protocol.parse(text), Answer):
+    if ended and not isinstance(source.protocol.parse(text, can_request=source.can_request), Answer):
         arguments = {"text": text, "token_ids": list(ids), "prompt_ids": list(prefix or ())}
         message["tool_calls"] = [{"type": "function", "function": {"name": "respond", "arguments": arguments}}]
     return message
@@ -115,13 +120,19 @@ def read_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[s
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False), ended
 
 
-def teach_tokenizer(tokenizer: PreTrainedTokenizerBase, protocol: Protocol, template: str) -> None:
+def teach_tokenizer(tokenizer: PreTrainedTokenizerBase, source: EpisodeSource, template: str) -> None:
     """Give a tokenizer our reading of replies and our chat template, for TRL."""
     from trl.chat_template_utils import qwen3_template
 
     tokenizer.chat_template = template
     tokenizer.response_template = qwen3_template  # only its presence matters: the next line takes over the parsing
-    tokenizer.parse_response = functools.partial(parse_response, tokenizer, protocol)
+    tokenizer.parse_response = functools.partial(parse_response, tokenizer, source)
+
+
+def forget_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Undo `teach_tokenizer`'s parsing, so that it is not saved with the model."""
+    tokenizer.response_template = None
+    del tokenizer.parse_response
 
 
 def environment_factory(source: EpisodeSource) -> Callable[[], ResolutionEnvironment]:

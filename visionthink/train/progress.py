@@ -13,14 +13,20 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class MetricsFile(TrainerCallback):
-    """Appends every logged step to a JSON-lines file. `fresh` starts the file anew."""
+    """Appends every logged step to a JSON-lines file. A resumed run drops the steps it is about to repeat."""
 
-    def __init__(self, path: Path, *, fresh: bool):
+    def __init__(self, path: Path):
         self.path = path
         self._start = time.perf_counter()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            path.unlink(missing_ok=True)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if _step(line) <= state.global_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        self._start -= json.loads(kept[-1])["seconds"] if kept else 0
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -29,6 +35,14 @@ class MetricsFile(TrainerCallback):
             record = {"step": state.global_step, "seconds": round(time.perf_counter() - self._start, 2), **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity for one that was torn by a kill, which is then dropped."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")
 
 
 class ProgressBar(TrainerCallback):

@@ -4,48 +4,78 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
 from visionthink.train.config import TrainConfig
+from visionthink.train.environment import forget_tokenizer
 from visionthink.train.trainer import make_trainer
 from visionthink.types import Example
 
-log = logging.getLogger(__name__)
-
 
 def train(config: TrainConfig, examples: Sequence[Example], *, dry_run: bool = False) -> Path:
-    """Train and save to `config.out / "final"`; returns that folder.
+    """Train and save to `config.out / "final"`; returns that folder. A dry run takes one step and leaves nothing behind.
 
     Raises:
-        OptionError: the output folder holds another run and `resume` is not set, or there is nothing to resume.
+        OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run.
     """
-    final = config.out / "final"
     if dry_run:
-        config = config.replace(steps=1, save_steps=10**9)
-    elif not config.resume and (config.out / "metrics.jsonl").exists():
+        with tempfile.TemporaryDirectory() as folder:
+            _run(config.replace(steps=1, resume=False, out=Path(folder)), examples)
+        return config.out
+    stored = config.out / "config.json"
+    if not config.resume and stored.exists():
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
-    if config.resume and not any(config.out.glob("checkpoint-*")):
-        raise OptionError(f"--resume: no checkpoint in {config.out}")
+    if config.resume:
+        _same_run(config, stored)
+    return _run(config, examples)
+
+
+def _record(config: TrainConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config) | {"out": str(config.out)}
+
+
+def _same_run(config: TrainConfig, stored: Path) -> None:
+    """A run goes on with the settings it began with; only its length and its checkpoints may change."""
+    try:
+        before = json.loads(stored.read_text("utf-8"))
+    except FileNotFoundError:
+        raise OptionError(f"--resume: no run in {config.out}") from None
+    except ValueError:
+        raise OptionError(f"--resume: {stored} is not valid JSON") from None
+    for name, value in json.loads(json.dumps(_record(config))).items():
+        if name not in ("steps", "save_steps", "out", "resume") and before.get(name) != value:
+            raise OptionError(f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now")
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
+    complete = [p for p in out.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def _run(config: TrainConfig, examples: Sequence[Example]) -> Path:
     torch.manual_seed(config.seed)
-    checkpoint = open_checkpoint(config.model)
+    checkpoint = open_checkpoint(config.model, dtype=torch.float32)  # half-precision weights lose small updates
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
-    if not dry_run:
-        record = dataclasses.asdict(config) | {"out": str(config.out)}
-        (config.out / "config.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    trainer.train(resume_from_checkpoint=config.resume or None)
-    if not dry_run:
-        save_checkpoint(
-            final,
-            model=trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer=checkpoint.tokenizer,
-            image_processor=checkpoint.image_processor,
-            protocol=checkpoint.protocol,
-            dtype=torch.float16 if checkpoint.model.device.type == "cpu" else None,
-        )
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
+    newest = last_checkpoint(config.out)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    forget_tokenizer(checkpoint.tokenizer)
+    final = config.out / "final"
+    save_checkpoint(
+        final,
+        model=trainer.accelerator.unwrap_model(trainer.model),
+        tokenizer=checkpoint.tokenizer,
+        image_processor=checkpoint.image_processor,
+        protocol=checkpoint.protocol,
+        dtype=torch.float16 if checkpoint.model.device.type == "cpu" else None,
+    )
     return final

@@ -106,7 +106,7 @@ def make_trainer(
     }
     trl_config.chat_template_kwargs = {"boundary": protocol.boundary}
     template = chatml.template()
-    teach_tokenizer(checkpoint.tokenizer, protocol, template)
+    teach_tokenizer(checkpoint.tokenizer, source, template)
     processor = ImageTextProcessor(
         image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer, chat_template=template
     )
@@ -121,7 +121,7 @@ def make_trainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=processor,
         environment_factory=environment_factory(source),
-        callbacks=[MetricsFile(config.out / "metrics.jsonl", fresh=not config.resume), ProgressBar()],
+        callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
     )
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     return trainer
@@ -133,7 +133,7 @@ def _rows(source: EpisodeSource, ladder: ResolutionLadder, checkpoint: Checkpoin
     rows, collapsed, largest = [], 0, 0
     for example_id in source.examples:
         episode = source.episode(example_id)
-        if len(ladder.levels) > 1 and not episode.can_request:
+        if len(ladder.levels) > 1 and len(episode.levels) < len(ladder.levels):
             collapsed += 1
             continue
         system = [{"role": m.role, "content": "".join(map(str, m.content))} for m in episode.opening() if m.role == "system"]
