@@ -272,43 +272,43 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     if not hard:
         tallest = max(bars, key=lambda b: b.size)
         return Scene(bars, "Which bar is tallest?", tallest.colour, tallest, False)
-    bar = bars[int(rng.integers(3))]
+    which = int(rng.integers(3))
+    bar = bars[which]
     twin = _swap(bars, bar, replace(bar, value=_pick(rng, ORIENTATIONS, bar.value)))
-    return Scene(bars, f"How is the {bar.colour} bar hatched?", bar.value, bar, True, True, twin)
+    question = f"How is the {('left', 'middle', 'right')[which]} bar hatched?"
+    return Scene(bars, question, bar.value, bar, True, True, twin)
 
 
 def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
-    slots = [int(s) for s in rng.permutation(4)[: int(rng.integers(1, 4))]]
-    asked = _pick(rng, SHAPES)
+    slots = [int(i) for i in rng.permutation(4)]
+    asked, others = slots[0], slots[1 : int(rng.integers(2, 5))]
+    shape = _shape(rng, _pick(rng, SHAPES), asked, fine=hard)
+    rest = tuple(_shape(rng, _pick(rng, SHAPES), slot, fine=hard) for slot in others)
+    there, empty = (shape, *rest), rest
     present = bool(rng.integers(2))
-    kinds = [_pick(rng, SHAPES, asked) for _ in slots]
-    if present:
-        kinds[0] = asked
-    marks = tuple(_shape(rng, kind, slot, fine=hard) for kind, slot in zip(kinds, slots, strict=True))
-    first = marks[0]
-    kind = _pick(rng, SHAPES, asked) if present else asked
-    twin = _swap(marks, first, replace(first, kind=kind, value=kind))
-    return Scene(marks, f"Is there a {asked}?", "yes" if present else "no", first, hard, hard, twin)
+    marks, twin = (there, empty) if present else (empty, there)
+    question = f"Is there a shape at the {PLACES[asked]}?"
+    return Scene(marks, question, "yes" if present else "no", shape, hard, hard, twin)
 
 
 def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     slots = [int(s) for s in rng.permutation(4)]
-    topic = _pick(rng, ("count", "position") if hard else ("count", "colour", "position"))
+    topic = _pick(rng, ("count", "kind", "place") if hard else ("count", "kind", "place", "colour"))
+    n = 1 if topic == "place" else int(rng.integers(1, 5))
+    marks = tuple(_shape(rng, _pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
+    first, place = marks[0], PLACES[slots[0]]
     if topic == "count":
-        n = int(rng.integers(1, 5))
-        marks = tuple(_shape(rng, _pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
-        twin = marks[1:] if n > 1 else (*marks, _shape(rng, _pick(rng, SHAPES), slots[1], fine=hard))
-        evidence = marks[0] if n > 1 else twin[-1]
-        words = ("one", "two", "three", "four")
-        return Scene(marks, "How many shapes are there?", str(n), evidence, hard, hard, twin, (words[n - 1],))
-    kinds = [SHAPES[i] for i in rng.permutation(len(SHAPES))[: int(rng.integers(2, 4))]]
-    marks = tuple(_shape(rng, kind, slot, fine=hard) for kind, slot in zip(kinds, slots, strict=False))
-    first = marks[0]
+        more = (*marks, _shape(rng, _pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
+        word = ("one", "two", "three", "four")[n - 1]
+        return Scene(marks, "How many shapes are there?", str(n), (more or marks)[-1], hard, hard, more or marks[:-1], (word,))
+    if topic == "place":
+        x, y = _at(rng, slots[1])
+        return Scene(marks, "Where is the shape?", place, first, hard, hard, (replace(first, x=x, y=y),))
     if topic == "colour":
-        return Scene(marks, f"What colour is the {first.kind}?", first.colour, first, False)
-    x, y = _at(rng, slots[3])
-    twin = _swap(marks, first, replace(first, x=x, y=y))
-    return Scene(marks, f"Where is the {first.kind}?", PLACES[slots[0]], first, hard, hard, twin)
+        return Scene(marks, f"What colour is the shape at the {place}?", first.colour, first, False)
+    kind = _pick(rng, SHAPES, first.kind)
+    twin = _swap(marks, first, replace(first, kind=kind, value=kind))
+    return Scene(marks, f"What shape is at the {place}?", first.kind, first, hard, hard, twin)
 
 
 def draw_poster(rng: np.random.Generator) -> list[Mark | None]:

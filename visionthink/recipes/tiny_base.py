@@ -165,16 +165,9 @@ def caption_share(progress: float) -> float:
     return 1.0 if progress < 0.2 else max(0.15, 1 - (progress - 0.2) / 0.25)
 
 
-def lesson_families(progress: float) -> list[str]:
-    """The families to draw from, equally; in the last 40 % those that search for a shape, which are learned last, are drawn
-    more often."""
-    families = list(synth.FAMILIES)
-    return families if progress < 0.61 else [*families, "chart", *["scene", "presence"] * 3]
-
-
 def learning_rate(progress: float, step: int) -> float:
-    """Relative to the peak: 200 steps of warm-up, constant, linear decay over the last 30 %."""
-    return min(1.0, (step + 1) / 200) * (1.0 if progress < 0.7 else max(0.02, (1 - progress) / 0.3))
+    """Relative to the peak: 200 steps of warm-up, constant, linear decay over the last 15 %."""
+    return min(1.0, (step + 1) / 200) * (1.0 if progress < 0.85 else max(0.02, (1 - progress) / 0.15))
 
 
 class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
@@ -201,8 +194,7 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
             quarter = progress > 0.2 and rng.random() < 0.3
             image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < 0.25))
             return self.demonstrate(Example("caption", CAPTION_QUESTION, image), caption, "low" if quarter else "full")
-        families = lesson_families(progress)
-        family = families[int(rng.integers(len(families)))]
+        family = list(synth.FAMILIES)[int(rng.integers(len(synth.FAMILIES)))]
         scene = synth.draw_scene(family, rng, hard=bool(rng.integers(2)))
         one_level: Branch = "full" if rng.random() < 0.75 else "low"
         two_levels: Branch = "request" if rng.random() < (0.7 if sum(scene.paper) > 3 * 157 else 0.3) else "direct"
@@ -243,7 +235,7 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
 # ------------------------------------------------------------------------------------------------ training
 
 
-def pretrain(out: Path, *, batches: int = 18_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
+def pretrain(out: Path, *, batches: int = 20_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
     """Train from random weights and save the base model to `out / "base"`; returns that folder.
 
     State is saved every 1,000 batches; a second call with the same folder goes on from there. The loss is in `out /
