@@ -407,6 +407,8 @@ def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: b
     )
 
 
-def suite(n: int, *, split: str = "test", seed: int = 0, families: Sequence[str] = tuple(FAMILIES)) -> list[Example]:
-    """`n` items, the families in turn."""
-    return [draw(families[i % len(families)], i // len(families), split=split, seed=seed) for i in range(n)]
+def suite(n: int, *, split: str = "test", seed: int = 0, balanced: bool = False) -> list[Example]:
+    """`n` items, the families in turn; hard in each family's own share or, `balanced`, every other one."""
+    families = list(FAMILIES)
+    rows = [(families[i % len(families)], i // len(families)) for i in range(n)]
+    return [draw(f, i, split=split, seed=seed, hard=bool(i % 2) if balanced else None) for f, i in rows]

@@ -173,6 +173,15 @@ def save_checkpoint(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     tokenizer.chat_template = chatml.template()
     tokenizer.save_pretrained(folder)
+    _only_about_the_tokenizer(folder / "tokenizer_config.json")
     image_processor.save_pretrained(folder)
     settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
+
+
+def _only_about_the_tokenizer(file: Path) -> None:
+    """Drop what loading and training left behind: where it came from, and which processor held it."""
+    config = json.loads(file.read_text("utf-8"))
+    for key in ("is_local", "local_files_only", "processor_class", "response_template"):
+        config.pop(key, None)
+    file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -235,7 +235,7 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
 # ------------------------------------------------------------------------------------------------ training
 
 
-def pretrain(out: Path, *, batches: int = 20_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
+def pretrain(out: Path, *, batches: int = 22_500, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
     """Train from random weights and save the base model to `out / "base"`; returns that folder.
 
     State is saved every 1,000 batches; a second call with the same folder goes on from there. The loss is in `out /
