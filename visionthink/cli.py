@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 import typing
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+        logging.getLogger("trl").setLevel(logging.ERROR)  # it prints a page per unscored rollout; we count them
     try:
         options = _parser().parse_args(arguments)
         options.run(options)
