@@ -259,7 +259,7 @@ def _train_settings() -> dict[str, type]:
     from visionthink.train.config import TrainConfig
 
     kinds = typing.get_type_hints(TrainConfig)
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume", "overrides")]
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume")]
     return {name: kinds[name] if kinds[name] in (int, float) else str for name in names}
 
 

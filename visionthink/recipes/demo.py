@@ -28,7 +28,7 @@ _MARK = ".visionthink-demo"
 def demo(out: Path, console: Console) -> dict[str, Any]:
     """Run it and return what was measured: a summary per model and policy, the gap before and after, the seconds of training.
 
-    Three models: `base` before training, `trained` by this very run, and `tuned`, the shipped one that was trained for longer.
+    Three models: `base` before training, `trained` by this very run, and `tuned`, the shipped one, made by the same recipe.
 
     Raises:
         OptionError: the folder holds something that no demo wrote.

@@ -3,7 +3,8 @@
 `base` (see `recipes.tiny_base`) answers well at the resolution it is given and asks for more at random; `tuned` is base after
 multi-turn GRPO, by the recipe below.
 
-Hardware: 2 CPU cores, 4 GB. Time: about 60 minutes for `base`, 4 for `tuned`. Goes on where it was interrupted.
+Hardware: 2 CPU cores, 4 GB. Time: 4 minutes for `tuned`; for `base` about 65, extrapolated from its
+100 samples a second (see docs/log.md). Goes on where it was interrupted.
 Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` to replace the shipped checkpoints).
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,8 +66,6 @@ class TrainConfig:
     """Rollouts per forward pass; 0 takes a whole step at once."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
-    overrides: dict[str, Any] = field(default_factory=dict)
-    """Further TRL settings by name, for recipes; they win."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -136,4 +134,4 @@ class TrainConfig:
             "gradient_checkpointing": not on_cpu,
             "dataloader_pin_memory": not on_cpu,
         }
-        return GRPOConfig(**(settings | self.overrides))
+        return GRPOConfig(**settings)
