@@ -31,6 +31,15 @@ class Run:
         return f"{self.summary['model']} · {self.summary['policy']}"
 
 
+def read(folder: Path) -> Run:
+    """An evaluation folder.
+
+    Raises:
+        DataError: it is none, or it is damaged.
+    """
+    return Run(folder, *read_run(folder))
+
+
 def report(folders: Sequence[Path], out: Path) -> None:
     """Write the page.
 
@@ -46,7 +55,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
         if (folder / "metrics.jsonl").is_file():
             trainings.append((folder.name, _metrics(folder / "metrics.jsonl")))
         else:
-            runs.append(Run(folder, *read_run(folder)))
+            runs.append(read(folder))
     from jinja2 import Environment
 
     template = (resources.files("visionthink") / "evals" / "report.html.jinja").read_text("utf-8")
@@ -55,7 +64,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
         .from_string(template)
         .render(
             rows=[_row(run, runs) for run in runs],
-            frontier=_frontier(runs) if runs else "",
+            frontier=frontier(runs) if runs else "",
             families=_families(runs) if any(_adaptive(r) for r in runs) else "",
             curves=[(name, _curves(metrics)) for name, metrics in trainings],
             gallery=_gallery(runs),
@@ -133,7 +142,9 @@ def _svg(figure: Any) -> str:
     return buffer.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]
 
 
-def _frontier(runs: Sequence[Run]) -> str:
+def frontier(runs: Sequence[Run]) -> str:
+    """Accuracy against visual tokens, as SVG. A star is where the model decides; a dashed line is what a coin between low and
+    full would get."""
     figure, axes = _figure(7.2, 4.2)
     models = list(dict.fromkeys(r.summary["model"] for r in runs))
     for i, model in enumerate(models):

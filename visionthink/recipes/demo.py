@@ -14,7 +14,7 @@ from rich.table import Table
 
 from visionthink.errors import OptionError
 from visionthink.evals.metrics import random_mix
-from visionthink.evals.report import report
+from visionthink.evals.report import frontier, read, report
 from visionthink.evals.runner import evaluate
 from visionthink.model import load
 from visionthink.recipes import recipe, suite
@@ -54,6 +54,7 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
     _measure("tuned", "tiny", examples, out, summaries)
     console.print("[bold]4/4[/] the report")
     report([*(out / name for name in summaries), config.out], out / "report.html")
+    (out / "frontier.svg").write_text(frontier([read(out / name) for name in summaries if not name.startswith("tuned")]), "utf-8")
     console.print(summary_table(list(summaries.values())))
     gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
     margin = {name: _margin(name, summaries) for name in gap}

@@ -32,9 +32,9 @@ def tiny() -> Recipe:
         steps=150,
         prompts_per_step=16,
         group_size=8,
-        learning_rate=2e-4,
+        learning_rate=4e-4,
         max_new_tokens=8,
-        kl_coef=0.0,
+        kl_coef=0.1,
         save_steps=20,
     )
     # as many hard questions as easy ones, as in the paper's curated set (Sec. 3.5)
