@@ -274,6 +274,11 @@ class Protocol:
         """The string that no reply without a request contains."""
         return self._asking().opens
 
+    @property
+    def answer_opening(self) -> str:
+        """The string that opens an answer."""
+        return "<answer>"
+
     def is_well_formed(self, text: str, *, can_request: bool = True) -> bool:
         """Whether one turn keeps the format to the letter: a valid request or a tagged answer, once, and nothing beside it.
 

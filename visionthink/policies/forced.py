@@ -6,13 +6,26 @@ Both branches of a model are measured with it: "asks because it cannot answer" i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
+from typing import Protocol as TypingProtocol
 
-from visionthink.policies.local import LocalPolicy
+from visionthink.policies.render import Renderer
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
 ForcedAction = Literal["direct", "request"]
+
+
+class Steerable(TypingProtocol):
+    """A policy whose tokens are in our hands: the local one, or the one under training."""
+
+    renderer: Renderer
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]: ...
+
+    def forbidding(self, text: str) -> Self:
+        """The same policy, unable to say `text`."""
+        ...
 
 
 class ForcedPolicy:
@@ -22,7 +35,7 @@ class ForcedPolicy:
     string that opens a request is banned. The histories must be of episodes that can ask.
     """
 
-    def __init__(self, policy: LocalPolicy, protocol: Protocol, action: ForcedAction):
+    def __init__(self, policy: Steerable, protocol: Protocol, action: ForcedAction):
         self.policy, self.protocol, self.action = policy, protocol, action
         self._silent = policy.forbidding(protocol.request_opening)
 

@@ -35,6 +35,8 @@ def tiny() -> Recipe:
         learning_rate=4e-4,
         max_new_tokens=8,
         kl_coef=0.1,
+        refill=0,
+        exclude="truncated",
         save_steps=20,
     )
     # as many hard questions as easy ones, as in the paper's curated set (Sec. 3.5)

@@ -34,9 +34,15 @@ class Rubric:
     judge: Judge = field(default_factory=RulesJudge)
     penalty: Penalty = field(default_factory=Penalty)
 
-    def score_group(self, transcripts: RolloutGroup) -> list[RewardBreakdown]:
-        """Rewards of the members of one group, in order. They must all be of the same example."""
-        verdicts = [self.judge.judge(t) for t in transcripts]
+    def score_group(self, transcripts: RolloutGroup, excluded: Sequence[str | None] | None = None) -> list[RewardBreakdown]:
+        """Rewards of the members of one group, in order. They must all be of the same example.
+
+        `excluded` says for each member why it is left out, or None; such a member is not judged.
+        """
+        verdicts = [
+            Verdict("unscored", "filter", reason) if reason else self.judge.judge(t)
+            for t, reason in zip(transcripts, excluded or [None] * len(transcripts), strict=True)
+        ]
         scored = [i for i, v in enumerate(verdicts) if v.verdict != "unscored"]
         paid = self.penalty([transcripts[i].requested for i in scored], [verdicts[i].verdict == "correct" for i in scored])
         penalties = dict(zip(scored, paid, strict=True))
@@ -51,9 +57,3 @@ class Rubric:
             return RewardBreakdown(None, form, 0.0, None, verdict)
         accuracy = float(verdict.verdict == "correct")
         return RewardBreakdown(accuracy, form, penalty, accuracy + form - penalty, verdict)
-
-    def score_groups(self, transcripts: Sequence, group_size: int) -> list[RewardBreakdown]:
-        """Rewards of consecutive whole groups, flattened."""
-        return [
-            b for s in range(0, len(transcripts), group_size) for b in self.score_group(list(transcripts[s : s + group_size]))
-        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from visionthink.errors import OptionError
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.penalty import Penalty
+from visionthink.train.rollouts import Exclusion, parse_exclusions
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from trl import GRPOConfig
 
 
@@ -30,6 +33,10 @@ _LEAST = {
     "clip_eps": 0,
     "kl_coef": 0,
     "penalty_weight": 0,
+    "entropy_coef": 0,
+    "refill": 0,
+    "forced": 0,
+    "lora_rank": 0,
 }
 
 
@@ -55,15 +62,31 @@ class TrainConfig:
     clip_eps: float = 0.2
     kl_coef: float = 0.001
     """Beta, the weight of the KL penalty; 0 trains without a reference model."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     penalty: Literal["eq5", "released", "constant", "none"] = "eq5"
     theta: float = 0.2
     penalty_weight: float = 0.1
+    penalty_scope: Literal["all", "correct"] = "all"
     ladder: str = "0.25,1"
+    refill: int = 4
+    """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
+    exclude: str = "duplicate,empty,truncated"
+    """Members that take no part in their group's statistics and get no gradient."""
+    forced: int = 0
+    """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
     seed: int = 0
     save_steps: int = 20
     """Steps between checkpoints."""
     micro_batch: int = 0
     """Rollouts per forward pass; 0 takes a whole step at once."""
+    gradient_checkpointing: bool = False
+    lora_rank: int = 0
+    """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved."""
+    vllm: Literal["off", "colocate", "server"] = "off"
+    """Where rollouts are generated: by transformers, by vLLM on the training GPUs, or by a vLLM server."""
+    report_to: str = "none"
+    """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
 
@@ -75,47 +98,76 @@ class TrainConfig:
             raise OptionError(
                 f"micro_batch {self.micro_batch} does not divide the {self.prompts_per_step * self.group_size} rollouts of a step"
             )
+        if self.group_size - 2 * self.forced < 2:
+            raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
+        if self.vllm not in ("off", "colocate", "server"):
+            raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
+        if self.forced and self.vllm != "off":
+            raise OptionError(f"forced {self.forced}: vLLM cannot be kept from asking; use --vllm off")
         self.rollout_ladder()
         self.rollout_penalty()
+        self.exclusions()
 
     def rollout_ladder(self) -> ResolutionLadder:
         return ResolutionLadder.parse(self.ladder)
 
     def rollout_penalty(self) -> Penalty:
-        return Penalty(self.penalty, self.theta, self.penalty_weight)
+        return Penalty(self.penalty, self.theta, self.penalty_weight, self.penalty_scope)
+
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        return parse_exclusions(self.exclude)
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
 
-    def to_trl(self, *, on_cpu: bool, bridge_tokens: int, reward_count: int) -> GRPOConfig:
+    def peft(self) -> LoraConfig | None:
+        """The adapter, if one is trained: on every linear layer of the language model."""
+        if not self.lora_rank:
+            return None
+        try:
+            from peft import LoraConfig
+        except ImportError:
+            raise OptionError(f"lora_rank {self.lora_rank}: needs peft; pip install 'visionthink[train]'") from None
+        layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
+
+    def to_trl(self, *, on_cpu: bool, bridge_tokens: int, never_sampled: Sequence[int]) -> GRPOConfig:
         """TRL's configuration for Eq. 3.
 
-        Groups stay whole inside every reward call because a generation batch is a step's rollouts; the completion
-        budget holds every turn and the largest view that may be shown in between (`bridge_tokens`), so no request is
-        silently rolled back.
+        Args:
+            on_cpu: whether to stay off accelerators and half precision.
+            bridge_tokens: the most ids that may stand between two turns.
+            never_sampled: ids the model must not say.
         """
         from trl import GRPOConfig
 
         turns = len(self.rollout_ladder().levels)
         rollouts = self.prompts_per_step * self.group_size
         micro = self.micro_batch or rollouts
+        if self.vllm == "off":
+            generation: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "suppress_tokens": list(never_sampled)}
+        else:
+            generation = {"max_tokens": self.max_new_tokens, "logit_bias": {str(i): -100.0 for i in never_sampled}}
         settings: dict[str, Any] = {
             "output_dir": str(self.out),
             "max_steps": self.steps,
+            # a generation batch is a whole step: no group is split between processes or passes
             "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": rollouts // micro,
             "num_generations": self.group_size,
             "max_completion_length": turns * self.max_new_tokens + (turns - 1) * bridge_tokens,
-            "max_tool_calling_iterations": turns - 1,
+            "generation_kwargs": generation,
+            "use_vllm": self.vllm != "off",
+            "vllm_mode": self.vllm if self.vllm != "off" else "colocate",
             "loss_type": "grpo",
             "importance_sampling_level": "token",
             "scale_rewards": "group",
             "use_bias_correction_kl": False,
             "epsilon": self.clip_eps,
             "beta": self.kl_coef,
+            "entropy_coef": self.entropy_coef,
             "temperature": self.temperature,
-            "reward_weights": [1.0] * reward_count,
-            "mask_truncated_completions": False,  # True crashes on rollouts with images
+            "mask_truncated_completions": False,  # True crashes on rollouts with images; `exclude` does it
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": "constant_with_warmup",
             "warmup_steps": self.warmup_steps,
@@ -125,13 +177,14 @@ class TrainConfig:
             "save_steps": self.save_steps,
             "save_total_limit": 2,
             "logging_steps": 1,
-            "report_to": "none",
+            "report_to": self.report_to,
             "disable_tqdm": True,  # our own progress bar
             "log_completions": False,
+            "log_multimodal": False,
             "remove_unused_columns": False,
             "bf16": not on_cpu,
             "use_cpu": on_cpu,
-            "gradient_checkpointing": not on_cpu,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "dataloader_pin_memory": not on_cpu,
         }
         return GRPOConfig(**settings)

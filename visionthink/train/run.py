@@ -14,7 +14,6 @@ import torch
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
 from visionthink.train.config import TrainConfig
-from visionthink.train.environment import forget_tokenizer
 from visionthink.train.trainer import make_trainer
 from visionthink.types import Example
 
@@ -68,11 +67,11 @@ def _run(config: TrainConfig, examples: Sequence[Example]) -> Path:
     (config.out / "config.json").write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
     newest = last_checkpoint(config.out)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    forget_tokenizer(checkpoint.tokenizer)
     final = config.out / "final"
+    model = trainer.accelerator.unwrap_model(trainer.model)
     save_checkpoint(
         final,
-        model=trainer.accelerator.unwrap_model(trainer.model),
+        model=model.merge_and_unload() if config.lora_rank else model,
         tokenizer=checkpoint.tokenizer,
         image_processor=checkpoint.image_processor,
         protocol=checkpoint.protocol,

@@ -1,34 +1,38 @@
-"""A thin subclass of TRL's `GRPOTrainer`, and the function that sets one up.
+"""A thin subclass of TRL's `GRPOTrainer`: it replaces one private method, `_generate`, by our episodes. The loss is TRL's own.
 
-Overrides one private method (`_generate`, to complete the transcripts) and one public (`log`). The loss is TRL's own.
+TRL hands over a step's examples and takes back token ids, loss masks and images; advantages, log-probabilities, clipping,
+KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_trl`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import transformers
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from PIL import Image
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from visionthink import chatml
-from visionthink.errors import DataError
+from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.protocol import CallError
-from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.judge import Judge, RulesJudge
 from visionthink.rewards.rubric import Rubric
 from visionthink.train.config import TrainConfig
-from visionthink.train.environment import EpisodeSource, environment_factory, read_turn, teach_tokenizer
+from visionthink.train.engine import TrainerPolicy
 from visionthink.train.progress import MetricsFile, ProgressBar
-from visionthink.train.rewards import GroupRewards
-from visionthink.types import Completion, Example, ImageView, Transcript
+from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, varies
+from visionthink.types import Example, ImageView, Transcript
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 with warnings.catch_warnings():
@@ -39,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor without its video half, which needs torchvision."""
+    """Qwen2.5-VL's processor without its video half, which needs torchvision. TRL knows a vision model by it."""
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **_: Any):
         self.image_token, self.video_token, self.video_processor = chatml.IMAGE_PAD, chatml.VIDEO_PAD, None
@@ -49,40 +53,153 @@ class ImageTextProcessor(Qwen2_5_VLProcessor):
 
 
 class VisionThinkTrainer(GRPOTrainer):
-    """GRPO over episodes. Build it with `make_trainer`."""
+    """GRPO over episodes.
+
+    Args:
+        config: the run.
+        checkpoint: what is trained.
+        source: makes the episodes.
+        rubric: scores the groups.
+        example_ids: what to train on, ids of `source.examples`.
+
+    Raises:
+        OptionError: the way the weights are distributed cannot work with turns of unequal number.
+    """
+
+    def __init__(
+        self, config: TrainConfig, checkpoint: Checkpoint, source: EpisodeSource, rubric: Rubric, example_ids: Sequence[str]
+    ):
+        self.config, self.example_ids, self.rollouts = config, list(example_ids), list[Rollout]()
+        renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+        super().__init__(
+            model=checkpoint.model,
+            reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
+            args=config.to_trl(
+                on_cpu=checkpoint.model.device.type == "cpu",
+                bridge_tokens=bridge_tokens(source, renderer),
+                never_sampled=sorted(v for t, v in checkpoint.tokenizer.get_vocab().items() if t in chatml.NEVER_SAMPLED),
+            ),
+            # TRL carries the id through its own sampler; what is said is the episode's business
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in example_ids]),
+            processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
+            callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
+            peft_config=config.peft(),
+        )
+        self.remove_callback(transformers.trainer_callback.PrinterCallback)
+        self.tools = [self._generate]  # TRL rebuilds images from token ids, as we need it, only where there are tools
+        refuse_sharded_generation(self)
+        policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
+        self.sampler = GroupSampler(source, policy, rubric, config.group_size, forced=config.forced, exclude=config.exclusions())
+
+    def _column(self, name: str, sign: int = 1) -> Callable[..., list[float | None]]:
+        """One part of the reward, as TRL wants it. A member that was not scored gets None from every part: TRL then leaves it
+        out of the group's statistics."""
+
+        def column(**_: Any) -> list[float | None]:
+            return [None if r.score.total is None else sign * getattr(r.score, name) for r in self.rollouts]
+
+        column.__name__ = name
+        return column
 
     def _generate(self, prompts: list) -> tuple:
-        result = super()._generate(prompts)
-        prompt_ids, completion_ids, mask = result[:3]
-        for environment, prompt, ids, sampled in zip(self.environments, prompt_ids, completion_ids, mask, strict=True):
-            begin = last_run(sampled)
-            text, ended = read_turn(self._tokenizer, ids[begin:])
-            completion = Completion(
-                text,
-                finish_reason="stop" if ended else "length",
-                token_ids=tuple(ids[begin:]),
-                prompt_ids=(*prompt, *ids[:begin]),
-            )
-            environment._finish(completion)
-        return result
+        started = time.perf_counter()
+        groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
+        self._log_metric("zero_variance", sum(not varies(g) for g in groups) / len(groups))
+        if self.config.refill:
+            groups = self._refill(groups)
+        self.rollouts = [rollout for group in groups for rollout in group]
+        self._measure(time.perf_counter() - started)
+        transcripts = self.transcripts()
+        begins = [len(t.turns[0].prompt_ids) for t in transcripts]
+        images = [list(rollout.images) for rollout in self.rollouts]
+        return (
+            [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
+            [list(t.token_ids[n:]) for t, n in zip(transcripts, begins, strict=True)],
+            [list(r.loss_mask[n:]) for r, n in zip(self.rollouts, begins, strict=True)],
+            [[{"role": "assistant", "content": t.turns[-1].text}] for t in transcripts],
+            [sampling_logprobs(t) for t in transcripts] if self.use_vllm else None,
+            {},
+            images,
+            images,
+        )
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # TRL writes completions to parquet, which cannot mix text contents with lists of blocks
-        for conversation in (*self._logs["prompt"], *self._logs["completion"]):
-            for message in conversation:
-                if isinstance(message.get("content"), str):
-                    message["content"] = [{"type": "text", "text": message["content"]}]
-                message.pop("tool_calls", None)
-        super().log(logs, start_time)
+    def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
+        rounds at most; what is left after them is masked. All processes sample equally many groups, so none waits."""
+        groups = list(groups)
+        for attempt in range(self.config.refill):
+            poor = [i for i, group in enumerate(groups) if not varies(group)]
+            wanted = int(self.accelerator.gather(torch.tensor([len(poor)], device=self.accelerator.device)).max())
+            if not wanted:
+                break
+            draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
+            fresh = self.sampler.sample(draw.choices(self.example_ids, k=wanted))
+            for i, group in zip(poor, filter(varies, fresh), strict=False):
+                groups[i] = group
+        return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
+
+    def _measure(self, seconds: float) -> None:
+        """What a person watching the run wants to see; TRL averages over processes and steps."""
+        free = [r for r in self.rollouts if r.forced is None]
+        transcripts = [r.transcript for r in free]
+        sampled = [sum(r.transcript.loss_mask) for r in self.rollouts]
+
+        def mean(name: str, values: Sequence[float]) -> None:
+            if values:
+                self._log_metric(name, sum(values) / len(values))
+
+        mean("request_ratio", [t.requested for t in transcripts])
+        for need in ("easy", "hard"):
+            mean(f"request_ratio/{need}", [t.requested for t in transcripts if t.need == need])
+        mean("retain_cumulative", [t.retain_cumulative for t in transcripts])
+        mean("unscored", [r.score.total is None for r in self.rollouts])
+        for action, requested in (("direct", False), ("request", True)):
+            chosen = [r for r in self.rollouts if r.transcript.requested == requested and r.score.accuracy is not None]
+            mean(f"accuracy/{action}", [r.score.accuracy or 0.0 for r in chosen])
+        mean("completions/mean_length", sampled)
+        mean("completions/clipped_ratio", [t.stop_reason == "length" for t in transcripts])
+        mean("rollouts_per_second", [self.accelerator.num_processes * len(self.rollouts) / seconds])
+        seen = torch.tensor(sum(len(r.transcript.token_ids) for r in self.rollouts), device=self.accelerator.device)
+        self.state.num_input_tokens_seen += int(self.accelerator.gather(seen).sum())
+        self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def transcripts(self) -> list[Transcript]:
-        """Of the latest generation batch, groups in order."""
-        return [environment.transcript for environment in self.environments or ()]
+        """Of the latest step on this process, groups in order."""
+        return [rollout.transcript for rollout in self.rollouts]
 
 
-def last_run(mask: Sequence[int]) -> int:
-    """Where the last turn's sampled ids begin in a completion: the index after the last 0 of the mask."""
-    return next((i + 1 for i in range(len(mask) - 1, -1, -1) if not mask[i]), 0)
+def sampling_logprobs(transcript: Transcript) -> list[float]:
+    """Log-probabilities of the ids after the opening, 0 where nothing was sampled; what a vLLM run corrects with."""
+    opening, *_ = transcript.turns
+    values = [
+        value
+        for turn in transcript.turns
+        for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
+    ]
+    return values[len(opening.prompt_ids) :]
+
+
+def refuse_sharded_generation(trainer: GRPOTrainer) -> None:
+    """Weights split over processes are gathered for every turn, but one process may need a turn that another does not: all
+    would wait for ever."""
+    accelerator = trainer.accelerator
+    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
+    sharded = accelerator.distributed_type == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
+    if sharded and not trainer.use_vllm:
+        raise OptionError(
+            "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
+            "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
+        )
+
+
+def bridge_tokens(source: EpisodeSource, renderer: Renderer) -> int:
+    """The most ids that may stand between two turns: the largest full view in its message, or an error message."""
+    if len(source.ladder.levels) == 1:
+        return 0
+    largest = max(source.episode(example).visual_tokens_full for example in source.examples.values())
+    view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
+    replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
+    return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
 
 
 def make_trainer(
@@ -95,59 +212,23 @@ def make_trainer(
         OptionError: a setting that cannot work, before anything is trained.
     """
     checkpoint = checkpoint or open_checkpoint(config.model)
-    ladder, protocol = config.rollout_ladder(), checkpoint.protocol
-    source = EpisodeSource({e.id: e for e in examples}, ladder, protocol, checkpoint.budget)
-    rows, bridge_tokens = _rows(source, ladder, checkpoint)
-    trl_config = config.to_trl(on_cpu=checkpoint.model.device.type == "cpu", bridge_tokens=bridge_tokens, reward_count=3)
-    vocabulary = checkpoint.tokenizer.get_vocab()
-    trl_config.generation_kwargs = {
-        "max_new_tokens": config.max_new_tokens,
-        "suppress_tokens": sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary),
-    }
-    trl_config.chat_template_kwargs = {"boundary": protocol.boundary}
-    template = chatml.template()
-    teach_tokenizer(checkpoint.tokenizer, source, template)
-    processor = ImageTextProcessor(
-        image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer, chat_template=template
-    )
-    model = checkpoint.model
-    model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
-    model.train()
-    rewards = GroupRewards(Rubric(protocol, judge or RulesJudge(), config.rollout_penalty()), config.group_size)
-    trainer = VisionThinkTrainer(
-        model=model,
-        reward_funcs=rewards.functions(),
-        args=trl_config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=processor,
-        environment_factory=environment_factory(source),
-        callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
-    )
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    return trainer
+    source = EpisodeSource({e.id: e for e in examples}, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
+    example_ids = _trainable(source)
+    checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
+    checkpoint.model.train()
+    rubric = Rubric(checkpoint.protocol, judge or RulesJudge(), config.rollout_penalty())
+    return VisionThinkTrainer(config, checkpoint, source, rubric, example_ids)
 
 
-def _rows(source: EpisodeSource, ladder: ResolutionLadder, checkpoint: Checkpoint) -> tuple[list[dict[str, Any]], int]:
-    """Dataset rows, and the most tokens that may stand between two turns. An example whose ladder collapses has nothing to
-    decide and is left out, counted."""
-    rows, collapsed, largest = [], 0, 0
-    for example_id in source.examples:
-        episode = source.episode(example_id)
-        if len(ladder.levels) > 1 and len(episode.levels) < len(ladder.levels):
-            collapsed += 1
-            continue
-        system = [{"role": m.role, "content": "".join(map(str, m.content))} for m in episode.opening() if m.role == "system"]
-        rows.append({"prompt": [*system, {"role": "user", "content": ""}], "example_id": example_id})
-        largest = max(largest, episode.visual_tokens_full)
-    if not rows:
+def _trainable(source: EpisodeSource) -> list[str]:
+    """Examples with something to decide: one whose ladder collapses is left out, counted."""
+    levels = len(source.ladder.levels)
+    kept = [e.id for e in source.examples.values() if len(source.episode(e).levels) == levels]
+    collapsed = len(source.examples) - len(kept)
+    if not kept:
         raise DataError(
-            f"no example to train on: {collapsed} of {len(source.examples)} cannot be asked for on the ladder {ladder}"
+            f"no example to train on: {collapsed} of {len(source.examples)} cannot be asked for on the ladder {source.ladder}"
         )
     if collapsed:
-        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, ladder)
-    if len(ladder.levels) == 1:
-        return rows, 0
-    renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
-    view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
-    replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
-    return rows, max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
+        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
+    return kept

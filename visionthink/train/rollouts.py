@@ -1,0 +1,164 @@
+"""From examples to scored rollout groups. No trainer, no tensors: episodes are driven, judged, and told apart.
+
+A group is `group_size` episodes of one example. With `forced` > 0 that many of them are made to answer directly and as many to
+ask: both branches then stay trained and measured, however lopsided the policy has become. Only what the policy chose itself
+is trained: a forced decision is masked.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from PIL import Image
+
+from visionthink.episode import Episode, Policy, run_batch
+from visionthink.errors import OptionError
+from visionthink.images import open_image
+from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
+from visionthink.policies.render import views
+from visionthink.protocol import Protocol
+from visionthink.resolution import PixelBudget, ResolutionLadder
+from visionthink.rewards.rubric import RewardBreakdown, Rubric
+from visionthink.types import Example, RolloutGroup, StopReason, Transcript
+
+Exclusion = Literal["duplicate", "empty", "truncated"]
+EXCLUSIONS: tuple[Exclusion, ...] = ("duplicate", "empty", "truncated")
+
+
+def parse_exclusions(text: str) -> tuple[Exclusion, ...]:
+    """ "duplicate,empty" to its parts; "" is none.
+
+    Raises:
+        OptionError: an unknown name.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in EXCLUSIONS:
+            raise OptionError(f"exclude {name!r}: choose from {', '.join(EXCLUSIONS)}")
+    return names  # type: ignore[return-value]
+
+
+def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | None]:
+    """Why each member takes no part in its group's statistics and gets no gradient, or None. A duplicate says, token for
+    token, what an earlier member said."""
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    reasons: list[str | None] = []
+    for transcript in group:
+        said = tuple(turn.token_ids for turn in transcript.turns)
+        reason: Exclusion | None = None
+        if transcript.stop_reason is StopReason.EMPTY:
+            reason = "empty"
+        elif transcript.stop_reason is StopReason.LENGTH:
+            reason = "truncated"
+        elif said in seen:
+            reason = "duplicate"
+        seen.add(said)
+        reasons.append(reason if reason in names else None)
+    return reasons
+
+
+@dataclass(frozen=True)
+class EpisodeSource:
+    """Makes the episodes of a run."""
+
+    examples: Mapping[str, Example]
+    ladder: ResolutionLadder
+    protocol: Protocol
+    budget: PixelBudget
+
+    def episode(self, example: Example) -> Episode:
+        return Episode(example, self.ladder, self.protocol, budget=self.budget)
+
+    def episodes(self, example_id: str, count: int) -> list[Episode]:
+        """Several of one example, whose file is opened once."""
+        example = self.examples[example_id]
+        opened = open_image(example.image, name=f"example {example_id}").image
+        return [self.episode(replace(example, image=opened)) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A transcript, the views that were shown, its loss mask (as `Transcript.loss_mask`; zero where a decision was forced, all
+    zero where the member is left out) and its score. `forced` names the action it was made to take."""
+
+    transcript: Transcript
+    images: tuple[Image.Image, ...]
+    loss_mask: tuple[int, ...]
+    score: RewardBreakdown
+    forced: ForcedAction | None = None
+
+    def masked(self) -> Rollout:
+        """The same, with nothing to learn from."""
+        return replace(self, loss_mask=(0,) * len(self.loss_mask))
+
+
+def varies(group: Sequence[Rollout]) -> bool:
+    """Whether a group has anything to compare: two scored members with different rewards."""
+    return len({round(r.score.total, 6) for r in group if r.score.total is not None}) > 1
+
+
+class GroupSampler:
+    """Samples and scores groups."""
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        policy: Steerable,
+        rubric: Rubric,
+        group_size: int,
+        *,
+        forced: int = 0,
+        exclude: Sequence[Exclusion] = (),
+    ):
+        self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
+        self.forced, self.exclude = forced, tuple(exclude)
+
+    def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
+        """One group per example, in order."""
+        groups = [self.source.episodes(example_id, self.group_size) for example_id in example_ids]
+        for action, policy in self._policies():
+            live = [e for group in groups for e, a in zip(group, self._actions(group[0]), strict=True) if a == action]
+            if live:
+                run_batch(live, policy())
+        return [self._score(group) for group in groups]
+
+    def _policies(self) -> list[tuple[ForcedAction | None, Callable[[], Policy]]]:
+        forced = functools.partial(ForcedPolicy, self.policy, self.source.protocol)
+        return [
+            (None, lambda: self.policy),
+            ("direct", functools.partial(forced, "direct")),
+            ("request", functools.partial(forced, "request")),
+        ]
+
+    def _actions(self, episode: Episode) -> list[ForcedAction | None]:
+        """What each member of a group is made to do; None leaves it free."""
+        forced = self.forced if episode.can_request else 0
+        return [*["direct"] * forced, *["request"] * forced, *[None] * (self.group_size - 2 * forced)]  # type: ignore[list-item]
+
+    def _score(self, episodes: Sequence[Episode]) -> list[Rollout]:
+        group = [episode.transcript() for episode in episodes]
+        scores = self.rubric.score_group(group, exclusions(group, self.exclude))
+        rollouts = [
+            Rollout(t, tuple(v.image for v in views(episode.history)), self._mask(t, action), score, action)
+            for t, episode, score, action in zip(group, episodes, scores, self._actions(episodes[0]), strict=True)
+        ]
+        return [r if r.score.total is not None else r.masked() for r in rollouts]
+
+    def _mask(self, transcript: Transcript, action: ForcedAction | None) -> tuple[int, ...]:
+        mask = list(transcript.loss_mask)
+        first = transcript.turns[0]
+        begin = len(first.prompt_ids)
+        if action == "request":  # nothing of the first turn was sampled
+            mask[begin : begin + len(first.token_ids)] = [0] * len(first.token_ids)
+        elif action == "direct":  # drawn with the request banned: not the policy's own choice
+            mask[begin + self._decision(first.token_ids)] = 0
+        return tuple(mask)
+
+    def _decision(self, token_ids: Sequence[int]) -> int:
+        """Index of the token that opens the answer, where a request might have begun instead; 0 without a tag."""
+        decode = self.policy.renderer.tokenizer.decode
+        begun = decode(token_ids).find(self.source.protocol.answer_opening)
+        return next(i for i in range(len(token_ids)) if len(decode(token_ids[: i + 1])) > begun)
