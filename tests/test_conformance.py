@@ -1,4 +1,4 @@
-"""One protocol, three loops: the batched driver, the async driver and TRL's own loop give the same transcripts.
+"""One protocol, three loops: the batched driver, the async driver and training under TRL give the same transcripts.
 
 The completions are scripted as token ids, so all three see exactly the same words; everything around them is real.
 """
@@ -81,7 +81,15 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
     one_by_one = [asyncio.run(run_async(episode(e), policy)) for e in examples]
 
     config = TrainConfig(
-        model="tiny", out=tmp_path, steps=1, prompts_per_step=len(examples), group_size=2, max_new_tokens=limit, kl_coef=0.0
+        model="tiny",
+        out=tmp_path,
+        steps=1,
+        prompts_per_step=len(examples),
+        group_size=2,
+        max_new_tokens=limit,
+        kl_coef=0.0,
+        refill=0,
+        exclude="",
     )
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     masks: list = []
@@ -110,7 +118,7 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
 
 
 def scripted_generation(trainer, renderer, protocol, limit, masks):
-    """Put the script into the model's mouth; TRL's loop, templates and processors stay as they are."""
+    """Put the script into the model's mouth; TRL's generation, and what it makes of the ids, stay as they are."""
     model, tokenizer = trainer.model, renderer.tokenizer
     pad = tokenizer.pad_token_id
 

@@ -8,13 +8,16 @@ from visionthink import Completion, Episode, Protocol, ResolutionLadder, chatml
 from visionthink.errors import ModelError
 from visionthink.policies.render import Renderer, views
 from visionthink.resolution import PixelBudget
-from visionthink.train.environment import blocks
+from visionthink.types import ImageView
 
 TINY = PixelBudget(28, 784, 12544)
 
 
 def as_chat(history):
-    return [{"role": m.role, "content": blocks(m)} for m in history]
+    def block(part):
+        return {"type": "image"} if isinstance(part, ImageView) else {"type": "text", "text": part}
+
+    return [{"role": m.role, "content": [block(part) for part in m.content]} for m in history]
 
 
 def through_template(tokenizer, history, boundary):

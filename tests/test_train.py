@@ -9,37 +9,48 @@ import json
 import pytest
 import torch
 
-from visionthink import Penalty, ResolutionLadder, chatml
+from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
+from visionthink.rewards.judge import Verdict
 from visionthink.train.config import TrainConfig
-from visionthink.train.environment import EpisodeSource, parse_response
+from visionthink.train.rollouts import exclusions, parse_exclusions
 from visionthink.train.run import train
-from visionthink.train.trainer import GRPOTrainer, last_run, make_trainer
-from visionthink.types import ImageView
+from visionthink.train.trainer import GRPOTrainer, make_trainer
+from visionthink.types import Completion, ImageView
 
 
 def small(out, **changes) -> TrainConfig:
-    settings = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "learning_rate": 1e-4, "max_new_tokens": 8, "kl_coef": 0.0}
+    settings = {
+        "steps": 2,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "learning_rate": 1e-4,
+        "max_new_tokens": 8,
+        "kl_coef": 0.0,
+        "refill": 0,
+        "exclude": "truncated",
+    }
     return TrainConfig(model="tiny-base", out=out, **(settings | changes))
 
 
-def test_what_we_override_is_still_there():
+def test_what_we_override_and_use_is_still_there():
     """A TRL upgrade that moves these must fail here, not in a training run."""
-    assert list(inspect.signature(GRPOTrainer._generate).parameters) == ["self", "prompts"]
-    assert list(inspect.signature(GRPOTrainer.log).parameters) == ["self", "logs", "start_time"]
+    parameters = {
+        "_generate": ["self", "prompts"],
+        "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
+        "_log_metric": ["self", "name", "value"],
+    }
+    for name, expected in parameters.items():
+        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected
     returned = inspect.getsource(GRPOTrainer._generate).rstrip().splitlines()[-1].strip()
-    assert returned.startswith("return prompt_ids, completion_ids, tool_mask, completions")
-
-
-def test_last_turn_of_a_mask():
-    assert last_run([1, 1, 1]) == 0
-    assert last_run([1, 1, 0, 0, 1]) == 4
-    assert last_run([1, 0]) == 2
-    assert last_run([]) == 0
+    assert returned == ("return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images")
+    caller = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert "if self.tools and any(imgs for imgs in tool_images) and self._is_vlm:" in caller
+    assert "loss_mask = completion_mask if tool_mask is None else completion_mask * tool_mask" in caller
 
 
 def test_every_recipe_can_be_read():
@@ -88,7 +99,6 @@ def test_one_level_training_has_no_second_turn(tmp_path):
     trainer = make_trainer(small(tmp_path, steps=1, ladder="1", penalty="none"), synth.suite(8, split="train"))
     trainer.train()
     assert all(t.levels == (1.0,) and len(t.turns) == 1 for t in trainer.transcripts())
-    assert trainer.args.max_tool_calling_iterations == 0
 
 
 def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
@@ -109,6 +119,10 @@ def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
         ({"seed": -1}, "seed -1: must be"),
         ({"micro_batch": -4}, "micro_batch -4: must be"),
         ({"micro_batch": 5}, "does not divide the 16 rollouts"),
+        ({"forced": 2}, "forced 2: leaves fewer than 2 of 4 rollouts free"),
+        ({"forced": 1, "vllm": "colocate"}, "vLLM cannot be kept from asking"),
+        ({"vllm": "x"}, "unknown vllm 'x'"),
+        ({"exclude": "slow"}, "exclude 'slow': choose from"),
         ({"penalty": "x"}, "unknown penalty 'x'"),
         ({"ladder": "2"}, "shares of the pixels"),
         ({"learning_rate": float("nan")}, "learning_rate nan: must be"),
@@ -126,20 +140,159 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
     longest = max(len(renderer.encode(chatml.bridge([message], "chatml"))) for message in between)
     assert longest > 16
     assert trainer.args.max_completion_length == 2 * 8 + longest
-    assert trainer.args.max_tool_calling_iterations == 1
 
 
-def test_only_what_the_episode_answers_is_a_call(tiny):
-    def parsed(text, end="<|im_end|>", levels=(0.25, 1)):
-        ids = tiny.tokenizer(text + end)["input_ids"]
-        source = EpisodeSource({}, ResolutionLadder(levels), tiny.protocol, tiny.budget)
-        return parse_response(tiny.tokenizer, source, ids, prefix=[1, 2])
+# ------------------------------------------------------------------------------------------------ the loss
 
-    assert "tool_calls" not in parsed("<answer>red</answer>")
-    assert "tool_calls" not in parsed(tiny.protocol.request, end="")  # cut off
-    assert "tool_calls" not in parsed(tiny.protocol.request, levels=(1,))  # nothing to ask for
-    for text in (tiny.protocol.request, "<tool_call>oops</tool_call>"):
-        [call] = parsed(text)["tool_calls"]
-        assert call["function"]["name"] == "respond"
-        assert call["function"]["arguments"]["text"] == text
-        assert call["function"]["arguments"]["prompt_ids"] == [1, 2]
+
+def rollout_batch(trainer) -> dict:
+    """What TRL would train on next, all rollouts of a step."""
+    trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which is not running
+    return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+
+
+def plain_logprobs(trainer, inputs, i) -> torch.Tensor:
+    """Log-probabilities of rollout i's completion [length], from one unpadded sequence through the model's own forward."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    keep = torch.cat([inputs["prompt_mask"][i], inputs["completion_mask"][i]]).bool()
+    ids = torch.cat([inputs["prompt_ids"][i], inputs["completion_ids"][i]])[keep][None]
+    begin = sum(inputs["num_images"][:i])
+    grids = inputs["image_grid_thw"][begin : begin + inputs["num_images"][i]]
+    first = int(inputs["image_grid_thw"][:begin].prod(-1).sum())
+    hidden = model.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=(ids == trainer._image_pad_token_id).long(),
+        pixel_values=inputs["pixel_values"][first : first + int(grids.prod(-1).sum())],
+        image_grid_thw=grids,
+    ).last_hidden_state
+    logits = hidden @ model.lm_head.weight.T
+    picked = torch.log_softmax(logits[0, :-1].float(), -1).gather(-1, ids[0, 1:, None])[:, 0]
+    return picked[int(inputs["prompt_mask"][i].sum()) - 1 :]
+
+
+def test_loss_is_equation_3(tmp_path):
+    """-1/G sum_i 1/|I_i| sum_t I_it [min(rho A, clip(rho, .8, 1.2) A) - beta (e^(ref-p) - (ref-p) - 1)], written by hand over
+    unpadded sequences; I is 1 for sampled tokens."""
+    eps, beta = 0.2, 0.05
+    trainer = make_trainer(small(tmp_path, kl_coef=beta, group_size=6), synth.suite(12, split="train"))
+    inputs = rollout_batch(trainer)
+    assert set(inputs["num_images"]) == {1, 2}, "rollouts of one and of two images are needed"
+    batched, _, _ = trainer._get_per_token_logps_and_entropies(
+        trainer.model,
+        torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+        torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+        inputs["completion_ids"].shape[1],
+        **{k: inputs[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
+    )
+    old = batched.detach() + 0.3 * torch.sin(torch.arange(batched.numel())).view_as(batched)  # ratios on both sides of the clip
+    inputs["old_per_token_logps"] = old
+    inputs["ref_per_token_logps"] = batched.detach() + 0.2 * torch.cos(torch.arange(batched.numel())).view_as(batched)
+    rows = []
+    for i, advantage in enumerate(inputs["advantages"]):
+        now = plain_logprobs(trainer, inputs, i)
+        n = len(now)
+        assert torch.allclose(now, batched[i, :n], atol=1e-5)
+        sampled = inputs["tool_mask"][i, :n].float()
+        ratio = (now - old[i, :n]).exp()
+        policy = torch.minimum(ratio * advantage, ratio.clamp(1 - eps, 1 + eps) * advantage)
+        gap = inputs["ref_per_token_logps"][i, :n] - now
+        rows.append(((policy - beta * (gap.exp() - gap - 1)) * sampled).sum() / sampled.sum())
+    by_hand = -torch.stack(rows).mean()
+    assert inputs["advantages"].abs().sum() > 0
+    assert abs(float(trainer.compute_loss(trainer.model, inputs)) - float(by_hand)) < 1e-6
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_gradients_reach_what_should_move_and_nothing_else(tmp_path, lora_rank):
+    trainer = make_trainer(small(tmp_path, lora_rank=lora_rank, group_size=6), synth.suite(12, split="train"))
+    trainer.compute_loss(trainer.model, rollout_batch(trainer)).backward()
+    parameters = dict(trainer.model.named_parameters())
+    moving = {name for name, p in parameters.items() if p.requires_grad}
+    reached = {name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0}
+    if lora_rank:
+        assert moving and all("lora_" in name and "language_model" in name for name in moving)
+        reached |= {name for name in moving if "lora_A" in name}  # B is 0 at first, so A has no gradient yet
+    else:
+        assert moving == set(parameters)
+    assert reached == moving
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def test_a_group_without_difference_is_replaced(tmp_path):
+    """Every other example is always right; with no penalty such a group has nothing to compare."""
+
+    class Flat:
+        def judge(self, transcript):
+            flat = int(transcript.example_id.rpartition("-")[2]) % 2
+            return Verdict("correct" if flat or transcript.requested else "wrong", "test", "")
+
+    examples = [synth.draw("scene", i, split="train") for i in range(16)]
+
+    def varied(refill):
+        config = small(tmp_path, refill=refill, group_size=8, penalty="none")
+        trainer = make_trainer(config, examples, judge=Flat())
+        inputs = rollout_batch(trainer)
+        groups = [{r.score.total for r in trainer.rollouts[i : i + 8]} for i in range(0, 32, 8)]
+        return [len(g) > 1 for g in groups], inputs["tool_mask"].reshape(4, -1).any(1).tolist()
+
+    kept, learnt = varied(0)
+    assert not all(kept) and all(learnt)
+    kept, learnt = varied(8)
+    assert all(kept) and all(learnt)
+
+
+def test_left_out_members_get_no_gradient(tiny):
+    protocol = Protocol("compact")
+
+    def transcript(*said):
+        episode = Episode(synth.draw("scene", 0), ResolutionLadder(), protocol, budget=tiny.budget)
+        for completion in said:
+            episode.step(completion)
+        return episode.transcript()
+
+    answer = Completion("<answer>2</answer>", token_ids=(7, 8))
+    group = [
+        transcript(answer),
+        transcript(answer),
+        transcript(Completion(" ", token_ids=(9,))),
+        transcript(Completion("<answer>", "length", token_ids=(7,))),
+        transcript(Completion(protocol.request, token_ids=(5, 8)), answer),
+    ]
+    assert exclusions(group, parse_exclusions("duplicate,empty,truncated")) == [None, "duplicate", "empty", "truncated", None]
+    assert exclusions(group, parse_exclusions("empty")) == [None, None, "empty", None, None]
+    assert exclusions(group, parse_exclusions("")) == [None] * 5
+    with pytest.raises(OptionError, match="exclude 'x': choose from duplicate, empty, truncated"):
+        parse_exclusions("x")
+
+
+def test_truncated_rollouts_train_without_a_crash_and_without_a_gradient(tmp_path):
+    trainer = make_trainer(small(tmp_path, max_new_tokens=3, group_size=6), synth.suite(8, split="train"))
+    inputs = rollout_batch(trainer)
+    cut = [t.stop_reason == "length" for t in (r.transcript for r in trainer.rollouts)]
+    assert any(cut) and all(r.score.total is None for r, c in zip(trainer.rollouts, cut, strict=True) if c)
+    trainer.compute_loss(trainer.model, inputs).backward()
+    assert (inputs["tool_mask"] * inputs["completion_mask"]).sum() == sum(
+        sum(r.loss_mask) for r, c in zip(trainer.rollouts, cut, strict=True) if not c
+    )
+
+
+def test_forced_branches_are_taken_and_their_decision_is_not_trained(tmp_path, tiny):
+    trainer = make_trainer(small(tmp_path, forced=2, group_size=8, temperature=1.0), synth.suite(8, split="train"))
+    rollout_batch(trainer)
+    opens_answer = tiny.tokenizer.convert_tokens_to_ids("<answer>")
+    for start in range(0, 32, 8):
+        group = trainer.rollouts[start : start + 8]
+        assert [r.forced for r in group] == ["direct"] * 2 + ["request"] * 2 + [None] * 4
+        for r in group:
+            t = r.transcript
+            kept = [i for i, m in zip(t.token_ids, r.loss_mask, strict=True) if m]
+            said = [i for turn in t.turns for i in turn.token_ids]
+            if r.forced == "direct":
+                assert not t.requested and kept == said[1:] and said[0] == opens_answer
+            elif r.forced == "request":
+                assert t.requested and kept == list(t.turns[1].token_ids)
+            else:
+                assert kept == said
