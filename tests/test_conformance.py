@@ -9,8 +9,8 @@ import asyncio
 import dataclasses
 
 import pytest
-import torch
 from PIL import Image
+from scripted import speak
 
 from visionthink import Completion, Episode, Example, ResolutionLadder, ScriptedPolicy, run_async, run_batch
 from visionthink.chatml import IMAGE_PAD
@@ -92,8 +92,16 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
         exclude="",
     )
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
+    speak(trainer, renderer, lambda question, turn, member: script_for(question, protocol, renderer, limit)[turn])
     masks: list = []
-    scripted_generation(trainer, renderer, protocol, limit, masks)
+    original = trainer._generate
+
+    def recording(prompts):
+        result = original(prompts)
+        masks.extend(zip(*result[:3], strict=True))
+        return result
+
+    trainer._generate = recording
     trainer.train()
     trained = {t.example_id: t for t in trainer.transcripts()}
 
@@ -115,35 +123,6 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
     for t in batched:
         opening = len(t.turns[0].prompt_ids)
         assert prompts_and_masks[t.token_ids[:opening], t.token_ids[opening:]] == t.loss_mask[opening:]
-
-
-def scripted_generation(trainer, renderer, protocol, limit, masks):
-    """Put the script into the model's mouth; TRL's generation, and what it makes of the ids, stay as they are."""
-    model, tokenizer = trainer.model, renderer.tokenizer
-    pad = tokenizer.pad_token_id
-
-    def generate(input_ids, attention_mask, **_):
-        rows = []
-        for ids, mask in zip(input_ids, attention_mask, strict=True):
-            prompt = tokenizer.decode(ids[mask.bool()])
-            question = prompt.split("<|vision_end|>")[1].split("<|im_end|>")[0]
-            turn = prompt.count("<|im_start|>assistant\n") - 1
-            completion = script_for(question, protocol, renderer, limit)[turn]
-            said = list(completion.token_ids) or [*renderer.plain(completion.text), renderer.end_id]
-            rows.append(said)
-        width = max(map(len, rows))
-        new = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        return torch.cat([input_ids, new], 1)
-
-    model.generate = generate
-    original = trainer._generate
-
-    def recording(prompts):
-        result = original(prompts)
-        masks.extend(zip(*result[:3], strict=True))
-        return result
-
-    trainer._generate = recording
 
 
 def test_no_stray_image_token_can_be_sampled(tiny):
