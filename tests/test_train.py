@@ -118,7 +118,7 @@ def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
         ({"temperature": 0.0}, "temperature 0.0: must be"),
         ({"seed": -1}, "seed -1: must be"),
         ({"micro_batch": -4}, "micro_batch -4: must be"),
-        ({"micro_batch": 5}, "does not divide the 16 rollouts"),
+        ({"micro_batch": 5}, "16 rollouts of a step cannot be split into 1 updates of passes of 5"),
         ({"forced": 2}, "forced 2: leaves fewer than 2 of 4 rollouts free"),
         ({"forced": 1, "vllm": "colocate"}, "vLLM cannot be kept from asking"),
         ({"vllm": "x"}, "unknown vllm 'x'"),

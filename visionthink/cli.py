@@ -10,7 +10,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: %(default)s)")
 
     train = command("train", _train, "Run a training recipe.")
-    train.add_argument("recipe", metavar="RECIPE", help="tiny")
+    train.add_argument("recipe", metavar="RECIPE", help="tiny, smart_7b, general_7b, smart_7b_lora, smart_3b_lora, ...")
     train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
@@ -254,13 +254,22 @@ def _demo(options: argparse.Namespace) -> None:
         _write_json(result)
 
 
-def _train_settings() -> dict[str, type]:
+def _train_settings() -> dict[str, Callable[[str], Any]]:
     """Name and type of every setting of a run that has an option."""
     from visionthink.train.config import TrainConfig
 
     kinds = typing.get_type_hints(TrainConfig)
     names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume")]
-    return {name: kinds[name] if kinds[name] in (int, float) else str for name in names}
+    return {name: _on_off if kinds[name] is bool else kinds[name] if kinds[name] in (int, float) else str for name in names}
+
+
+def _on_off(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+_on_off.__name__ = "true|false"
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -271,7 +280,12 @@ def _train(options: argparse.Namespace) -> None:
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
     from visionthink.train.run import train
 
-    train(config, chosen.examples(config), dry_run=options.dry_run)
+    if options.dry_run and chosen.stand_in:
+        small = config.rehearsed(config.out)
+        checkpoint, examples = chosen.stand_in(small)
+        train(config, examples, dry_run=True, checkpoint=checkpoint)
+    else:
+        train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
     Console(stderr=True, soft_wrap=True).print(where)
 

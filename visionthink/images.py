@@ -56,6 +56,25 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
         raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
 
 
+def measure(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
+    """(width, height) in px of an image standing upright, from its header alone.
+
+    Raises:
+        ImageError: the file is missing, empty or not an image.
+    """
+    if isinstance(source, Image.Image):
+        return source.size
+    label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
+    try:
+        with _header_limit_only(), Image.open(_stream(source, label)) as opened:
+            turned = opened.getexif().get(0x0112) in range(5, 9)
+            return (opened.height, opened.width) if turned else opened.size
+    except ImageError:
+        raise
+    except Exception:
+        raise ImageError(f"{label}: not an image file that can be read") from None
+
+
 _pillow_limit = threading.Lock()
 
 

@@ -69,6 +69,11 @@ class PixelBudget:
         w, h = self.fit(width, height)
         return (w // self.factor) * (h // self.factor)
 
+    def capped(self, visual_tokens: int) -> PixelBudget:
+        """The same, with views of at most so many visual tokens."""
+        most = min(self.max_pixels, visual_tokens * self.factor**2)
+        return dataclasses.replace(self, min_pixels=min(self.min_pixels, most), max_pixels=most)
+
 
 QWEN2_5_VL = PixelBudget(factor=28, min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
 """As in the released configurations: 3,136 to 12,845,056 px."""

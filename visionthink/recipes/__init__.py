@@ -7,11 +7,23 @@ from collections.abc import Callable
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
+from visionthink.recipes import qwen
 from visionthink.recipes.recipe import Recipe
 from visionthink.recipes.tiny import tiny
 from visionthink.types import Example
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"tiny": tiny}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    build.__name__: build
+    for build in (
+        tiny,
+        qwen.smart_7b,
+        qwen.general_7b,
+        qwen.smart_7b_lora,
+        qwen.smart_3b_lora,
+        qwen.smart_qwen3_8b,
+        qwen.smart_qwen3_4b_lora,
+    )
+}
 
 
 def recipe(name: str) -> Recipe:

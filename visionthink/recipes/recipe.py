@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from visionthink.data.examples import read_examples
+from visionthink.policies.checkpoint import Checkpoint
 from visionthink.train.config import TrainConfig
 from visionthink.types import Example
+
+Examples = Sequence[Example] | Mapping[str, Example]
+Rehearsal = tuple[Checkpoint, Examples]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run ready to start: settings, and what to train on, made when it is known how much is needed."""
+    """A training run ready to start: settings, what to train on, made when it is known how much is needed, and a stand-in.
+
+    The stand-in is for rehearsals where the real model is large: random weights, few layers, the same architecture, the same
+    image processor, our embedded tokenizer; nothing is downloaded.
+    """
 
     config: TrainConfig
-    examples: Callable[[TrainConfig], Sequence[Example]]
+    source: Callable[[TrainConfig], Examples]
+    stand_in: Callable[[TrainConfig], Rehearsal] | None = None
+
+    def examples(self, config: TrainConfig) -> Examples:
+        """The recipe's own data, or what `config.data` names."""
+        return read_examples(config.data) if config.data else self.source(config)

@@ -38,6 +38,7 @@ from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.protocol import MARKUP, Protocol, prompt
 from visionthink.resolution import ResolutionLadder
+from visionthink.train.sft import Demonstration, collate
 from visionthink.types import Example
 
 PROTOCOL = Protocol("compact")
@@ -173,8 +174,8 @@ def learning_rate(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * (1.0 if progress < 0.85 else max(0.02, (1 - progress) / 0.15))
 
 
-class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
-    """Batches of demonstrations: (model inputs, labels [batch, width]). Batch i depends on the seed and i alone.
+class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    """Batches of demonstrations, see `train.sft.collate`. Batch i depends on the seed and i alone.
 
     Every demonstration is a scripted run of the product's own episode, so the model is trained on exactly the tokens it
     will meet.
@@ -186,12 +187,13 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
         self.budget = pixel_budget(self.processor)
         self.renderer = Renderer(tokenizer, PROTOCOL.boundary)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for i in range(self.first, self.batches):
             rng = np.random.default_rng((self.seed, i))
-            yield self.collate([self.lesson(rng, i / self.batches) for _ in range(self.batch_size)])
+            lessons = [self.lesson(rng, i / self.batches) for _ in range(self.batch_size)]
+            yield collate(lessons, self.renderer, self.processor)
 
-    def lesson(self, rng: np.random.Generator, progress: float) -> Episode:
+    def lesson(self, rng: np.random.Generator, progress: float) -> Demonstration:
         """A caption, or a question in one of the four branches; half of the questions are hard.
 
         On one level the quarter view is practised where it suffices. On two levels need plays no part: the coin leans on
@@ -209,34 +211,13 @@ class Lessons(torch.utils.data.IterableDataset[tuple[dict[str, torch.Tensor], to
         image = synth.render(scene.marks, scene.paper, scene.noise_seed)
         return self.demonstrate(Example(family, scene.question, image), PROTOCOL.format_answer(scene.answer), branch)
 
-    def demonstrate(self, example: Example, reply: str, branch: Branch) -> Episode:
-        """The finished episode of a branch, ids included."""
+    def demonstrate(self, example: Example, reply: str, branch: Branch) -> Demonstration:
+        """The episode of a branch, ids included."""
         levels = {"full": (1.0,), "low": (0.25,)}.get(branch, (0.25, 1.0))
         episode = Episode(example, ResolutionLadder(levels), PROTOCOL, budget=self.budget)
         script = [PROTOCOL.request, reply] if branch == "request" else [reply]
-        run_batch([episode], ScriptedPolicy(script, self.renderer))
-        return episode
-
-    def collate(self, episodes: list[Episode]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Right-padded inputs [batch, width] and labels, -100 where nothing was said by the model."""
-        transcripts = [episode.transcript() for episode in episodes]
-        width = max(len(t.token_ids) for t in transcripts)
-
-        def padded(rows: list[tuple[int, ...]], fill: int) -> torch.Tensor:
-            return torch.tensor([(*row, *[fill] * (width - len(row))) for row in rows])
-
-        ids = padded([t.token_ids for t in transcripts], self.renderer.tokenizer.pad_token_id)
-        said = padded([t.loss_mask for t in transcripts], 0)
-        images = [view.image for episode in episodes for view in views(episode.history)]
-        pixels = self.processor(images=images, return_tensors="pt")
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": padded([(1,) * len(t.token_ids) for t in transcripts], 0),
-            "mm_token_type_ids": (ids == self.renderer.image_pad_id).long(),
-            "pixel_values": pixels["pixel_values"],
-            "image_grid_thw": pixels["image_grid_thw"],
-        }
-        return inputs, ids.masked_fill(said == 0, -100)
+        [transcript] = run_batch([episode], ScriptedPolicy(script, self.renderer))
+        return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -272,9 +253,10 @@ def pretrain(out: Path, *, batches: int = 22_500, batch_size: int = 16, peak: fl
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar, (out / "base.jsonl").open("a") as log:
         task = bar.add_task("", total=batches, completed=first, loss="")
-        for i, (inputs, labels) in enumerate(loader, first):
+        for i, inputs in enumerate(loader, first):
             for group in optimizer.param_groups:
                 group["lr"] = peak * learning_rate(i / batches, i)
+            labels = inputs.pop("labels")
             logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits[:, :-1]
             targets = labels[:, 1:].to(device)
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from trl import GRPOConfig
 
+    from visionthink.policies.checkpoint import Checkpoint
+
 
 _LEAST = {
     "steps": 1,
     "prompts_per_step": 1,
+    "updates_per_step": 1,
     "group_size": 2,  # fewer have nothing to be compared with
     "max_new_tokens": 1,
     "save_steps": 1,
@@ -37,6 +41,7 @@ _LEAST = {
     "refill": 0,
     "forced": 0,
     "lora_rank": 0,
+    "max_image_tokens": 0,
 }
 
 
@@ -49,13 +54,19 @@ class TrainConfig:
     out: Path = Path("runs/train")
     """Folder for checkpoints, metrics.jsonl and the final model."""
     steps: int = 80
-    """Optimiser steps."""
+    """Steps: rollouts are sampled, then learnt from."""
     prompts_per_step: int = 32
-    """Examples per optimiser step and process."""
+    """Examples per step and process."""
+    updates_per_step: int = 1
+    """Optimiser updates a step's rollouts are spread over; more than one makes the later ones off-policy, which Eq. 3 clips."""
     group_size: int = 16
     """Rollouts per example."""
     learning_rate: float = 1e-6
     warmup_steps: int = 0
+    data: str = ""
+    """What to train on instead of the recipe's own data: a file, a folder of `datasets.save_to_disk`, or a hub id."""
+    max_image_tokens: int = 0
+    """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
     max_new_tokens: int = 1024
     """Tokens a model may say per turn."""
     temperature: float = 1.0
@@ -68,6 +79,8 @@ class TrainConfig:
     theta: float = 0.2
     penalty_weight: float = 0.1
     penalty_scope: Literal["all", "correct"] = "all"
+    dialect: str = ""
+    """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
     ladder: str = "0.25,1"
     refill: int = 4
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
@@ -94,9 +107,11 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
-        if self.micro_batch and (self.prompts_per_step * self.group_size) % self.micro_batch:
+        rollouts = self.prompts_per_step * self.group_size
+        if rollouts % (self.updates_per_step * (self.micro_batch or 1)):
             raise OptionError(
-                f"micro_batch {self.micro_batch} does not divide the {self.prompts_per_step * self.group_size} rollouts of a step"
+                f"{rollouts} rollouts of a step cannot be split into {self.updates_per_step} updates "
+                f"of passes of {self.micro_batch or 'any'}: change micro_batch, updates_per_step or group_size"
             )
         if self.group_size - 2 * self.forced < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
@@ -104,6 +119,10 @@ class TrainConfig:
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         if self.forced and self.vllm != "off":
             raise OptionError(f"forced {self.forced}: vLLM cannot be kept from asking; use --vllm off")
+        if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
+            raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
+        if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
+            raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         self.rollout_ladder()
         self.rollout_penalty()
         self.exclusions()
@@ -119,6 +138,21 @@ class TrainConfig:
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
+
+    def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with this run's wording and limit on images, which are also saved with it."""
+        budget, protocol = checkpoint.budget, checkpoint.protocol
+        if self.dialect:
+            protocol = dataclasses.replace(protocol, dialect=self.dialect)
+        if self.max_image_tokens:
+            budget = budget.capped(self.max_image_tokens)
+            checkpoint.image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
+        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol)
+
+    def rehearsed(self, out: Path) -> TrainConfig:
+        """One step of the same kind, as small as it gets, into another folder."""
+        small = {"prompts_per_step": 2, "group_size": max(2, 2 + 2 * self.forced), "updates_per_step": 1, "micro_batch": 0}
+        return self.replace(steps=1, resume=False, refill=0, max_new_tokens=min(self.max_new_tokens, 16), out=out, **small)
 
     def peft(self) -> LoraConfig | None:
         """The adapter, if one is trained: on every linear layer of the language model."""
@@ -143,17 +177,18 @@ class TrainConfig:
 
         turns = len(self.rollout_ladder().levels)
         rollouts = self.prompts_per_step * self.group_size
-        micro = self.micro_batch or rollouts
+        micro = self.micro_batch or rollouts // self.updates_per_step
         if self.vllm == "off":
             generation: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "suppress_tokens": list(never_sampled)}
         else:
             generation = {"max_tokens": self.max_new_tokens, "logit_bias": {str(i): -100.0 for i in never_sampled}}
         settings: dict[str, Any] = {
             "output_dir": str(self.out),
-            "max_steps": self.steps,
+            "max_steps": self.steps * self.updates_per_step,
             # a generation batch is a whole step: no group is split between processes or passes
             "per_device_train_batch_size": micro,
-            "gradient_accumulation_steps": rollouts // micro,
+            "steps_per_generation": rollouts // micro,
+            "gradient_accumulation_steps": rollouts // micro // self.updates_per_step,
             "num_generations": self.group_size,
             "max_completion_length": turns * self.max_new_tokens + (turns - 1) * bridge_tokens,
             "generation_kwargs": generation,

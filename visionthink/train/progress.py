@@ -31,7 +31,7 @@ class MetricsFile(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        if logs and state.is_world_process_zero and "reward" in logs:
+        if logs and state.is_world_process_zero and "loss" in logs:
             record = {"step": state.global_step, "seconds": round(time.perf_counter() - self._start, 2), **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -43,6 +43,17 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:
         return float("inf")
+
+
+def _status(logs: dict[str, Any]) -> str:
+    """What a run is at, in a few words; supervised runs have no reward."""
+    if "reward" not in logs:
+        return f"loss {logs['loss']:.3f}"
+    parts = "+".join(f"{logs.get(f'rewards/{name}/mean', 0):.2f}" for name in ("accuracy", "format", "penalty"))
+    return (
+        f"reward {logs['reward']:.2f} ({parts.replace('+-', '-')}), requests {100 * logs.get('request_ratio', 0):.0f} %, "
+        f"groups alike {100 * logs.get('zero_variance', 0):.0f} %, {logs.get('rollouts_per_second', 0):.0f} rollouts/s"
+    )
 
 
 class ProgressBar(TrainerCallback):
@@ -67,8 +78,8 @@ class ProgressBar(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        if logs and "reward" in logs:
-            status = f"reward {logs['reward']:.2f}, requests {100 * logs.get('request_ratio', 0):.0f} %"
+        if logs and "loss" in logs:
+            status = _status(logs)
             self._progress.update(self._task, completed=state.global_step, status=status)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import OptionError
-from visionthink.images import open_image
+from visionthink.images import measure, open_image
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
@@ -69,14 +69,15 @@ class EpisodeSource:
     protocol: Protocol
     budget: PixelBudget
 
-    def episode(self, example: Example) -> Episode:
-        return Episode(example, self.ladder, self.protocol, budget=self.budget)
-
     def episodes(self, example_id: str, count: int) -> list[Episode]:
         """Several of one example, whose file is opened once."""
         example = self.examples[example_id]
-        opened = open_image(example.image, name=f"example {example_id}").image
-        return [self.episode(replace(example, image=opened)) for _ in range(count)]
+        opened = replace(example, image=open_image(example.image, name=f"example {example_id}").image)
+        return [Episode(opened, self.ladder, self.protocol, budget=self.budget) for _ in range(count)]
+
+    def sizes(self, example: Example) -> list[tuple[float, int, int]]:
+        """(level, width, height) in px of the views an episode would have, without decoding the image."""
+        return self.ladder.sizes(*measure(example.image, name=f"example {example.id}"), self.budget)
 
 
 @dataclass(frozen=True)

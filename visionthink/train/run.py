@@ -5,35 +5,40 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from visionthink.errors import OptionError
-from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
 from visionthink.types import Example
 
+Examples = Sequence[Example] | Mapping[str, Example]
 
-def train(config: TrainConfig, examples: Sequence[Example], *, dry_run: bool = False) -> Path:
-    """Train and save to `config.out / "final"`; returns that folder. A dry run takes one step and leaves nothing behind.
+
+def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, checkpoint: Checkpoint | None = None) -> Path:
+    """Train and save to `config.out / "final"`; returns that folder. A dry run takes one small step and leaves nothing behind.
+
+    Args:
+        checkpoint: trained instead of the one `config.model` names.
 
     Raises:
         OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run.
     """
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            _run(config.replace(steps=1, resume=False, out=Path(folder)), examples)
+            _run(config.rehearsed(Path(folder)), examples, checkpoint)
         return config.out
     stored = config.out / "config.json"
     if not config.resume and stored.exists():
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
     if config.resume:
         _same_run(config, stored)
-    return _run(config, examples)
+    return _run(config, examples, checkpoint)
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
@@ -59,15 +64,20 @@ def last_checkpoint(out: Path) -> Path | None:
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
-def _run(config: TrainConfig, examples: Sequence[Example]) -> Path:
+def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None) -> Path:
     torch.manual_seed(config.seed)
-    checkpoint = open_checkpoint(config.model, dtype=torch.float32)  # half-precision weights lose small updates
+    # half-precision weights lose small updates; under an adapter they stand still
+    half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
+    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model, dtype=half))
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.json").write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
+    if trainer.accelerator.is_main_process:
+        (config.out / "config.json").write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
     newest = last_checkpoint(config.out)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     final = config.out / "final"
+    if not trainer.accelerator.is_main_process:
+        return final
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_checkpoint(
         final,

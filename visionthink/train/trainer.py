@@ -11,7 +11,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,27 +60,32 @@ class VisionThinkTrainer(GRPOTrainer):
         checkpoint: what is trained.
         source: makes the episodes.
         rubric: scores the groups.
-        example_ids: what to train on, ids of `source.examples`.
+        visual_tokens: what to train on, ids of `source.examples`, with what their full views cost.
 
     Raises:
         OptionError: the way the weights are distributed cannot work with turns of unequal number.
     """
 
     def __init__(
-        self, config: TrainConfig, checkpoint: Checkpoint, source: EpisodeSource, rubric: Rubric, example_ids: Sequence[str]
+        self,
+        config: TrainConfig,
+        checkpoint: Checkpoint,
+        source: EpisodeSource,
+        rubric: Rubric,
+        visual_tokens: Mapping[str, int],
     ):
-        self.config, self.example_ids, self.rollouts = config, list(example_ids), list[Rollout]()
+        self.config, self.example_ids, self.rollouts = config, list(visual_tokens), list[Rollout]()
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
             args=config.to_trl(
                 on_cpu=checkpoint.model.device.type == "cpu",
-                bridge_tokens=bridge_tokens(source, renderer),
+                bridge_tokens=bridge_tokens(source, renderer, max(visual_tokens.values())),
                 never_sampled=sorted(v for t, v in checkpoint.tokenizer.get_vocab().items() if t in chatml.NEVER_SAMPLED),
             ),
             # TRL carries the id through its own sampler; what is said is the episode's business
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in example_ids]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.example_ids]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
             callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
             peft_config=config.peft(),
@@ -192,43 +197,72 @@ def refuse_sharded_generation(trainer: GRPOTrainer) -> None:
         )
 
 
-def bridge_tokens(source: EpisodeSource, renderer: Renderer) -> int:
+def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
     """The most ids that may stand between two turns: the largest full view in its message, or an error message."""
     if len(source.ladder.levels) == 1:
         return 0
-    largest = max(source.episode(example).visual_tokens_full for example in source.examples.values())
     view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
     replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
     return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
 
 
 def make_trainer(
-    config: TrainConfig, examples: Sequence[Example], *, judge: Judge | None = None, checkpoint: Checkpoint | None = None
+    config: TrainConfig,
+    examples: Sequence[Example] | Mapping[str, Example],
+    *,
+    judge: Judge | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> VisionThinkTrainer:
-    """Set up a run.
+    """Set up a run. Examples may be a mapping from their ids that reads them when they are asked for.
 
     Raises:
-        DataError: no example can be trained on.
+        DataError: no example can be trained on, or one has no answer.
         OptionError: a setting that cannot work, before anything is trained.
     """
-    checkpoint = checkpoint or open_checkpoint(config.model)
-    source = EpisodeSource({e.id: e for e in examples}, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
-    example_ids = _trainable(source)
+    checkpoint = checkpoint or config.adjusted(open_checkpoint(config.model))
+    by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
+    source = EpisodeSource(by_id, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
+    usable = _usable(source)
+    renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+    _refuse_overlong(config, source, checkpoint, renderer, max(usable, key=lambda i: usable[i]), max(usable.values()))
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()
     rubric = Rubric(checkpoint.protocol, judge or RulesJudge(), config.rollout_penalty())
-    return VisionThinkTrainer(config, checkpoint, source, rubric, example_ids)
+    return VisionThinkTrainer(config, checkpoint, source, rubric, usable)
 
 
-def _trainable(source: EpisodeSource) -> list[str]:
-    """Examples with something to decide: one whose ladder collapses is left out, counted."""
-    levels = len(source.ladder.levels)
-    kept = [e.id for e in source.examples.values() if len(source.episode(e).levels) == levels]
-    collapsed = len(source.examples) - len(kept)
-    if not kept:
+def _usable(source: EpisodeSource) -> dict[str, int]:
+    """Visual tokens of the full view of every example that has something to decide; one whose ladder collapses is left out,
+    counted. Images are measured, not decoded."""
+    usable, collapsed = {}, 0
+    for example in source.examples.values():
+        if example.answer is None:
+            raise DataError(f"example {example.id}: has no answer to be rewarded for")
+        sizes = source.sizes(example)
+        if len(sizes) == len(source.ladder.levels):
+            usable[example.id] = source.budget.visual_tokens(*sizes[-1][1:])
+        else:
+            collapsed += 1
+    if not usable:
         raise DataError(
             f"no example to train on: {collapsed} of {len(source.examples)} cannot be asked for on the ladder {source.ladder}"
         )
     if collapsed:
         log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
-    return kept
+    return usable
+
+
+def _refuse_overlong(
+    config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, visual_tokens: int
+) -> None:
+    """An episode that outgrows the model's context would end in the middle of its second image."""
+    [episode] = source.episodes(largest, 1)
+    turns = len(source.ladder.levels)
+    between = (turns - 1) * bridge_tokens(source, renderer, visual_tokens)
+    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + between
+    context = checkpoint.model.config.get_text_config().max_position_embeddings
+    if longest > context:
+        raise OptionError(
+            f"max_new_tokens {config.max_new_tokens}: an episode of example {largest} may take {longest} tokens, and the model "
+            f"reads {context}; lower max_new_tokens or set max_image_tokens"
+        )

@@ -1,0 +1,111 @@
+"""The paper's runs on Qwen2.5-VL, their like on Qwen3-VL, and what fits on one GPU.
+
+We have had no machine to run these to their end: expected results are the paper's (arXiv 2507.13348), and hours, which it does
+not give, are not promised. `--dry-run` takes one step of any of them with a small random model of the same architecture. How
+to launch them on several GPUs, and what they need of memory, is in docs/training.md.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from visionthink.data.examples import read_examples
+from visionthink.recipes.recipe import Recipe, Rehearsal
+from visionthink.train.config import TrainConfig
+
+SMART, GENERAL = "Senqiao/VisionThink-Smart-Train", "Senqiao/VisionThink-General-Train"
+
+PAPER = TrainConfig(
+    steps=80,
+    prompts_per_step=64,  # on each of 8 processes: 512
+    updates_per_step=16,  # of 32 examples each
+    group_size=16,
+    learning_rate=1e-6,
+    kl_coef=0.001,
+    clip_eps=0.2,
+    max_new_tokens=8192,
+    max_image_tokens=5350,  # 2048 x 2048 px, the cap of the authors' code
+    micro_batch=1,
+    gradient_checkpointing=True,
+)
+"""Sec. 4.1 and the released scripts, for 8 processes."""
+
+
+def _recipe(config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"]) -> Recipe:
+    def rehearse(config: TrainConfig) -> Rehearsal:
+        from visionthink.recipes import stand_in  # torch only when it is needed
+
+        build = {"qwen2_5_vl": stand_in.qwen2_5_vl, "qwen3_vl": stand_in.qwen3_vl}[architecture]
+        return build(config.dialect or "agent"), stand_in.large_examples(config.prompts_per_step)
+
+    return Recipe(config, lambda _: read_examples(data), rehearse)
+
+
+def smart_7b() -> Recipe:
+    """Qwen2.5-VL-7B learns when to look closer, with the paper's settings.
+
+    Hardware: the paper's 32 GPUs, or 8 of 80 GB with ZeRO-2 (docs/training.md). Time: 80 steps of 8,192 rollouts.
+    Expected: requests on ChartQA 79 %, OCRBench 62 %, MME 31 %, DocVQA 7 % (Fig. 5); 101.4 % of the full model's average at
+    51.3 % of the visual tokens, as the paper counts them (Table 2).
+    Command: `accelerate launch --config_file zero2.yaml -m visionthink train smart_7b --vllm colocate --out runs/smart-7b`.
+    """
+    return _recipe(PAPER.replace(model="Qwen/Qwen2.5-VL-7B-Instruct"), SMART, "qwen2_5_vl")
+
+
+def general_7b() -> Recipe:
+    """Qwen2.5-VL-7B reasons better at full resolution: one level, the prompt of Table 5, no penalty (App. B.5).
+
+    Hardware and time: as `smart_7b`. Expected: the column "VisionThink (general)" of Table 1.
+    Command: `accelerate launch --config_file zero2.yaml -m visionthink train general_7b --vllm colocate --out runs/general-7b`.
+    """
+    config = PAPER.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
+    return _recipe(config, GENERAL, "qwen2_5_vl")
+
+
+def smart_7b_lora() -> Recipe:
+    """`smart_7b` as a low-rank adapter on one GPU of 80 GB: smaller groups, shorter thoughts, images of at most 1,280 tokens.
+
+    Hardware: one GPU of 80 GB (arithmetic in docs/training.md). Time: not measured. Expected: the direction of `smart_7b`,
+    not its numbers. Command: `visionthink train smart_7b_lora --out runs/smart-7b-lora`.
+    """
+    config = PAPER.replace(
+        model="Qwen/Qwen2.5-VL-7B-Instruct",
+        lora_rank=32,
+        learning_rate=1e-5,
+        steps=400,
+        prompts_per_step=8,
+        updates_per_step=1,
+        group_size=8,
+        max_new_tokens=1024,
+        max_image_tokens=1280,
+    )
+    return _recipe(config, SMART, "qwen2_5_vl")
+
+
+def smart_3b_lora() -> Recipe:
+    """Qwen2.5-VL-3B as a low-rank adapter on one GPU of 24 GB.
+
+    Hardware: one GPU of 24 GB (arithmetic in docs/training.md). Time: not measured. Expected: the direction of `smart_7b`,
+    not its numbers. Command: `visionthink train smart_3b_lora --out runs/smart-3b-lora`.
+    """
+    config = smart_7b_lora().config.replace(
+        model="Qwen/Qwen2.5-VL-3B-Instruct", lora_rank=16, prompts_per_step=4, max_new_tokens=512, max_image_tokens=1024
+    )
+    return _recipe(config, SMART, "qwen2_5_vl")
+
+
+def smart_qwen3_8b() -> Recipe:
+    """`smart_7b` on Qwen3-VL-8B. The paper has no such run.
+
+    Hardware and time: as `smart_7b`. Expected: unknown.
+    Command: `accelerate launch --config_file zero2.yaml -m visionthink train smart_qwen3_8b --vllm colocate --out runs/qwen3`.
+    """
+    return _recipe(PAPER.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")
+
+
+def smart_qwen3_4b_lora() -> Recipe:
+    """`smart_3b_lora` on Qwen3-VL-4B, for one GPU of 24 GB. The paper has no such run.
+
+    Time: not measured. Expected: unknown. Command: `visionthink train smart_qwen3_4b_lora --out runs/qwen3-4b`.
+    """
+    return _recipe(smart_3b_lora().config.replace(model="Qwen/Qwen3-VL-4B-Instruct"), SMART, "qwen3_vl")
