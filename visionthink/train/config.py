@@ -42,6 +42,7 @@ _LEAST = {
     "forced": 0,
     "lora_rank": 0,
     "max_image_tokens": 0,
+    "probe_steps": 0,
 }
 
 
@@ -98,6 +99,8 @@ class TrainConfig:
     """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved."""
     vllm: Literal["off", "colocate", "server"] = "off"
     """Where rollouts are generated: by transformers, by vLLM on the training GPUs, or by a vLLM server."""
+    probe_steps: int = 0
+    """Steps between looks at both branches by force and at swapped images (see `train.probe`); 0 never looks."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False

@@ -30,6 +30,8 @@ from visionthink.rewards.judge import Judge, RulesJudge
 from visionthink.rewards.rubric import Rubric
 from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
+from visionthink.train.monitors import Monitors
+from visionthink.train.probe import PROBED, Probe
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, varies
 from visionthink.types import Example, ImageView, Transcript
@@ -87,13 +89,15 @@ class VisionThinkTrainer(GRPOTrainer):
             # TRL carries the id through its own sampler; what is said is the episode's business
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.example_ids]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
-            callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
+            callbacks=[MetricsFile(config.out / "metrics.jsonl"), Monitors(config.out / "warnings.jsonl"), ProgressBar()],
             peft_config=config.peft(),
         )
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [self._generate]  # TRL rebuilds images from token ids, as we need it, only where there are tools
         refuse_sharded_generation(self)
         policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
+        probed = random.Random(config.seed).sample(self.example_ids, min(PROBED, len(self.example_ids)))
+        self.probe = Probe(source, policy, rubric.judge, probed)
         self.sampler = GroupSampler(source, policy, rubric, config.group_size, forced=config.forced, exclude=config.exclusions())
 
     def _column(self, name: str, sign: int = 1) -> Callable[..., list[float | None]]:
@@ -107,6 +111,9 @@ class VisionThinkTrainer(GRPOTrainer):
         return column
 
     def _generate(self, prompts: list) -> tuple:
+        if self.config.probe_steps and self.state.global_step % self.config.probe_steps == 0:
+            for name, value in self.probe.measure().items():
+                self._log_metric(name, value)
         started = time.perf_counter()
         groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
         self._log_metric("zero_variance", sum(not varies(g) for g in groups) / len(groups))

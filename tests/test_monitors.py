@@ -1,0 +1,57 @@
+"""What the monitors say, and when they keep quiet."""
+
+from __future__ import annotations
+
+from visionthink.train.monitors import Watch
+
+
+def warnings(*logs):
+    watch = Watch()
+    return [text for record in logs for text in watch.see(record)]
+
+
+def steps(n=20, **values):
+    return [values] * n
+
+
+def test_a_healthy_run_is_quiet():
+    logs = [
+        {
+            "request_ratio": 0.5,
+            "entropy": 0.1,
+            "reward": 1 + i / 50,
+            "accuracy/request": 1,
+            "probe/direct": 0.7,
+            "probe/request": 1,
+        }
+        for i in range(60)
+    ]
+    assert warnings(*logs) == []
+
+
+def test_collapse_is_said_once():
+    assert warnings(*steps(40, request_ratio=1.0)) == ["every rollout asks: requests have collapsed; lower theta"]
+    asked = {"request_ratio": 0.5, "accuracy/request": 1.0}
+    [said] = warnings(asked, *steps(40, request_ratio=0.0))
+    assert said.startswith("no rollout asks")
+    assert warnings(*steps(40, request_ratio=0.0)) == []  # one level: nobody ever asks
+    [said] = warnings(*steps(25, entropy=0.001))
+    assert said.startswith("entropy is gone")
+
+
+def test_too_few_steps_say_nothing():
+    assert warnings(*steps(19, request_ratio=1.0)) == []
+
+
+def test_decay_of_a_branch_needs_two_looks():
+    looks = [{"probe/direct": v} for v in (0.8, 0.8, 0.5)]
+    assert warnings(*looks) == []
+    [said] = warnings(*looks, {"probe/direct": 0.5})
+    assert said.startswith("answers without asking have decayed")
+
+
+def test_a_reward_that_rises_without_the_image():
+    blind = [{"reward": 0.5 + 0.1 * i, "probe/swapped_image": 0.2 + 0.1 * i} for i in range(6)]
+    [said] = warnings(*blind)
+    assert said.startswith("the reward rises, and so it does with another image")
+    assert warnings(*[{"reward": 0.5 + 0.1 * i, "probe/swapped_image": 0.2} for i in range(6)]) == []

@@ -1,0 +1,82 @@
+"""Warns of a run that goes wrong in one of the ways runs of this method go wrong. Knows logged numbers only.
+
+Collapse to always or never asking (Fig. 3a of arXiv 2507.13348), entropy gone, a branch that decays because it is no longer
+taken, and a reward that rises although the image does not matter. Each warning is given once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+log = logging.getLogger(__name__)
+
+WINDOW = 20
+"""Logged values a mean is taken over."""
+
+
+class Watch:
+    """Reads the logged numbers of a run and says what is wrong."""
+
+    def __init__(self) -> None:
+        self._seen: defaultdict[str, list[float]] = defaultdict(list)
+        self._said: set[str] = set()
+
+    def see(self, logs: Mapping[str, Any]) -> list[str]:
+        """Warnings that are new with these numbers."""
+        for name, value in logs.items():
+            if isinstance(value, (int, float)):
+                self._seen[name].append(value)
+        found = {
+            "always": self._mean("request_ratio", least=0.98) and "every rollout asks: requests have collapsed; lower theta",
+            "never": self._mean("request_ratio", most=0.02) and "no rollout asks: requests have collapsed; set forced or kl_coef",
+            "entropy": self._mean("entropy", most=0.005) and "entropy is gone: rollouts of a group are alike; set entropy_coef",
+            "direct": self._decays("probe/direct") and "answers without asking have decayed; set forced to keep them trained",
+            "request": self._decays("probe/request") and "answers after asking have decayed; set forced to keep them trained",
+            "blind": self._rises("probe/swapped_image")
+            and self._rises("reward")
+            and "the reward rises, and so it does with another image: the question alone gives the answer away",
+        }
+        new = {name: text for name, text in found.items() if text and name not in self._said}
+        self._said |= set(new)
+        return list(new.values())
+
+    def _mean(self, name: str, *, least: float = float("-inf"), most: float = float("inf")) -> bool:
+        """Whether the mean of the last window lies in [least, most]. One-level runs have nothing to ask and are left alone."""
+        values = self._seen[name][-WINDOW:]
+        if len(values) < WINDOW or (name == "request_ratio" and not self._seen["accuracy/request"] and least < 0):
+            return False
+        return least <= sum(values) / WINDOW <= most
+
+    def _decays(self, name: str) -> bool:
+        """Whether a probe lies 0.15 below its best, twice in a row."""
+        values = self._seen[name]
+        return len(values) > 2 and max(values[-2:]) < max(values) - 0.15
+
+    def _rises(self, name: str) -> bool:
+        """Whether the last values lie 0.1 above the first."""
+        values = self._seen[name]
+        n = min(WINDOW, max(1, len(values) // 4))
+        return len(values) >= 4 and sum(values[-n:]) / n > sum(values[:n]) / n + 0.1
+
+
+class Monitors(TrainerCallback):
+    """Logs warnings and appends them to a JSON-lines file, for the report."""
+
+    def __init__(self, path: Path):
+        self.path, self._watch = path, Watch()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        for text in self._watch.see(logs or {}):
+            log.warning("step %d: %s", state.global_step, text)
+            if state.is_world_process_zero:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": state.global_step, "warning": text}) + "\n")

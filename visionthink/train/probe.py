@@ -1,0 +1,50 @@
+"""What a training reward cannot show: how each branch would do if it were taken, and how much is answered without looking.
+
+On a few fixed examples: accuracy when made to answer directly, when made to ask, and with the image of another example. A
+branch that is no longer taken may decay unseen; a reward that rises together with the control is not about the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from visionthink.episode import Episode, Policy, run_batch
+from visionthink.policies.forced import ForcedPolicy, Steerable
+from visionthink.rewards.judge import Judge
+from visionthink.train.rollouts import EpisodeSource
+
+PROBED = 32
+"""Examples per process."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Measures a policy on a few examples of a source."""
+
+    source: EpisodeSource
+    policy: Steerable
+    judge: Judge
+    example_ids: Sequence[str]
+
+    def measure(self) -> dict[str, float]:
+        """Accuracies in [0, 1] by name: `direct` and `request` where something can be asked for, and `swapped_image`."""
+        parts: dict[str, float | None] = {"swapped_image": self._accuracy(self._swapped(), self.policy)}
+        if self._episodes()[0].can_request:
+            for action in ("direct", "request"):
+                parts[action] = self._accuracy(self._episodes(), ForcedPolicy(self.policy, self.source.protocol, action))
+        return {f"probe/{name}": value for name, value in parts.items() if value is not None}
+
+    def _episodes(self) -> list[Episode]:
+        return [episode for i in self.example_ids for episode in self.source.episodes(i, 1)]
+
+    def _swapped(self) -> list[Episode]:
+        examples = [self.source.examples[i] for i in self.example_ids]
+        others = [*examples[1:], examples[0]]
+        mixed = [replace(e, image=other.image) for e, other in zip(examples, others, strict=True)]
+        return [Episode(e, self.source.ladder, self.source.protocol, budget=self.source.budget) for e in mixed]
+
+    def _accuracy(self, episodes: list[Episode], policy: Policy) -> float | None:
+        verdicts = [self.judge.judge(t).verdict for t in run_batch(episodes, policy)]
+        scored = [v == "correct" for v in verdicts if v != "unscored"]
+        return sum(scored) / len(scored) if scored else None
