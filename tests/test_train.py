@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
+from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
@@ -57,7 +58,7 @@ def test_every_recipe_can_be_read():
     for name in RECIPES:
         chosen = recipe(name)
         assert isinstance(chosen.config.rollout_penalty(), Penalty)
-    with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny"):
+    with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny, smart_7b"):
         recipe("x")
 
 
@@ -296,3 +297,62 @@ def test_forced_branches_are_taken_and_their_decision_is_not_trained(tmp_path, t
                 assert t.requested and kept == list(t.turns[1].token_ids)
             else:
                 assert kept == said
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+LARGE = [name for name in RECIPES if name != "tiny"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tmp_path):
+    """One step of a small random model of the architecture, through the command line; nothing is downloaded or left behind."""
+    text = RECIPES[name].__doc__
+    assert all(word in text for word in ("Time", "Expected:", "GPU", f"train {name} "))
+    assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert "dry run: one step taken, nothing saved" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_paper_settings():
+    config = recipe("smart_7b").config
+    trl = config.to_trl(on_cpu=True, bridge_tokens=5400, never_sampled=[7])
+    assert (config.prompts_per_step * 8, config.group_size, config.steps) == (512, 16, 80)
+    assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 8 == 32 * 16  # rollouts of an update
+    assert trl.steps_per_generation * trl.per_device_train_batch_size == 64 * 16
+    assert trl.max_steps == 80 * 16
+    assert (trl.learning_rate, trl.beta, trl.epsilon, trl.loss_type, trl.temperature) == (1e-6, 0.001, 0.2, "grpo", 1.0)
+    assert trl.generation_kwargs == {"max_new_tokens": 8192, "suppress_tokens": [7]}
+    assert recipe("general_7b").config.ladder == "1"
+    assert config.exclusions() == ("duplicate", "empty", "truncated")
+
+
+def test_several_updates_per_step_learn_from_one_generation(tmp_path):
+    config = small(tmp_path / "run", steps=2, updates_per_step=2, micro_batch=4)
+    train(config, synth.suite(12, split="train"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["request_ratio" in line for line in lines] == [True, False, True, False]
+
+
+def test_an_episode_that_outgrows_the_context_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"max_new_tokens 2040: an episode of example synth-train-\S+ may take 4\d\d\d tokens"):
+        make_trainer(small(tmp_path, max_new_tokens=2040), synth.suite(2, split="train"))
+
+
+def test_an_example_without_answer_is_refused(tmp_path):
+    example = dataclasses.replace(synth.draw("scene", 0), answer=None)
+    with pytest.raises(DataError, match="has no answer to be rewarded for"):
+        make_trainer(small(tmp_path), [example])
+
+
+def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
+    final = train(small(tmp_path / "run", lora_rank=4, gradient_checkpointing=True), synth.suite(8, split="train"))
+    before, after = (open_checkpoint(m).model.state_dict() for m in ("tiny-base", str(final)))
+    assert before.keys() == after.keys()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and all("language_model.layers" in k for k in changed)
+    scene = synth.draw("scene", 0)
+    scene.image.save(tmp_path / "scene.png")
+    assert main(["ask", str(tmp_path / "scene.png"), "-q", scene.question, "--model", str(final)]) == 0

@@ -55,7 +55,7 @@ def smart_7b() -> Recipe:
 def general_7b() -> Recipe:
     """Qwen2.5-VL-7B reasons better at full resolution: one level, the prompt of Table 5, no penalty (App. B.5).
 
-    Hardware and time: as `smart_7b`. Expected: the column "VisionThink (general)" of Table 1.
+    Hardware: 8 GPUs of 80 GB with ZeRO-2. Time: not measured. Expected: the general model's row of Table 1.
     Command: `accelerate launch --config_file zero2.yaml -m visionthink train general_7b --vllm colocate --out runs/general-7b`.
     """
     config = PAPER.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
@@ -97,7 +97,7 @@ def smart_3b_lora() -> Recipe:
 def smart_qwen3_8b() -> Recipe:
     """`smart_7b` on Qwen3-VL-8B. The paper has no such run.
 
-    Hardware and time: as `smart_7b`. Expected: unknown.
+    Hardware: 8 GPUs of 80 GB with ZeRO-2. Time: not measured. Expected: unknown.
     Command: `accelerate launch --config_file zero2.yaml -m visionthink train smart_qwen3_8b --vllm colocate --out runs/qwen3`.
     """
     return _recipe(PAPER.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")

@@ -6,8 +6,10 @@ vocabulary is the embedded tokenizer's.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ def _checkpoint(model: Any, image_processor: Qwen2VLImageProcessorPil, dialect: 
     """Through a folder, as any checkpoint: TRL loads the reference model from there."""
     tokenizer = open_checkpoint("tiny-base").tokenizer
     folder = Path(tempfile.mkdtemp(prefix="visionthink-stand-in-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     save_checkpoint(folder, model=model, tokenizer=tokenizer, image_processor=image_processor, protocol=Protocol(dialect))
     return open_checkpoint(str(folder))
 

@@ -155,7 +155,9 @@ class TrainConfig:
     def rehearsed(self, out: Path) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
         small = {"prompts_per_step": 2, "group_size": max(2, 2 + 2 * self.forced), "updates_per_step": 1, "micro_batch": 0}
-        return self.replace(steps=1, resume=False, refill=0, max_new_tokens=min(self.max_new_tokens, 16), out=out, **small)
+        # a random model ends few of its turns: leaving those out would leave nothing
+        most = min(self.max_new_tokens, 16)
+        return self.replace(steps=1, resume=False, refill=0, exclude="", max_new_tokens=most, out=out, **small)
 
     def peft(self) -> LoraConfig | None:
         """The adapter, if one is trained: on every linear layer of the language model."""

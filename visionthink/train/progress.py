@@ -49,10 +49,15 @@ def _status(logs: dict[str, Any]) -> str:
     """What a run is at, in a few words; supervised runs have no reward."""
     if "reward" not in logs:
         return f"loss {logs['loss']:.3f}"
-    parts = "+".join(f"{logs.get(f'rewards/{name}/mean', 0):.2f}" for name in ("accuracy", "format", "penalty"))
+
+    def number(name: str) -> float:
+        return logs.get(name) or 0.0  # nothing could be scored: None
+
+    accuracy, form, penalty = (number(f"rewards/{name}/mean") for name in ("accuracy", "format", "penalty"))
     return (
-        f"reward {logs['reward']:.2f} ({parts.replace('+-', '-')}), requests {100 * logs.get('request_ratio', 0):.0f} %, "
-        f"groups alike {100 * logs.get('zero_variance', 0):.0f} %, {logs.get('rollouts_per_second', 0):.0f} rollouts/s"
+        f"reward {number('reward'):.2f} ({accuracy:.2f} + {form:.2f} - {-penalty:.2f}), "
+        f"requests {100 * number('request_ratio'):.0f} %, groups alike {100 * number('zero_variance'):.0f} %, "
+        f"{number('rollouts_per_second'):.0f} rollouts/s"
     )
 
 
