@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind in _train_settings().items():
         settings.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper())
 
+    again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
+    again.add_argument("--claims", help="some of them, separated by commas (default: all)")
+    again.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
+    again.add_argument("--out", type=Path, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
+
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
     evaluate.add_argument("suite", metavar="SUITE", help="mini")
     _model_options(evaluate)
@@ -288,6 +293,16 @@ def _train(options: argparse.Namespace) -> None:
         train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
     Console(stderr=True, soft_wrap=True).print(where)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from visionthink.recipes.claims import CLAIMS
+    from visionthink.recipes.reproduce import reproduce
+
+    names = [name.strip() for name in options.claims.split(",")] if options.claims else list(CLAIMS)
+    record = reproduce(names, options.seeds, options.out, _wide(stderr=options.json))
+    if options.json:
+        _write_json(record)
 
 
 def _eval(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -203,6 +203,28 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> str:
     axes.set_xlabel("optimiser step")
     axes.legend(fontsize=8, frameon=False, ncols=3)
     return _svg(figure)
+
+
+def curves_over_seeds(series: Mapping[str, Sequence[Sequence[float]]], smooth: int = 5) -> str:
+    """Request ratio over training steps, as SVG: the mean over seeds with their range, each a moving mean over `smooth` steps."""
+    figure, axes = _figure(7.2, 3.4)
+    for (name, seeds), colour in zip(series.items(), _COLOURS, strict=False):
+        curves = [_moving_mean(seed, smooth) for seed in seeds if seed]
+        if not curves:
+            continue
+        steps = range(1, min(map(len, curves)) + 1)
+        at_step = [[curve[i - 1] for curve in curves] for i in steps]
+        axes.plot(steps, [sum(v) / len(v) for v in at_step], label=name, color=colour, linewidth=1.6)
+        axes.fill_between(steps, [min(v) for v in at_step], [max(v) for v in at_step], color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("rollouts that ask")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(fontsize=8, frameon=False, ncols=3)
+    return _svg(figure)
+
+
+def _moving_mean(values: Sequence[float], n: int) -> list[float]:
+    return [sum(part) / len(part) for part in (values[max(0, i - n + 1) : i + 1] for i in range(len(values)))]
 
 
 # ------------------------------------------------------------------------------------------------ gallery

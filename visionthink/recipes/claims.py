@@ -1,0 +1,249 @@
+"""The paper's claims about training (arXiv 2507.13348), as runs to compare and a verdict on what came out. In miniature.
+
+Pure: numbers in, verdicts out. `recipes.reproduce` makes the numbers. The rules of a verdict are fixed before a run is looked
+at; each says what would reproduce a claim and what would be its opposite.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any, Literal
+
+from visionthink.data.synth import FAMILIES
+
+Verdict = Literal["reproduced", "not reproduced", "opposite"]
+Start = Literal["base", "reluctant", "sft", "sft-long"]
+"""What a run starts from: the base model; one that was taught to answer directly; one fine-tuned on demonstrations."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run: changes to the settings of the tiny recipe, and what it starts from. Without steps nothing is trained further."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    start: Start = "base"
+    trained: bool = True
+
+
+VARIANTS: dict[str, Variant] = {
+    "eq5": Variant(),
+    "none": Variant({"penalty": "none"}),
+    "constant": Variant({"penalty": "constant"}),
+    "released": Variant({"penalty": "released"}),
+    "theta 0.05": Variant({"theta": 0.05}),
+    "theta 0.5": Variant({"theta": 0.5}),
+    "theta 0.8": Variant({"theta": 0.8}),
+    "weight 0.02": Variant({"penalty_weight": 0.02}),
+    "weight 0.4": Variant({"penalty_weight": 0.4}),
+    "reluctant": Variant(start="reluctant"),
+    "sft": Variant(start="sft", trained=False),
+    "cold start": Variant(start="sft"),
+    "long cold start": Variant(start="sft-long"),
+    "base, full": Variant({"ladder": "1", "penalty": "none"}, trained=False),
+    "general": Variant({"ladder": "1", "penalty": "none"}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one seed of a variant came to. Ratios and accuracies in [0, 1]; ratios of the evaluation at temperature 0."""
+
+    requests: tuple[float, ...]
+    """Request ratio of every training step; empty where nothing was trained."""
+    asks: float
+    asks_easy: float
+    asks_hard: float
+    asks_by_family: Mapping[str, float]
+    accuracy: float
+
+    @property
+    def at_the_end(self) -> float:
+        """Request ratio of the last ten steps; of the evaluation where nothing was trained."""
+        return mean(self.requests[-10:]) if self.requests else self.asks
+
+
+Outcomes = Mapping[str, Sequence[Outcome]]
+"""Seeds of every variant."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper, its own numbers, the runs to look at, what is shown of them and how it is judged."""
+
+    name: str
+    source: str
+    statement: str
+    paper: str
+    variants: tuple[str, ...]
+    shown: Callable[[Outcome], float]
+    unit: str
+    judge: Callable[[Outcomes], Verdict]
+
+
+def _average(outcomes: Outcomes, variant: str, value: Callable[[Outcome], float]) -> float:
+    return mean(value(o) for o in outcomes[variant])
+
+
+def _end(outcome: Outcome) -> float:
+    return outcome.at_the_end
+
+
+def _gap(outcome: Outcome) -> float:
+    return outcome.asks_hard - outcome.asks_easy
+
+
+def _accuracy(outcome: Outcome) -> float:
+    return outcome.accuracy
+
+
+def _in_order(outcomes: Outcomes, variants: Sequence[str], value: Callable[[Outcome], float], step: float) -> Verdict:
+    """Whether averages rise along `variants` by `step` or more from the first to the last, and nowhere fall by as much."""
+    averages = [_average(outcomes, v, value) for v in variants]
+    rises = [b - a for a, b in itertools.pairwise(averages)]
+    if averages[-1] - averages[0] >= step and all(r > -step for r in rises):
+        return "reproduced"
+    return "opposite" if averages[0] - averages[-1] >= step else "not reproduced"
+
+
+def _collapse(outcomes: Outcomes) -> Verdict:
+    none, constant, eq5 = (_average(outcomes, v, _end) for v in ("none", "constant", "eq5"))
+    if none >= 0.9 and constant <= 0.1 and 0.15 <= eq5 <= 0.85:
+        return "reproduced"
+    return "opposite" if none < constant else "not reproduced"
+
+
+def _never_asks(outcomes: Outcomes) -> Verdict:
+    """`eq5` from the base model keeps asking, from the reluctant one it does not."""
+    kept, lost = _average(outcomes, "eq5", _end), _average(outcomes, "reluctant", _end)
+    if kept >= 0.15 and lost <= 0.1:
+        return "reproduced"
+    return "opposite" if lost > kept else "not reproduced"
+
+
+def _follows_need(outcomes: Outcomes) -> Verdict:
+    """Rank correlation of requests with the share of hard questions over the families, on average over seeds."""
+    correlation = mean(
+        rank_correlation([o.asks_by_family[f] for f in FAMILIES], [FAMILIES[f].hard_share for f in FAMILIES])
+        for o in outcomes["eq5"]
+    )
+    if correlation >= 0.6:
+        return "reproduced"
+    return "opposite" if correlation <= -0.6 else "not reproduced"
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's: Pearson's correlation of the ranks, ties sharing their mean rank; 0 where one side is constant."""
+
+    def ranks(values: Sequence[float]) -> list[float]:
+        return [sum(v < x for v in values) + (sum(v == x for v in values) - 1) / 2 for x in values]
+
+    x, y = ranks(a), ranks(b)
+    mx, my = mean(x), mean(y)
+    spread = (sum((v - mx) ** 2 for v in x) * sum((v - my) ** 2 for v in y)) ** 0.5
+    return sum((v - mx) * (w - my) for v, w in zip(x, y, strict=True)) / spread if spread else 0.0
+
+
+CLAIMS: dict[str, Claim] = {
+    c.name: c
+    for c in (
+        Claim(
+            "penalty",
+            "Fig. 3a",
+            "Without a penalty every rollout ends up asking, with a constant one none; Eq. 5 stays between.",
+            "requests from 0.5: none to 1.0 by step 35; constant to 0 by step 35 to 80; Eq. 5 about 0.7",
+            ("none", "constant", "eq5"),
+            _end,
+            "requests at the end",
+            _collapse,
+        ),
+        Claim(
+            "theta",
+            "Fig. 8",
+            "A higher threshold makes the model ask more.",
+            "requests at the end: 0.15 about 0.5; 0.2 and 0.25 about 0.7; 0.3 to 1.0",
+            ("theta 0.05", "eq5", "theta 0.5", "theta 0.8"),
+            _end,
+            "requests at the end",
+            lambda o: _in_order(o, ("theta 0.05", "eq5", "theta 0.5", "theta 0.8"), _end, 0.05),
+        ),
+        Claim(
+            "weight",
+            "Fig. 8 in spirit",
+            "What is paid matters less than who pays: from 0.02 to 0.4 the gap between hard and easy stays.",
+            "not measured in the paper",
+            ("weight 0.02", "eq5", "weight 0.4"),
+            _gap,
+            "requests on hard minus on easy",
+            lambda o: (
+                "reproduced"
+                if max(_average(o, v, _gap) for v in ("weight 0.02", "eq5", "weight 0.4"))
+                - min(_average(o, v, _gap) for v in ("weight 0.02", "eq5", "weight 0.4"))
+                <= 0.15
+                else "not reproduced"
+            ),
+        ),
+        Claim(
+            "released",
+            "Eq. 5 against the released code",
+            "The released penalty never favours asking, so it separates hard from easy less than Eq. 5.",
+            "not compared in the paper",
+            ("released", "eq5"),
+            _gap,
+            "requests on hard minus on easy",
+            lambda o: _in_order(o, ("released", "eq5"), _gap, 0.05),
+        ),
+        Claim(
+            "preference",
+            "Fig. 7",
+            "From a model that never asks, training ends in direct answers; from one that does, requests stay alive.",
+            "the agent prompt keeps requests alive, both custom prompts end in direct answers",
+            ("eq5", "reluctant"),
+            _end,
+            "requests at the end",
+            _never_asks,
+        ),
+        Claim(
+            "sft",
+            "Table 8",
+            "Supervised fine-tuning asks more on easy questions than reinforcement learning does.",
+            "RL / SFT: ChartQA 79/95, OCRBench 62/64, DocVQA 7/14, MME 31/39, RealWorldQA 30/62, POPE 10/38 %",
+            ("eq5", "sft"),
+            lambda o: o.asks_easy,
+            "requests on easy",
+            lambda o: _in_order(o, ("eq5", "sft"), lambda x: x.asks_easy, 0.05),
+        ),
+        Claim(
+            "cold_start",
+            "Table 9",
+            "A cold start by supervised fine-tuning ends below none.",
+            "the average falls with 2K and falls further with 8K demonstrations",
+            ("long cold start", "cold start", "eq5"),
+            _accuracy,
+            "accuracy",
+            lambda o: _in_order(o, ("long cold start", "cold start", "eq5"), _accuracy, 0.01),
+        ),
+        Claim(
+            "families",
+            "Fig. 5",
+            "Families ask as often as they need to.",
+            "ChartQA 79, OCRBench 62, MME 31, DocVQA 7 %",
+            ("eq5",),
+            lambda o: o.asks,
+            "requests",
+            _follows_need,
+        ),
+        Claim(
+            "general",
+            "Table 6 in spirit",
+            "Reinforcement learning at full resolution lifts accuracy.",
+            "the general model is above Qwen2.5-VL-7B on average (Table 1)",
+            ("base, full", "general"),
+            _accuracy,
+            "accuracy",
+            lambda o: _in_order(o, ("base, full", "general"), _accuracy, 0.005),
+        ),
+    )
+}

@@ -1,0 +1,190 @@
+"""The paper in miniature: every claim about training, run with several seeds on the tiny model and judged.
+
+A run lives in its own folder and is not repeated once its outcome is there, so an interrupted reproduction goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from visionthink.data import synth
+from visionthink.errors import OptionError
+from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.report import curves_over_seeds
+from visionthink.model import load
+from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.render import Renderer
+from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start, Variant
+from visionthink.recipes.tiny import tiny
+from visionthink.resolution import ResolutionLadder
+from visionthink.rewards.judge import RulesJudge
+from visionthink.train.config import TrainConfig
+from visionthink.train.rollouts import EpisodeSource
+from visionthink.train.run import train
+from visionthink.train.sft import Demonstration, SftConfig, choose, demonstrate, fine_tune
+from visionthink.types import Transcript
+
+STEPS, PROMPTS_PER_STEP = 80, 8
+EVALUATED = 300
+
+
+def settings() -> TrainConfig:
+    """The tiny recipe's, over as many steps as Fig. 3a and Fig. 8 show, with half the examples a step; all variants alike."""
+    return tiny().config.replace(steps=STEPS, prompts_per_step=PROMPTS_PER_STEP, save_steps=STEPS)
+
+
+def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console) -> dict[str, Any]:
+    """Run what the claims need, judge them, write `reproduction.md`, a figure for each, and `reproduction.json`.
+
+    Raises:
+        OptionError: an unknown claim, or fewer than one seed.
+    """
+    for name in names:
+        if name not in CLAIMS:
+            raise OptionError(f"--claims {name!r}: choose from {', '.join(CLAIMS)}")
+    if seeds < 1:
+        raise OptionError(f"--seeds {seeds}: must be at least 1")
+    claims = [CLAIMS[name] for name in names]
+    variants = list(dict.fromkeys(v for claim in claims for v in claim.variants))
+    outcomes: dict[str, list[Outcome]] = {}
+    for i, variant in enumerate(variants, 1):
+        for seed in range(seeds):
+            console.print(f"[bold]{i}/{len(variants)}[/] {variant}, seed {seed}")
+            outcomes.setdefault(variant, []).append(_outcome(VARIANTS[variant], seed, out, out / "runs" / f"{variant}-{seed}"))
+    results = [_result(claim, outcomes, seeds) for claim in claims]
+    for claim in claims:
+        (out / f"{claim.name}.svg").write_text(
+            curves_over_seeds({v: [o.requests for o in outcomes[v]] for v in claim.variants}), "utf-8"
+        )
+    (out / "reproduction.md").write_text(_page(results, seeds), "utf-8")
+    record = {"date": date.today().isoformat(), "seeds": seeds, "claims": results}
+    (out / "reproduction.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    console.print(_table(results))
+    return record
+
+
+# ------------------------------------------------------------------------------------------------ one run
+
+
+def _outcome(variant: Variant, seed: int, out: Path, folder: Path) -> Outcome:
+    """Of one seed; from its file if it has run before."""
+    saved = folder / "outcome.json"
+    if saved.is_file():
+        return Outcome(**json.loads(saved.read_text("utf-8")))
+    start = _start(variant.start, seed, out)
+    config = settings().replace(model=start, out=folder, seed=seed, **variant.changes)
+    requests: tuple[float, ...] = ()
+    model = start
+    if variant.trained:
+        config = config.replace(resume=(folder / "config.json").exists())
+        examples = synth.suite(STEPS * PROMPTS_PER_STEP, split="train", seed=seed, balanced=True)
+        model = str(train(config, examples))
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        requests = tuple(m["request_ratio"] for m in metrics)
+    outcome = _evaluate(model, config.rollout_ladder(), requests)
+    folder.mkdir(parents=True, exist_ok=True)
+    saved.write_text(json.dumps(dataclasses.asdict(outcome)) + "\n", "utf-8")
+    return outcome
+
+
+def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...]) -> Outcome:
+    transcripts = load(model, ladder=ladder, max_new_tokens=8, batch_size=64).run(synth.suite(EVALUATED, split="validation"))
+    judge = RulesJudge()
+    scored = [Scored(t, judge.judge(t)) for t in transcripts]
+    summary = summarise(scored, suite="mini", model=model, policy="adaptive")
+    return Outcome(
+        requests=requests,
+        asks=summary["request_ratio"],
+        asks_easy=summary["by_need"]["easy"]["request_ratio"],
+        asks_hard=summary["by_need"]["hard"]["request_ratio"],
+        asks_by_family={name: family["request_ratio"] for name, family in summary["by_family"].items()},
+        accuracy=summary["accuracy"],
+    )
+
+
+def _start(start: Start, seed: int, out: Path) -> str:
+    """The checkpoint a run begins with, made where it is not there yet."""
+    if start == "base":
+        return "tiny-base"
+    folder = out / "starts" / f"{start}-{seed}"
+    if not (folder / "final").is_dir():
+        steps = {"reluctant": 60, "sft": 60, "sft-long": 240}[start]
+        config = SftConfig("tiny-base", folder, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
+        fine_tune(config, _demonstrations(seed, direct_only=start == "reluctant"))
+    return str(folder / "final")
+
+
+def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
+    """From the base model's own good transcripts at temperature 1: as many requests as direct answers, or direct ones only."""
+    examples = synth.suite(720, split="train", seed=1000 + seed, balanced=True)
+    model = load("tiny-base", max_new_tokens=8, batch_size=64, temperature=1.0, seed=seed)
+    transcripts: list[Transcript] = model.run(examples)
+    checkpoint = open_checkpoint("tiny-base")
+    source = EpisodeSource({e.id: e for e in examples}, ResolutionLadder(), checkpoint.protocol, checkpoint.budget)
+    chosen = choose(transcripts, source, seed=seed)
+    if direct_only:
+        chosen = [t for t in chosen if not t.requested]
+    return demonstrate(chosen, source, Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary))
+
+
+# ------------------------------------------------------------------------------------------------ what is shown
+
+
+def _result(claim: Claim, outcomes: dict[str, list[Outcome]], seeds: int) -> dict[str, Any]:
+    values = {v: [round(claim.shown(o), 3) for o in outcomes[v]] for v in claim.variants}
+    return {
+        "claim": claim.name,
+        "source": claim.source,
+        "statement": claim.statement,
+        "paper": claim.paper,
+        "unit": claim.unit,
+        "values": values,
+        "verdict": claim.judge(outcomes),
+    }
+
+
+def _row(values: Sequence[float]) -> str:
+    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{spread}"
+
+
+def _table(results: Sequence[dict[str, Any]]) -> Table:
+    table = Table("claim", "source", "measured", "verdict")
+    for r in results:
+        measured = "\n".join(f"{variant}: {_row(values)}" for variant, values in r["values"].items())
+        table.add_row(r["claim"], r["source"], f"{r['unit']}\n{measured}", r["verdict"])
+    return table
+
+
+def _page(results: Sequence[dict[str, Any]], seeds: int) -> str:
+    """The reproduction as Markdown."""
+    config = settings()
+    lines = [
+        "# The paper's claims about training, in miniature",
+        "",
+        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
+        f"{EVALUATED} unseen generated questions, {config.steps} steps of {config.prompts_per_step} examples x "
+        f"{config.group_size} rollouts, learning rate {config.learning_rate:g}, KL {config.kl_coef:g}; mean over seeds "
+        "(lowest to highest). What is found here holds for this model and these questions; the paper's figures are of "
+        "Qwen2.5-VL-7B. Verdicts follow rules fixed beforehand "
+        "(`recipes/claims.py`).",
+        "",
+        "| claim | paper | verdict |",
+        "|---|---|---|",
+        *(f"| [{r['claim']}](#{r['claim']}) | {r['source']} | **{r['verdict']}** |" for r in results),
+    ]
+    for r in results:
+        lines += ["", f"## {r['claim']}", "", f"{r['source']}: {r['statement']}", "", f"Paper: {r['paper']}.", ""]
+        lines += [f"| run | {r['unit']} |", "|---|---|"]
+        lines += [f"| {variant} | {_row(values)} |" for variant, values in r["values"].items()]
+        lines += ["", f"Verdict: **{r['verdict']}**.", "", f"![request ratio over steps]({r['claim']}.svg)"]
+    return "\n".join(lines) + "\n"
