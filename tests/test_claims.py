@@ -1,0 +1,86 @@
+"""Verdicts from numbers, and one small reproduction from beginning to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from visionthink.data.synth import FAMILIES
+from visionthink.errors import OptionError
+from visionthink.recipes import reproduce
+from visionthink.recipes.claims import CLAIMS, VARIANTS, Outcome, rank_correlation
+
+
+def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None) -> Outcome:
+    return Outcome((end,) * 10, end, easy, hard, families or dict.fromkeys(FAMILIES, 0.5), accuracy)
+
+
+def test_every_claim_looks_at_runs_that_exist():
+    for claim in CLAIMS.values():
+        assert set(claim.variants) <= set(VARIANTS) and claim.paper and claim.source
+
+
+@pytest.mark.parametrize(
+    "none, constant, eq5, verdict",
+    [
+        (1.0, 0.0, 0.6, "reproduced"),
+        (0.95, 0.3, 0.5, "not reproduced"),
+        (0.2, 0.6, 0.5, "opposite"),
+        (1.0, 0.0, 0.95, "not reproduced"),
+    ],
+)
+def test_penalty(none, constant, eq5, verdict):
+    runs = {"none": [outcome(none)], "constant": [outcome(constant)], "eq5": [outcome(eq5)]}
+    assert CLAIMS["penalty"].judge(runs) == verdict
+
+
+def test_theta_must_rise_everywhere():
+    def judged(*ends):
+        return CLAIMS["theta"].judge({v: [outcome(e)] for v, e in zip(CLAIMS["theta"].variants, ends, strict=True)})
+
+    assert judged(0.4, 0.5, 0.5, 0.9) == "reproduced"
+    assert judged(0.4, 0.9, 0.5, 0.9) == "not reproduced"  # falls in between
+    assert judged(0.5, 0.5, 0.5, 0.52) == "not reproduced"
+    assert judged(0.9, 0.5, 0.4, 0.3) == "opposite"
+
+
+def test_means_over_seeds_decide():
+    runs = {"eq5": [outcome(easy=0.1), outcome(easy=0.1)], "sft": [outcome(easy=0.05), outcome(easy=0.3)]}
+    assert CLAIMS["sft"].judge(runs) == "reproduced"
+    runs = {"long cold start": [outcome(accuracy=0.9)], "cold start": [outcome(accuracy=0.93)], "eq5": [outcome(accuracy=0.8)]}
+    assert CLAIMS["cold_start"].judge(runs) == "opposite"
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3], [10, 20, 90]) == 1
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == -1
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) == 0
+    assert rank_correlation([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486832980505138)
+
+
+def test_families():
+    needed = {name: family.hard_share for name, family in FAMILIES.items()}
+    assert CLAIMS["families"].judge({"eq5": [outcome(families=needed)]}) == "reproduced"
+    assert CLAIMS["families"].judge({"eq5": [outcome()]}) == "not reproduced"
+
+
+def test_a_reproduction_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "STEPS", 2)
+    monkeypatch.setattr(reproduce, "PROMPTS_PER_STEP", 2)
+    monkeypatch.setattr(reproduce, "EVALUATED", 24)
+    quiet = Console(quiet=True)
+    record = reproduce.reproduce(["released", "sft"], 1, tmp_path, quiet)
+    assert [c["claim"] for c in record["claims"]] == ["released", "sft"]
+    assert set(record["claims"][1]["values"]) == {"eq5", "sft"}
+    page = (tmp_path / "reproduction.md").read_text()
+    assert "| [sft](#sft) | Table 8 |" in page and "DocVQA 7/14" in page
+    assert "<svg" in (tmp_path / "released.svg").read_text()
+    saved = tmp_path / "runs" / "released-0" / "outcome.json"
+    assert len(json.loads(saved.read_text())["requests"]) == 2
+    before = saved.stat().st_mtime_ns
+    reproduce.reproduce(["released"], 1, tmp_path, quiet)
+    assert saved.stat().st_mtime_ns == before
+    with pytest.raises(OptionError, match="--claims 'x': choose from penalty, theta"):
+        reproduce.reproduce(["x"], 1, tmp_path, quiet)
