@@ -1,11 +1,12 @@
 """Everything that can go wrong, in one tree.
 
     VisionThinkError
-    └── InputError            what the caller gave us cannot be used: one line, exit status 2
-        ├── ImageError        an image file: missing, empty, truncated, too large, too thin, not an image
-        ├── DataError         a row or file of examples, transcripts or generated items
-        ├── OptionError       a command-line option or configuration value
-        └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
+    ├── InputError            what the caller gave us cannot be used: one line, exit status 2
+    │   ├── ImageError        an image file: missing, empty, truncated, too large, too thin, not an image
+    │   ├── DataError         a row or file of examples, transcripts or generated items
+    │   ├── OptionError       a command-line option or configuration value
+    │   └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
+    └── StorageError          what we made cannot be kept: the disk is full
 
 A bad rollout is data, not an exception: see `types.StopReason`.
 """
@@ -33,3 +34,7 @@ class OptionError(InputError):
 
 class ModelError(InputError):
     """A checkpoint cannot be loaded; the message names the file that is missing or wrong."""
+
+
+class StorageError(VisionThinkError):
+    """A file cannot be written; the message names it and says what is kept."""

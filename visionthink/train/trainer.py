@@ -1,4 +1,4 @@
-"""A thin subclass of TRL's `GRPOTrainer`: it replaces one private method, `_generate`, by our episodes. The loss is TRL's own.
+"""A thin subclass of TRL's `GRPOTrainer`: our episodes take the place of `_generate`. The loss is TRL's own.
 
 TRL hands over a step's examples and takes back token ids, loss masks and images; advantages, log-probabilities, clipping,
 KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_trl`).
@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from PIL import Image
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from visionthink import chatml
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, OptionError, StorageError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.protocol import CallError
@@ -174,6 +176,25 @@ class VisionThinkTrainer(GRPOTrainer):
         seen = torch.tensor(sum(len(r.transcript.token_ids) for r in self.rollouts), device=self.accelerator.device)
         self.state.num_input_tokens_seen += int(self.accelerator.gather(seen).sum())
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers writes the hub's names of the weights and reads them back as names of modules, not strictly: for these
+        # architectures nothing would be loaded, and nothing said
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            stored = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+            model.load_state_dict(stored.state_dict())
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:  # torch and safetensors say "disk full" each in their own way
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = " ".join(str(error).split())[:200]
+            raise StorageError(f"{folder}: the checkpoint cannot be written ({reason}); earlier ones are kept") from error
 
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
