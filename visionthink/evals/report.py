@@ -53,7 +53,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
     runs, trainings = [], []
     for folder in folders:
         if (folder / "metrics.jsonl").is_file():
-            trainings.append((folder.name, _metrics(folder / "metrics.jsonl")))
+            trainings.append(_training(folder))
         else:
             runs.append(read(folder))
     from jinja2 import Environment
@@ -66,7 +66,7 @@ def report(folders: Sequence[Path], out: Path) -> None:
             rows=[_row(run, runs) for run in runs],
             frontier=frontier(runs) if runs else "",
             families=_families(runs) if any(_adaptive(r) for r in runs) else "",
-            curves=[(name, _curves(metrics)) for name, metrics in trainings],
+            trainings=trainings,
             gallery=_gallery(runs),
         )
     )
@@ -74,18 +74,54 @@ def report(folders: Sequence[Path], out: Path) -> None:
     out.write_text(page, "utf-8")
 
 
-def _metrics(path: Path) -> list[dict[str, Any]]:
+_LEARNT = {
+    "reward": "reward",
+    "rewards/accuracy/mean": "accuracy",
+    "request_ratio/hard": "requests on hard",
+    "request_ratio/easy": "requests on easy",
+    "request_ratio": "requests",
+}
+_HEALTH = {
+    "accuracy/direct": "accuracy of direct answers",
+    "accuracy/request": "accuracy after a request",
+    "probe/direct": "made to answer directly",
+    "probe/request": "made to ask",
+    "probe/swapped_image": "with another image",
+    "zero_variance": "groups all alike",
+    "entropy": "entropy, nats per token",
+    "kl": "KL to the start",
+}
+
+
+def _training(folder: Path) -> dict[str, Any]:
+    """What the page shows of a training run."""
+    metrics = _lines(folder / "metrics.jsonl", "step", "a logged step")
+    if not metrics:
+        raise DataError(f"{folder / 'metrics.jsonl'}: no steps were logged")
+    warnings = _lines(folder / "warnings.jsonl", "warning", "a warning") if (folder / "warnings.jsonl").is_file() else []
+    rates = [m["rollouts_per_second"] for m in metrics if m.get("rollouts_per_second")]
+    supervised = all("reward" not in m for m in metrics)
+    return {
+        "name": folder.name,
+        "steps": metrics[-1]["step"],
+        "seconds": metrics[-1].get("seconds"),
+        "rollouts_per_second": sum(rates) / len(rates) if rates else None,
+        "learnt": _curves(metrics, {"loss": "loss"} if supervised else _LEARNT),
+        "health": "" if supervised else _curves(metrics, _HEALTH),
+        "warnings": warnings,
+    }
+
+
+def _lines(path: Path, key: str, what: str) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError:
             record = None
-        if not isinstance(record, dict) or "step" not in record:
-            raise DataError(f"{path}, line {number}: not a logged step")
+        if not isinstance(record, dict) or key not in record:
+            raise DataError(f"{path}, line {number}: not {what}")
         records.append(record)
-    if not records:
-        raise DataError(f"{path}: no steps were logged")
     return records
 
 
@@ -187,20 +223,14 @@ def _share_hard(run: Run, family: str) -> float | None:
     return 100 * needs.count("hard") / len(needs) if needs and None not in needs else None
 
 
-def _curves(metrics: Sequence[dict[str, Any]]) -> str:
+def _curves(metrics: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
+    """What was logged under `names`, over the steps."""
     figure, axes = _figure(7.2, 3.4)
-    lines = {
-        "reward": "reward",
-        "rewards/accuracy/mean": "accuracy",
-        "request_ratio/hard": "requests on hard",
-        "request_ratio/easy": "requests on easy",
-        "request_ratio": "requests",
-    }
-    for (key, label), colour in zip(lines.items(), _COLOURS, strict=False):
+    for (key, label), colour in zip(names.items(), _COLOURS, strict=False):
         points = [(m["step"], m[key]) for m in metrics if m.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.6)
-    axes.set_xlabel("optimiser step")
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.4)
+    axes.set_xlabel("update")
     axes.legend(fontsize=8, frameon=False, ncols=3)
     return _svg(figure)
 
