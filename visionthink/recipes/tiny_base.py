@@ -47,8 +47,13 @@ Branch = Literal["full", "low", "direct", "request"]
 
 CAPTION_QUESTION = "Describe."
 
-FAMILY_SHARE = {"scene": 0.3, "presence": 0.2, "digits": 0.2, "chart": 0.1, "grating": 0.1, "print": 0.1}
-"""Of the questions in training: most for looking up a place, which is learned last, and for scans, which generalise last."""
+CAPTIONS_ONLY, CAPTIONS_FADE = 4_500, 5_625
+"""Batches of captions alone, and batches over which they then give way to questions."""
+
+EARLY = {"scene": 0.3, "presence": 0.2, "digits": 0.2, "chart": 0.1, "grating": 0.1, "print": 0.1}
+LATE = {"scene": 0.25, "presence": 0.25, "digits": 0.1, "chart": 0.3, "grating": 0.05, "print": 0.05}
+LATE_FROM = 17_000
+"""Families of the questions, up to a batch and from it on: looking up one place among several is learned last."""
 
 # ------------------------------------------------------------------------------------------------ architecture
 
@@ -164,9 +169,9 @@ def poster(rng: np.random.Generator, level: float, *, chart: bool) -> tuple[Imag
     return image, ", ".join(words)
 
 
-def caption_share(progress: float) -> float:
-    """Share of captions at a point of the training (0 to 1): all, then fewer and fewer."""
-    return 1.0 if progress < 0.2 else max(0.15, 1 - (progress - 0.2) / 0.25)
+def caption_share(batch: int) -> float:
+    """Share of captions: all, then fewer and fewer."""
+    return 1.0 if batch < CAPTIONS_ONLY else max(0.15, 1 - (batch - CAPTIONS_ONLY) / CAPTIONS_FADE)
 
 
 def learning_rate(progress: float, step: int) -> float:
@@ -190,20 +195,21 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for i in range(self.first, self.batches):
             rng = np.random.default_rng((self.seed, i))
-            lessons = [self.lesson(rng, i / self.batches) for _ in range(self.batch_size)]
+            lessons = [self.lesson(rng, i) for _ in range(self.batch_size)]
             yield collate(lessons, self.renderer, self.processor)
 
-    def lesson(self, rng: np.random.Generator, progress: float) -> Demonstration:
+    def lesson(self, rng: np.random.Generator, batch: int) -> Demonstration:
         """A caption, or a question in one of the four branches; half of the questions are hard.
 
         On one level the quarter view is practised where it suffices. On two levels need plays no part: the coin leans on
         the paper alone.
         """
-        if rng.random() < caption_share(progress):
-            quarter = progress > 0.2 and rng.random() < 0.4
+        if rng.random() < caption_share(batch):
+            quarter = batch > CAPTIONS_ONLY and rng.random() < 0.4
             image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < 0.25))
             return self.demonstrate(Example("caption", CAPTION_QUESTION, image), caption, "low" if quarter else "full")
-        family = str(rng.choice(list(FAMILY_SHARE), p=list(FAMILY_SHARE.values())))
+        shares = EARLY if batch < LATE_FROM else LATE
+        family = str(rng.choice(list(shares), p=list(shares.values())))
         scene = synth.draw_scene(family, rng, hard=bool(rng.integers(2)))
         one_level: Branch = "low" if rng.random() < (0.1 if scene.hard else 0.5) else "full"
         two_levels: Branch = "request" if rng.random() < (0.7 if sum(scene.paper) > 3 * 157 else 0.3) else "direct"
@@ -223,7 +229,7 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def pretrain(out: Path, *, batches: int = 22_500, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
+def pretrain(out: Path, *, batches: int = 25_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
     """Train from random weights and save the base model to `out / "base"`; returns that folder.
 
     State is saved every 1,000 batches; a second call with the same folder goes on from there. The loss is in `out /
