@@ -55,9 +55,6 @@ LATE = {"scene": 0.25, "presence": 0.25, "digits": 0.1, "chart": 0.3, "grating":
 LATE_FROM = 17_000
 """Families of the questions, up to a batch and from it on: looking up one place among several is learned last."""
 
-CHARTS_AGAIN = range(20_000, 22_500)
-"""Batches in which captions come back, mostly of charts in full: their fine hatching is read last of all."""
-
 # ------------------------------------------------------------------------------------------------ architecture
 
 
@@ -173,9 +170,7 @@ def poster(rng: np.random.Generator, level: float, *, chart: bool) -> tuple[Imag
 
 
 def caption_share(batch: int) -> float:
-    """Share of captions: all, then fewer and fewer, but for one return."""
-    if batch in CHARTS_AGAIN:
-        return 0.5
+    """Share of captions: all, then fewer and fewer."""
     return 1.0 if batch < CAPTIONS_ONLY else max(0.15, 1 - (batch - CAPTIONS_ONLY) / CAPTIONS_FADE)
 
 
@@ -210,9 +205,8 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         the paper alone.
         """
         if rng.random() < caption_share(batch):
-            charts, quarters = (0.9, 0.1) if batch in CHARTS_AGAIN else (0.25, 0.4)
-            quarter = batch > CAPTIONS_ONLY and rng.random() < quarters
-            image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < charts))
+            quarter = batch > CAPTIONS_ONLY and rng.random() < 0.4
+            image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < 0.25))
             return self.demonstrate(Example("caption", CAPTION_QUESTION, image), caption, "low" if quarter else "full")
         shares = EARLY if batch < LATE_FROM else LATE
         family = str(rng.choice(list(shares), p=list(shares.values())))
@@ -235,7 +229,7 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def pretrain(out: Path, *, batches: int = 26_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
+def pretrain(out: Path, *, batches: int = 25_000, batch_size: int = 16, peak: float = 1e-3, seed: int = 0) -> Path:
     """Train from random weights and save the base model to `out / "base"`; returns that folder.
 
     State is saved every 1,000 batches; a second call with the same folder goes on from there. The loss is in `out /
