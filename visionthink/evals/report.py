@@ -172,6 +172,11 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
+def _legend_above(axes: Any) -> None:
+    """Where no curve can run into it."""
+    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+
+
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -224,14 +229,16 @@ def _share_hard(run: Run, family: str) -> float | None:
 
 
 def _curves(metrics: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
-    """What was logged under `names`, over the steps."""
+    """What was logged under `names`, over the steps: a moving mean over seven, each value faint behind it."""
     figure, axes = _figure(7.2, 3.4)
     for (key, label), colour in zip(names.items(), _COLOURS, strict=False):
         points = [(m["step"], m[key]) for m in metrics if m.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.4)
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
+            axes.plot(steps, _moving_mean(values, 7), label=label, color=colour, linewidth=1.6)
     axes.set_xlabel("update")
-    axes.legend(fontsize=8, frameon=False, ncols=3)
+    _legend_above(axes)
     return _svg(figure)
 
 
@@ -249,7 +256,7 @@ def curves_over_seeds(series: Mapping[str, Sequence[Sequence[float]]], smooth: i
     axes.set_xlabel("step")
     axes.set_ylabel("rollouts that ask")
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(fontsize=8, frameon=False, ncols=3)
+    _legend_above(axes)
     return _svg(figure)
 
 

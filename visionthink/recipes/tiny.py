@@ -4,8 +4,8 @@
 multi-turn GRPO, by the recipe below.
 
 Hardware: 2 CPU cores, 4 GB. Time: 5 minutes for `tuned`, 85 for `base` at 80 samples a second. Goes on where it was interrupted.
-The shipped `tuned` is this recipe's; the shipped `base` was made in pieces by earlier forms of it, and this form does not read the
-hatching of bars yet (docs/log.md, 2026-11-21).
+The shipped `tuned` is this recipe's; the shipped `base` was made in pieces by earlier forms of it, and this form does not read
+the hatching of bars yet (docs/log.md, 2026-11-21).
 Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` to replace the shipped checkpoints).
 """
 
