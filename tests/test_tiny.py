@@ -109,7 +109,6 @@ def test_tuned_asks_when_needed(tuned_runs):
     assert tuned_runs["adaptive"]["accuracy"] > tuned_runs["low"]["accuracy"] + 0.05
 
 
-@pytest.mark.xfail(reason="not reached yet, see docs/log.md 2026-11-21", strict=True)
 def test_tuned_reaches_its_target(tuned_runs):
     adaptive, full, oracle = (tuned_runs[p] for p in ("adaptive", "full", "oracle"))
     assert gap(adaptive) >= 0.8

@@ -408,7 +408,11 @@ def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: b
 
 
 def suite(n: int, *, split: str = "test", seed: int = 0, balanced: bool = False) -> list[Example]:
-    """`n` items, the families in turn; hard in each family's own share or, `balanced`, every other one."""
+    """`n` items, the families in turn, hard in each family's own share; or, `balanced`, an easy and a hard one of each family in
+    turn, so that every run of 12 has one of each."""
     families = list(FAMILIES)
-    rows = [(families[i % len(families)], i // len(families)) for i in range(n)]
-    return [draw(f, i, split=split, seed=seed, hard=bool(i % 2) if balanced else None) for f, i in rows]
+    if balanced:
+        cells = [(family, need) for family in families for need in (0, 1)]
+        rows = [(*cells[i % len(cells)], i // len(cells)) for i in range(n)]
+        return [draw(f, 2 * i + hard, split=split, seed=seed, hard=bool(hard)) for f, hard, i in rows]
+    return [draw(families[i % len(families)], i // len(families), split=split, seed=seed) for i in range(n)]

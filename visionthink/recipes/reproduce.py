@@ -33,12 +33,12 @@ from visionthink.train.run import train
 from visionthink.train.sft import Demonstration, SftConfig, choose, demonstrate, fine_tune
 from visionthink.types import Transcript
 
-STEPS, PROMPTS_PER_STEP = 80, 8
+STEPS, PROMPTS_PER_STEP = 80, 12
 EVALUATED = 300
 
 
 def settings() -> TrainConfig:
-    """The tiny recipe's, over as many steps as Fig. 3a and Fig. 8 show, with half the examples a step; all variants alike."""
+    """The tiny recipe's, over as many steps as Fig. 3a and Fig. 8 show; all variants alike."""
     return tiny().config.replace(steps=STEPS, prompts_per_step=PROMPTS_PER_STEP, save_steps=STEPS)
 
 

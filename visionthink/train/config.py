@@ -66,6 +66,8 @@ class TrainConfig:
     warmup_steps: int = 0
     data: str = ""
     """What to train on instead of the recipe's own data: a file, a folder of `datasets.save_to_disk`, or a hub id."""
+    shuffle: bool = True
+    """Whether examples come in random order; data that is balanced step by step must keep its own."""
     max_image_tokens: int = 0
     """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
     max_new_tokens: int = 1024
@@ -222,6 +224,7 @@ class TrainConfig:
             "log_completions": False,
             "log_multimodal": False,
             "remove_unused_columns": False,
+            "shuffle_dataset": self.shuffle,
             "bf16": not on_cpu,
             "use_cpu": on_cpu,
             "gradient_checkpointing": self.gradient_checkpointing,
