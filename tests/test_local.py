@@ -82,7 +82,7 @@ def test_a_model_that_never_stops(tiny_base):
     end = policy.renderer.end_id
 
     def endless(_, __, logits):
-        logits[..., policy._ends] = -1e4
+        logits[..., policy.renderer.end_ids] = -1e4
         return logits
 
     hook = tiny_base.model.lm_head.register_forward_hook(endless)

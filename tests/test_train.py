@@ -44,6 +44,8 @@ def test_what_we_override_and_use_is_still_there():
         "_generate": ["self", "prompts"],
         "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
         "_log_metric": ["self", "name", "value"],
+        "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+        "_save_checkpoint": ["self", "model", "trial"],
     }
     for name, expected in parameters.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from visionthink import chatml
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.protocol import Protocol
@@ -50,10 +49,8 @@ class LocalPolicy:
         self._generator_seed = seed
         # generation keeps position offsets in the model itself: one call at a time, shared by every copy of the policy
         self._alone = threading.Lock()
-        vocabulary = checkpoint.tokenizer.get_vocab()
-        self._suppressed = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
+        self._suppressed = self.renderer.never_sampled
         self._bad_words: list[list[int]] = []
-        self._ends = sorted({self.renderer.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)})
 
     def forbidding(self, text: str) -> LocalPolicy:
         """The same policy, unable to say `text`; it shares the weights."""
@@ -95,7 +92,7 @@ class LocalPolicy:
                 repetition_penalty=1.0,
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
-                eos_token_id=self._ends,
+                eos_token_id=self.renderer.end_ids,
                 pad_token_id=self.checkpoint.tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([recorder]),
             )
@@ -127,7 +124,7 @@ class LocalPolicy:
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
     def _completion(self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self._ends), None)
+        end = next((i for i, token in enumerate(ids) if token in self.renderer.end_ids), None)
         finish: FinishReason = "length" if end is None else "stop"
         length = len(ids) if end is None else end + 1
         text = self.checkpoint.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -34,6 +34,8 @@ class Renderer:
         self._control = {token: vocabulary[token] for token in needed}
         self.end_id: int = vocabulary[chatml.TURN_END]
         self.image_pad_id: int = vocabulary[chatml.IMAGE_PAD]
+        self.end_ids = sorted({self.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)})
+        self.never_sampled = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
 
     def prompt_ids(self, history: History) -> list[int]:
         """All ids up to and including the header of the reply that is wanted."""

@@ -216,7 +216,7 @@ class TrainConfig:
             "max_grad_norm": 1.0,
             "weight_decay": 0.0,
             "seed": self.seed,
-            "save_steps": self.save_steps,
+            "save_steps": self.save_steps * self.updates_per_step,
             "save_total_limit": 2,
             "logging_steps": 1,
             "report_to": self.report_to,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from visionthink import chatml
 from visionthink.policies.render import Renderer, views
 from visionthink.types import Completion, History
 
@@ -24,8 +23,6 @@ class TrainerPolicy:
 
     def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any):
         self.trainer, self.renderer, self.image_processor = trainer, renderer, image_processor
-        vocabulary = renderer.tokenizer.get_vocab()
-        self._ends = {renderer.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)}
         self._banned: tuple[int, ...] = ()
 
     def forbidding(self, text: str) -> TrainerPolicy:
@@ -48,7 +45,7 @@ class TrainerPolicy:
         return [
             Completion(
                 text=self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
-                finish_reason="stop" if ids and ids[-1] in self._ends else "length",
+                finish_reason="stop" if ids and ids[-1] in self.renderer.end_ids else "length",
                 token_ids=tuple(ids),
                 prompt_ids=tuple(prompt),
                 logprobs=None if logprobs is None else tuple(logprobs[i]),

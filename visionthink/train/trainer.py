@@ -86,7 +86,7 @@ class VisionThinkTrainer(GRPOTrainer):
             args=config.to_trl(
                 on_cpu=checkpoint.model.device.type == "cpu",
                 bridge_tokens=bridge_tokens(source, renderer, max(visual_tokens.values())),
-                never_sampled=sorted(v for t, v in checkpoint.tokenizer.get_vocab().items() if t in chatml.NEVER_SAMPLED),
+                never_sampled=renderer.never_sampled,
             ),
             # TRL carries the id through its own sampler; what is said is the episode's business
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.example_ids]),
@@ -113,7 +113,8 @@ class VisionThinkTrainer(GRPOTrainer):
         return column
 
     def _generate(self, prompts: list) -> tuple:
-        if self.config.probe_steps and self.state.global_step % self.config.probe_steps == 0:
+        step = self.state.global_step // self.config.updates_per_step
+        if self.config.probe_steps and step % self.config.probe_steps == 0:
             for name, value in self.probe.measure().items():
                 self._log_metric(name, value)
         started = time.perf_counter()
