@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shutil
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
-from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.rewards.judge import Verdict
@@ -174,13 +176,8 @@ def plain_logprobs(trainer, inputs, i) -> torch.Tensor:
     return picked[int(inputs["prompt_mask"][i].sum()) - 1 :]
 
 
-def test_loss_is_equation_3(tmp_path):
-    """-1/G sum_i 1/|I_i| sum_t I_it [min(rho A, clip(rho, .8, 1.2) A) - beta (e^(ref-p) - (ref-p) - 1)], written by hand over
-    unpadded sequences; I is 1 for sampled tokens."""
-    eps, beta = 0.2, 0.05
-    trainer = make_trainer(small(tmp_path, kl_coef=beta, group_size=6), synth.suite(12, split="train"))
-    inputs = rollout_batch(trainer)
-    assert set(inputs["num_images"]) == {1, 2}, "rollouts of one and of two images are needed"
+def batched_logprobs(trainer, inputs) -> torch.Tensor:
+    """As the loss computes them: padded, all rollouts at once, [rollouts, longest completion]."""
     batched, _, _ = trainer._get_per_token_logps_and_entropies(
         trainer.model,
         torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
@@ -188,6 +185,29 @@ def test_loss_is_equation_3(tmp_path):
         inputs["completion_ids"].shape[1],
         **{k: inputs[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
     )
+    return batched
+
+
+def test_logprobs_of_qwen3_vl_do_not_depend_on_the_batch(tmp_path, qwen3_folder):
+    """Features injected into several layers must land on the right rollout, whether it has one image or two."""
+    config = dataclasses.replace(small(tmp_path, forced=2, group_size=6, exclude=""), model=str(qwen3_folder))
+    trainer = make_trainer(config, synth.suite(8, split="train"))
+    inputs = rollout_batch(trainer)
+    assert set(inputs["num_images"]) == {1, 2}
+    batched = batched_logprobs(trainer, inputs)
+    for i in range(len(trainer.rollouts)):
+        alone = plain_logprobs(trainer, inputs, i)
+        assert torch.allclose(alone, batched[i, : len(alone)], atol=1e-5)
+
+
+def test_loss_is_equation_3(tmp_path):
+    """-1/G sum_i 1/|I_i| sum_t I_it [min(rho A, clip(rho, .8, 1.2) A) - beta (e^(ref-p) - (ref-p) - 1)], written by hand over
+    unpadded sequences; I is 1 for sampled tokens."""
+    eps, beta = 0.2, 0.05
+    trainer = make_trainer(small(tmp_path, kl_coef=beta, group_size=6), synth.suite(12, split="train"))
+    inputs = rollout_batch(trainer)
+    assert set(inputs["num_images"]) == {1, 2}, "rollouts of one and of two images are needed"
+    batched = batched_logprobs(trainer, inputs)
     old = batched.detach() + 0.3 * torch.sin(torch.arange(batched.numel())).view_as(batched)  # ratios on both sides of the clip
     inputs["old_per_token_logps"] = old
     inputs["ref_per_token_logps"] = batched.detach() + 0.2 * torch.cos(torch.arange(batched.numel())).view_as(batched)
@@ -349,12 +369,32 @@ def test_an_example_without_answer_is_refused(tmp_path):
         make_trainer(small(tmp_path), [example])
 
 
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, capsys):
+    from transformers import Qwen2Config
+
+    shutil.copytree(resolve("tiny-base"), tmp_path / "text")
+    Qwen2Config().save_pretrained(tmp_path / "text")
+    assert main(["train", "tiny", "--model", str(tmp_path / "text"), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: model {tmp_path / 'text'}: qwen2 is not supported; choose one of qwen2_5_vl, qwen3_vl\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_forbidden_is_not_silently_allowed(tmp_path):
+    """A branch is forced by taking a token away; wording without a token of its own cannot be."""
+    policy = make_trainer(small(tmp_path), synth.suite(4, split="train")).sampler.policy
+    with pytest.raises(OptionError, match="no token of its own for '<look>'"):
+        policy.forbidding("<look>")
+
+
 def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
     final = train(small(tmp_path / "run", lora_rank=4, gradient_checkpointing=True), synth.suite(8, split="train"))
     before, after = (open_checkpoint(m).model.state_dict() for m in ("tiny-base", str(final)))
     assert before.keys() == after.keys()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert changed and all("language_model.layers" in k for k in changed)
+    stock = AutoModelForImageTextToText.from_pretrained(final).state_dict()
+    assert all(torch.equal(stock[k].float(), after[k].float()) for k in after)
     scene = synth.draw("scene", 0)
     scene.image.save(tmp_path / "scene.png")
     assert main(["ask", str(tmp_path / "scene.png"), "-q", scene.question, "--model", str(final)]) == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -39,6 +39,10 @@ class Example:
     need: Need | None = None
     family: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+Examples: TypeAlias = Sequence[Example] | Mapping[str, Example]
+"""Examples in memory, or by id where a table reads them when they are asked for."""
 
 
 @dataclass(frozen=True)

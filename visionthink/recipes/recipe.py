@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from visionthink.data.examples import read_examples
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.train.config import TrainConfig
-from visionthink.types import Example
+from visionthink.types import Examples
 
-Examples = Sequence[Example] | Mapping[str, Example]
 Rehearsal = tuple[Checkpoint, Examples]
 
 

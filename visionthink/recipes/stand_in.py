@@ -59,6 +59,11 @@ def _ids() -> dict[str, int]:
     }
 
 
+def _vision(**more: Any) -> dict[str, Any]:
+    shape = {"depth": 4, "hidden_size": 160, "intermediate_size": 320, "num_heads": 2, "out_hidden_size": 256}
+    return {**shape, "spatial_merge_size": 2, "temporal_patch_size": 2, **more}
+
+
 def _text(**more: Any) -> dict[str, Any]:
     tokenizer = open_checkpoint("tiny-base").tokenizer
     return {
@@ -79,18 +84,7 @@ def _text(**more: Any) -> dict[str, Any]:
 def qwen2_5_vl(dialect: str = "agent") -> Checkpoint:
     """Qwen2.5-VL with 2 + 4 layers: patches of 14 px, 2 x 2 merged, windows of 112 px, every fourth vision layer full."""
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-    vision = {
-        "depth": 4,
-        "hidden_size": 160,
-        "intermediate_size": 320,
-        "num_heads": 2,
-        "out_hidden_size": 256,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [3],
-    }
+    vision = _vision(patch_size=14, window_size=112, fullatt_block_indexes=[3])
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(text_config=_text(rope_parameters=rope), vision_config=vision, **_ids())
@@ -101,18 +95,7 @@ def qwen2_5_vl(dialect: str = "agent") -> Checkpoint:
 def qwen3_vl(dialect: str = "agent") -> Checkpoint:
     """Qwen3-VL with 3 + 4 layers: patches of 16 px, 2 x 2 merged, features of two vision layers injected (DeepStack)."""
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    vision = {
-        "depth": 4,
-        "hidden_size": 160,
-        "intermediate_size": 320,
-        "num_heads": 2,
-        "out_hidden_size": 256,
-        "patch_size": 16,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "num_position_embeddings": 2304,
-        "deepstack_visual_indexes": [1, 2],
-    }
+    vision = _vision(patch_size=16, num_position_embeddings=2304, deepstack_visual_indexes=[1, 2])
     torch.manual_seed(0)
     text = _text(rope_parameters=rope, head_dim=128, num_hidden_layers=3)
     model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **_ids()))

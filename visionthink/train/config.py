@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.util
+import inspect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +66,9 @@ class TrainConfig:
     group_size: int = 16
     """Rollouts per example."""
     learning_rate: float = 1e-6
+    """Of AdamW, constant after the warm-up."""
     warmup_steps: int = 0
+    """Optimiser updates over which the learning rate rises."""
     data: str = ""
     """What to train on instead of the recipe's own data: a file, a folder of `datasets.save_to_disk`, or a hub id."""
     shuffle: bool = True
@@ -73,18 +78,25 @@ class TrainConfig:
     max_new_tokens: int = 1024
     """Tokens a model may say per turn."""
     temperature: float = 1.0
+    """Of sampling."""
     clip_eps: float = 0.2
+    """How far the probability ratio may move from 1 before it is clipped."""
     kl_coef: float = 0.001
     """Beta, the weight of the KL penalty; 0 trains without a reference model."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     penalty: Literal["eq5", "released", "constant", "none"] = "eq5"
+    """What pays: requests or lucky direct answers by the group's counts (eq5, released), right requests (constant), nobody."""
     theta: float = 0.2
+    """Share of right direct answers in a group below which they count as luck."""
     penalty_weight: float = 0.1
+    """Reward taken from a penalised rollout."""
     penalty_scope: Literal["all", "correct"] = "all"
+    """Which rollouts can be penalised."""
     dialect: str = ""
     """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
     ladder: str = "0.25,1"
+    """Shares of the pixels to climb."""
     refill: int = 4
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
     exclude: str = "duplicate,empty,truncated"
@@ -92,11 +104,13 @@ class TrainConfig:
     forced: int = 0
     """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
     seed: int = 0
+    """Of sampling, shuffling and adapters."""
     save_steps: int = 20
     """Steps between checkpoints."""
     micro_batch: int = 0
     """Rollouts per forward pass; 0 takes a whole step at once."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
     lora_rank: int = 0
     """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved."""
     vllm: Literal["off", "colocate", "server"] = "off"
@@ -140,6 +154,16 @@ class TrainConfig:
 
     def exclusions(self) -> tuple[Exclusion, ...]:
         return parse_exclusions(self.exclude)
+
+    @classmethod
+    def documentation(cls) -> dict[str, str]:
+        """Name and one-line description of every setting, read from the strings below them."""
+        [body] = (n.body for n in ast.parse(inspect.getsource(cls)).body if isinstance(n, ast.ClassDef))
+        described = {}
+        for setting, text in itertools.pairwise(body):
+            if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
+                described[ast.unparse(setting.target)] = str(ast.literal_eval(text.value))
+        return described
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)

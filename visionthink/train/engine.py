@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from visionthink.errors import OptionError
 from visionthink.policies.render import Renderer, views
 from visionthink.types import Completion, History
 
@@ -26,9 +27,15 @@ class TrainerPolicy:
         self._banned: tuple[int, ...] = ()
 
     def forbidding(self, text: str) -> TrainerPolicy:
-        """The same weights, unable to say `text`, which must be a single added token."""
+        """The same weights, unable to say `text`.
+
+        Raises:
+            OptionError: `text` is not in a single token of its own, which alone can be kept from being sampled.
+        """
         other = copy.copy(self)
-        added = (i for i, t in self.renderer.tokenizer.added_tokens_decoder.items() if text in t.content)
+        added = [i for i, t in self.renderer.tokenizer.added_tokens_decoder.items() if text in t.content]
+        if not added:
+            raise OptionError(f"this tokenizer has no token of its own for {text!r}: it cannot be forbidden while training")
         other._banned = (*self._banned, *added)
         return other
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
-from visionthink.types import Example
-
-Examples = Sequence[Example] | Mapping[str, Example]
+from visionthink.types import Examples
 
 
 def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, checkpoint: Checkpoint | None = None) -> Path:
@@ -68,7 +65,7 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None)
     torch.manual_seed(config.seed)
     # half-precision weights lose small updates; under an adapter they stand still
     half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model, dtype=half))
+    checkpoint = checkpoint or open_checkpoint(config.model, dtype=half)
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     config.out.mkdir(parents=True, exist_ok=True)
     if trainer.accelerator.is_main_process:
@@ -78,13 +75,13 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None)
     final = config.out / "final"
     if not trainer.accelerator.is_main_process:
         return final
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
     save_checkpoint(
         final,
         model=model.merge_and_unload() if config.lora_rank else model,
-        tokenizer=checkpoint.tokenizer,
-        image_processor=checkpoint.image_processor,
-        protocol=checkpoint.protocol,
-        dtype=torch.float16 if checkpoint.model.device.type == "cpu" else None,
+        tokenizer=trained.tokenizer,
+        image_processor=trained.image_processor,
+        protocol=trained.protocol,
+        dtype=torch.float16 if trained.model.device.type == "cpu" else None,
     )
     return final

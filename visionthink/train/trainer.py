@@ -7,7 +7,6 @@ KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_t
 from __future__ import annotations
 
 import logging
-import os
 import random
 import shutil
 import time
@@ -36,9 +35,8 @@ from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, varies
-from visionthink.types import Example, ImageView, Transcript
+from visionthink.types import Examples, ImageView, Transcript
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
@@ -67,7 +65,8 @@ class VisionThinkTrainer(GRPOTrainer):
         visual_tokens: what to train on, ids of `source.examples`, with what their full views cost.
 
     Raises:
-        OptionError: the way the weights are distributed cannot work with turns of unequal number.
+        OptionError: an episode may outgrow the model's context, or the way the weights are distributed cannot work with turns
+            of unequal number.
     """
 
     def __init__(
@@ -78,14 +77,17 @@ class VisionThinkTrainer(GRPOTrainer):
         rubric: Rubric,
         visual_tokens: Mapping[str, int],
     ):
-        self.config, self.example_ids, self.rollouts = config, list(visual_tokens), list[Rollout]()
+        self.config, self.checkpoint, self.example_ids, self.rollouts = config, checkpoint, list(visual_tokens), list[Rollout]()
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+        largest = max(visual_tokens, key=lambda i: visual_tokens[i])
+        bridge = bridge_tokens(source, renderer, visual_tokens[largest])
+        _refuse_overlong(config, source, checkpoint, renderer, largest, bridge)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
             args=config.to_trl(
                 on_cpu=checkpoint.model.device.type == "cpu",
-                bridge_tokens=bridge_tokens(source, renderer, max(visual_tokens.values())),
+                bridge_tokens=bridge,
                 never_sampled=renderer.never_sampled,
             ),
             # TRL carries the id through its own sampler; what is said is the episode's business
@@ -237,7 +239,7 @@ def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> in
 
 def make_trainer(
     config: TrainConfig,
-    examples: Sequence[Example] | Mapping[str, Example],
+    examples: Examples,
     *,
     judge: Judge | None = None,
     checkpoint: Checkpoint | None = None,
@@ -248,12 +250,10 @@ def make_trainer(
         DataError: no example can be trained on, or one has no answer.
         OptionError: a setting that cannot work, before anything is trained.
     """
-    checkpoint = checkpoint or config.adjusted(open_checkpoint(config.model))
+    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model))
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     source = EpisodeSource(by_id, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
     usable = _usable(source)
-    renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
-    _refuse_overlong(config, source, checkpoint, renderer, max(usable, key=lambda i: usable[i]), max(usable.values()))
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()
     rubric = Rubric(checkpoint.protocol, judge or RulesJudge(), config.rollout_penalty())
@@ -282,13 +282,12 @@ def _usable(source: EpisodeSource) -> dict[str, int]:
 
 
 def _refuse_overlong(
-    config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, visual_tokens: int
+    config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, bridge: int
 ) -> None:
     """An episode that outgrows the model's context would end in the middle of its second image."""
     [episode] = source.episodes(largest, 1)
     turns = len(source.ladder.levels)
-    between = (turns - 1) * bridge_tokens(source, renderer, visual_tokens)
-    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + between
+    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + (turns - 1) * bridge
     context = checkpoint.model.config.get_text_config().max_position_embeddings
     if longest > context:
         raise OptionError(

@@ -1,0 +1,64 @@
+"""What several commands share: the model's options, consoles, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from visionthink.errors import OptionError
+from visionthink.images import MAX_IMAGE_PIXELS
+from visionthink.resolution import ResolutionLadder
+
+
+class AddCommand(Protocol):
+    """Adds a command: name, what runs it, one line of help, whether it can print JSON."""
+
+    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser: ...
+
+
+def limit_option(parser: argparse.ArgumentParser) -> None:
+    text = "refuse larger images (default: %(default)g)"
+    parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
+
+
+def pixel_limit(options: argparse.Namespace) -> int:
+    if not 0 < options.max_megapixels < 1e6:
+        raise OptionError(f"--max-megapixels {options.max_megapixels:g}: must be a number above 0")
+    return int(options.max_megapixels * 1e6)
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)")
+    parser.add_argument("--ladder", default="0.25,1", help="shares of the pixels to climb (default: %(default)s)")
+    parser.add_argument("--dialect", help="protocol wording; default: what is stored beside the checkpoint, else agent")
+    parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+
+
+def load(options: argparse.Namespace, **more: Any) -> Any:
+    from visionthink.model import load
+
+    if options.max_new_tokens < 1:
+        raise OptionError(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
+    ladder = ResolutionLadder.parse(options.ladder)
+    return load(
+        options.model,
+        ladder=ladder,
+        dialect=options.dialect,
+        boundary=options.boundary,
+        max_new_tokens=options.max_new_tokens,
+        **more,
+    )
+
+
+def wide(*, stderr: bool = False) -> Console:
+    """A console that does not cut tables where the output is a file or a log."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=140)
+
+
+def write_json(result: Any) -> None:
+    sys.stdout.write(json.dumps(result) + "\n")
