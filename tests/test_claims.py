@@ -9,8 +9,8 @@ from rich.console import Console
 
 from visionthink.data.synth import FAMILIES
 from visionthink.errors import OptionError
-from visionthink.recipes import reproduce
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Outcome, rank_correlation
+from visionthink.recipes.reproduce import Scale, reproduce
 
 
 def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None) -> Outcome:
@@ -66,12 +66,9 @@ def test_families():
     assert CLAIMS["families"].judge({"eq5": [outcome()]}) == "not reproduced"
 
 
-def test_a_reproduction_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "STEPS", 2)
-    monkeypatch.setattr(reproduce, "PROMPTS_PER_STEP", 2)
-    monkeypatch.setattr(reproduce, "EVALUATED", 24)
-    quiet = Console(quiet=True)
-    record = reproduce.reproduce(["released", "sft"], 1, tmp_path, quiet)
+def test_a_reproduction_goes_on_where_it_was(tmp_path):
+    scale, quiet = Scale(steps=2, prompts_per_step=2, evaluated=24), Console(quiet=True)
+    record = reproduce(["released", "sft"], 1, tmp_path, quiet, scale)
     assert [c["claim"] for c in record["claims"]] == ["released", "sft"]
     assert set(record["claims"][1]["values"]) == {"eq5", "sft"}
     page = (tmp_path / "reproduction.md").read_text()
@@ -80,7 +77,7 @@ def test_a_reproduction_goes_on_where_it_was(tmp_path, monkeypatch):
     saved = tmp_path / "runs" / "released-0" / "outcome.json"
     assert len(json.loads(saved.read_text())["requests"]) == 2
     before = saved.stat().st_mtime_ns
-    reproduce.reproduce(["released"], 1, tmp_path, quiet)
+    reproduce(["released"], 1, tmp_path, quiet, scale)
     assert saved.stat().st_mtime_ns == before
     with pytest.raises(OptionError, match="--claims 'x': choose from penalty, theta"):
-        reproduce.reproduce(["x"], 1, tmp_path, quiet)
+        reproduce(["x"], 1, tmp_path, quiet)

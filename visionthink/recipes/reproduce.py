@@ -1,19 +1,29 @@
 """The paper in miniature: every claim about training, run with several seeds on the tiny model and judged.
 
 A run lives in its own folder and is not repeated once its outcome is there, so an interrupted reproduction goes on where it was.
+Runs are of one thread each, as many at a time as there are cores: a model this small gains little from a second thread.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import logging
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from visionthink.data import synth
@@ -23,7 +33,7 @@ from visionthink.evals.report import curves_over_seeds
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.render import Renderer
-from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start, Variant
+from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.tiny import tiny
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.judge import RulesJudge
@@ -33,16 +43,24 @@ from visionthink.train.run import train
 from visionthink.train.sft import Demonstration, SftConfig, choose, demonstrate, fine_tune
 from visionthink.types import Transcript
 
-STEPS, PROMPTS_PER_STEP = 80, 12
-EVALUATED = 300
+MOST_AT_ONCE = 8
+"""Runs at a time at most; each takes about 2 GB."""
 
 
-def settings() -> TrainConfig:
-    """The tiny recipe's, over as many steps as Fig. 3a and Fig. 8 show; all variants alike."""
-    return tiny().config.replace(steps=STEPS, prompts_per_step=PROMPTS_PER_STEP, save_steps=STEPS)
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything; all variants alike. Fig. 3a and Fig. 8 show 80 steps."""
+
+    steps: int = 80
+    prompts_per_step: int = 12
+    evaluated: int = 300
+
+    def settings(self) -> TrainConfig:
+        """The tiny recipe's but for their length."""
+        return tiny().config.replace(steps=self.steps, prompts_per_step=self.prompts_per_step, save_steps=self.steps)
 
 
-def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console) -> dict[str, Any]:
+def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, scale: Scale = Scale()) -> dict[str, Any]:
     """Run what the claims need, judge them, write `reproduction.md`, a figure for each, and `reproduction.json`.
 
     Raises:
@@ -55,49 +73,82 @@ def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console) -> 
         raise OptionError(f"--seeds {seeds}: must be at least 1")
     claims = [CLAIMS[name] for name in names]
     variants = list(dict.fromkeys(v for claim in claims for v in claim.variants))
-    outcomes: dict[str, list[Outcome]] = {}
-    for i, variant in enumerate(variants, 1):
-        for seed in range(seeds):
-            console.print(f"[bold]{i}/{len(variants)}[/] {variant}, seed {seed}")
-            outcomes.setdefault(variant, []).append(_outcome(VARIANTS[variant], seed, out, out / "runs" / f"{variant}-{seed}"))
+    starts = {VARIANTS[variant].start for variant in variants} - {"base"}
+    _at_once(_make_start, [(start, seed, out) for start in sorted(starts) for seed in range(seeds)], out, console)
+    runs = [(variant, seed) for variant in variants for seed in range(seeds)]
+    found = dict(zip(runs, _at_once(_outcome, [(*run, out, scale) for run in runs], out, console), strict=True))
+    outcomes = {variant: [found[variant, seed] for seed in range(seeds)] for variant in variants}
     results = [_result(claim, outcomes, seeds) for claim in claims]
     for claim in claims:
         (out / f"{claim.name}.svg").write_text(
             curves_over_seeds({v: [o.requests for o in outcomes[v]] for v in claim.variants}), "utf-8"
         )
-    (out / "reproduction.md").write_text(_page(results, seeds), "utf-8")
+    (out / "reproduction.md").write_text(_page(results, seeds, scale), "utf-8")
     record = {"date": date.today().isoformat(), "seeds": seeds, "claims": results}
     (out / "reproduction.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     console.print(_table(results))
     return record
 
 
+def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Path, console: Console) -> list[Any]:
+    """Results of `work(*job)` in the order of the jobs; what the processes have to say goes to a log file."""
+    if not jobs:
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    pool = ProcessPoolExecutor(
+        max_workers=min(os.cpu_count() or 1, MOST_AT_ONCE, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_process,
+        initargs=(out / "log.txt",),
+    )
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("runs", total=len(jobs))
+            futures = {pool.submit(work, *job): f"{job[0]}, seed {job[1]}" for job in jobs}
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()  # a failed run ends the reproduction; those that are done are kept
+                bar.update(task, completed=done)
+                console.print(f"[dim]{done}/{len(jobs)}[/] {futures[future]}")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [future.result() for future in futures]
+
+
+def _begin_process(log: Path) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    sys.stdout = sys.stderr = log.open("a", encoding="utf-8")
+
+
 # ------------------------------------------------------------------------------------------------ one run
 
 
-def _outcome(variant: Variant, seed: int, out: Path, folder: Path) -> Outcome:
-    """Of one seed; from its file if it has run before."""
+def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
+    """Of one seed of a variant; from its file if it has run before."""
+    variant, folder = VARIANTS[name], out / "runs" / f"{name}-{seed}"
     saved = folder / "outcome.json"
     if saved.is_file():
         return Outcome(**json.loads(saved.read_text("utf-8")))
     start = _start(variant.start, seed, out)
-    config = settings().replace(model=start, out=folder, seed=seed, **variant.changes)
+    config = scale.settings().replace(model=start, out=folder, seed=seed, **variant.changes)
     requests: tuple[float, ...] = ()
     model = start
     if variant.trained:
         config = config.replace(resume=(folder / "config.json").exists())
-        examples = synth.suite(STEPS * PROMPTS_PER_STEP, split="train", seed=seed, balanced=True)
+        examples = synth.suite(scale.steps * scale.prompts_per_step, split="train", seed=seed, balanced=True)
         model = str(train(config, examples))
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         requests = tuple(m["request_ratio"] for m in metrics)
-    outcome = _evaluate(model, config.rollout_ladder(), requests)
+    outcome = _evaluate(model, config.rollout_ladder(), requests, scale.evaluated)
     folder.mkdir(parents=True, exist_ok=True)
     saved.write_text(json.dumps(dataclasses.asdict(outcome)) + "\n", "utf-8")
     return outcome
 
 
-def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...]) -> Outcome:
-    transcripts = load(model, ladder=ladder, max_new_tokens=8, batch_size=64).run(synth.suite(EVALUATED, split="validation"))
+def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...], n: int) -> Outcome:
+    transcripts = load(model, ladder=ladder, max_new_tokens=8, batch_size=64).run(synth.suite(n, split="validation"))
     judge = RulesJudge()
     scored = [Scored(t, judge.judge(t)) for t in transcripts]
     summary = summarise(scored, suite="mini", model=model, policy="adaptive")
@@ -112,15 +163,17 @@ def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...])
 
 
 def _start(start: Start, seed: int, out: Path) -> str:
-    """The checkpoint a run begins with, made where it is not there yet."""
-    if start == "base":
-        return "tiny-base"
-    folder = out / "starts" / f"{start}-{seed}"
-    if not (folder / "final").is_dir():
+    """The checkpoint a run begins with."""
+    return "tiny-base" if start == "base" else str(out / "starts" / f"{start}-{seed}" / "final")
+
+
+def _make_start(start: Start, seed: int, out: Path) -> None:
+    """Fine-tune the base model, where that was not done yet."""
+    final = Path(_start(start, seed, out))
+    if not final.is_dir():
         steps = {"reluctant": 60, "sft": 60, "sft-long": 240}[start]
-        config = SftConfig("tiny-base", folder, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
+        config = SftConfig("tiny-base", final.parent, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
         fine_tune(config, _demonstrations(seed, direct_only=start == "reluctant"))
-    return str(folder / "final")
 
 
 def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
@@ -165,14 +218,14 @@ def _table(results: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _page(results: Sequence[dict[str, Any]], seeds: int) -> str:
+def _page(results: Sequence[dict[str, Any]], seeds: int, scale: Scale) -> str:
     """The reproduction as Markdown."""
-    config = settings()
+    config = scale.settings()
     lines = [
         "# The paper's claims about training, in miniature",
         "",
         f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
-        f"{EVALUATED} unseen generated questions, {config.steps} steps of {config.prompts_per_step} examples x "
+        f"{scale.evaluated} unseen generated questions, {config.steps} steps of {config.prompts_per_step} examples x "
         f"{config.group_size} rollouts, learning rate {config.learning_rate:g}, KL {config.kl_coef:g}; mean over seeds "
         "(lowest to highest). What is found here holds for this model and these questions; the paper's figures are of "
         "Qwen2.5-VL-7B. Verdicts follow rules fixed beforehand "
