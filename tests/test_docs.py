@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionthink import cli
+from visionthink import cli, load
 from visionthink.data import synth
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +58,12 @@ def test_the_python_example_gives_what_it_says(desk):
     result = names["result"]
     assert (result.answer, result.levels) == ("3", (0.25,))
     assert (result.usage["visual_tokens"], result.usage["visual_tokens_full"]) == (4, 16)
+
+
+def test_fine_tuning_as_it_is_told(desk):
+    [code] = blocks("python", ROOT / "docs" / "training.md")
+    exec(code, {})
+    assert load("runs/sft/final", max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer is not None
 
 
 @pytest.mark.parametrize("text", blocks("yaml", ROOT / "docs" / "training.md"), ids=lambda t: t.split(":")[0].strip("# "))
