@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from transformers import AutoModelForImageTextToText
 
 from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
@@ -22,7 +23,7 @@ from visionthink.rewards.judge import Verdict
 from visionthink.train.config import TrainConfig
 from visionthink.train.rollouts import exclusions, parse_exclusions
 from visionthink.train.run import train
-from visionthink.train.trainer import GRPOTrainer, make_trainer
+from visionthink.train.trainer import GRPOTrainer, make_trainer, refuse_lock_step
 from visionthink.types import Completion, ImageView
 
 
@@ -136,6 +137,28 @@ def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
 def test_settings_that_cannot_work_are_refused(tmp_path, changes, message):
     with pytest.raises(OptionError, match=message):
         small(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "distributed, zero_stage, vllm, processes, refused",
+    [
+        ("NO", 0, "off", 1, None),
+        ("MULTI_GPU", 0, "off", 8, None),
+        ("DEEPSPEED", 2, "off", 8, None),
+        ("DEEPSPEED", 3, "off", 8, "weights sharded over processes"),
+        ("FSDP", 0, "off", 8, "weights sharded over processes"),
+        ("DEEPSPEED", 3, "colocate", 8, None),
+        ("FSDP", 0, "colocate", 8, None),
+        ("NO", 0, "server", 1, None),
+        ("MULTI_GPU", 0, "server", 2, "2 processes would send their turns together"),
+    ],
+)
+def test_ways_to_generate_that_would_hang_are_refused(distributed, zero_stage, vllm, processes, refused):
+    if refused is None:
+        refuse_lock_step(DistributedType(distributed), zero_stage, vllm, processes)
+    else:
+        with pytest.raises(OptionError, match=refused):
+            refuse_lock_step(DistributedType(distributed), zero_stage, vllm, processes)
 
 
 def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between(tmp_path, renderer, tiny):

@@ -244,6 +244,8 @@ class TrainConfig:
             "save_total_limit": 2,
             "logging_steps": 1,
             "report_to": self.report_to,
+            "project": "visionthink",
+            "run_name": self.out.name,
             "disable_tqdm": True,  # our own progress bar
             "log_completions": False,
             "log_multimodal": False,

@@ -98,7 +98,9 @@ class VisionThinkTrainer(GRPOTrainer):
         )
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [self._generate]  # TRL rebuilds images from token ids, as we need it, only where there are tools
-        refuse_sharded_generation(self)
+        plugin = self.accelerator.state.deepspeed_plugin
+        zero_stage = plugin.zero_stage if plugin is not None else 0
+        refuse_lock_step(self.accelerator.distributed_type, zero_stage, config.vllm, self.accelerator.num_processes)
         policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
         probed = random.Random(config.seed).sample(self.example_ids, min(PROBED, len(self.example_ids)))
         self.probe = Probe(source, policy, rubric.judge, probed)
@@ -215,16 +217,20 @@ def sampling_logprobs(transcript: Transcript) -> list[float]:
     return values[len(opening.prompt_ids) :]
 
 
-def refuse_sharded_generation(trainer: GRPOTrainer) -> None:
-    """Weights split over processes are gathered for every turn, but one process may need a turn that another does not: all
-    would wait for ever."""
-    accelerator = trainer.accelerator
-    plugin = accelerator.state.deepspeed_plugin if accelerator.distributed_type == DistributedType.DEEPSPEED else None
-    sharded = accelerator.distributed_type == DistributedType.FSDP or (plugin is not None and plugin.zero_stage == 3)
-    if sharded and not trainer.use_vllm:
+def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:
+    """Where all processes must generate together, one that needs another turn while its neighbour does not would wait for ever.
+
+    Raises:
+        OptionError: weights are split over processes and gathered for every turn, or every turn goes through one vLLM server.
+    """
+    if vllm == "off" and (distributed == DistributedType.FSDP or zero_stage == 3):
         raise OptionError(
             "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
             "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
+        )
+    if vllm == "server" and processes > 1:
+        raise OptionError(
+            f"vllm server: {processes} processes would send their turns together, but turns differ in number; use --vllm colocate"
         )
 
 
