@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -27,7 +28,8 @@ def test_every_claim_looks_at_runs_that_exist():
     [
         (1.0, 0.0, 0.6, "reproduced"),
         (0.95, 0.3, 0.5, "not reproduced"),
-        (0.2, 0.6, 0.5, "opposite"),
+        (0.2, 0.8, 0.5, "opposite"),
+        (0.5, 0.51, 0.5, "not reproduced"),
         (1.0, 0.0, 0.95, "not reproduced"),
     ],
 )
@@ -53,6 +55,21 @@ def test_means_over_seeds_decide():
     assert CLAIMS["cold_start"].judge(runs) == "opposite"
 
 
+def test_learning_nothing_reproduces_nothing():
+    def judged(claim, **outcomes):
+        return CLAIMS[claim].judge({name.replace("_", " "): [o] for name, o in outcomes.items()})
+
+    def gaps(*hard):
+        return dict(zip(CLAIMS["weight"].variants, ([outcome(hard=h)] for h in hard), strict=True))
+
+    assert CLAIMS["weight"].judge(gaps(0.9, 0.95, 0.9)) == "reproduced"
+    assert CLAIMS["weight"].judge(gaps(0.0, 0.0, 0.0)) == "not reproduced"
+    assert CLAIMS["weight"].judge(gaps(0.0, 0.9, 0.9)) == "opposite"
+    assert judged("sft", eq5=outcome(end=0.0), sft=outcome(easy=0.3)) == "not reproduced"
+    assert judged("preference", eq5=outcome(0.05), reluctant=outcome(0.06)) == "not reproduced"
+    assert judged("preference", eq5=outcome(0.05), reluctant=outcome(0.5)) == "opposite"
+
+
 def test_rank_correlation():
     assert rank_correlation([1, 2, 3], [10, 20, 90]) == 1
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == -1
@@ -75,9 +92,11 @@ def test_a_reproduction_goes_on_where_it_was(tmp_path):
     assert "| [sft](#sft) | Table 8 |" in page and "DocVQA 7/14" in page
     assert "<svg" in (tmp_path / "released.svg").read_text()
     saved = tmp_path / "runs" / "released-0" / "outcome.json"
-    assert len(json.loads(saved.read_text())["requests"]) == 2
+    assert len(json.loads(saved.read_text())["outcome"]["requests"]) == 2
     before = saved.stat().st_mtime_ns
     reproduce(["released"], 1, tmp_path, quiet, scale)
     assert saved.stat().st_mtime_ns == before
+    reproduce(["released"], 1, tmp_path, quiet, dataclasses.replace(scale, evaluated=12))
+    assert saved.stat().st_mtime_ns != before
     with pytest.raises(OptionError, match="--claims 'x': choose from penalty, theta"):
         reproduce(["x"], 1, tmp_path, quiet)

@@ -51,12 +51,23 @@ def test_the_released_schema(tmp_path, kind):
 
 
 def test_json_lines_with_paths(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(28))
-    row = {"question": "What?", "image": str(tmp_path / "a.png"), "answer": "red"}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    [example] = read_examples(str(tmp_path / "rows.jsonl")).values()
-    assert (example.question, example.answer) == ("What?", "red")
-    assert open_image(example.image).image.size == (28, 28)
+    """Relative to the table, or absolute."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(png(28))
+    rows = [
+        {"question": "What?", "image": str(tmp_path / "images" / "a.png"), "answer": ["red"]},
+        {"question": "Which?", "image": "images/a.png", "answer": ["red", "crimson"]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two = read_examples(str(tmp_path / "rows.jsonl")).values()
+    assert (one.question, one.answer, one.aliases) == ("What?", "red", ())
+    assert (two.question, two.answer, two.aliases) == ("Which?", "red", ("crimson",))
+    assert [open_image(e.image).image.size for e in (one, two)] == [(28, 28)] * 2
+
+
+def test_the_need_that_the_released_rows_know(tmp_path):
+    released(info=[{"use_tool": True}, {"use_tool": False}]).to_parquet(tmp_path / "rows.parquet")
+    assert [e.need for e in read_examples(str(tmp_path / "rows.parquet")).values()] == ["hard", "easy"]
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,11 @@ def test_a_healthy_run_is_quiet():
 
 def test_collapse_is_said_once():
     assert warnings(*steps(40, request_ratio=1.0)) == ["every rollout asks: requests have collapsed; lower theta"]
-    asked = {"request_ratio": 0.5, "accuracy/request": 1.0}
-    [said] = warnings(asked, *steps(40, request_ratio=0.0))
+    [said] = warnings({"request_ratio": 0.5}, *steps(40, request_ratio=0.0))
     assert said.startswith("no rollout asks")
-    assert warnings(*steps(40, request_ratio=0.0)) == []  # one level: nobody ever asks
+    assert warnings(*steps(40, request_ratio=0.0)) == [said]  # from the first step on
+    one_level = Watch(can_ask=False)
+    assert [text for logs in steps(40, request_ratio=0.0) for text in one_level.see(logs)] == []
     [said] = warnings(*steps(25, entropy=0.001))
     assert said.startswith("entropy is gone")
 
@@ -44,10 +45,23 @@ def test_too_few_steps_say_nothing():
 
 
 def test_decay_of_a_branch_needs_two_looks():
-    looks = [{"probe/direct": v} for v in (0.8, 0.8, 0.5)]
+    looks = [{"probe/direct": v} for v in (0.8, 0.8, 0.6)]
     assert warnings(*looks) == []
-    [said] = warnings(*looks, {"probe/direct": 0.5})
+    [said] = warnings(*looks, {"probe/direct": 0.6})
     assert said.startswith("answers without asking have decayed")
+
+
+def test_decay_is_also_seen_in_members_that_are_forced():
+    noisy = [{"forced/request": 1.0 if i % 2 else 0.6} for i in range(40)]
+    assert warnings(*noisy) == []
+    [said] = warnings(*noisy, *[{"forced/request": 1.0 if i % 2 else 0.2} for i in range(20)])
+    assert said.startswith("answers after asking have decayed")
+
+
+def test_answers_that_cannot_be_judged():
+    [said] = warnings(*steps(20, **{"unscored/judge": 0.6}))
+    assert said.startswith("half of the answers cannot be judged")
+    assert warnings(*steps(40, **{"unscored/judge": 0.4})) == []
 
 
 def test_a_reward_that_rises_without_the_image():

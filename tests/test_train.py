@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
@@ -21,7 +22,8 @@ from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.rewards.judge import Verdict
 from visionthink.train.config import TrainConfig
-from visionthink.train.rollouts import exclusions, parse_exclusions
+from visionthink.train.engine import as_counted, one_pad_an_image
+from visionthink.train.rollouts import exclusions, parse_exclusions, training_order
 from visionthink.train.run import train
 from visionthink.train.trainer import GRPOTrainer, make_trainer, refuse_lock_step
 from visionthink.types import Completion, ImageView
@@ -86,9 +88,46 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "sec')  # torn by a kill
     (out / "checkpoint-3").mkdir()  # begun and not finished
-    train(small(out, steps=3, resume=True), examples)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    (out / "checkpoint-4").mkdir()
+    (out / "checkpoint-4" / "trainer_state.json").touch()  # the last file of a checkpoint, torn
+    for _ in range(2):  # the second finds everything done
+        train(small(out, steps=3, resume=True), examples)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_a_run_that_did_not_begin_is_not_in_the_way(tmp_path):
+    examples = synth.suite(8, split="train")
+    with pytest.raises(OptionError, match="no token of its own for"):
+        train(small(tmp_path / "run", forced=1, dialect="simple_resize"), examples)
+    train(small(tmp_path / "run", forced=1, steps=1), examples)
+    assert (tmp_path / "run" / "final").is_dir()
+
+
+def test_the_order_of_examples_follows_from_seed_and_step():
+    ids = list("abcde")
+    order = training_order(ids, 12, seed=0, shuffle=True)
+    assert sorted(order[:5]) == sorted(order[5:10]) == ids
+    assert order[:5] != order[5:10] != ids
+    assert training_order(ids, 7, seed=0, shuffle=True) == order[:7]
+    assert training_order(ids, 12, seed=1, shuffle=True) != order
+    assert training_order(ids, 12, seed=0, shuffle=False) == list("abcdeabcdeab")
+
+
+def test_an_example_that_cannot_be_read_is_replaced_and_reported(tmp_path):
+    """A file cut off near its end has a good header, so that it is only found out when it is shown."""
+    examples = synth.suite(4, split="train")
+    examples[1].image.save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-500])
+    (tmp_path / "none.png").write_text("not an image")
+    examples[1] = dataclasses.replace(examples[1], image=tmp_path / "cut.jpg")
+    examples[2] = dataclasses.replace(examples[2], image=tmp_path / "none.png")
+    train(small(tmp_path / "run", save_steps=1), examples)
+    rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert {r["example_id"]: r["reason"].partition(" (")[0] for r in rejects} == {
+        examples[2].id: f"example {examples[2].id}: not an image file that can be read",
+        examples[1].id: f"example {examples[1].id}: damaged or truncated image",
+    }
 
 
 def test_rewards_of_a_group_follow_the_rubric(tmp_path):
@@ -126,7 +165,9 @@ def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
         ({"micro_batch": -4}, "micro_batch -4: must be"),
         ({"micro_batch": 5}, "16 rollouts of a step cannot be split into 1 updates of passes of 5"),
         ({"forced": 2}, "forced 2: leaves fewer than 2 of 4 rollouts free"),
-        ({"forced": 1, "vllm": "colocate"}, "vLLM cannot be kept from asking"),
+        ({"forced": 1, "vllm": "colocate"}, "forced 1: vLLM cannot be kept from asking"),
+        ({"probe_steps": 5, "vllm": "colocate"}, "probe_steps 5: vLLM cannot be kept from asking"),
+        ({"vllm": "colocate"}, "vllm colocate: is not installed; pip install vllm"),
         ({"vllm": "x"}, "unknown vllm 'x'"),
         ({"exclude": "slow"}, "exclude 'slow': choose from"),
         ({"penalty": "x"}, "unknown penalty 'x'"),
@@ -331,7 +372,7 @@ def test_forced_branches_are_taken_and_their_decision_is_not_trained(tmp_path, t
     opens_answer = tiny.tokenizer.convert_tokens_to_ids("<answer>")
     for start in range(0, 32, 8):
         group = trainer.rollouts[start : start + 8]
-        assert [r.forced for r in group] == ["direct"] * 2 + ["request"] * 2 + [None] * 4
+        assert [r.forced for r in group] == [None] * 4 + ["direct"] * 2 + ["request"] * 2
         for r in group:
             t = r.transcript
             kept = [i for i, m in zip(t.token_ids, r.loss_mask, strict=True) if m]
@@ -362,10 +403,10 @@ def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tm
 
 def test_paper_settings():
     config = recipe("smart_7b").config
-    trl = config.to_trl(on_cpu=True, bridge_tokens=5400, never_sampled=[7])
-    assert (config.prompts_per_step * 8, config.group_size, config.steps) == (512, 16, 80)
-    assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 8 == 32 * 16  # rollouts of an update
-    assert trl.steps_per_generation * trl.per_device_train_batch_size == 64 * 16
+    trl = config.to_trl(on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
+    assert (config.prompts_per_step * 32, config.group_size, config.steps) == (512, 16, 80)
+    assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 32 == 32 * 16  # rollouts of an update
+    assert trl.steps_per_generation * trl.per_device_train_batch_size == 16 * 16
     assert trl.max_steps == 80 * 16
     assert (trl.learning_rate, trl.beta, trl.epsilon, trl.loss_type, trl.temperature) == (1e-6, 0.001, 0.2, "grpo", 1.0)
     assert trl.generation_kwargs == {"max_new_tokens": 8192, "suppress_tokens": [7]}
@@ -384,6 +425,27 @@ def test_several_updates_per_step_learn_from_one_generation(tmp_path):
 def test_an_episode_that_outgrows_the_context_is_refused(tmp_path):
     with pytest.raises(OptionError, match=r"max_new_tokens 2040: an episode of example synth-train-\S+ may take 4\d\d\d tokens"):
         make_trainer(small(tmp_path, max_new_tokens=2040), synth.suite(2, split="train"))
+
+
+@pytest.mark.parametrize("dialect", ["general", "compact_single"])
+def test_a_dialect_that_cannot_ask_needs_one_level(tmp_path, dialect):
+    with pytest.raises(OptionError, match=f"dialect {dialect}: has no way to ask for more than the lowest level"):
+        make_trainer(small(tmp_path, dialect=dialect), synth.suite(4, split="train"))
+
+
+def test_examples_with_the_same_id_are_refused(tmp_path):
+    example = synth.draw("scene", 0)
+    with pytest.raises(DataError, match="1 examples have an id that another one has"):
+        make_trainer(small(tmp_path), [example, example])
+
+
+def test_what_vllm_is_given():
+    """It repeats the pad of an image itself, and shrinks an image by its own limits: both would change what was counted."""
+    assert one_pad_an_image([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [1, 9, 2, 9, 3, 9]
+    large = Image.new("RGB", (1000, 700))
+    assert as_counted(ImageView(large, 1.0, 280, 196, 70)).size == (280, 196)
+    assert as_counted(ImageView(large, 1.0, 1000, 700, 900)) is large
+    assert TrainConfig().to_trl(on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
 
 
 def test_an_example_without_answer_is_refused(tmp_path):

@@ -1,7 +1,8 @@
 """Tables of questions about images, read a row at a time: parquet, JSON lines, a `datasets` folder, or a hub id.
 
 The schema of the released VisionThink sets is read as it is: `problem` (with `<image>`), `images` (a list of one),
-`original_answer` or `solution`. Plain names (`question`, `image`, `answer`) are read too.
+`original_answer` or `solution`, and `info.use_tool` for the need. Plain names (`question`, `image`, `answer`) are read too; of a
+list of answers the first is the reference and the others are as good.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class ExampleTable(Mapping[str, Example]):
         DataError: a column is missing; when read, a row without question, answer or image, named by its number.
     """
 
-    def __init__(self, name: str, rows: Dataset):
+    def __init__(self, name: str, rows: Dataset, folder: Path):
         from datasets import Image, List
 
-        self.name = name
+        self.name, self._folder = name, folder
         self._columns = {}
         for part, names in _COLUMNS.items():
             present = [n for n in names if n in rows.column_names]
@@ -58,11 +59,16 @@ class ExampleTable(Mapping[str, Example]):
         if not key.isdecimal() or int(key) >= len(self):
             raise KeyError(key)
         row = self._rows[int(key)]
+        answer = self._cell(row, "answer", key)
+        answer, *aliases = [str(a) for a in answer] if isinstance(answer, list) else [str(answer)]
+        use_tool = (row.get("info") or {}).get("use_tool")
         return Example(
             id=key,
             question=str(self._cell(row, "question", key)),
             image=self._image(row, key),
-            answer=str(self._cell(row, "answer", key)),
+            answer=answer,
+            aliases=tuple(aliases),
+            need=None if use_tool is None else "hard" if use_tool else "easy",
             family=row.get("data_source"),
             metadata={"doc_id": row.get("doc_id")},
         )
@@ -73,7 +79,7 @@ class ExampleTable(Mapping[str, Example]):
                 return row[column]
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
 
-    def _image(self, row: Mapping[str, Any], key: str) -> bytes | str:
+    def _image(self, row: Mapping[str, Any], key: str) -> bytes | Path:
         cell = self._cell(row, "image", key)
         if isinstance(cell, list):
             if len(cell) > 1:
@@ -83,7 +89,7 @@ class ExampleTable(Mapping[str, Example]):
             cell = cell.get("bytes") or cell.get("path")
         if not isinstance(cell, (bytes, str)) or not cell:
             raise DataError(f"{self.name}, row {key}: the image is {type(cell).__name__}, not a file")
-        return cell
+        return self._folder / cell if isinstance(cell, str) else cell  # a path is relative to its table
 
 
 def read_examples(source: str, split: str = "train") -> ExampleTable:
@@ -116,4 +122,4 @@ def read_examples(source: str, split: str = "train") -> ExampleTable:
         raise
     except Exception as error:  # readers of damaged files raise nearly anything
         raise DataError(f"{source}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-    return ExampleTable(source, rows)
+    return ExampleTable(source, rows, path.parent if path.is_file() else path)

@@ -7,12 +7,14 @@ Qwen3-VL share).
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionthink.errors import ModelError, OptionError
+from visionthink.errors import ModelError, OptionError, StorageError
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -159,24 +161,41 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     image_processor: Qwen2VLImageProcessorPil,
     protocol: Protocol,
+    state: Mapping[str, torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a folder that `open_checkpoint` and stock transformers load. `dtype` converts the weights on the way."""
+    """Write a folder that `open_checkpoint` and stock transformers load; it appears when it is whole.
+
+    Args:
+        state: the weights, where they are not in `model` (gathered from several processes).
+        dtype: what the weights are converted to on the way.
+
+    Raises:
+        StorageError: it cannot be written; what was there is kept.
+    """
     from visionthink import chatml
 
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.to(dtype) if dtype else v for k, v in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=weights)
-    if dtype is not None:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        config["dtype"] = str(dtype).removeprefix("torch.")
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    tokenizer.chat_template = chatml.template()
-    tokenizer.save_pretrained(folder)
-    _only_about_the_tokenizer(folder / "tokenizer_config.json")
-    image_processor.save_pretrained(folder)
-    settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
-    (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        weights = {k: v.to(dtype) if dtype else v for k, v in (state or model.state_dict()).items()}
+        model.save_pretrained(partial, state_dict=weights)
+        if dtype is not None:
+            config = json.loads((partial / "config.json").read_text("utf-8"))
+            config["dtype"] = str(dtype).removeprefix("torch.")
+            (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        tokenizer.chat_template = chatml.template()
+        tokenizer.save_pretrained(partial)
+        _only_about_the_tokenizer(partial / "tokenizer_config.json")
+        image_processor.save_pretrained(partial)
+        settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+        (partial / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except Exception as error:  # torch and safetensors say "disk full" each in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"{folder}: cannot be written ({' '.join(str(error).split())[:200]})") from error
 
 
 def _only_about_the_tokenizer(file: Path) -> None:

@@ -1,7 +1,8 @@
 """The paper's claims about training (arXiv 2507.13348), as runs to compare and a verdict on what came out. In miniature.
 
 Pure: numbers in, verdicts out. `recipes.reproduce` makes the numbers. The rules of a verdict are fixed before a run is looked
-at; each says what would reproduce a claim and what would be its opposite.
+at; each says what would reproduce a claim and what would be its opposite. Steps of accuracy are 0.02: 1.6 standard errors of a
+difference between two runs of 95 % on 600 questions each; the questions are the same for all, and seeds are averaged.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _collapse(outcomes: Outcomes) -> Verdict:
     none, constant, eq5 = (_average(outcomes, v, _end) for v in ("none", "constant", "eq5"))
     if none >= 0.9 and constant <= 0.1 and 0.15 <= eq5 <= 0.85:
         return "reproduced"
-    return "opposite" if none < constant else "not reproduced"
+    return "opposite" if constant - none >= 0.5 else "not reproduced"
 
 
 def _never_asks(outcomes: Outcomes) -> Verdict:
@@ -120,7 +121,22 @@ def _never_asks(outcomes: Outcomes) -> Verdict:
     kept, lost = _average(outcomes, "eq5", _end), _average(outcomes, "reluctant", _end)
     if kept >= 0.15 and lost <= 0.1:
         return "reproduced"
-    return "opposite" if lost > kept else "not reproduced"
+    return "opposite" if lost - kept >= 0.15 else "not reproduced"
+
+
+def _weight_matters_little(outcomes: Outcomes) -> Verdict:
+    """Every weight separates hard from easy, and about as well; the opposite is that one does and another does not."""
+    gaps = [_average(outcomes, v, _gap) for v in ("weight 0.02", "eq5", "weight 0.4")]
+    if min(gaps) >= 0.3 and max(gaps) - min(gaps) <= 0.15:
+        return "reproduced"
+    return "opposite" if max(gaps) - min(gaps) >= 0.5 else "not reproduced"
+
+
+def _sft_asks_more(outcomes: Outcomes) -> Verdict:
+    """A model that has stopped asking altogether is not a better one."""
+    if _average(outcomes, "eq5", _end) < 0.15:
+        return "not reproduced"
+    return _in_order(outcomes, ("eq5", "sft"), lambda o: o.asks_easy, 0.05)
 
 
 def _follows_need(outcomes: Outcomes) -> Verdict:
@@ -177,13 +193,7 @@ CLAIMS: dict[str, Claim] = {
             ("weight 0.02", "eq5", "weight 0.4"),
             _gap,
             "requests on hard minus on easy",
-            lambda o: (
-                "reproduced"
-                if max(_average(o, v, _gap) for v in ("weight 0.02", "eq5", "weight 0.4"))
-                - min(_average(o, v, _gap) for v in ("weight 0.02", "eq5", "weight 0.4"))
-                <= 0.15
-                else "not reproduced"
-            ),
+            _weight_matters_little,
         ),
         Claim(
             "released",
@@ -213,7 +223,7 @@ CLAIMS: dict[str, Claim] = {
             ("eq5", "sft"),
             lambda o: o.asks_easy,
             "requests on easy",
-            lambda o: _in_order(o, ("eq5", "sft"), lambda x: x.asks_easy, 0.05),
+            _sft_asks_more,
         ),
         Claim(
             "cold_start",
@@ -223,7 +233,7 @@ CLAIMS: dict[str, Claim] = {
             ("long cold start", "cold start", "eq5"),
             _accuracy,
             "accuracy",
-            lambda o: _in_order(o, ("long cold start", "cold start", "eq5"), _accuracy, 0.01),
+            lambda o: _in_order(o, ("long cold start", "cold start", "eq5"), _accuracy, 0.02),
         ),
         Claim(
             "families",
@@ -243,7 +253,7 @@ CLAIMS: dict[str, Claim] = {
             ("base, full", "general"),
             _accuracy,
             "accuracy",
-            lambda o: _in_order(o, ("base, full", "general"), _accuracy, 0.005),
+            lambda o: _in_order(o, ("base, full", "general"), _accuracy, 0.02),
         ),
     )
 }

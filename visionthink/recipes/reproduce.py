@@ -7,10 +7,13 @@ Runs are of one thread each, as many at a time as there are cores: a model this 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +34,7 @@ from visionthink.errors import OptionError
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.report import curves_over_seeds
 from visionthink.model import load
-from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import Renderer
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.tiny import tiny
@@ -53,7 +56,7 @@ class Scale:
 
     steps: int = 80
     prompts_per_step: int = 12
-    evaluated: int = 300
+    evaluated: int = 600
 
     def settings(self) -> TrainConfig:
         """The tiny recipe's but for their length."""
@@ -78,7 +81,7 @@ def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, sca
     runs = [(variant, seed) for variant in variants for seed in range(seeds)]
     found = dict(zip(runs, _at_once(_outcome, [(*run, out, scale) for run in runs], out, console), strict=True))
     outcomes = {variant: [found[variant, seed] for seed in range(seeds)] for variant in variants}
-    results = [_result(claim, outcomes, seeds) for claim in claims]
+    results = [_result(claim, outcomes) for claim in claims]
     for claim in claims:
         (out / f"{claim.name}.svg").write_text(
             curves_over_seeds({v: [o.requests for o in outcomes[v]] for v in claim.variants}), "utf-8"
@@ -129,22 +132,33 @@ def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
     """Of one seed of a variant; from its file if it has run before."""
     variant, folder = VARIANTS[name], out / "runs" / f"{name}-{seed}"
     saved = folder / "outcome.json"
-    if saved.is_file():
-        return Outcome(**json.loads(saved.read_text("utf-8")))
     start = _start(variant.start, seed, out)
     config = scale.settings().replace(model=start, out=folder, seed=seed, **variant.changes)
+    made_with = json.loads(json.dumps({**dataclasses.asdict(config), "out": "", "evaluated": scale.evaluated, "base": _base()}))
+    if saved.is_file():
+        record = json.loads(saved.read_text("utf-8"))
+        if record["made_with"] == made_with:
+            return Outcome(**record["outcome"])
+        shutil.rmtree(folder)  # of other settings, or from another base model
     requests: tuple[float, ...] = ()
     model = start
     if variant.trained:
         config = config.replace(resume=(folder / "config.json").exists())
-        examples = synth.suite(scale.steps * scale.prompts_per_step, split="train", seed=seed, balanced=True)
-        model = str(train(config, examples))
+        model = str(train(config, tiny().examples(config)))
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         requests = tuple(m["request_ratio"] for m in metrics)
     outcome = _evaluate(model, config.rollout_ladder(), requests, scale.evaluated)
     folder.mkdir(parents=True, exist_ok=True)
-    saved.write_text(json.dumps(dataclasses.asdict(outcome)) + "\n", "utf-8")
+    record = {"outcome": dataclasses.asdict(outcome), "made_with": made_with}
+    saved.with_suffix(".partial").write_text(json.dumps(record) + "\n", "utf-8")
+    saved.with_suffix(".partial").replace(saved)
     return outcome
+
+
+@functools.cache
+def _base() -> str:
+    """Which base model, as a digest of its weights."""
+    return hashlib.sha256((Path(resolve("tiny-base")) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...], n: int) -> Outcome:
@@ -164,7 +178,7 @@ def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...],
 
 def _start(start: Start, seed: int, out: Path) -> str:
     """The checkpoint a run begins with."""
-    return "tiny-base" if start == "base" else str(out / "starts" / f"{start}-{seed}" / "final")
+    return "tiny-base" if start == "base" else str(out / "starts" / f"{start}-{seed}-{_base()}" / "final")
 
 
 def _make_start(start: Start, seed: int, out: Path) -> None:
@@ -192,7 +206,7 @@ def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
 # ------------------------------------------------------------------------------------------------ what is shown
 
 
-def _result(claim: Claim, outcomes: dict[str, list[Outcome]], seeds: int) -> dict[str, Any]:
+def _result(claim: Claim, outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
     values = {v: [round(claim.shown(o), 3) for o in outcomes[v]] for v in claim.variants}
     return {
         "claim": claim.name,

@@ -43,7 +43,7 @@ def tiny() -> Recipe:
     )
     # as many hard questions as easy ones, as in the paper's curated set (Sec. 3.5), in every step and family: where only the
     # question tells the need, a step without its counterpart moves both
-    return Recipe(config, lambda c: synth.suite(c.steps * c.prompts_per_step, split="train", balanced=True))
+    return Recipe(config, lambda c: synth.suite(c.steps * c.prompts_per_step, split="train", seed=c.seed, balanced=True))
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ class TrainConfig:
     forced: int = 0
     """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
     seed: int = 0
-    """Of sampling, shuffling and adapters."""
+    """Of sampling, shuffling, adapters and generated examples."""
     save_steps: int = 20
     """Steps between checkpoints."""
     micro_batch: int = 0
@@ -136,8 +136,11 @@ class TrainConfig:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
-        if self.forced and self.vllm != "off":
-            raise OptionError(f"forced {self.forced}: vLLM cannot be kept from asking; use --vllm off")
+        for name in ("forced", "probe_steps"):
+            if getattr(self, name) and self.vllm != "off":
+                raise OptionError(f"{name} {getattr(self, name)}: vLLM cannot be kept from asking; use --vllm off")
+        if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
+            raise OptionError(f"vllm {self.vllm}: is not installed; pip install vllm")
         if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
             raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
         if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
@@ -196,12 +199,13 @@ class TrainConfig:
         layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
 
-    def to_trl(self, *, on_cpu: bool, bridge_tokens: int, never_sampled: Sequence[int]) -> GRPOConfig:
+    def to_trl(self, *, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]) -> GRPOConfig:
         """TRL's configuration for Eq. 3.
 
         Args:
             on_cpu: whether to stay off accelerators and half precision.
             bridge_tokens: the most ids that may stand between two turns.
+            longest: the most ids an episode may take; vLLM plans its memory by it.
             never_sampled: ids the model must not say.
         """
         from trl import GRPOConfig
@@ -212,7 +216,7 @@ class TrainConfig:
         if self.vllm == "off":
             generation: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "suppress_tokens": list(never_sampled)}
         else:
-            generation = {"max_tokens": self.max_new_tokens, "logit_bias": {str(i): -100.0 for i in never_sampled}}
+            generation = {"max_tokens": self.max_new_tokens, "logit_bias": dict.fromkeys(never_sampled, -100.0)}
         settings: dict[str, Any] = {
             "output_dir": str(self.out),
             "max_steps": self.steps * self.updates_per_step,
@@ -224,6 +228,7 @@ class TrainConfig:
             "max_completion_length": turns * self.max_new_tokens + (turns - 1) * bridge_tokens,
             "generation_kwargs": generation,
             "use_vllm": self.vllm != "off",
+            "vllm_max_model_length": longest,
             "vllm_mode": self.vllm if self.vllm != "off" else "colocate",
             "loss_type": "grpo",
             "importance_sampling_level": "token",
@@ -250,7 +255,7 @@ class TrainConfig:
             "log_completions": False,
             "log_multimodal": False,
             "remove_unused_columns": False,
-            "shuffle_dataset": self.shuffle,
+            "shuffle_dataset": False,  # `training_order` has done it
             "bf16": not on_cpu,
             "use_cpu": on_cpu,
             "gradient_checkpointing": self.gradient_checkpointing,

@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from visionthink.errors import OptionError
 from visionthink.policies.render import Renderer, views
-from visionthink.types import Completion, History
+from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -42,11 +44,9 @@ class TrainerPolicy:
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         started = time.perf_counter()
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        images = [[view.image for view in views(history)] for history in histories]
-        pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
         with self._ban():
             sampled, logprobs = self.trainer._generate_single_turn(
-                prompts, images, dict(pixels), num_generations=1, has_tool_images=True
+                *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
             )
         seconds = (time.perf_counter() - started) / len(histories)
         return [
@@ -61,6 +61,17 @@ class TrainerPolicy:
             for i, (prompt, ids) in enumerate(zip(prompts, sampled, strict=True))
         ]
 
+    def _inputs(self, prompts: list[list[int]], histories: Sequence[History]) -> tuple[list[list[int]], list, dict[str, Any]]:
+        """Ids, images of each prompt, and pixels. vLLM prepares pixels itself: it gets images of the size that was counted, and,
+        where it runs in this process, one pad for each of them, because it repeats the pad itself."""
+        if not self.trainer.use_vllm:
+            images = [[view.image for view in views(history)] for history in histories]
+            pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
+            return prompts, images, dict(pixels)
+        if self.trainer.vllm_mode == "colocate":
+            prompts = [one_pad_an_image(ids, self.renderer.image_pad_id) for ids in prompts]
+        return prompts, [[as_counted(view) for view in views(history)] for history in histories], {}
+
     @contextlib.contextmanager
     def _ban(self) -> Iterator[None]:
         if not self._banned:
@@ -73,3 +84,15 @@ class TrainerPolicy:
             yield
         finally:
             self.trainer.generation_config = usual
+
+
+def one_pad_an_image(ids: Sequence[int], pad: int) -> list[int]:
+    """Runs of image pads shortened to one. Two images never touch: each stands between its own marks."""
+    return [token for token, before in zip(ids, [None, *ids], strict=False) if token != pad or before != pad]
+
+
+def as_counted(view: ImageView) -> Image.Image:
+    """A view's image at the size its visual tokens were counted for; the full view keeps the file's own until a processor shrinks
+    it."""
+    size = (view.width, view.height)
+    return view.image if view.image.size == size else view.image.resize(size, Image.Resampling.BICUBIC)

@@ -15,6 +15,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from visionthink.train.progress import logged_step
+
 log = logging.getLogger(__name__)
 
 WINDOW = 20
@@ -22,9 +24,10 @@ WINDOW = 20
 
 
 class Watch:
-    """Reads the logged numbers of a run and says what is wrong."""
+    """Reads the logged numbers of a run and says what is wrong. In a run that `can_ask`, never asking is wrong too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_ask: bool = True) -> None:
+        self._can_ask = can_ask
         self._seen: defaultdict[str, list[float]] = defaultdict(list)
         self._said: set[str] = set()
 
@@ -35,10 +38,14 @@ class Watch:
                 self._seen[name].append(value)
         found = {
             "always": self._mean("request_ratio", least=0.98) and "every rollout asks: requests have collapsed; lower theta",
-            "never": self._mean("request_ratio", most=0.02) and "no rollout asks: requests have collapsed; set forced or kl_coef",
+            "never": self._can_ask
+            and self._mean("request_ratio", most=0.02)
+            and "no rollout asks: requests have collapsed; set forced or kl_coef",
             "entropy": self._mean("entropy", most=0.005) and "entropy is gone: rollouts of a group are alike; set entropy_coef",
-            "direct": self._decays("probe/direct") and "answers without asking have decayed; set forced to keep them trained",
-            "request": self._decays("probe/request") and "answers after asking have decayed; set forced to keep them trained",
+            "unscored": self._mean("unscored/judge", least=0.5)
+            and "half of the answers cannot be judged and are not learnt from: the judge does not fit the data",
+            "direct": self._branch_decays("direct") and "answers without asking have decayed; set forced to keep them trained",
+            "request": self._branch_decays("request") and "answers after asking have decayed; set forced to keep them trained",
             "blind": self._rises("probe/swapped_image")
             and self._rises("reward")
             and "the reward rises, and so it does with another image: the question alone gives the answer away",
@@ -48,16 +55,19 @@ class Watch:
         return list(new.values())
 
     def _mean(self, name: str, *, least: float = float("-inf"), most: float = float("inf")) -> bool:
-        """Whether the mean of the last window lies in [least, most]. One-level runs have nothing to ask and are left alone."""
+        """Whether the mean of the last window lies in [least, most]."""
         values = self._seen[name][-WINDOW:]
-        if len(values) < WINDOW or (name == "request_ratio" and not self._seen["accuracy/request"] and least < 0):
-            return False
-        return least <= sum(values) / WINDOW <= most
+        return len(values) == WINDOW and least <= sum(values) / WINDOW <= most
 
-    def _decays(self, name: str) -> bool:
-        """Whether a probe lies 0.15 below its best, twice in a row."""
+    def _branch_decays(self, action: str) -> bool:
+        """Looked at by the probe, which is rare and steady, or through forced members, which are many and noisy."""
+        return self._decays(f"probe/{action}", 2) or self._decays(f"forced/{action}", WINDOW)
+
+    def _decays(self, name: str, window: int) -> bool:
+        """Whether the mean of the last `window` values lies 0.15 below the best mean of as many."""
         values = self._seen[name]
-        return len(values) > 2 and max(values[-2:]) < max(values) - 0.15
+        means = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
+        return bool(means) and means[-1] < max(means) - 0.15
 
     def _rises(self, name: str) -> bool:
         """Whether the last values lie 0.1 above the first."""
@@ -69,8 +79,16 @@ class Watch:
 class Monitors(TrainerCallback):
     """Logs warnings and appends them to a JSON-lines file, for the report."""
 
-    def __init__(self, path: Path):
-        self.path, self._watch = path, Watch()
+    def __init__(self, path: Path, *, can_ask: bool):
+        self.path, self._watch = path, Watch(can_ask=can_ask)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run has seen what was logged before, and repeats no warning."""
+        for logs in state.log_history:
+            self._watch.see(logs)
+        if state.is_world_process_zero and self.path.is_file():
+            kept = [line for line in self.path.read_text("utf-8").splitlines() if logged_step(line) <= state.global_step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any

@@ -7,10 +7,10 @@ branch that is no longer taken may decay unseen; a reward that rises together wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.policies.forced import ForcedPolicy, Steerable
+from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.rewards.judge import Judge
 from visionthink.train.rollouts import EpisodeSource
 
@@ -18,21 +18,23 @@ PROBED = 32
 """Examples per process."""
 
 
-@dataclass(frozen=True)
 class Probe:
-    """Measures a policy on a few examples of a source."""
+    """Measures a policy on a few examples of a source.
 
-    source: EpisodeSource
-    policy: Steerable
-    judge: Judge
-    example_ids: Sequence[str]
+    Raises:
+        OptionError: this policy cannot be kept from asking.
+    """
+
+    def __init__(self, source: EpisodeSource, policy: Steerable, judge: Judge, example_ids: Sequence[str]):
+        self.source, self.policy, self.judge, self.example_ids = source, policy, judge, example_ids
+        actions: tuple[ForcedAction, ...] = ("direct", "request") if source.can_ask else ()
+        self._forced = {action: ForcedPolicy(policy, source.protocol, action) for action in actions}
 
     def measure(self) -> dict[str, float]:
         """Accuracies in [0, 1] by name: `direct` and `request` where something can be asked for, and `swapped_image`."""
         parts: dict[str, float | None] = {"swapped_image": self._accuracy(self._swapped(), self.policy)}
-        if self._episodes()[0].can_request:
-            for action in ("direct", "request"):
-                parts[action] = self._accuracy(self._episodes(), ForcedPolicy(self.policy, self.source.protocol, action))
+        for action, policy in self._forced.items():
+            parts[action] = self._accuracy(self._episodes(), policy)
         return {f"probe/{name}": value for name, value in parts.items() if value is not None}
 
     def _episodes(self) -> list[Episode]:

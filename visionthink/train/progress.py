@@ -24,7 +24,7 @@ class MetricsFile(TrainerCallback):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if _step(line) <= state.global_step]
+        kept = [line for line in lines if logged_step(line) <= state.global_step]
         self.path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
         self._start -= json.loads(kept[-1])["seconds"] if kept else 0
 
@@ -37,7 +37,7 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps(record) + "\n")
 
 
-def _step(line: str) -> float:
+def logged_step(line: str) -> float:
     """The step of a line; infinity for one that was torn by a kill, which is then dropped."""
     try:
         return json.loads(line)["step"]

@@ -7,15 +7,18 @@ is trained: a forced decision is masked.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import bisect
+import itertools
+import logging
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image
 
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import OptionError
+from visionthink.errors import DataError, InputError, OptionError
 from visionthink.images import measure, open_image
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
@@ -23,6 +26,8 @@ from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget, ResolutionLadder
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
 from visionthink.types import Example, RolloutGroup, StopReason, Transcript
+
+log = logging.getLogger(__name__)
 
 Exclusion = Literal["duplicate", "empty", "truncated"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("duplicate", "empty", "truncated")
@@ -60,6 +65,17 @@ def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | No
     return reasons
 
 
+def training_order(example_ids: Sequence[str], count: int, *, seed: int, shuffle: bool) -> list[str]:
+    """The first `count` ids of all of them again and again, each time in another order where `shuffle` is set. What a step trains
+    on follows from the seed and the number of the step alone, so a resumed run sees what an uninterrupted one sees."""
+    order: list[str] = []
+    for epoch in itertools.count():
+        if len(order) >= count:
+            return order[:count]
+        order += random.Random(f"{seed} {epoch}").sample(example_ids, len(example_ids)) if shuffle else example_ids
+    raise AssertionError("unreachable")
+
+
 @dataclass(frozen=True)
 class EpisodeSource:
     """Makes the episodes of a run."""
@@ -69,8 +85,17 @@ class EpisodeSource:
     protocol: Protocol
     budget: PixelBudget
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a higher level and a way to ask for it."""
+        return len(self.ladder.levels) > 1 and self.protocol.can_ask
+
     def episodes(self, example_id: str, count: int) -> list[Episode]:
-        """Several of one example, whose file is opened once."""
+        """Several of one example, whose file is opened once.
+
+        Raises:
+            InputError: the example cannot be read.
+        """
         example = self.examples[example_id]
         opened = replace(example, image=open_image(example.image, name=f"example {example_id}").image)
         return [Episode(opened, self.ladder, self.protocol, budget=self.budget) for _ in range(count)]
@@ -102,7 +127,11 @@ def varies(group: Sequence[Rollout]) -> bool:
 
 
 class GroupSampler:
-    """Samples and scores groups."""
+    """Samples and scores groups.
+
+    Raises:
+        OptionError: branches are to be forced, and this policy cannot be kept from asking.
+    """
 
     def __init__(
         self,
@@ -115,36 +144,48 @@ class GroupSampler:
         exclude: Sequence[Exclusion] = (),
     ):
         self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
-        self.forced, self.exclude = forced, tuple(exclude)
+        self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
+        self.rejected: dict[str, str] = {}
+        """Examples that could not be read, and why."""
+        self._policies: dict[ForcedAction | None, Policy] = {None: policy}
+        if self.forced:
+            self._policies["direct"] = ForcedPolicy(policy, source.protocol, "direct")
+            self._policies["request"] = ForcedPolicy(policy, source.protocol, "request")
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
-        """One group per example, in order."""
-        groups = [self.source.episodes(example_id, self.group_size) for example_id in example_ids]
-        for action, policy in self._policies():
-            live = [e for group in groups for e, a in zip(group, self._actions(group[0]), strict=True) if a == action]
-            if live:
-                run_batch(live, policy())
+        """One group per example, in order; another example takes the place of one that cannot be read."""
+        groups = [self._episodes(example_id) for example_id in example_ids]
+        for action, policy in self._policies.items():
+            live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
+            run_batch(live, policy)
         return [self._score(group) for group in groups]
 
-    def _policies(self) -> list[tuple[ForcedAction | None, Callable[[], Policy]]]:
-        forced = functools.partial(ForcedPolicy, self.policy, self.source.protocol)
-        return [
-            (None, lambda: self.policy),
-            ("direct", functools.partial(forced, "direct")),
-            ("request", functools.partial(forced, "request")),
-        ]
+    def _episodes(self, example_id: str) -> list[Episode]:
+        others = random.Random(example_id)
+        while True:
+            try:
+                return self.source.episodes(example_id, self.group_size)
+            except InputError as error:
+                if example_id not in self.rejected:
+                    log.warning("%s; another example takes its place", error)
+                self.rejected[example_id] = str(error)
+            left = [i for i in self.source.examples if i not in self.rejected]
+            if not left:
+                raise DataError(f"no example can be read; the last: {self.rejected[example_id]}")
+            example_id = others.choice(left)
 
-    def _actions(self, episode: Episode) -> list[ForcedAction | None]:
-        """What each member of a group is made to do; None leaves it free."""
-        forced = self.forced if episode.can_request else 0
-        return [*["direct"] * forced, *["request"] * forced, *[None] * (self.group_size - 2 * forced)]  # type: ignore[list-item]
+    def _actions(self) -> list[ForcedAction | None]:
+        """What each member of a group is made to do; None leaves it free. Free members come first: of two that say the same, the
+        later one is the duplicate."""
+        free: list[ForcedAction | None] = [None] * (self.group_size - 2 * self.forced)
+        return [*free, *["direct"] * self.forced, *["request"] * self.forced]  # type: ignore[list-item]
 
     def _score(self, episodes: Sequence[Episode]) -> list[Rollout]:
         group = [episode.transcript() for episode in episodes]
         scores = self.rubric.score_group(group, exclusions(group, self.exclude))
         rollouts = [
             Rollout(t, tuple(v.image for v in views(episode.history)), self._mask(t, action), score, action)
-            for t, episode, score, action in zip(group, episodes, scores, self._actions(episodes[0]), strict=True)
+            for t, episode, score, action in zip(group, episodes, scores, self._actions(), strict=True)
         ]
         return [r if r.score.total is not None else r.masked() for r in rollouts]
 
@@ -162,4 +203,4 @@ class GroupSampler:
         """Index of the token that opens the answer, where a request might have begun instead; 0 without a tag."""
         decode = self.policy.renderer.tokenizer.decode
         begun = decode(token_ids).find(self.source.protocol.answer_opening)
-        return next(i for i in range(len(token_ids)) if len(decode(token_ids[: i + 1])) > begun)
+        return bisect.bisect_right(range(len(token_ids)), begun, key=lambda i: len(decode(token_ids[: i + 1])))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
@@ -24,14 +25,15 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         checkpoint: trained instead of the one `config.model` names.
 
     Raises:
-        OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run.
+        OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
+            GPUs are visible to a single process.
     """
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             _run(config.rehearsed(Path(folder)), examples, checkpoint)
         return config.out
     stored = config.out / "config.json"
-    if not config.resume and stored.exists():
+    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
     if config.resume:
         _same_run(config, stored)
@@ -57,7 +59,14 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
 
 def last_checkpoint(out: Path) -> Path | None:
     """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
-    complete = [p for p in out.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
+
+    def whole(folder: Path) -> bool:
+        try:
+            return bool(json.loads((folder / "trainer_state.json").read_text("utf-8")))
+        except (OSError, ValueError):
+            return False
+
+    complete = [p for p in out.glob("checkpoint-*") if whole(p)]
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
@@ -65,14 +74,21 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None)
     torch.manual_seed(config.seed)
     # half-precision weights lose small updates; under an adapter they stand still
     half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-    checkpoint = checkpoint or open_checkpoint(config.model, dtype=half)
+    process = PartialState()  # each process has its own device
+    if torch.cuda.device_count() > 1 and process.num_processes == 1:
+        raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
+    checkpoint = checkpoint or open_checkpoint(config.model, dtype=half, device=str(process.device))
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     config.out.mkdir(parents=True, exist_ok=True)
     if trainer.accelerator.is_main_process:
-        (config.out / "config.json").write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
+        written = config.out / "config.json.partial"
+        written.write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
+        written.replace(config.out / "config.json")
     newest = last_checkpoint(config.out)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     final = config.out / "final"
+    # gathers what is spread over processes; an adapter is never spread, and is merged first
+    state = None if config.lora_rank else trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.accelerator.is_main_process:
         return final
     model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
@@ -82,6 +98,7 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None)
         tokenizer=trained.tokenizer,
         image_processor=trained.image_processor,
         protocol=trained.protocol,
+        state=state,
         dtype=torch.float16 if trained.model.device.type == "cpu" else None,
     )
     return final

@@ -6,7 +6,7 @@ KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_t
 
 from __future__ import annotations
 
-import logging
+import json
 import random
 import shutil
 import time
@@ -19,29 +19,26 @@ import torch
 import transformers
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from PIL import Image
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from visionthink import chatml
 from visionthink.errors import DataError, OptionError, StorageError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
-from visionthink.protocol import CallError
 from visionthink.rewards.judge import Judge, RulesJudge
 from visionthink.rewards.rubric import Rubric
+from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
 from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.progress import MetricsFile, ProgressBar
-from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, varies
-from visionthink.types import Examples, ImageView, Transcript
+from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
+from visionthink.types import Examples, Transcript
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
-
-log = logging.getLogger(__name__)
 
 
 class ImageTextProcessor(Qwen2_5_VLProcessor):
@@ -63,6 +60,7 @@ class VisionThinkTrainer(GRPOTrainer):
         source: makes the episodes.
         rubric: scores the groups.
         visual_tokens: what to train on, ids of `source.examples`, with what their full views cost.
+        unreadable: ids of examples that are left out, and why.
 
     Raises:
         OptionError: an episode may outgrow the model's context, or the way the weights are distributed cannot work with turns
@@ -76,35 +74,50 @@ class VisionThinkTrainer(GRPOTrainer):
         source: EpisodeSource,
         rubric: Rubric,
         visual_tokens: Mapping[str, int],
+        unreadable: Mapping[str, str],
     ):
         self.config, self.checkpoint, self.example_ids, self.rollouts = config, checkpoint, list(visual_tokens), list[Rollout]()
+        self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, visual_tokens[largest])
-        _refuse_overlong(config, source, checkpoint, renderer, largest, bridge)
+        longest = longest_episode(config, source, checkpoint, renderer, largest, bridge)
+        arguments = config.to_trl(
+            on_cpu=checkpoint.model.device.type == "cpu",
+            bridge_tokens=bridge,
+            longest=longest,
+            never_sampled=renderer.never_sampled,
+        )
+        groups = config.steps * config.prompts_per_step * arguments.world_size
+        order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
-            args=config.to_trl(
-                on_cpu=checkpoint.model.device.type == "cpu",
-                bridge_tokens=bridge,
-                never_sampled=renderer.never_sampled,
-            ),
+            args=arguments,
             # TRL carries the id through its own sampler; what is said is the episode's business
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.example_ids]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in order]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
-            callbacks=[MetricsFile(config.out / "metrics.jsonl"), Monitors(config.out / "warnings.jsonl"), ProgressBar()],
+            callbacks=[
+                MetricsFile(config.out / "metrics.jsonl"),
+                Monitors(config.out / "warnings.jsonl", can_ask=source.can_ask),
+                ProgressBar(),
+            ],
             peft_config=config.peft(),
         )
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [self._generate]  # TRL rebuilds images from token ids, as we need it, only where there are tools
         plugin = self.accelerator.state.deepspeed_plugin
         zero_stage = plugin.zero_stage if plugin is not None else 0
-        refuse_lock_step(self.accelerator.distributed_type, zero_stage, config.vllm, self.accelerator.num_processes)
+        kind = self.accelerator.distributed_type
+        refuse_lock_step(kind, zero_stage, config.vllm, self.accelerator.num_processes)
+        if config.lora_rank and (kind == DistributedType.FSDP or zero_stage == 3):
+            raise OptionError("lora_rank: an adapter cannot be merged into weights sharded over processes; use DDP or ZeRO-2")
         policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
-        probed = random.Random(config.seed).sample(self.example_ids, min(PROBED, len(self.example_ids)))
-        self.probe = Probe(source, policy, rubric.judge, probed)
+        draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
+        probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
+        self.probe = Probe(source, policy, rubric.judge, probed) if config.probe_steps else None
         self.sampler = GroupSampler(source, policy, rubric, config.group_size, forced=config.forced, exclude=config.exclusions())
+        self.sampler.rejected |= unreadable
 
     def _column(self, name: str, sign: int = 1) -> Callable[..., list[float | None]]:
         """One part of the reward, as TRL wants it. A member that was not scored gets None from every part: TRL then leaves it
@@ -118,16 +131,16 @@ class VisionThinkTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         step = self.state.global_step // self.config.updates_per_step
-        if self.config.probe_steps and step % self.config.probe_steps == 0:
+        if self.probe and step % self.config.probe_steps == 0:
             for name, value in self.probe.measure().items():
                 self._log_metric(name, value)
         started = time.perf_counter()
         groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
-        self._log_metric("zero_variance", sum(not varies(g) for g in groups) / len(groups))
+        self._measure(groups, time.perf_counter() - started)
         if self.config.refill:
             groups = self._refill(groups)
         self.rollouts = [rollout for group in groups for rollout in group]
-        self._measure(time.perf_counter() - started)
+        self._write_rejects()
         transcripts = self.transcripts()
         begins = [len(t.turns[0].prompt_ids) for t in transcripts]
         images = [list(rollout.images) for rollout in self.rollouts]
@@ -152,35 +165,51 @@ class VisionThinkTrainer(GRPOTrainer):
             if not wanted:
                 break
             draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
-            fresh = self.sampler.sample(draw.choices(self.example_ids, k=wanted))
+            present = {group[0].transcript.example_id for group in groups}
+            others = [i for i in self.example_ids if i not in present] or self.example_ids
+            fresh = self.sampler.sample(draw.choices(others, k=wanted))
             for i, group in zip(poor, filter(varies, fresh), strict=False):
                 groups[i] = group
         return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
 
-    def _measure(self, seconds: float) -> None:
-        """What a person watching the run wants to see; TRL averages over processes and steps."""
-        free = [r for r in self.rollouts if r.forced is None]
+    def _measure(self, groups: Sequence[Sequence[Rollout]], seconds: float) -> None:
+        """What a person watching the run wants to see, of the policy as it is: before groups are chosen for what can be learnt
+        from them. TRL averages over processes and steps."""
+        rollouts = [rollout for group in groups for rollout in group]
+        free = [r for r in rollouts if r.forced is None]
         transcripts = [r.transcript for r in free]
-        sampled = [sum(r.transcript.loss_mask) for r in self.rollouts]
 
         def mean(name: str, values: Sequence[float]) -> None:
             if values:
                 self._log_metric(name, sum(values) / len(values))
 
+        mean("zero_variance", [not varies(group) for group in groups])
         mean("request_ratio", [t.requested for t in transcripts])
         for need in ("easy", "hard"):
             mean(f"request_ratio/{need}", [t.requested for t in transcripts if t.need == need])
         mean("retain_cumulative", [t.retain_cumulative for t in transcripts])
-        mean("unscored", [r.score.total is None for r in self.rollouts])
+        reasons = [None if r.score.total is not None else unscored_because(r) for r in rollouts]
+        for reason in ("judge", *self.config.exclusions()):
+            mean(f"unscored/{reason}", [r == reason for r in reasons])
+        scored = [r for r in rollouts if r.score.accuracy is not None]
         for action, requested in (("direct", False), ("request", True)):
-            chosen = [r for r in self.rollouts if r.transcript.requested == requested and r.score.accuracy is not None]
+            chosen = [r for r in scored if r.forced is None and r.transcript.requested == requested]
             mean(f"accuracy/{action}", [r.score.accuracy or 0.0 for r in chosen])
-        mean("completions/mean_length", sampled)
+            mean(f"forced/{action}", [r.score.accuracy or 0.0 for r in scored if r.forced == action])
+        mean("completions/mean_length", [sum(r.transcript.loss_mask) for r in rollouts])
         mean("completions/clipped_ratio", [t.stop_reason == "length" for t in transcripts])
-        mean("rollouts_per_second", [self.accelerator.num_processes * len(self.rollouts) / seconds])
-        seen = torch.tensor(sum(len(r.transcript.token_ids) for r in self.rollouts), device=self.accelerator.device)
+        mean("rollouts_per_second", [self.accelerator.num_processes * len(rollouts) / seconds])
+        seen = torch.tensor(sum(len(r.transcript.token_ids) for r in rollouts), device=self.accelerator.device)
         self.state.num_input_tokens_seen += int(self.accelerator.gather(seen).sum())
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+
+    def _write_rejects(self) -> None:
+        """Examples that could not be read, each once."""
+        known = self.rejects.read_text("utf-8") if self.rejects.is_file() else ""
+        lines = (json.dumps({"example_id": i, "reason": reason}) + "\n" for i, reason in self.sampler.rejected.items())
+        if fresh := [line for line in lines if line not in known]:
+            with self.rejects.open("a", encoding="utf-8") as file:
+                file.writelines(fresh)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers writes the hub's names of the weights and reads them back as names of modules, not strictly: for these
@@ -197,13 +226,19 @@ class VisionThinkTrainer(GRPOTrainer):
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:  # torch and safetensors say "disk full" each in their own way
-            shutil.rmtree(folder, ignore_errors=True)
+            if self.accelerator.is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())[:200]
             raise StorageError(f"{folder}: the checkpoint cannot be written ({reason}); earlier ones are kept") from error
 
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return [rollout.transcript for rollout in self.rollouts]
+
+
+def unscored_because(rollout: Rollout) -> str:
+    """Why a rollout has no reward: the filter that left it out, or the judge."""
+    return rollout.score.verdict.reason if rollout.score.verdict.by == "filter" else "judge"
 
 
 def sampling_logprobs(transcript: Transcript) -> list[float]:
@@ -215,32 +250,6 @@ def sampling_logprobs(transcript: Transcript) -> list[float]:
         for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
     ]
     return values[len(opening.prompt_ids) :]
-
-
-def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:
-    """Where all processes must generate together, one that needs another turn while its neighbour does not would wait for ever.
-
-    Raises:
-        OptionError: weights are split over processes and gathered for every turn, or every turn goes through one vLLM server.
-    """
-    if vllm == "off" and (distributed == DistributedType.FSDP or zero_stage == 3):
-        raise OptionError(
-            "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
-            "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
-        )
-    if vllm == "server" and processes > 1:
-        raise OptionError(
-            f"vllm server: {processes} processes would send their turns together, but turns differ in number; use --vllm colocate"
-        )
-
-
-def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
-    """The most ids that may stand between two turns: the largest full view in its message, or an error message."""
-    if len(source.ladder.levels) == 1:
-        return 0
-    view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
-    replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
-    return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
 
 
 def make_trainer(
@@ -258,45 +267,16 @@ def make_trainer(
     """
     checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model))
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
+    if len(by_id) < len(examples):
+        raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
     source = EpisodeSource(by_id, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
-    usable = _usable(source)
+    if len(source.ladder.levels) > 1 and not source.can_ask:
+        raise OptionError(
+            f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.ladder}; "
+            "use a ladder of one level or another dialect"
+        )
+    visual_tokens, unreadable = usable(source)
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()
     rubric = Rubric(checkpoint.protocol, judge or RulesJudge(), config.rollout_penalty())
-    return VisionThinkTrainer(config, checkpoint, source, rubric, usable)
-
-
-def _usable(source: EpisodeSource) -> dict[str, int]:
-    """Visual tokens of the full view of every example that has something to decide; one whose ladder collapses is left out,
-    counted. Images are measured, not decoded."""
-    usable, collapsed = {}, 0
-    for example in source.examples.values():
-        if example.answer is None:
-            raise DataError(f"example {example.id}: has no answer to be rewarded for")
-        sizes = source.sizes(example)
-        if len(sizes) == len(source.ladder.levels):
-            usable[example.id] = source.budget.visual_tokens(*sizes[-1][1:])
-        else:
-            collapsed += 1
-    if not usable:
-        raise DataError(
-            f"no example to train on: {collapsed} of {len(source.examples)} cannot be asked for on the ladder {source.ladder}"
-        )
-    if collapsed:
-        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
-    return usable
-
-
-def _refuse_overlong(
-    config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, bridge: int
-) -> None:
-    """An episode that outgrows the model's context would end in the middle of its second image."""
-    [episode] = source.episodes(largest, 1)
-    turns = len(source.ladder.levels)
-    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + (turns - 1) * bridge
-    context = checkpoint.model.config.get_text_config().max_position_embeddings
-    if longest > context:
-        raise OptionError(
-            f"max_new_tokens {config.max_new_tokens}: an episode of example {largest} may take {longest} tokens, and the model "
-            f"reads {context}; lower max_new_tokens or set max_image_tokens"
-        )
+    return VisionThinkTrainer(config, checkpoint, source, rubric, visual_tokens, unreadable)

@@ -1,0 +1,98 @@
+"""What is known to go wrong in the middle of a run, looked at before it begins."""
+
+from __future__ import annotations
+
+import logging
+
+from accelerate.utils import DistributedType
+from PIL import Image
+
+from visionthink import chatml
+from visionthink.errors import DataError, InputError, OptionError
+from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.render import Renderer
+from visionthink.protocol import CallError
+from visionthink.train.config import TrainConfig
+from visionthink.train.rollouts import EpisodeSource
+from visionthink.types import ImageView
+
+log = logging.getLogger(__name__)
+
+
+def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
+    """Visual tokens of the full view of every example that has something to decide, and why others cannot be read. One whose
+    ladder collapses is left out, counted. Images are measured by their header.
+
+    Raises:
+        DataError: an example has no answer, or none can be trained on.
+    """
+    usable: dict[str, int] = {}
+    unreadable: dict[str, str] = {}
+    collapsed = 0
+    for example in source.examples.values():
+        if example.answer is None:
+            raise DataError(f"example {example.id}: has no answer to be rewarded for")
+        try:
+            sizes = source.sizes(example)
+        except InputError as error:
+            unreadable[example.id] = str(error)
+            log.warning("%s; left out", error)
+            continue
+        if len(sizes) == len(source.ladder.levels):
+            usable[example.id] = source.budget.visual_tokens(*sizes[-1][1:])
+        else:
+            collapsed += 1
+    if not usable:
+        raise DataError(
+            f"no example to train on: of {len(source.examples)}, {len(unreadable)} cannot be read and the images of {collapsed} "
+            f"are too small for the ladder {source.ladder}"
+        )
+    if collapsed:
+        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
+    return usable, unreadable
+
+
+def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
+    """The most ids that may stand between two turns: the largest full view in its message, or an error message."""
+    if len(source.ladder.levels) == 1:
+        return 0
+    view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
+    replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
+    return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
+
+
+def longest_episode(
+    config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, bridge: int
+) -> int:
+    """Tokens that an episode may take.
+
+    Raises:
+        OptionError: more than the model's context; it would end in the middle of its second image.
+    """
+    [episode] = source.episodes(largest, 1)
+    turns = len(source.ladder.levels)
+    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + (turns - 1) * bridge
+    context = checkpoint.model.config.get_text_config().max_position_embeddings
+    if longest > context:
+        raise OptionError(
+            f"max_new_tokens {config.max_new_tokens}: an episode of example {largest} may take {longest} tokens, and the model "
+            f"reads {context}; lower max_new_tokens or set max_image_tokens"
+        )
+    return longest
+
+
+def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:
+    """Where all processes must generate together, one that needs another turn while its neighbour does not would wait for ever.
+
+    Raises:
+        OptionError: weights are split over processes and gathered for every turn, or every turn goes through one vLLM server.
+    """
+    if vllm == "off" and (distributed == DistributedType.FSDP or zero_stage == 3):
+        raise OptionError(
+            "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
+            "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
+        )
+    if vllm == "server" and processes > 1:
+        raise OptionError(
+            f"vllm server: {processes} processes would send their turns together, but turns differ in number; use --vllm colocate"
+        )
