@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from visionthink.cli import main
 from visionthink.data import synth
+from visionthink.policies.checkpoint import resolve
+from visionthink.recipes.demo import summary_table
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -114,6 +119,7 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
     [
         (["tokens"], "give an image or --size"),
         (["tokens", "--size", "10"], "expected WIDTHxHEIGHT"),
+        (["tokens", "--size", ""], "expected WIDTHxHEIGHT"),
         (["tokens", "--size", "10x10", "--family", "x"], "--family 'x': choose one of qwen2.5-vl"),
         (["tokens", "--size", "10x10", "--ladder", "2"], "ladder 2: levels are shares"),
         (["tokens", "--size", "1x500"], "aspect ratio above 200"),
@@ -140,10 +146,19 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["demo", "--out", "/"], "--out /: the folder is not empty"),
         (["report", "nowhere", "--out", "r.html"], "nowhere: no summary.json"),
         (["ask", "x.png"], "required: -q/--question"),
+        (["ask", "x.png", "-q", "what \udcff is it?"], "--question: not valid UTF-8"),
+        (["ask", "x.png", "-q", "?", "--model", ""], "argument --model: is empty"),
+        (["eval", "mini", "--out", ""], "argument --out: is empty"),
+        (["reproduce", "--claims", ""], "argument --claims: is empty"),
+        (["train", "tiny", "--out", "OUT", "--seed", "4294967296"], "seed 4294967296: must be below"),
+        (["train", "tiny", "--out", "OUT", "--data", "empty.jsonl"], "empty.jsonl: is empty"),
+        (["train", "tiny", "--out", "OUT", "--data", "null.jsonl"], "null.jsonl, line 2: not a JSON object"),
     ],
 )
 def test_bad_options(capsys, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "null.jsonl").write_text("{}\nnull\n")
     assert message in fails(capsys, *(str(tmp_path / "out") if a == "OUT" else a for a in argv))
 
 
@@ -180,6 +195,32 @@ def test_evaluate_and_report(capsys, tmp_path):
     )
 
 
+def test_markup_in_names_is_only_text(capsys, tmp_path):
+    shutil.copytree(resolve("tiny"), tmp_path / "m[bold]x")
+    name = str(tmp_path / "m[bold]x")
+    options = ["--limit", "6", "--max-new-tokens", "8", "--model", name]
+    assert run(capsys, "eval", "mini", *options, "--out", str(tmp_path / "[red]a"))[0] == 0
+    status, _, err = run(capsys, "report", str(tmp_path / "[red]a"), "--out", str(tmp_path / "[x].html"))
+    assert status == 0 and "[x].html" in err
+
+
+def test_the_table_of_results_fits_a_terminal_of_80_columns():
+    need = {"easy": {"request_ratio": 0.5}, "hard": {"request_ratio": 1.0}}
+    row = {"model": "trained", "policy": "random:0.484", "accuracy": 1.0, "by_need": need, "output_tokens": 12.5}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table([row | {"retain_final": 1.0, "retain_cumulative": 1.25}] * 2))
+    text = console.export_text()
+    for value in ("trained", "random:0.484", "100.0", "125.0", "12.5", "accuracy", "50.0"):
+        assert value in text
+    assert "…" not in text
+
+
+def test_a_question_longer_than_the_context_is_said(capsys, tmp_path):
+    Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
+    status, out, _ = run(capsys, "ask", str(tmp_path / "a.png"), "-q", "How many? " * 3000)
+    assert status == 0 and "no answer: the prompt takes 12" in out and "the model reads 4096" in out
+
+
 def test_damaged_evaluation_folders(capsys, tmp_path):
     def message() -> str:
         return fails(capsys, "report", str(tmp_path), "--out", str(tmp_path / "r.html"))
@@ -193,6 +234,8 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
     assert "transcripts.jsonl, line 1: not a transcript" in message()
     (tmp_path / "transcripts.jsonl").write_bytes(b"\xff\xfe\n")
     assert "transcripts.jsonl, line 1: not a transcript" in message()
+    (tmp_path / "transcripts.jsonl").write_bytes(b"")
+    assert "damaged, or not written by this program (KeyError" in message()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
     assert "metrics.jsonl, line 2: not a logged step" in message()
 

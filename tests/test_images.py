@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from visionthink.errors import ImageError
-from visionthink.images import open_image
+from visionthink.images import measure, open_image
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -76,6 +76,32 @@ def test_bomb_is_refused_by_its_header():
         open_image(bomb)
     with pytest.raises(ImageError, match=r"100x100 px is more than the limit of 0.005 MP"):
         open_image(encoded(Image.new("RGB", (100, 100))), max_pixels=5000)
+
+
+def test_an_icon_that_hides_a_larger_image_is_not_unpacked():
+    """The folder of an ICO says 16 x 16; what Pillow unpacks is the PNG inside."""
+    inner = encoded(Image.new("L", (4000, 3000)))
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
+    for read in (open_image, measure):
+        with pytest.raises(ImageError, match=r"image: holds an image of more than the limit of 10 MP"):
+            read(icon, max_pixels=10_000_000)
+    with pytest.raises(ImageError, match=r"4000x3000 px is more than the limit of 10 MP"):
+        measure(inner, max_pixels=10_000_000)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_an_image_is_measured_as_it_is_opened(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (20, 10), "white"), kind, exif=exif)
+    loaded = open_image(content)
+    assert loaded.image.size == measure(content) == (10, 20)
+    assert loaded.notes == ("EXIF orientation applied",)
+
+
+def test_floating_point_greys():
+    content = encoded(Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], np.float32)), "TIFF")
+    assert [open_image(content).image.getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
 
 
 def test_exif_orientation_is_applied():

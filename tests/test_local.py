@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from visionthink import Episode, Protocol, ResolutionLadder, StopReason, run_bat
 from visionthink.chatml import NEVER_SAMPLED
 from visionthink.data import synth
 from visionthink.errors import ModelError, OptionError
-from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
 
@@ -117,6 +118,14 @@ def test_qwen3_vl_runs_through_the_same_policy(qwen3_folder, levels):
         assert transcript.token_ids.count(checkpoint.model.config.image_token_id) == transcript.visual_tokens
 
 
+def test_what_load_refuses_and_takes(red, tmp_path):
+    for bad in ({"batch_size": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"ladder": ("a",)}):
+        with pytest.raises(OptionError):
+            visionthink.load("tiny", **bad)
+    model = visionthink.load(Path(resolve("tiny")))
+    assert model.ask(red, "How many shapes are there?", ladder=(1,)).levels == (1.0,)
+
+
 def test_load_and_ask(red, tmp_path):
     red.save(tmp_path / "red.png")
     result = visionthink.load("tiny").ask(tmp_path / "red.png", "How many shapes are there?")
@@ -151,6 +160,21 @@ def test_damaged_checkpoints(tiny, tmp_path):
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "visionthink.json").write_text("{")
     with pytest.raises(ModelError, match=r"visionthink.json: not valid JSON"):
+        open_checkpoint(str(folder))
+    (folder / "visionthink.json").write_text('{"dialect": "x"}')
+    with pytest.raises(ModelError, match=r"visionthink.json: unknown dialect 'x'"):
+        open_checkpoint(str(folder))
+    (folder / "visionthink.json").write_text('{"dialect": []}')
+    with pytest.raises(ModelError, match=r"visionthink.json: expected an object"):
+        open_checkpoint(str(folder))
+    (folder / "visionthink.json").unlink()
+    processor = (folder / "preprocessor_config.json").read_text()
+    (folder / "preprocessor_config.json").write_text(processor.replace('"patch_size": 14', '"patch_size": 16'))
+    with pytest.raises(ModelError, match=r"patch_size is 16 in the image processor and 14 in config.json"):
+        open_checkpoint(str(folder))
+    (folder / "preprocessor_config.json").write_text(processor)
+    (folder / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"model.safetensors.index.json is damaged"):
         open_checkpoint(str(folder))
     with pytest.raises(ModelError, match="no such folder"):
         open_checkpoint(str(tmp_path / "nowhere"))

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText
 from visionthink import Episode, Penalty, Protocol, ResolutionLadder, chatml
 from visionthink.cli import main
 from visionthink.data import synth
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
@@ -50,6 +50,8 @@ def test_what_we_override_and_use_is_still_there():
         "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
         "_log_metric": ["self", "name", "value"],
         "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+        "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+        "_load_rng_state": ["self", "checkpoint"],
         "_save_checkpoint": ["self", "model", "trial"],
     }
     for name, expected in parameters.items():
@@ -96,6 +98,32 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
         assert [line["step"] for line in lines] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "file, change, message",
+    [
+        ("optimizer.pt", lambda p: p.unlink(), r"checkpoint-2: damaged \(optimizer.pt is missing\)"),
+        ("optimizer.pt", lambda p: p.write_bytes(p.read_bytes()[:1000]), "checkpoint-2: damaged"),
+        ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:1000]), "checkpoint-2: damaged"),
+        ("rng_state.pth", lambda p: p.write_bytes(b"x"), "checkpoint-2: damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_not_silently_made_up_for(tmp_path, file, change, message):
+    examples = synth.suite(8, split="train")
+    train(small(tmp_path, save_steps=2), examples)
+    change(tmp_path / "checkpoint-2" / file)
+    with pytest.raises(ModelError, match=message):
+        train(small(tmp_path, save_steps=2, steps=3, resume=True), examples)
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path, capsys):
+    command = ["train", "tiny", "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main([*command, "--max-new-tokens", "3000"]) == 2
+    assert "may take" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["train", "tiny", "--out", str(tmp_path / "file" / "run"), "--dry-run"]) == 2
+    assert "file is not a folder that can be written to" in capsys.readouterr().err
+
+
 def test_a_run_that_did_not_begin_is_not_in_the_way(tmp_path):
     examples = synth.suite(8, split="train")
     with pytest.raises(OptionError, match="no token of its own for"):
@@ -125,8 +153,8 @@ def test_an_example_that_cannot_be_read_is_replaced_and_reported(tmp_path):
     train(small(tmp_path / "run", save_steps=1), examples)
     rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
     assert {r["example_id"]: r["reason"].partition(" (")[0] for r in rejects} == {
-        examples[2].id: f"example {examples[2].id}: not an image file that can be read",
-        examples[1].id: f"example {examples[1].id}: damaged or truncated image",
+        examples[2].id: f"example {examples[2].id}, {tmp_path / 'none.png'}: not an image file that can be read",
+        examples[1].id: f"example {examples[1].id}, {tmp_path / 'cut.jpg'}: damaged or truncated image",
     }
 
 

@@ -73,7 +73,7 @@ class Episode:
         self._image, self._ladder, self._budget, self._notes = loaded.image, ladder, budget, notes
         self._levels = tuple(level for level, _, _ in sizes)
         self._full_tokens = self.view(1.0).visual_tokens
-        self._max_turns = max_turns or len(self._levels)
+        self._max_turns = len(self._levels) if max_turns is None else max_turns
         self._level = 0
         self._turns: list[Turn] = []
         self._stop: StopReason | None = None

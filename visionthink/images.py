@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ from visionthink.types import ImageSource
 
 MAX_IMAGE_PIXELS = 40_000_000
 """Default limit, in pixels as announced by the file's header."""
+
+
+MAX_FILE_BYTES = 1 << 29
+"""Larger files are not read: 40 MP of four 16-bit channels take 305 MiB."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +48,33 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     stream = source if isinstance(source, Image.Image) else _stream(source, label)
     try:
-        with _header_limit_only():
-            opened = stream if isinstance(stream, Image.Image) else Image.open(stream)
-            if opened.width * opened.height > max_pixels:
-                raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
+        with _pillow_limit(max_pixels):
+            opened = stream if isinstance(stream, Image.Image) else _opened(stream, label, max_pixels)
             return _upright_rgb(opened)
     except ImageError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(f"{label}: holds an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     except UnidentifiedImageError:
         raise ImageError(f"{label}: not an image file that can be read") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
 
 
-def measure(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
+def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
     """(width, height) in px of an image standing upright, from its header alone.
 
     Raises:
-        ImageError: the file is missing, empty or not an image.
+        ImageError: the file is missing, empty, not an image, or larger than `max_pixels`.
     """
     if isinstance(source, Image.Image):
         return source.size
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     try:
-        with _header_limit_only(), Image.open(_stream(source, label)) as opened:
-            turned = opened.getexif().get(0x0112) in range(5, 9)
+        with _pillow_limit(max_pixels), _opened(_stream(source, label), label, max_pixels) as opened:
+            # Pillow reads a PNG to its end to look for EXIF, and says the upright size of a TIFF by itself
+            known = "exif" in opened.info if opened.format == "PNG" else opened.format != "TIFF"
+            turned = known and opened.getexif().get(_ORIENTATION) in range(5, 9)
             return (opened.height, opened.width) if turned else opened.size
     except ImageError:
         raise
@@ -75,14 +82,33 @@ def measure(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
         raise ImageError(f"{label}: not an image file that can be read") from None
 
 
-_pillow_limit = threading.Lock()
+def _opened(stream: io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+    """The header, checked; no pixel is unpacked before its image is known to be small enough."""
+    try:
+        opened = Image.open(stream)  # icons are unpacked here, under Pillow's limit
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        stream.seek(0)
+        Image.MAX_IMAGE_PIXELS = None  # so that the size can be said
+        try:
+            opened = Image.open(stream, formats=_ONLY_READ_BY_HEADER)
+        except UnidentifiedImageError:
+            raise ImageError(f"{label}: holds an image of more than the limit of {max_pixels / 1e6:g} MP") from None
+    if opened.width * opened.height > max_pixels:
+        raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
+    return opened
+
+
+_ORIENTATION = 0x0112
+_ONLY_READ_BY_HEADER = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_alone = threading.Lock()
 
 
 @contextlib.contextmanager
-def _header_limit_only() -> Iterator[None]:
-    """Pillow's own limit is global and cannot be raised per call; ours, checked on the header, stands in for it."""
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's own limit, which also holds for images inside of images, is global: one image at a time."""
+    with _alone, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             yield
         finally:
@@ -99,6 +125,8 @@ def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
         if not path.is_file():
             raise ImageError(f"{label}: {'a folder' if path.is_dir() else 'a device'}, not an image file")
         try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, too large for an image file")
             content = path.read_bytes()
         except OSError as error:
             raise ImageError(f"{label}: cannot be read ({error.strerror})") from None
@@ -113,14 +141,16 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
     if frames > 1:
         image.seek(0)
         notes.append(f"first of {frames} frames used")
+    turned = image.getexif().get(_ORIENTATION) in range(2, 9)  # asked first: Pillow turns a TIFF by itself when it unpacks it
     image.load()
-    if image.getexif().get(0x0112) in range(2, 9):
+    if turned:
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF orientation applied")
     if image.mode.startswith("I") or image.mode == "F":  # converting to RGB directly would clip at 255
-        grey = np.asarray(image, dtype=np.float64)
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
         brightest = float(grey.max(initial=0))
-        peak = 65535 if "16" in image.mode else next((p for p in (255, 65535) if brightest <= p), brightest)
+        usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        peak = 65535 if "16" in image.mode else next((p for p in usual if brightest <= p), brightest)
         image = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
         notes.append(f"{'16-bit' if peak == 65535 else 'deep'} greys scaled to 8 bits")
     if image.has_transparency_data:

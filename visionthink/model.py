@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from visionthink.episode import Episode, Policy, run_batch
@@ -47,18 +48,20 @@ class Model:
         """Transcripts of many examples, in order."""
         return run_batch([self.episode(example, ladder) for example in examples], self.policy)
 
-    def ask(self, image: ImageSource, question: str, *, ladder: ResolutionLadder | None = None) -> Result:
+    def ask(self, image: ImageSource, question: str, *, ladder: ResolutionLadder | Sequence[float] | None = None) -> Result:
         """Answer a question about an image (a path, the bytes of a file, or an opened image).
 
         Raises:
             ImageError: the image cannot be used.
         """
+        if ladder is not None and not isinstance(ladder, ResolutionLadder):
+            ladder = ResolutionLadder(tuple(ladder))
         [transcript] = self.run([Example("ask", question, image)], ladder)
         return Result(transcript.answer, transcript.levels_seen, transcript.usage(), transcript)
 
 
 def load(
-    name: str = "tiny",
+    name: str | Path = "tiny",
     *,
     ladder: ResolutionLadder | Sequence[float] | None = None,
     dialect: str | None = None,
@@ -81,7 +84,7 @@ def load(
     from visionthink.policies.checkpoint import open_checkpoint
 
     where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
-    checkpoint = open_checkpoint(name, **where)
+    checkpoint = open_checkpoint(str(name), **where)
     chosen: dict[str, Any] = {"dialect": dialect, "boundary": boundary}
     protocol = dataclasses.replace(checkpoint.protocol, **{k: v for k, v in chosen.items() if v})
     from visionthink.policies.local import LocalPolicy

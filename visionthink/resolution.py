@@ -108,7 +108,10 @@ class ResolutionLadder:
     arithmetic: Arithmetic = "effective"
 
     def __post_init__(self) -> None:
-        levels = tuple(float(level) for level in self.levels)
+        try:
+            levels = tuple(float(level) for level in self.levels)
+        except (TypeError, ValueError):
+            raise OptionError(f"ladder {self.levels!r}: levels are shares of the pixels, in (0, 1]") from None
         if not levels or any(not 0 < level <= 1 for level in levels):
             raise OptionError(f"ladder {self}: levels are shares of the pixels, in (0, 1]")
         if any(a >= b for a, b in itertools.pairwise(levels)):

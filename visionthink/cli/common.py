@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -20,6 +21,18 @@ class AddCommand(Protocol):
     def __call__(self, name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser: ...
 
 
+def given(text: str) -> str:
+    """The type of an option that must not be empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def folder(text: str) -> Path:
+    """The type of an option that names a file or folder to write."""
+    return Path(given(text))
+
+
 def limit_option(parser: argparse.ArgumentParser) -> None:
     text = "refuse larger images (default: %(default)g)"
     parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
@@ -32,7 +45,9 @@ def pixel_limit(options: argparse.Namespace) -> int:
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="tiny", help="tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=given, default="tiny", help="tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)"
+    )
     parser.add_argument("--ladder", default="0.25,1", help="shares of the pixels to climb (default: %(default)s)")
     parser.add_argument("--dialect", help="protocol wording; default: what is stored beside the checkpoint, else agent")
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")

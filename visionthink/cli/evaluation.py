@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from visionthink.cli.common import AddCommand, load, model_options, wide, write_json
+from visionthink.cli.common import AddCommand, folder, load, model_options, wide, write_json
 from visionthink.errors import OptionError
 
 
@@ -23,11 +23,11 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument("--limit", type=int, help="only the first N examples")
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=16, help="episodes per forward pass (default: %(default)s)")
-    evaluate.add_argument("--out", type=Path, required=True, help="folder for transcripts.jsonl and summary.json")
+    evaluate.add_argument("--out", type=folder, required=True, help="folder for transcripts.jsonl and summary.json")
 
     report = command("report", _report, "One HTML page for evaluation and training folders.")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--out", type=Path, required=True, metavar="FILE.html")
+    report.add_argument("--out", type=folder, required=True, metavar="FILE.html")
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -52,4 +52,4 @@ def _report(options: argparse.Namespace) -> None:
     from visionthink.evals.report import report
 
     report(options.folders, options.out)
-    Console(stderr=True, soft_wrap=True).print(f"wrote {options.out}")
+    Console(stderr=True, soft_wrap=True).print(f"wrote {options.out}", markup=False)

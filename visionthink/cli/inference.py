@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionthink.cli.common import AddCommand, limit_option, load, model_options, pixel_limit, write_json
-from visionthink.errors import OptionError
+from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
 from visionthink.resolution import ResolutionLadder, parse_size
 
@@ -35,6 +35,10 @@ def add(command: AddCommand) -> None:
 
 def _ask(options: argparse.Namespace) -> None:
     limit = pixel_limit(options)
+    try:
+        options.question.encode("utf-8")
+    except UnicodeEncodeError:
+        raise OptionError("--question: not valid UTF-8") from None
     for image in options.images:  # bad files are known before a model is loaded
         open_image(image, max_pixels=limit)
     model = load(options, max_image_pixels=limit)
@@ -59,9 +63,14 @@ def _ask(options: argparse.Namespace) -> None:
     for image, answer in zip(options.images, answers, strict=True):
         if len(answers) > 1:
             console.print(f"[bold]{escape(image)}[/]")
-        console.print(escape(answer["answer"]) if answer["answer"] is not None else f"[red]no answer: {answer['stop_reason']}[/]")
+        if answer["answer"] is None:
+            why = answer["turns"][-1]["note"] or answer["stop_reason"]
+            console.print(f"[red]no answer: {escape(why)}[/]")
+        else:
+            console.print(escape(answer["answer"]))
         usage = answer["usage"]
-        seen = "asked for full resolution" if len(answer["levels"]) > 1 else f"looked at {answer['levels'][0]:g} of the pixels"
+        *lower, last = (f"{level:g}" for level in answer["levels"])
+        seen = f"asked for more: {', '.join(lower)}, then {last} of the pixels" if lower else f"looked at {last} of the pixels"
         console.print(
             f"[dim]{seen}; {usage['visual_tokens']} visual tokens, {usage['visual_tokens_full']} for the full view alone; "
             f"{usage['output_tokens']} output tokens; {usage['seconds']:.2f} s[/]"
@@ -78,10 +87,15 @@ def _tokens(options: argparse.Namespace) -> None:
     if options.family not in SIZE_RULES:
         raise OptionError(f"--family {options.family!r}: choose one of {', '.join(SIZE_RULES)}")
     width, height = (
-        parse_size(options.size) if options.size else open_image(options.image, max_pixels=pixel_limit(options)).image.size
+        parse_size(options.size)
+        if options.size is not None
+        else open_image(options.image, max_pixels=pixel_limit(options)).image.size
     )
     rule, ladder = SIZE_RULES[options.family], ResolutionLadder.parse(options.ladder)
-    full = rule.visual_tokens(width, height)
+    try:
+        full = rule.visual_tokens(width, height)
+    except ImageError as error:
+        raise ImageError(f"{options.image or '--size'}: {error}") from None
     levels = [
         {
             "level": level,

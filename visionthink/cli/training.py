@@ -11,18 +11,18 @@ from typing import Any
 
 from rich.console import Console
 
-from visionthink.cli.common import AddCommand, wide, write_json
+from visionthink.cli.common import AddCommand, folder, given, wide, write_json
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.config import TrainConfig
 
 
 def add(command: AddCommand) -> None:
     demo = command("demo", _demo, "Train the tiny model to look closer only when needed, and report on it.", as_json=True)
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (default: %(default)s)")
+    demo.add_argument("--out", type=folder, default=Path("runs/demo"), help="output folder (default: %(default)s)")
 
     train = command("train", _train, "Run a training recipe.")
     train.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
-    train.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
+    train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
     settings = train.add_argument_group("settings", "override the recipe's")
@@ -38,9 +38,9 @@ def add(command: AddCommand) -> None:
         )
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
-    again.add_argument("--claims", help="some of them, separated by commas (default: all)")
+    again.add_argument("--claims", type=given, help="some of them, separated by commas (default: all)")
     again.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
-    again.add_argument("--out", type=Path, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
+    again.add_argument("--out", type=folder, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -80,7 +80,7 @@ def _train(options: argparse.Namespace) -> None:
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    Console(stderr=True, soft_wrap=True).print(where)
+    Console(stderr=True, soft_wrap=True).print(where, markup=False)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ list of answers the first is the reference and the others are as good.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,17 @@ class ExampleTable(Mapping[str, Example]):
         return self._folder / cell if isinstance(cell, str) else cell  # a path is relative to its table
 
 
+def _check_lines(path: Path) -> None:
+    """What Arrow's reader dies of without a word."""
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty")
+    if path.suffix == ".jsonl":
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip() and not line.lstrip().startswith(b"{"):
+                    raise DataError(f"{path}, line {number}: not a JSON object")
+
+
 def read_examples(source: str, split: str = "train") -> ExampleTable:
     """Open a table of examples.
 
@@ -104,12 +116,16 @@ def read_examples(source: str, split: str = "train") -> ExampleTable:
     """
     import datasets
 
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a damaged file is in the exception
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     path = Path(source)
     kinds = {".parquet": "parquet", ".jsonl": "json"}
     try:
         if path.suffix in kinds:
             if not path.is_file():
                 raise DataError(f"{source}: no such file")
+            _check_lines(path)
             rows = datasets.load_dataset(kinds[path.suffix], data_files=source, split="train")
         elif path.is_dir():
             rows = datasets.load_from_disk(source)

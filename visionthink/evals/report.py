@@ -52,10 +52,17 @@ def report(folders: Sequence[Path], out: Path) -> None:
         raise DataError("report: no folders given")
     runs, trainings = [], []
     for folder in folders:
-        if (folder / "metrics.jsonl").is_file():
-            trainings.append(_training(folder))
-        else:
-            runs.append(read(folder))
+        try:
+            if (folder / "metrics.jsonl").is_file():
+                trainings.append(_training(folder))
+            else:
+                run = read(folder)
+                _row(run, [run])
+                runs.append(run)
+        except DataError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DataError(f"{folder}: damaged, or not written by this program ({type(error).__name__}: {error})") from None
     from jinja2 import Environment
 
     template = (resources.files("visionthink") / "evals" / "report.html.jinja").read_text("utf-8")

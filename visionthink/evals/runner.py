@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from visionthink.episode import Episode, run_batch
@@ -49,7 +50,7 @@ def evaluate(
     failed: list[dict[str, str]] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(f"{model_name} {policy}", total=len(examples))
+        task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
         for lane, batch in _batches(examples, routing(policy, model), batch_size):
             episodes = []
             for example in batch:

@@ -7,6 +7,7 @@ Qwen3-VL share).
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visionthink import chatml
 from visionthink.errors import ModelError, OptionError, StorageError
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
@@ -78,6 +80,8 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
             raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
+        _check_parts(name, config, tokenizer, image_processor)
+        model = model.to(device)
     except ModelError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
@@ -87,12 +91,19 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     return Checkpoint(
         name=name,
         path=path,
-        model=model.to(device).eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         image_processor=image_processor,
-        protocol=Protocol(settings.get("dialect", "agent"), settings.get("boundary", "chatml")),
+        protocol=_protocol(path, settings),
         budget=pixel_budget(image_processor),
     )
+
+
+def _protocol(path: str, settings: dict[str, Any]) -> Protocol:
+    try:
+        return Protocol(**settings)
+    except OptionError as error:
+        raise ModelError(f"{Path(path) / SETTINGS}: {error}") from None
 
 
 def pixel_budget(image_processor: Any) -> PixelBudget:
@@ -111,7 +122,22 @@ def _libraries() -> tuple[Any, Any]:
     except ImportError as error:
         raise ModelError(f"local models need {error.name}: pip install 'visionthink[local]'") from None
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries for a name that does not exist
     return torch, transformers
+
+
+def _check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) -> None:
+    """Files of different models beside each other would load and fail later, or worse, not fail."""
+    vision = config.vision_config
+    for part, theirs in (("patch_size", vision.patch_size), ("merge_size", vision.spatial_merge_size)):
+        if getattr(image_processor, part) != theirs:
+            ours = getattr(image_processor, part)
+            raise ModelError(f"model {name}: {part} is {ours} in the image processor and {theirs} in config.json")
+    if not 0 < image_processor.size["shortest_edge"] <= image_processor.size["longest_edge"]:
+        raise ModelError(f"model {name}: the image processor's size {dict(image_processor.size)} leaves no pixels")
+    pad = tokenizer.convert_tokens_to_ids(chatml.IMAGE_PAD)
+    if pad != config.image_token_id:
+        raise ModelError(f"model {name}: {chatml.IMAGE_PAD} is {pad} in the tokenizer and {config.image_token_id} in config.json")
 
 
 def _check_folder(folder: Path, name: str) -> None:
@@ -129,11 +155,12 @@ def _check_folder(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
-    except (ValueError, KeyError, AttributeError):
+        shards = [folder / shard for shard in shards]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise ModelError(f"model {name}: {index.name} is damaged") from None
-    for shard in shards or ["model.safetensors"]:
-        if not (folder / shard).is_file():
-            raise ModelError(f"model {name}: {shard} is missing")
+    for shard in shards or [folder / "model.safetensors"]:
+        if not shard.is_file():
+            raise ModelError(f"model {name}: {shard.name} is missing")
 
 
 def _settings(path: str) -> dict[str, Any]:
@@ -147,9 +174,10 @@ def _settings(path: str) -> dict[str, Any]:
     file = Path(found)
     try:
         settings = json.loads(file.read_text("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ModelError(f"{file}: not valid JSON") from None
-    if not isinstance(settings, dict) or set(settings) - {"dialect", "boundary"}:
+    known = isinstance(settings, dict) and not set(settings) - {"dialect", "boundary"}
+    if not known or not all(isinstance(value, str) for value in settings.values()):
         raise ModelError(f"{file}: expected an object with dialect and boundary")
     return settings
 
@@ -173,8 +201,6 @@ def save_checkpoint(
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
-    from visionthink import chatml
-
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

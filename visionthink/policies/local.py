@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.protocol import Protocol
@@ -43,6 +45,11 @@ class LocalPolicy:
         batch_size: int = 16,
         seed: int = 0,
     ):
+        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            if value < 1:
+                raise OptionError(f"{name} {value}: must be at least 1")
+        if not 0 <= temperature < math.inf:
+            raise OptionError(f"temperature {temperature}: must be a number of at least 0")
         self.checkpoint = checkpoint
         self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
         self.temperature, self.max_new_tokens, self.batch_size = temperature, max_new_tokens, batch_size
@@ -63,10 +70,15 @@ class LocalPolicy:
         return other
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
+        """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
+        context = self.checkpoint.model.config.get_text_config().max_position_embeddings
+        lengths = [len(self.renderer.prompt_ids(history)) for history in histories]
+        fitting = [history for history, n in zip(histories, lengths, strict=True) if n < context]
         completions: list[Completion] = []
-        for start in range(0, len(histories), self.batch_size):
-            completions += self._complete_batch(histories[start : start + self.batch_size])
-        return completions
+        for start in range(0, len(fitting), self.batch_size):
+            completions += self._complete_batch(fitting[start : start + self.batch_size])
+        said = iter(completions)
+        return [next(said) if n < context else _overlong(n, context) for n in lengths]
 
     def _complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         started = time.perf_counter()
@@ -86,9 +98,7 @@ class LocalPolicy:
                 max_new_tokens=self.max_new_tokens,
                 do_sample=self.temperature > 0,
                 # said in full: what is left out is filled in from the checkpoint (Qwen2.5-VL ships top_k 1 and a penalty)
-                temperature=self.temperature or 1.0,
-                top_p=1.0,
-                top_k=0,
+                **({"temperature": self.temperature, "top_p": 1.0, "top_k": 0} if self.temperature else {}),
                 repetition_penalty=1.0,
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
@@ -136,6 +146,10 @@ class LocalPolicy:
             logprobs=tuple(logprobs[:length]),
             seconds=seconds,
         )
+
+
+def _overlong(length: int, context: int) -> Completion:
+    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")
 
 
 class _LogprobRecorder(LogitsProcessor):

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from visionthink.errors import OptionError
@@ -63,7 +65,7 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
             f"{name:8} requests on hard minus requests on easy {gap[name]:+6.1f} points; "
             f"accuracy minus the random mix at equal visual tokens {margin[name]:+6.1f} points"
         )
-    console.print(f"open [bold]{out / 'report.html'}[/] to look at the episodes")
+    console.print(f"open [bold]{escape(str(out / 'report.html'))}[/] to look at the episodes")
     result = {"training_seconds": seconds, "gap_points": gap, "margin_points": margin, "runs": summaries}
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     return result
@@ -101,29 +103,23 @@ def _point(summary: dict[str, Any]) -> tuple[float, float]:
 
 
 def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """Results side by side. The expected mix is what a coin between always-low and always-full would score with the same
-    visual tokens; a `random` row is such a coin, thrown."""
-    table = Table()
-    for column in (
-        "model",
-        "policy",
-        "accuracy",
-        "expected mix",
-        "asks, easy",
-        "asks, hard",
-        "last view",
-        "every view",
-        "output tokens",
-    ):
-        table.add_column(column, justify="left" if column in ("model", "policy") else "right", no_wrap=True)
+    """Results side by side, on a terminal of 80 columns too. The mix is what a coin between always-low and always-full would be
+    expected to score with the same visual tokens; a `random` row is such a coin, thrown."""
+    caption = "percent, but for output tokens; mix: always-low and always-full at the same visual tokens, expected"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left")
+    columns = ("accuracy", "mix", "asks\neasy", "asks\nhard", "last\nview", "every\nview", "output\ntokens")
+    for column in ("model", "policy"):
+        table.add_column(column, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     points = {(s["model"], s["policy"]): _point(s) for s in summaries if s["accuracy"] is not None}
     for s in summaries:
         low, full = points.get((s["model"], "low")), points.get((s["model"], "full"))
         mix = random_mix(low, full, s["retain_cumulative"]) if low and full else None
         need = s["by_need"]
         table.add_row(
-            s["model"],
-            s["policy"],
+            escape(s["model"]),
+            escape(s["policy"]),
             _percent(s["accuracy"]),
             _percent(mix),
             *(_percent(need[n]["request_ratio"] if n in need else None) for n in ("easy", "hard")),
@@ -135,4 +131,4 @@ def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -136,10 +136,13 @@ def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
     config = scale.settings().replace(model=start, out=folder, seed=seed, **variant.changes)
     made_with = json.loads(json.dumps({**dataclasses.asdict(config), "out": "", "evaluated": scale.evaluated, "base": _base()}))
     if saved.is_file():
-        record = json.loads(saved.read_text("utf-8"))
-        if record["made_with"] == made_with:
-            return Outcome(**record["outcome"])
-        shutil.rmtree(folder)  # of other settings, or from another base model
+        try:
+            record = json.loads(saved.read_text("utf-8"))
+            if record["made_with"] == made_with:
+                return Outcome(**record["outcome"])
+        except (ValueError, TypeError, KeyError):
+            pass
+        shutil.rmtree(folder)  # damaged, of other settings, or from another base model
     requests: tuple[float, ...] = ()
     model = start
     if variant.trained:

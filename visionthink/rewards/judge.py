@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 from typing import Protocol as TypingProtocol
 
@@ -40,12 +41,13 @@ def normalise(text: str) -> str:
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?|[+-]?\.\d+", re.IGNORECASE)
 
 
-def _number(text: str) -> float | None:
+def _number(text: str) -> Decimal | None:
     text = text.strip().rstrip(".")
-    return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
+    return Decimal(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
 
 
 _YES_NO = ("yes", "no")
+_FIRST_YES_NO = re.compile(r"(yes|no)(?=$|\s*[,.;:!])")  # "no idea" is neither
 
 
 def _contains(text: str, part: str) -> bool:
@@ -79,8 +81,8 @@ class RulesJudge:
             return Verdict("correct", self.name, "same number")
         if said_number is not None and all(n is not None for n in numbers):
             return Verdict("wrong", self.name, "another number")
-        if all(w in _YES_NO for w in wanted) and (first := re.split(r"\W", said, maxsplit=1)[0]) in _YES_NO:
-            return Verdict("correct" if first in wanted else "wrong", self.name, "yes or no")
+        if all(w in _YES_NO for w in wanted) and (first := _FIRST_YES_NO.match(said)):
+            return Verdict("correct" if first[1] in wanted else "wrong", self.name, "yes or no")
         if any(_contains(said, w) or _contains(w, said) for w in wanted):
             return Verdict("unscored", self.name, "one text contains the other")
         if len(said.split()) <= self.max_words and all(len(w.split()) <= self.max_words for w in wanted):

@@ -16,6 +16,7 @@ luxury and pays. Without a correct member r is undefined and nobody pays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,8 @@ class Penalty:
             raise OptionError(f"unknown penalty {self.name!r}; choose eq5, released, constant or none")
         if self.scope not in ("all", "correct"):
             raise OptionError(f"penalty scope {self.scope!r}: choose all or correct")
+        if not 0 <= self.weight < math.inf:
+            raise OptionError(f"penalty weight {self.weight}: must be a number of at least 0")
         if not 0 <= self.theta <= 1:
             raise OptionError(f"penalty theta {self.theta}: a share, from 0 to 1")
 

@@ -126,6 +126,8 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
+        if self.seed >= 2**32:
+            raise OptionError(f"seed {self.seed}: must be below {2**32}")
         rollouts = self.prompts_per_step * self.group_size
         if rollouts % (self.updates_per_step * (self.micro_batch or 1)):
             raise OptionError(

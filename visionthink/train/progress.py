@@ -23,10 +23,10 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []
+        lines = self.path.read_text("utf-8", "replace").splitlines() if self.path.is_file() else []
         kept = [line for line in lines if logged_step(line) <= state.global_step]
         self.path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        self._start -= json.loads(kept[-1])["seconds"] if kept else 0
+        self._start -= json.loads(kept[-1]).get("seconds", 0) if kept else 0
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -38,10 +38,10 @@ class MetricsFile(TrainerCallback):
 
 
 def logged_step(line: str) -> float:
-    """The step of a line; infinity for one that was torn by a kill, which is then dropped."""
+    """The step of a line; infinity for one that was torn by a kill or is none, which is then dropped."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
         return float("inf")
 
 

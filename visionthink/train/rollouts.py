@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import Literal
 from PIL import Image
 
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.images import measure, open_image
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
@@ -97,12 +98,22 @@ class EpisodeSource:
             InputError: the example cannot be read.
         """
         example = self.examples[example_id]
-        opened = replace(example, image=open_image(example.image, name=f"example {example_id}").image)
+        opened = replace(example, image=open_image(example.image, name=_name(example)).image)
         return [Episode(opened, self.ladder, self.protocol, budget=self.budget) for _ in range(count)]
 
     def sizes(self, example: Example) -> list[tuple[float, int, int]]:
         """(level, width, height) in px of the views an episode would have, without decoding the image."""
-        return self.ladder.sizes(*measure(example.image, name=f"example {example.id}"), self.budget)
+        width, height = measure(example.image, name=_name(example))
+        try:
+            return self.ladder.sizes(width, height, self.budget)
+        except ImageError as error:
+            raise ImageError(f"{_name(example)}: {error}") from None
+
+
+def _name(example: Example) -> str:
+    """What an error calls it: its id, and its file where it has one."""
+    path = f", {os.fspath(example.image)}" if isinstance(example.image, (str, os.PathLike)) else ""
+    return f"example {example.id}{path}"
 
 
 @dataclass(frozen=True)

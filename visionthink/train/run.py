@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
             GPUs are visible to a single process.
     """
+    _writable(config.out)
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            _run(config.rehearsed(Path(folder)), examples, checkpoint)
+            _run(config.rehearsed(Path(folder)), examples, checkpoint, intended=config)
         return config.out
     stored = config.out / "config.json"
     if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
@@ -38,6 +40,13 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
     if config.resume:
         _same_run(config, stored)
     return _run(config, examples, checkpoint)
+
+
+def _writable(out: Path) -> None:
+    """Raises before anything is computed, and creates nothing."""
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
@@ -50,8 +59,9 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
         before = json.loads(stored.read_text("utf-8"))
     except FileNotFoundError:
         raise OptionError(f"--resume: no run in {config.out}") from None
-    except ValueError:
-        raise OptionError(f"--resume: {stored} is not valid JSON") from None
+        assert isinstance(before, dict)
+    except (ValueError, RecursionError, AssertionError):
+        raise OptionError(f"--resume: {stored} is damaged") from None
     for name, value in json.loads(json.dumps(_record(config))).items():
         if name not in ("steps", "save_steps", "out", "resume") and before.get(name) != value:
             raise OptionError(f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now")
@@ -66,11 +76,12 @@ def last_checkpoint(out: Path) -> Path | None:
         except (OSError, ValueError):
             return False
 
-    complete = [p for p in out.glob("checkpoint-*") if whole(p)]
+    complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
     return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
 
 
-def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None) -> Path:
+def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None, intended: TrainConfig | None = None) -> Path:
+    """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
     # half-precision weights lose small updates; under an adapter they stand still
     half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
@@ -79,6 +90,8 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None)
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     checkpoint = checkpoint or open_checkpoint(config.model, dtype=half, device=str(process.device))
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
+    if intended:
+        trainer.longest_episode(intended)
     config.out.mkdir(parents=True, exist_ok=True)
     if trainer.accelerator.is_main_process:
         written = config.out / "config.json.partial"

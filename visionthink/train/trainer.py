@@ -6,12 +6,14 @@ KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_t
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import random
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from datasets import Dataset
 from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
 from visionthink import chatml
-from visionthink.errors import DataError, OptionError, StorageError
+from visionthink.errors import DataError, ModelError, OptionError, StorageError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge, RulesJudge
@@ -81,11 +83,13 @@ class VisionThinkTrainer(GRPOTrainer):
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, visual_tokens[largest])
-        longest = longest_episode(config, source, checkpoint, renderer, largest, bridge)
+        self.longest_episode = functools.partial(
+            longest_episode, source=source, checkpoint=checkpoint, renderer=renderer, largest=largest, bridge=bridge
+        )
         arguments = config.to_trl(
             on_cpu=checkpoint.model.device.type == "cpu",
             bridge_tokens=bridge,
-            longest=longest,
+            longest=self.longest_episode(config),
             never_sampled=renderer.never_sampled,
         )
         groups = config.steps * config.prompts_per_step * arguments.world_size
@@ -215,11 +219,23 @@ class VisionThinkTrainer(GRPOTrainer):
         # transformers writes the hub's names of the weights and reads them back as names of modules, not strictly: for these
         # architectures nothing would be loaded, and nothing said
         model = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            stored = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-            model.load_state_dict(stored.state_dict())
+        with _naming(resume_from_checkpoint):
+            if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            else:
+                stored = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+                model.load_state_dict(stored.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _naming(checkpoint):
+            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            if checkpoint and not sharded and not (Path(checkpoint) / "optimizer.pt").is_file():
+                raise FileNotFoundError("optimizer.pt is missing")  # transformers would begin a new one, and say nothing
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _naming(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -234,6 +250,16 @@ class VisionThinkTrainer(GRPOTrainer):
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return [rollout.transcript for rollout in self.rollouts]
+
+
+@contextlib.contextmanager
+def _naming(checkpoint: str | None) -> Iterator[None]:
+    """Readers of damaged files raise nearly anything, and seldom say of which file."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{checkpoint}: damaged ({reason}); delete it to go on from an earlier one") from error
 
 
 def unscored_because(rollout: Rollout) -> str:
