@@ -1,4 +1,4 @@
-# make demo    train the tiny model to look closer only when needed, and report on it   (about 10 minutes on 2 cores)
+# make demo    train the tiny model to look closer only when needed, and report on it   (about 6 minutes on 2 cores)
 # make test    run the tests
 # make check   lint and types
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.

@@ -89,6 +89,19 @@ def test_answers_are_balanced_so_that_a_blind_guess_is_chance():
         assert len(set(drawn)) == answers and top < 1 / answers + 0.08, family
 
 
+def test_cells_of_a_suite_come_in_turn_and_never_the_same_item_twice():
+    items = synth.suite(28, split="train", cells=(*synth.BALANCED, ("chart", True), ("chart", True)))
+    assert [(e.family, e.need) for e in items[:4]] == [
+        ("chart", "easy"),
+        ("chart", "hard"),
+        ("digits", "easy"),
+        ("digits", "hard"),
+    ]
+    assert [(e.family, e.need) for e in items[12:15]] == [("chart", "hard"), ("chart", "hard"), ("chart", "easy")]
+    assert len({e.id for e in items}) == 28
+    assert synth.suite(12, cells=synth.BALANCED) == [synth.draw(f, int(hard), hard=hard) for f, hard in synth.BALANCED]
+
+
 def test_unknown_names():
     with pytest.raises(DataError, match="unknown family 'x'; choose from chart"):
         synth.draw("x", 0)

@@ -12,6 +12,8 @@ and different in the full one. So the need is a fact about the pixels, not a gue
 from __future__ import annotations
 
 import functools
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +40,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 SPLITS = ("train", "validation", "test")
 
 _SLOT_CENTRES = ((28, 28), (84, 28), (28, 84), (84, 84))
-_FINE_PERIOD, _COARSE_PERIOD = 3, 16
+_FINE_PERIOD, _COARSE_PERIOD = 2, 16
 _FINE_AMPLITUDE = 80.0
 _MAX_LOW_RMS, _MIN_FULL_RMS = 2.0, 8.0
 _ROWS, _COLUMNS = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
@@ -78,7 +80,7 @@ class Mark:
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom in px of the full canvas."""
         if self.kind == "bar":
-            return (self.x - 13, self.y - self.size, self.x + 13, self.y)
+            return (self.x - 14, self.y - self.size, self.x + 14, self.y)
         half = self.size // 2 + 2
         left, top, right, bottom = self.x - half, self.y - half, self.x + half, self.y + half
         return (max(0, left), max(0, top), min(CANVAS, right), min(CANVAS, bottom))
@@ -166,10 +168,12 @@ def _coverage(mark: Mark) -> np.ndarray:
 
 
 def _grating(mark: Mark, width: int, height: int, centre_y: int, period: float, amplitude: float) -> np.ndarray:
-    """A windowed cosine grating (Gabor patch), float [CANVAS, CANVAS]; the Hann window keeps its band narrow."""
+    """A windowed cosine grating, float [CANVAS, CANVAS]; the soft edge (a Hann window cut off at half its height) keeps its band
+    narrow."""
     window = np.zeros((CANVAS, CANVAS), np.float32)
     top, left = centre_y - height // 2, mark.x - width // 2
-    tile = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+    rise, run = (np.minimum(1, 2 * np.hanning(side)) for side in (height, width))
+    tile = np.outer(rise, run).astype(np.float32)
     rows, cols = slice(max(0, top), min(CANVAS, top + height)), slice(max(0, left), min(CANVAS, left + width))
     window[rows, cols] = tile[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
     along = (_COLUMNS if mark.value == "vertical" else _ROWS)[rows, cols]
@@ -193,7 +197,7 @@ def render(marks: Sequence[Mark], paper: tuple[int, int, int], noise_seed: int) 
         ink = np.array(COLOURS.get(mark.colour, (35, 35, 40)), np.float32)
         canvas += cover * (ink - canvas)
         if mark.kind == "bar":
-            canvas += _grating(mark, 26, mark.size, mark.y - mark.size // 2, _FINE_PERIOD, 50)[..., None]
+            canvas += _grating(mark, 28, mark.size, mark.y - mark.size // 2, _FINE_PERIOD, 60)[..., None]
     canvas += 2 * np.random.default_rng(noise_seed).standard_normal((CANVAS, CANVAS, 1), np.float32)
     return Image.fromarray(np.clip(np.round(canvas), 0, 255).astype(np.uint8))
 
@@ -407,12 +411,19 @@ def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: b
     )
 
 
-def suite(n: int, *, split: str = "test", seed: int = 0, balanced: bool = False) -> list[Example]:
-    """`n` items, the families in turn, hard in each family's own share; or, `balanced`, an easy and a hard one of each family in
-    turn, so that every run of 12 has one of each."""
-    families = list(FAMILIES)
-    if balanced:
-        cells = [(family, need) for family in families for need in (0, 1)]
-        rows = [(*cells[i % len(cells)], i // len(cells)) for i in range(n)]
-        return [draw(f, 2 * i + hard, split=split, seed=seed, hard=bool(hard)) for f, hard, i in rows]
-    return [draw(families[i % len(families)], i // len(families), split=split, seed=seed) for i in range(n)]
+Cell = tuple[str, bool | None]
+"""A family, and whether its question is hard; None leaves that to the family's share."""
+
+OWN_SHARES: tuple[Cell, ...] = tuple((family, None) for family in FAMILIES)
+BALANCED: tuple[Cell, ...] = tuple((family, hard) for family in FAMILIES for hard in (False, True))
+
+
+def suite(n: int, *, split: str = "test", seed: int = 0, cells: Sequence[Cell] = OWN_SHARES) -> list[Example]:
+    """`n` items, the cells in turn; a cell may stand there twice."""
+    drawn: Counter[Cell] = Counter()
+    items = []
+    for family, hard in itertools.islice(itertools.cycle(cells), n):
+        index = drawn[family, hard] if hard is None else 2 * drawn[family, hard] + hard
+        drawn[family, hard] += 1
+        items.append(draw(family, index, split=split, seed=seed, hard=hard))
+    return items

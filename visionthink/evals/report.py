@@ -32,11 +32,7 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    """An evaluation folder.
-
-    Raises:
-        DataError: it is none, or it is damaged.
-    """
+    """An evaluation folder; `DataError` where it is none, or damaged."""
     return Run(folder, *read_run(folder))
 
 

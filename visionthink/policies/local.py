@@ -62,9 +62,8 @@ class LocalPolicy:
     def forbidding(self, text: str) -> LocalPolicy:
         """The same policy, unable to say `text`; it shares the weights."""
         other = copy.copy(self)
-        added = [i for i, t in self.checkpoint.tokenizer.added_tokens_decoder.items() if text in t.content]
-        if added:
-            other._suppressed = sorted({*self._suppressed, *added})
+        if own := self.renderer.own_ids(text):
+            other._suppressed = sorted({*self._suppressed, *own})
         else:
             other._bad_words = [*self._bad_words, self.renderer.plain(text)]
         return other

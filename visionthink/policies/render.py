@@ -66,6 +66,10 @@ class Renderer:
         """Ids of text in which control tokens are only characters."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
+    def own_ids(self, text: str) -> list[int]:
+        """Added tokens that hold `text`: where there are any, banning them keeps it from being said."""
+        return [i for i, token in self.tokenizer.added_tokens_decoder.items() if text in token.content]
+
     def dress(self, completion: Completion, history: History) -> Completion:
         """Give a completion that only has text the ids a sampled one would have."""
         prompt = self.prompt_ids(history)

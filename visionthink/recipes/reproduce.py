@@ -55,7 +55,7 @@ class Scale:
     """How much of everything; all variants alike. Fig. 3a and Fig. 8 show 80 steps."""
 
     steps: int = 80
-    prompts_per_step: int = 12
+    prompts_per_step: int = 14
     evaluated: int = 600
 
     def settings(self) -> TrainConfig:
@@ -195,7 +195,7 @@ def _make_start(start: Start, seed: int, out: Path) -> None:
 
 def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
     """From the base model's own good transcripts at temperature 1: as many requests as direct answers, or direct ones only."""
-    examples = synth.suite(720, split="train", seed=1000 + seed, balanced=True)
+    examples = synth.suite(720, split="train", seed=1000 + seed, cells=synth.BALANCED)
     model = load("tiny-base", max_new_tokens=8, batch_size=64, temperature=1.0, seed=seed)
     transcripts: list[Transcript] = model.run(examples)
     checkpoint = open_checkpoint("tiny-base")

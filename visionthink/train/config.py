@@ -66,7 +66,9 @@ class TrainConfig:
     group_size: int = 16
     """Rollouts per example."""
     learning_rate: float = 1e-6
-    """Of AdamW, constant after the warm-up."""
+    """Of AdamW."""
+    lr_schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: int = 0
     """Optimiser updates over which the learning rate rises."""
     data: str = ""
@@ -136,6 +138,8 @@ class TrainConfig:
             )
         if self.group_size - 2 * self.forced < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
+        if self.lr_schedule not in ("constant", "linear"):
+            raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         for name in ("forced", "probe_steps"):
@@ -242,7 +246,7 @@ class TrainConfig:
             "temperature": self.temperature,
             "mask_truncated_completions": False,  # True crashes on rollouts with images; `exclude` does it
             "learning_rate": self.learning_rate,
-            "lr_scheduler_type": "constant_with_warmup",
+            "lr_scheduler_type": {"constant": "constant_with_warmup", "linear": "linear"}[self.lr_schedule],
             "warmup_steps": self.warmup_steps,
             "max_grad_norm": 1.0,
             "weight_decay": 0.0,

@@ -35,10 +35,10 @@ class TrainerPolicy:
             OptionError: `text` is not in a single token of its own, which alone can be kept from being sampled.
         """
         other = copy.copy(self)
-        added = [i for i, t in self.renderer.tokenizer.added_tokens_decoder.items() if text in t.content]
-        if not added:
+        own = self.renderer.own_ids(text)
+        if not own:
             raise OptionError(f"this tokenizer has no token of its own for {text!r}: it cannot be forbidden while training")
-        other._banned = (*self._banned, *added)
+        other._banned = (*self._banned, *own)
         return other
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:

@@ -24,9 +24,9 @@ from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Judge, RulesJudge
+from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource
-from visionthink.train.trainer import ImageTextProcessor
 from visionthink.types import Completion, Transcript
 
 with warnings.catch_warnings():

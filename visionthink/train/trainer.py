@@ -21,9 +21,7 @@ import torch
 import transformers
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from transformers import ProcessorMixin, Qwen2_5_VLProcessor
 
-from visionthink import chatml
 from visionthink.errors import DataError, ModelError, OptionError, StorageError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
@@ -34,6 +32,7 @@ from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
+from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.types import Examples, Transcript
@@ -41,16 +40,6 @@ from visionthink.types import Examples, Transcript
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
-
-
-class ImageTextProcessor(Qwen2_5_VLProcessor):
-    """Qwen2.5-VL's processor without its video half, which needs torchvision. TRL knows a vision model by it."""
-
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None, **_: Any):
-        self.image_token, self.video_token, self.video_processor = chatml.IMAGE_PAD, chatml.VIDEO_PAD, None
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
 class VisionThinkTrainer(GRPOTrainer):

@@ -1,0 +1,120 @@
+"""The recipes, and what a run saves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from training import small
+from transformers import AutoModelForImageTextToText
+
+from visionthink.cli import main
+from visionthink.data import synth
+from visionthink.errors import DataError, OptionError
+from visionthink.policies.checkpoint import open_checkpoint, resolve
+from visionthink.recipes import RECIPES, recipe
+from visionthink.train.config import TrainConfig
+from visionthink.train.engine import as_counted, one_pad_an_image
+from visionthink.train.run import train
+from visionthink.train.trainer import make_trainer
+from visionthink.types import ImageView
+
+LARGE = [name for name in RECIPES if name != "tiny"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tmp_path):
+    """One step of a small random model of the architecture, through the command line; nothing is downloaded or left behind."""
+    text = RECIPES[name].__doc__
+    assert all(word in text for word in ("Time", "Expected:", "GPU", f"train {name} "))
+    assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    assert "dry run: one step taken, nothing saved" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_paper_settings():
+    config = recipe("smart_7b").config
+    trl = config.to_trl(on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
+    assert (config.prompts_per_step * 32, config.group_size, config.steps) == (512, 16, 80)
+    assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 32 == 32 * 16  # rollouts of an update
+    assert trl.steps_per_generation * trl.per_device_train_batch_size == 16 * 16
+    assert trl.max_steps == 80 * 16
+    assert (trl.learning_rate, trl.beta, trl.epsilon, trl.loss_type, trl.temperature) == (1e-6, 0.001, 0.2, "grpo", 1.0)
+    assert trl.generation_kwargs == {"max_new_tokens": 8192, "suppress_tokens": [7]}
+    assert recipe("general_7b").config.ladder == "1"
+    assert config.exclusions() == ("duplicate", "empty", "truncated")
+
+
+def test_several_updates_per_step_learn_from_one_generation(tmp_path):
+    config = small(tmp_path / "run", steps=2, updates_per_step=2, micro_batch=4)
+    train(config, synth.suite(12, split="train"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["request_ratio" in line for line in lines] == [True, False, True, False]
+
+
+def test_an_episode_that_outgrows_the_context_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"max_new_tokens 2040: an episode of example synth-train-\S+ may take 4\d\d\d tokens"):
+        make_trainer(small(tmp_path, max_new_tokens=2040), synth.suite(2, split="train"))
+
+
+@pytest.mark.parametrize("dialect", ["general", "compact_single"])
+def test_a_dialect_that_cannot_ask_needs_one_level(tmp_path, dialect):
+    with pytest.raises(OptionError, match=f"dialect {dialect}: has no way to ask for more than the lowest level"):
+        make_trainer(small(tmp_path, dialect=dialect), synth.suite(4, split="train"))
+
+
+def test_examples_with_the_same_id_are_refused(tmp_path):
+    example = synth.draw("scene", 0)
+    with pytest.raises(DataError, match="1 examples have an id that another one has"):
+        make_trainer(small(tmp_path), [example, example])
+
+
+def test_what_vllm_is_given():
+    """It repeats the pad of an image itself, and shrinks an image by its own limits: both would change what was counted."""
+    assert one_pad_an_image([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [1, 9, 2, 9, 3, 9]
+    large = Image.new("RGB", (1000, 700))
+    assert as_counted(ImageView(large, 1.0, 280, 196, 70)).size == (280, 196)
+    assert as_counted(ImageView(large, 1.0, 1000, 700, 900)) is large
+    assert TrainConfig().to_trl(on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
+
+
+def test_an_example_without_answer_is_refused(tmp_path):
+    example = dataclasses.replace(synth.draw("scene", 0), answer=None)
+    with pytest.raises(DataError, match="has no answer to be rewarded for"):
+        make_trainer(small(tmp_path), [example])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, capsys):
+    from transformers import Qwen2Config
+
+    shutil.copytree(resolve("tiny-base"), tmp_path / "text")
+    Qwen2Config().save_pretrained(tmp_path / "text")
+    assert main(["train", "tiny", "--model", str(tmp_path / "text"), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: model {tmp_path / 'text'}: qwen2 is not supported; choose one of qwen2_5_vl, qwen3_vl\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_forbidden_is_not_silently_allowed(tmp_path):
+    """A branch is forced by taking a token away; wording without a token of its own cannot be."""
+    policy = make_trainer(small(tmp_path), synth.suite(4, split="train")).sampler.policy
+    with pytest.raises(OptionError, match="no token of its own for '<look>'"):
+        policy.forbidding("<look>")
+
+
+def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
+    final = train(small(tmp_path / "run", lora_rank=4, gradient_checkpointing=True), synth.suite(8, split="train"))
+    before, after = (open_checkpoint(m).model.state_dict() for m in ("tiny-base", str(final)))
+    assert before.keys() == after.keys()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and all("language_model.layers" in k for k in changed)
+    stock = AutoModelForImageTextToText.from_pretrained(final).state_dict()
+    assert all(torch.equal(stock[k].float(), after[k].float()) for k in after)
+    scene = synth.draw("scene", 0)
+    scene.image.save(tmp_path / "scene.png")
+    assert main(["ask", str(tmp_path / "scene.png"), "-q", scene.question, "--model", str(final)]) == 0
