@@ -52,9 +52,9 @@ MOST_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; all variants alike. Fig. 3a and Fig. 8 show 80 steps."""
+    """How much of everything; all variants alike. Fig. 3a and Fig. 8 show 80 steps of a larger model."""
 
-    steps: int = 80
+    steps: int = 60
     prompts_per_step: int = 14
     evaluated: int = 600
 
