@@ -146,6 +146,8 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["demo", "--out", "/"], "--out /: the folder is not empty"),
         (["report", "nowhere", "--out", "r.html"], "nowhere: no summary.json"),
         (["ask", "x.png"], "required: -q/--question"),
+        (["ask", "x.png", "-q", " "], "argument -q/--question: is empty"),
+        (["train", "tiny", "--out", "OUT", "--lr", "1"], "unrecognized arguments: --lr 1"),
         (["ask", "x.png", "-q", "what \udcff is it?"], "--question: not valid UTF-8"),
         (["ask", "x.png", "-q", "?", "--model", ""], "argument --model: is empty"),
         (["eval", "mini", "--out", ""], "argument --out: is empty"),

@@ -12,7 +12,7 @@ import visionthink
 from visionthink import Episode, Protocol, ResolutionLadder, StopReason, run_batch
 from visionthink.chatml import NEVER_SAMPLED
 from visionthink.data import synth
-from visionthink.errors import ModelError, OptionError
+from visionthink.errors import ImageError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
@@ -122,7 +122,11 @@ def test_what_load_refuses_and_takes(red, tmp_path):
     for bad in ({"batch_size": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"ladder": ("a",)}):
         with pytest.raises(OptionError):
             visionthink.load("tiny", **bad)
-    model = visionthink.load(Path(resolve("tiny")))
+    model = visionthink.load(Path(resolve("tiny")), ladder="0.25,1")
+    with pytest.raises(OptionError, match="question None: must be text"):
+        model.ask(red, None)
+    with pytest.raises(ImageError, match="NoneType is not a path, the bytes of a file, or an opened image"):
+        model.ask(None, "How many?")
     assert model.ask(red, "How many shapes are there?", ladder=(1,)).levels == (1.0,)
 
 

@@ -116,6 +116,8 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
+    if not isinstance(source, (bytes, str, os.PathLike)):
+        raise ImageError(f"{label}: {type(source).__name__} is not a path, the bytes of a file, or an opened image")
     if isinstance(source, bytes):
         content = source
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.episode import Episode, Policy, run_batch
+from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget, ResolutionLadder
@@ -53,7 +54,10 @@ class Model:
 
         Raises:
             ImageError: the image cannot be used.
+            OptionError: the question is not text.
         """
+        if not isinstance(question, str):
+            raise OptionError(f"question {question!r}: must be text")
         if ladder is not None and not isinstance(ladder, ResolutionLadder):
             ladder = ResolutionLadder(tuple(ladder))
         [transcript] = self.run([Example("ask", question, image)], ladder)
@@ -89,6 +93,8 @@ def load(
     protocol = dataclasses.replace(checkpoint.protocol, **{k: v for k, v in chosen.items() if v})
     from visionthink.policies.local import LocalPolicy
 
+    if isinstance(ladder, str):
+        ladder = ResolutionLadder.parse(ladder)
     if ladder is not None and not isinstance(ladder, ResolutionLadder):
         ladder = ResolutionLadder(tuple(ladder))
     policy = LocalPolicy(checkpoint, protocol=protocol, **sampling)

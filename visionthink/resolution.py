@@ -109,6 +109,8 @@ class ResolutionLadder:
 
     def __post_init__(self) -> None:
         try:
+            if isinstance(self.levels, str):
+                raise TypeError
             levels = tuple(float(level) for level in self.levels)
         except (TypeError, ValueError):
             raise OptionError(f"ladder {self.levels!r}: levels are shares of the pixels, in (0, 1]") from None

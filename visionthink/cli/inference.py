@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import AddCommand, limit_option, load, model_options, pixel_limit, write_json
+from visionthink.cli.common import AddCommand, given, limit_option, load, model_options, pixel_limit, write_json
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
 from visionthink.resolution import ResolutionLadder, parse_size
@@ -17,7 +17,7 @@ from visionthink.resolution import ResolutionLadder, parse_size
 def add(command: AddCommand) -> None:
     ask = command("ask", _ask, "Ask a question about an image.", as_json=True)
     ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; with several, each is asked by itself")
-    ask.add_argument("-q", "--question", required=True)
+    ask.add_argument("-q", "--question", type=given, required=True)
     model_options(ask)
     ask.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
     limit_option(ask)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
 from visionthink.recipes import RECIPES, recipe
+from visionthink.recipes.claims import CLAIMS
 from visionthink.train.config import TrainConfig
 
 
@@ -38,7 +39,7 @@ def add(command: AddCommand) -> None:
         )
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
-    again.add_argument("--claims", type=given, help="some of them, separated by commas (default: all)")
+    again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
     again.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
     again.add_argument("--out", type=folder, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
 
@@ -84,7 +85,6 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from visionthink.recipes.claims import CLAIMS
     from visionthink.recipes.reproduce import reproduce
 
     names = [name.strip() for name in options.claims.split(",")] if options.claims else list(CLAIMS)

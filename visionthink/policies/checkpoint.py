@@ -217,6 +217,8 @@ def save_checkpoint(
         image_processor.save_pretrained(partial)
         settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
         (partial / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
+        for file in partial.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except Exception as error:  # torch and safetensors say "disk full" each in their own way

@@ -55,8 +55,11 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
     _measure("trained", str(final), examples, out, summaries)
     _measure("tuned", "tiny", examples, out, summaries)
     console.print("[bold]4/4[/] the report")
-    report([*(out / name for name in summaries), config.out], out / "report.html")
-    (out / "frontier.svg").write_text(frontier([read(out / name) for name in summaries if not name.startswith("tuned")]), "utf-8")
+    shown = [
+        out / name for name in summaries if not name.startswith("tuned")
+    ]  # where it equals `trained`, it would only cover it
+    report([*shown, config.out], out / "report.html")
+    (out / "frontier.svg").write_text(frontier([read(folder) for folder in shown]), "utf-8")
     console.print(summary_table(list(summaries.values())))
     gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
     margin = {name: _margin(name, summaries) for name in gap}

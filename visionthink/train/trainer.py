@@ -236,6 +236,9 @@ class VisionThinkTrainer(GRPOTrainer):
             reason = " ".join(str(error).split())[:200]
             raise StorageError(f"{folder}: the checkpoint cannot be written ({reason}); earlier ones are kept") from error
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: TRL's would call the model a fine-tuned version of no model."""
+
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return [rollout.transcript for rollout in self.rollouts]
