@@ -79,6 +79,13 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
         assert [line["step"] for line in lines] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_damaged_record_of_the_run_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(OptionError, match=r"--resume: .*config.json is damaged"):
+        train(small(tmp_path, resume=True), synth.suite(4, split="train"))
+
+
 @pytest.mark.parametrize(
     "file, change, message",
     [

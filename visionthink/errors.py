@@ -38,3 +38,8 @@ class ModelError(InputError):
 
 class StorageError(VisionThinkError):
     """A file cannot be written; the message names it and says what is kept."""
+
+
+def one_line(error: Exception) -> str:
+    """What a library's exception says, short enough to stand inside a message of ours."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from visionthink.errors import ImageError
+from visionthink.errors import ImageError, one_line
 from visionthink.types import ImageSource
 
 MAX_IMAGE_PIXELS = 40_000_000
@@ -58,7 +58,7 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     except UnidentifiedImageError:
         raise ImageError(f"{label}: not an image file that can be read") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
-        raise ImageError(f"{label}: damaged or truncated image ({_one_line(error)})") from None
+        raise ImageError(f"{label}: damaged or truncated image ({one_line(error)})") from None
 
 
 def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
@@ -162,7 +162,3 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
     elif image.mode == "CMYK":
         notes.append("CMYK converted to RGB")
     return LoadedImage(image.convert("RGB"), tuple(notes))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

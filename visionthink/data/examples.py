@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionthink.errors import DataError
+from visionthink.errors import DataError, one_line
 from visionthink.types import Example
 
 if TYPE_CHECKING:
@@ -137,5 +137,5 @@ def read_examples(source: str, split: str = "train") -> ExampleTable:
     except DataError:
         raise
     except Exception as error:  # readers of damaged files raise nearly anything
-        raise DataError(f"{source}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"{source}: cannot be read ({one_line(error)})") from None
     return ExampleTable(source, rows, path.parent if path.is_file() else path)

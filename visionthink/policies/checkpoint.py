@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionthink import chatml
-from visionthink.errors import ModelError, OptionError, StorageError
+from visionthink.errors import ModelError, OptionError, StorageError, one_line
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -85,7 +85,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     except ModelError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
-        raise ModelError(f"model {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+        raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
     tokenizer.padding_side = "left"
     settings = _settings(path)
     return Checkpoint(
@@ -223,7 +223,7 @@ def save_checkpoint(
         partial.rename(folder)
     except Exception as error:  # torch and safetensors say "disk full" each in their own way
         shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({' '.join(str(error).split())[:200]})") from error
+        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def _only_about_the_tokenizer(file: Path) -> None:

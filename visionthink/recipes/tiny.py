@@ -3,8 +3,8 @@
 `base` (see `recipes.tiny_base`) answers well at the resolution it is given and asks for more at random; `tuned` is base after
 multi-turn GRPO, by the recipe below.
 
-Hardware: 2 CPU cores, 4 GB. Time: 5 minutes for `tuned`, 72 for `base` (one thread, beside other work). Goes on where it was interrupted. Both shipped
-checkpoints are this recipe's.
+Hardware: 2 CPU cores, 4 GB. Time: 5 minutes for `tuned`, 72 for `base` (one thread, beside other work). Goes on where it was
+interrupted. Both shipped checkpoints are this recipe's.
 Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` to replace the shipped checkpoints).
 """
 

@@ -8,7 +8,6 @@ is trained: a forced decision is masked.
 from __future__ import annotations
 
 import bisect
-import itertools
 import logging
 import os
 import random
@@ -69,12 +68,10 @@ def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | No
 def training_order(example_ids: Sequence[str], count: int, *, seed: int, shuffle: bool) -> list[str]:
     """The first `count` ids of all of them again and again, each time in another order where `shuffle` is set. What a step trains
     on follows from the seed and the number of the step alone, so a resumed run sees what an uninterrupted one sees."""
-    order: list[str] = []
-    for epoch in itertools.count():
-        if len(order) >= count:
-            return order[:count]
-        order += random.Random(f"{seed} {epoch}").sample(example_ids, len(example_ids)) if shuffle else example_ids
-    raise AssertionError("unreachable")
+    n = len(example_ids)
+    epochs = range(-(-count // n))
+    order = [i for e in epochs for i in (random.Random(f"{seed} {e}").sample(example_ids, n) if shuffle else example_ids)]
+    return order[:count]
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
         before = json.loads(stored.read_text("utf-8"))
     except FileNotFoundError:
         raise OptionError(f"--resume: no run in {config.out}") from None
-        assert isinstance(before, dict)
-    except (ValueError, RecursionError, AssertionError):
-        raise OptionError(f"--resume: {stored} is damaged") from None
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise OptionError(f"--resume: {stored} is damaged")
     for name, value in json.loads(json.dumps(_record(config))).items():
         if name not in ("steps", "save_steps", "out", "resume") and before.get(name) != value:
             raise OptionError(f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now")

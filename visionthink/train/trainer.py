@@ -22,7 +22,7 @@ import transformers
 from accelerate.utils import DistributedType
 from datasets import Dataset
 
-from visionthink.errors import DataError, ModelError, OptionError, StorageError
+from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge, RulesJudge
@@ -198,6 +198,8 @@ class VisionThinkTrainer(GRPOTrainer):
 
     def _write_rejects(self) -> None:
         """Examples that could not be read, each once."""
+        if not self.sampler.rejected:
+            return
         known = self.rejects.read_text("utf-8") if self.rejects.is_file() else ""
         lines = (json.dumps({"example_id": i, "reason": reason}) + "\n" for i, reason in self.sampler.rejected.items())
         if fresh := [line for line in lines if line not in known]:
@@ -233,8 +235,9 @@ class VisionThinkTrainer(GRPOTrainer):
         except Exception as error:  # torch and safetensors say "disk full" each in their own way
             if self.accelerator.is_main_process:
                 shutil.rmtree(folder, ignore_errors=True)
-            reason = " ".join(str(error).split())[:200]
-            raise StorageError(f"{folder}: the checkpoint cannot be written ({reason}); earlier ones are kept") from error
+            raise StorageError(
+                f"{folder}: the checkpoint cannot be written ({one_line(error)}); earlier ones are kept"
+            ) from error
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: TRL's would call the model a fine-tuned version of no model."""
@@ -250,8 +253,7 @@ def _naming(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{checkpoint}: damaged ({reason}); delete it to go on from an earlier one") from error
+        raise ModelError(f"{checkpoint}: damaged ({one_line(error)}); delete it to go on from an earlier one") from error
 
 
 def unscored_because(rollout: Rollout) -> str:
