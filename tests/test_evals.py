@@ -7,7 +7,8 @@ import pytest
 from visionthink import Episode, Example, Protocol, ResolutionLadder, ScriptedPolicy, run_batch
 from visionthink.evals.metrics import Scored, random_mix, retention, summarise
 from visionthink.resolution import PixelBudget
-from visionthink.rewards.judge import RulesJudge, Verdict
+from visionthink.rewards.judge import Verdict, judge_transcripts
+from visionthink.rewards.rules.judge import RulesJudge
 
 TINY = PixelBudget(28, 784, 12544)
 COMPACT = Protocol("compact")
@@ -17,7 +18,7 @@ RED, BLUE = "<answer>red</answer>", "<answer>blue</answer>"
 def scored(red, *script: str, need: str = "easy", verdict: str | None = None) -> Scored:
     example = Example("e", "What colour?", red, answer="red", need=need, family="f")
     [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT, budget=TINY)], ScriptedPolicy(script))
-    return Scored(t, Verdict(verdict, "test", "") if verdict else RulesJudge().judge(t))
+    return Scored(t, Verdict(verdict, "test", "") if verdict else judge_transcripts(RulesJudge(), [t])[0])
 
 
 def test_summary(red):
@@ -53,7 +54,7 @@ def test_large_images_weigh_what_they_cost(red):
     small = scored(red, RED)
     example = Example("big", "What colour?", red.resize((1120, 1120)), answer="red")
     [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT)], ScriptedPolicy([COMPACT.request, RED]))
-    big = Scored(t, RulesJudge().judge(t))
+    big = Scored(t, judge_transcripts(RulesJudge(), [t])[0])
     assert t.visual_tokens == 400 + 1600
     assert retention([small, big], cumulative=True) == (4 + 2000) / (16 + 1600)
 

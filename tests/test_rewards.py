@@ -8,7 +8,8 @@ from visionthink import Episode, Penalty, Protocol, ResolutionLadder, Rubric, Sc
 from visionthink.errors import OptionError
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.format import format_reward
-from visionthink.rewards.judge import RulesJudge, Verdict
+from visionthink.rewards.judge import Verdict, judge_transcripts
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.types import Completion, Transcript
 
 TINY = PixelBudget(28, 784, 12544)
@@ -75,8 +76,9 @@ def test_unscored_is_not_zero(example):
     """A member whose answer cannot be judged is left out of the counts and has no total."""
 
     class Flaky(RulesJudge):
-        def judge(self, t):
-            return Verdict("unscored", "flaky", "timeout") if t.answer == "blue" else super().judge(t)
+        def compare(self, answers):
+            timeout = Verdict("unscored", "flaky", "timeout")
+            return [timeout if a.prediction == "blue" else v for a, v in zip(answers, super().compare(answers), strict=True)]
 
     group = [transcript(example, BLUE), transcript(example, BLUE), transcript(example, ASK, RED), transcript(example, ASK, RED)]
     scored = Rubric(COMPACT, Flaky()).score_group(group)
@@ -85,11 +87,14 @@ def test_unscored_is_not_zero(example):
 
 
 def test_failures_are_unscored_and_other_endings_are_wrong(example):
-    judge = RulesJudge()
-    assert judge.judge(transcript(example, Completion("", "error", error="timeout"))).verdict == "unscored"
-    assert judge.judge(transcript(example, Completion("", "refused"))).verdict == "unscored"
-    assert judge.judge(transcript(example, ASK, ASK)).verdict == "wrong"
-    assert judge.judge(transcript(example, Completion("red", "length"))).verdict == "wrong"
+    endings = [
+        (Completion("", "error", error="timeout"),),
+        (Completion("", "refused"),),
+        (ASK, ASK),
+        (Completion("red", "length"),),
+    ]
+    verdicts = judge_transcripts(RulesJudge(), [transcript(example, *script) for script in (*endings, (RED,))])
+    assert [v.verdict for v in verdicts] == ["unscored", "unscored", "wrong", "wrong", "correct"]
 
 
 @pytest.mark.parametrize(
@@ -107,37 +112,3 @@ def test_failures_are_unscored_and_other_endings_are_wrong(example):
 )
 def test_format_reward(example, script, score):
     assert format_reward(transcript(example, *script), COMPACT) == score
-
-
-@pytest.mark.parametrize(
-    "prediction, references, verdict",
-    [
-        ("Red", ("red",), "correct"),
-        (" the RED. ", ("red",), "correct"),
-        ("three", ("3", "three"), "correct"),
-        ("3.0", ("3",), "correct"),
-        ("1,200", ("1200",), "correct"),
-        ("1e3", ("1000",), "correct"),
-        ("4", ("3", "three"), "wrong"),
-        ("12", ("1",), "wrong"),
-        ("46", ("47",), "wrong"),
-        ("blue", ("red",), "wrong"),
-        ("", ("red",), "wrong"),
-        ("A", ("A",), "correct"),
-        ("a", ("B",), "wrong"),
-        ('"red".', ("red",), "correct"),
-        ("Yes, there is", ("yes",), "correct"),
-        ("No.", ("yes",), "wrong"),
-        ("yesterday", ("yes",), "wrong"),
-        ("No idea", ("no",), "unscored"),
-        ("9007199254740993", ("9007199254740992",), "wrong"),
-        ("1e999", ("2e999",), "wrong"),
-        ("it is red", ("red",), "unscored"),
-        ("50%", ("50",), "unscored"),
-        ("red", ("",), "unscored"),
-        ("it is a long sentence about a red thing", ("red",), "unscored"),
-        ("red", ("a long reference answer that rules cannot compare with anything",), "unscored"),
-    ],
-)
-def test_rules_judge(prediction, references, verdict):
-    assert RulesJudge().compare(prediction, references).verdict == verdict

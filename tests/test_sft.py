@@ -12,9 +12,12 @@ from visionthink.data import synth
 from visionthink.errors import DataError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.resolution import ResolutionLadder
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.sft import SftConfig, choose, collate, demonstrate, fine_tune
 from visionthink.types import Transcript
+
+EXACT = RulesJudge(closed=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +32,12 @@ def transcripts(source):
 
 
 def test_as_many_requests_as_answers_all_correct(source, transcripts):
-    chosen = choose(transcripts, source)
+    chosen = choose(transcripts, source, EXACT)
     assert len(chosen) > 10
     assert sum(t.requested for t in chosen) * 2 == len(chosen)
     assert all(t.answer == t.reference or t.answer in t.aliases for t in chosen)
     with pytest.raises(DataError, match="0 good transcripts with a request"):
-        choose([t for t in transcripts if not t.requested], source)
+        choose([t for t in transcripts if not t.requested], source, EXACT)
 
 
 def test_a_saved_transcript_gets_its_ids_back(source, transcripts, tiny_base, renderer):
@@ -57,7 +60,7 @@ def test_labels_are_what_the_model_said(source, transcripts, tiny_base, renderer
 
 
 def test_a_run_learns_and_saves(source, transcripts, renderer, tmp_path):
-    chosen = demonstrate(choose(transcripts, source), source, renderer)
+    chosen = demonstrate(choose(transcripts, source, EXACT), source, renderer)
     final = fine_tune(SftConfig("tiny-base", tmp_path / "sft", steps=3, batch_size=8, learning_rate=1e-4), chosen)
     before, after = (open_checkpoint(m).model.state_dict() for m in ("tiny-base", str(final)))
     assert any(not torch.equal(before[k], after[k]) for k in before)

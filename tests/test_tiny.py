@@ -13,7 +13,8 @@ from visionthink.data import synth
 from visionthink.evals.runner import evaluate
 from visionthink.policies.local import LocalPolicy
 from visionthink.protocol import extract_answer
-from visionthink.rewards.judge import RulesJudge
+from visionthink.rewards.judge import Answer, judge_transcripts
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.types import ImageView, Message
 
 FAMILIES = list(synth.FAMILIES)
@@ -44,7 +45,7 @@ def items(family: str, hard: bool, n: int = N):
 
 
 def accuracy(transcripts) -> float:
-    verdicts = [RulesJudge().judge(t).verdict for t in transcripts]
+    verdicts = [v.verdict for v in judge_transcripts(RulesJudge(closed=True), transcripts)]
     assert "unscored" not in verdicts
     return verdicts.count("correct") / len(verdicts)
 
@@ -70,8 +71,8 @@ def test_blind_is_at_chance(base, family, hard):
         opening = base.episode(example, ResolutionLadder((1,))).opening()
         histories.append([Message(m.role, tuple(p for p in m.content if not isinstance(p, ImageView))) for m in opening])
     replies = base.policy.complete(histories)
-    right = [RulesJudge().compare(extract_answer(r.text), (e.answer, *e.aliases)) for r, e in zip(replies, examples, strict=True)]
-    assert sum(v.verdict == "correct" for v in right) / N <= CHANCE[family][hard] + MARGIN
+    answers = [Answer("", extract_answer(r.text), (e.answer, *e.aliases)) for r, e in zip(replies, examples, strict=True)]
+    assert sum(v.verdict == "correct" for v in RulesJudge(closed=True).compare(answers)) / N <= CHANCE[family][hard] + MARGIN
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -95,7 +96,7 @@ def tuned_runs(tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     examples = synth.suite(300)
     return {
-        policy: evaluate(examples, tuned, policy, folder / policy, suite="mini", model_name="tiny")
+        policy: evaluate(examples, tuned, policy, folder / policy, suite="mini", model_name="tiny", judge=RulesJudge(closed=True))
         for policy in ("adaptive", "full", "oracle", "low")
     }
 

@@ -139,6 +139,13 @@ def extract_answer(text: str) -> str:
     return (visible if boxed is None else boxed).strip()
 
 
+def after_thinking(text: str) -> str:
+    """What stands behind the thinking; nothing where the thinking does not end."""
+    if "<think>" in text and "</think>" not in text:
+        return ""
+    return text.rpartition("</think>")[2].strip()
+
+
 def _last_boxed(text: str) -> str | None:
     start = text.rfind("\\boxed{")
     if start < 0:

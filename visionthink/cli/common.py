@@ -21,6 +21,12 @@ class AddCommand(Protocol):
     def __call__(self, name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser: ...
 
 
+JUDGE_HELP = (
+    "rules (only what is sure), exact (another short text is wrong), an endpoint URL#model, a .toml file; "
+    "several with commas: each judges what the one before could not (default: %(default)s)"
+)
+
+
 def given(text: str) -> str:
     """The type of an option that must not be empty."""
     if not text.strip():

@@ -17,7 +17,7 @@ from visionthink.errors import DataError, InputError
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
-from visionthink.rewards.judge import Judge, RulesJudge
+from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.types import Example
 
 GALLERY = 48
@@ -32,7 +32,7 @@ def evaluate(
     *,
     suite: str,
     model_name: str,
-    judge: Judge | None = None,
+    judge: Judge,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary.
@@ -44,7 +44,6 @@ def evaluate(
     """
     if not examples:
         raise DataError(f"suite {suite}: no examples")
-    judge = judge or RulesJudge()
     (out / "views").mkdir(parents=True, exist_ok=True)
     scored: dict[str, Scored] = {}
     failed: list[dict[str, str]] = []
@@ -62,8 +61,9 @@ def evaluate(
             deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
             others = [e for e in episodes if e not in deciding]
             transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
-            for episode, transcript in zip(deciding + others, transcripts, strict=True):
-                scored[transcript.example_id] = Scored(transcript, judge.judge(transcript))
+            verdicts = judge_transcripts(judge, transcripts)
+            for episode, transcript, verdict in zip(deciding + others, transcripts, verdicts, strict=True):
+                scored[transcript.example_id] = Scored(transcript, verdict)
                 if len(scored) <= GALLERY:
                     _keep_views(episode, out)
             progress.advance(task, len(batch))
@@ -72,7 +72,8 @@ def evaluate(
     in_order = [scored[e.id] for e in examples if e.id in scored]
     _write_lines(out / "transcripts.jsonl", [s.to_dict() for s in in_order])
     _write_lines(out / "failed.jsonl", failed)
-    summary = summarise(in_order, suite=suite, model=model_name, policy=policy) | {"failed": len(failed)}
+    summary = summarise(in_order, suite=suite, model=model_name, policy=policy)
+    summary |= {"judge": judge.identity, "failed": len(failed)}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     return summary
 

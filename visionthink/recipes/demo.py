@@ -20,6 +20,7 @@ from visionthink.evals.report import frontier, read, report
 from visionthink.evals.runner import evaluate
 from visionthink.model import load
 from visionthink.recipes import recipe, suite
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.run import train
 from visionthink.types import Example
 
@@ -80,7 +81,9 @@ def _measure(name: str, model_name: str, examples: Sequence[Example], out: Path,
 
     def run(policy: str, label: str) -> dict[str, Any]:
         folder = f"{name}-{label}"
-        summaries[folder] = evaluate(examples, model, policy, out / folder, suite="mini", model_name=name, batch_size=64)
+        summaries[folder] = evaluate(
+            examples, model, policy, out / folder, suite="mini", model_name=name, judge=RulesJudge(closed=True), batch_size=64
+        )
         return summaries[folder]
 
     low, full = run("low", "low"), run("full", "full")

@@ -39,7 +39,8 @@ from visionthink.policies.render import Renderer
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.tiny import tiny
 from visionthink.resolution import ResolutionLadder
-from visionthink.rewards.judge import RulesJudge
+from visionthink.rewards.judge import judge_transcripts
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.config import TrainConfig
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.run import train
@@ -174,8 +175,8 @@ def _base() -> str:
 
 def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...], n: int) -> Outcome:
     transcripts = load(model, ladder=ladder, max_new_tokens=8, batch_size=64).run(synth.suite(n, split="validation"))
-    judge = RulesJudge()
-    scored = [Scored(t, judge.judge(t)) for t in transcripts]
+    verdicts = judge_transcripts(RulesJudge(closed=True), transcripts)
+    scored = [Scored(*both) for both in zip(transcripts, verdicts, strict=True)]
     summary = summarise(scored, suite="mini", model=model, policy="adaptive")
     return Outcome(
         requests=requests,
@@ -208,7 +209,7 @@ def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
     transcripts: list[Transcript] = model.run(examples)
     checkpoint = open_checkpoint("tiny-base")
     source = EpisodeSource({e.id: e for e in examples}, ResolutionLadder(), checkpoint.protocol, checkpoint.budget)
-    chosen = choose(transcripts, source, seed=seed)
+    chosen = choose(transcripts, source, RulesJudge(closed=True), seed=seed)
     if direct_only:
         chosen = [t for t in chosen if not t.requested]
     return demonstrate(chosen, source, Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary))

@@ -37,6 +37,7 @@ def tiny() -> Recipe:
         lr_schedule="linear",  # noise in the last steps costs accuracy
         max_new_tokens=8,
         kl_coef=0.2,
+        judge="exact",
         refill=0,
         exclude="truncated",
         save_steps=20,

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from visionthink.protocol import Protocol
 from visionthink.rewards.format import format_reward
-from visionthink.rewards.judge import Judge, RulesJudge, Verdict
+from visionthink.rewards.judge import Judge, Verdict, judge_transcripts
 from visionthink.rewards.penalty import Penalty
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.types import RolloutGroup
 
 
@@ -39,10 +40,21 @@ class Rubric:
 
         `excluded` says for each member why it is left out, or None; such a member is not judged.
         """
-        verdicts = [
-            Verdict("unscored", "filter", reason) if reason else self.judge.judge(t)
-            for t, reason in zip(transcripts, excluded or [None] * len(transcripts), strict=True)
+        return self.score_groups([transcripts], [excluded])[0]
+
+    def score_groups(
+        self, groups: Sequence[RolloutGroup], excluded: Sequence[Sequence[str | None] | None] | None = None
+    ) -> list[list[RewardBreakdown]]:
+        """As `score_group`, of many groups whose answers are judged together."""
+        reasons = [e or [None] * len(g) for g, e in zip(groups, excluded or [None] * len(groups), strict=True)]
+        kept = [t for g, why in zip(groups, reasons, strict=True) for t, w in zip(g, why, strict=True) if not w]
+        judged = iter(judge_transcripts(self.judge, kept))
+        return [
+            self._score(g, [Verdict("unscored", "filter", w) if w else next(judged) for w in why])
+            for g, why in zip(groups, reasons, strict=True)
         ]
+
+    def _score(self, transcripts: RolloutGroup, verdicts: Sequence[Verdict]) -> list[RewardBreakdown]:
         scored = [i for i, v in enumerate(verdicts) if v.verdict != "unscored"]
         paid = self.penalty([transcripts[i].requested for i in scored], [verdicts[i].verdict == "correct" for i in scored])
         penalties = dict(zip(scored, paid, strict=True))

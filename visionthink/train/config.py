@@ -95,6 +95,8 @@ class TrainConfig:
     """Reward taken from a penalised rollout."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised."""
+    judge: str = "rules"
+    """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
     dialect: str = ""
     """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
     ladder: str = "0.25,1"

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
-from visionthink.rewards.judge import Judge
+from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.train.rollouts import EpisodeSource
 
 PROBED = 32
@@ -47,6 +47,6 @@ class Probe:
         return [Episode(e, self.source.ladder, self.source.protocol, budget=self.source.budget) for e in mixed]
 
     def _accuracy(self, episodes: list[Episode], policy: Policy) -> float | None:
-        verdicts = [self.judge.judge(t).verdict for t in run_batch(episodes, policy)]
+        verdicts = [v.verdict for v in judge_transcripts(self.judge, run_batch(episodes, policy))]
         scored = [v == "correct" for v in verdicts if v != "unscored"]
         return sum(scored) / len(scored) if scored else None

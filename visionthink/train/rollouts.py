@@ -135,7 +135,7 @@ def varies(group: Sequence[Rollout]) -> bool:
 
 
 class GroupSampler:
-    """Samples and scores groups.
+    """Samples and scores groups. What takes the place of an example that cannot be read is one of `replacements`, else any.
 
     Raises:
         OptionError: branches are to be forced, and this policy cannot be kept from asking.
@@ -150,11 +150,13 @@ class GroupSampler:
         *,
         forced: int = 0,
         exclude: Sequence[Exclusion] = (),
+        replacements: Sequence[str] | None = None,
     ):
         self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
         self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
         self.rejected: dict[str, str] = {}
         """Examples that could not be read, and why."""
+        self._replacements = list(source.examples) if replacements is None else replacements
         self._policies: dict[ForcedAction | None, Policy] = {None: policy}
         if self.forced:
             self._policies["direct"] = ForcedPolicy(policy, source.protocol, "direct")
@@ -166,7 +168,9 @@ class GroupSampler:
         for action, policy in self._policies.items():
             live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
             run_batch(live, policy)
-        return [self._score(group) for group in groups]
+        transcripts = [[episode.transcript() for episode in group] for group in groups]
+        scores = self.rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
+        return [self._rollouts(*parts) for parts in zip(groups, transcripts, scores, strict=True)]
 
     def _episodes(self, example_id: str) -> list[Episode]:
         others = random.Random(example_id)
@@ -177,7 +181,7 @@ class GroupSampler:
                 if example_id not in self.rejected:
                     log.warning("%s; another example takes its place", error)
                 self.rejected[example_id] = str(error)
-            left = [i for i in self.source.examples if i not in self.rejected]
+            left = [i for i in self._replacements if i not in self.rejected]
             if not left:
                 raise DataError(f"no example can be read; the last: {self.rejected[example_id]}")
             example_id = others.choice(left)
@@ -188,9 +192,7 @@ class GroupSampler:
         free: list[ForcedAction | None] = [None] * (self.group_size - 2 * self.forced)
         return [*free, *["direct"] * self.forced, *["request"] * self.forced]  # type: ignore[list-item]
 
-    def _score(self, episodes: Sequence[Episode]) -> list[Rollout]:
-        group = [episode.transcript() for episode in episodes]
-        scores = self.rubric.score_group(group, exclusions(group, self.exclude))
+    def _rollouts(self, episodes: Sequence[Episode], group: RolloutGroup, scores: Sequence[RewardBreakdown]) -> list[Rollout]:
         rollouts = [
             Rollout(t, tuple(v.image for v in views(episode.history)), self._mask(t, action), score, action)
             for t, episode, score, action in zip(group, episodes, scores, self._actions(), strict=True)

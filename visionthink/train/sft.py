@@ -23,7 +23,7 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_ch
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.rewards.format import format_reward
-from visionthink.rewards.judge import Judge, RulesJudge
+from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource
@@ -60,16 +60,15 @@ class Demonstration:
     images: tuple[Image.Image, ...]
 
 
-def choose(
-    transcripts: Sequence[Transcript], source: EpisodeSource, *, judge: Judge | None = None, seed: int = 0
-) -> list[Transcript]:
+def choose(transcripts: Sequence[Transcript], source: EpisodeSource, judge: Judge, *, seed: int = 0) -> list[Transcript]:
     """Correct and well-formed transcripts, as many with a request as without (the paper's 1:1), in random order.
 
     Raises:
         DataError: one of the two kinds is missing.
     """
-    judge = judge or RulesJudge()
-    good = [t for t in transcripts if judge.judge(t).verdict == "correct" and format_reward(t, source.protocol)]
+    verdicts = judge_transcripts(judge, transcripts)
+    well_formed = [bool(format_reward(t, source.protocol)) for t in transcripts]
+    good = [t for t, v, formed in zip(transcripts, verdicts, well_formed, strict=True) if v.verdict == "correct" and formed]
     asked, direct = [t for t in good if t.requested], [t for t in good if not t.requested]
     if not asked or not direct:
         raise DataError(f"demonstrations: {len(asked)} good transcripts with a request, {len(direct)} without; both are needed")

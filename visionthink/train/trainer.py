@@ -25,8 +25,9 @@ from datasets import Dataset
 from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
-from visionthink.rewards.judge import Judge, RulesJudge
+from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
+from visionthink.rewards.spec import read_judge
 from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
 from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
@@ -109,7 +110,15 @@ class VisionThinkTrainer(GRPOTrainer):
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
         self.probe = Probe(source, policy, rubric.judge, probed) if config.probe_steps else None
-        self.sampler = GroupSampler(source, policy, rubric, config.group_size, forced=config.forced, exclude=config.exclusions())
+        self.sampler = GroupSampler(
+            source,
+            policy,
+            rubric,
+            config.group_size,
+            forced=config.forced,
+            exclude=config.exclusions(),
+            replacements=self.example_ids,
+        )
         self.sampler.rejected |= unreadable
 
     def _column(self, name: str, sign: int = 1) -> Callable[..., list[float | None]]:
@@ -298,5 +307,5 @@ def make_trainer(
     visual_tokens, unreadable = usable(source)
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()
-    rubric = Rubric(checkpoint.protocol, judge or RulesJudge(), config.rollout_penalty())
+    rubric = Rubric(checkpoint.protocol, judge or read_judge(config.judge), config.rollout_penalty())
     return VisionThinkTrainer(config, checkpoint, source, rubric, visual_tokens, unreadable)

@@ -1,0 +1,90 @@
+"""Saved answers scored again: three kinds of lines, resumed, and compared with another judge."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from visionthink.cli import main
+from visionthink.errors import DataError
+from visionthink.evals.answers import read_answers
+from visionthink.evals.scoring import score
+from visionthink.rewards.judge import Answer
+from visionthink.rewards.rules.judge import RulesJudge
+
+LINES = [
+    {"question": "How many?", "ground_truth": "47", "prediction": "46", "verdict": "correct"},
+    {"question": "How much?", "ground_truth": ["47%", "0.47"], "prediction": 47, "verdict": "correct"},
+    {"question": "What?", "ground_truth": "car", "prediction": "automobile"},
+    {"doc_id": 3, "target": "['a cat', 'cat']", "filtered_resps": ["Cat"], "doc": {"question": "What is it?"}},
+    {"doc_id": 4, "target": "12", "resps": [["13"]], "input": "How many?"},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in LINES) + b'oops\n{"question": "x"}\n\xff\n')
+    return path
+
+
+def test_lines_of_every_kind(file):
+    read = list(read_answers(file))
+    assert read[1].content == Answer("How much?", "47", ("47%", "0.47"))
+    assert read[3].content == Answer("What is it?", "Cat", ("a cat", "cat"))
+    assert read[4].content == Answer("How many?", "13", ("12",))
+    assert [a.content.reason for a in read[5:]] == [
+        "line 6: not a JSON object",
+        "line 7: no ground_truth",
+        "line 8: not UTF-8 text",
+    ]
+
+
+def test_score_and_confusion(file):
+    summary = score(read_answers(file), RulesJudge())
+    assert (summary["n"], summary["correct"], summary["wrong"], summary["unscored"]) == (8, 2, 2, 4)
+    assert summary["accuracy"] == 0.5
+    assert summary["confusion"]["counts"]["correct"] == {"correct": 1, "wrong": 1, "unscored": 0}
+    assert summary["confusion"]["agreement"] == 0.5
+
+
+def test_resume_asks_only_what_is_left(file, tmp_path):
+    class Counting(RulesJudge):
+        asked = 0
+
+        def compare(self, answers):
+            self.asked += len(answers)
+            return super().compare(answers)
+
+    out = tmp_path / "verdicts.jsonl"
+    whole = score(read_answers(file), RulesJudge(), out)
+    lines = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:3]) + lines[3][:10])  # killed in the middle of a line
+    judge = Counting()
+    assert score(read_answers(file), judge, out) == whole
+    assert judge.asked == 2 and out.read_bytes() == b"".join(lines)
+    with pytest.raises(DataError, match="holds verdicts of rules"):
+        score(read_answers(file), RulesJudge(closed=True), out)
+
+
+def test_transcripts_are_scored_again(tmp_path, capsys):
+    from visionthink.evals.runner import evaluate
+    from visionthink.model import load
+    from visionthink.recipes import suite
+
+    exact = RulesJudge(closed=True)
+    model = load("tiny", max_new_tokens=8)
+    summary = evaluate(suite("mini", 12), model, "adaptive", tmp_path, suite="mini", model_name="tiny", judge=exact)
+    assert summary["judge"] == "exact"
+    again = score(read_answers(tmp_path / "transcripts.jsonl"), exact)
+    assert again["accuracy"] == summary["accuracy"] and again["confusion"]["agreement"] == 1.0
+
+
+def test_command_line(file, capsys):
+    assert main(["score", str(file), "--json", "--against", "exact"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == 8
+    assert json.loads(out[0]) == {"verdict": "wrong", "by": "rules", "reason": "quantity"}
+    assert main(["score", str(file.parent / "no.jsonl")]) == 2
+    assert capsys.readouterr().err.endswith("no.jsonl: no such file\n")

@@ -1,0 +1,121 @@
+"""Saved answers x judge -> verdicts, one line each, and how they agree with another judge's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from visionthink.errors import DataError
+from visionthink.evals.answers import SavedAnswer
+from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
+from visionthink.types import Transcript
+
+AT_ONCE = 256
+"""Answers judged together; so much work is lost at most when scoring is interrupted."""
+
+KINDS: tuple[VerdictKind, ...] = ("correct", "wrong", "unscored")
+
+
+def score(
+    answers: Iterable[SavedAnswer],
+    judge: Judge,
+    out: Path | None = None,
+    *,
+    tell: Callable[[SavedAnswer, Verdict], None] = lambda answer, verdict: None,
+) -> dict[str, Any]:
+    """Judge them in order and `tell` of each; returns counts, accuracy, the judge and what it cost.
+
+    With `out`, verdicts are written there as they are given, and those that stand there already are not asked for again.
+
+    Raises:
+        DataError: `out` holds verdicts of another judge, or is no such file.
+    """
+    known = _resume(out, judge.identity) if out else {}
+    counts: Counter[VerdictKind] = Counter()
+    recorded: Counter[tuple[VerdictKind, VerdictKind]] = Counter()
+    left = iter(answers)
+    while batch := list(islice(left, AT_ONCE)):
+        fresh = [a for a in batch if a.line not in known]
+        given = dict(zip((a.line for a in fresh), verdicts(judge, fresh), strict=True))
+        if out:
+            _append(out, [_line(a, given[a.line], judge.identity) for a in fresh])
+        for answer in batch:
+            verdict = given.get(answer.line) or known[answer.line]
+            counts[verdict.verdict] += 1
+            if answer.recorded:
+                recorded[answer.recorded, verdict.verdict] += 1
+            tell(answer, verdict)
+    scored = counts["correct"] + counts["wrong"]
+    return {
+        "judge": judge.identity,
+        "n": counts.total(),
+        **{kind: counts[kind] for kind in KINDS},
+        "accuracy": counts["correct"] / scored if scored else None,
+        "usage": judge.usage(),
+        "confusion": confusion(recorded),
+    }
+
+
+def verdicts(judge: Judge, answers: Sequence[SavedAnswer]) -> list[Verdict]:
+    """In order; transcripts by their ending first."""
+    found: dict[int, Verdict] = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Verdict)}
+    transcripts = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Transcript)}
+    plain = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Answer)}
+    found |= dict(zip(transcripts, judge_transcripts(judge, list(transcripts.values())), strict=True))
+    found |= dict(zip(plain, judge.compare(list(plain.values())), strict=True))
+    return [found[i] for i in range(len(answers))]
+
+
+def confusion(pairs: Counter[tuple[VerdictKind, VerdictKind]]) -> dict[str, Any] | None:
+    """Of (the other judge's, this judge's) verdicts: all counts, and agreement and Cohen's kappa (1960) where both decided."""
+    if not pairs:
+        return None
+    table = {a: {b: pairs[a, b] for b in KINDS} for a in KINDS}
+    both = [(a, b) for a in KINDS[:2] for b in KINDS[:2]]
+    n = sum(pairs[p] for p in both)
+    if not n:
+        return {"counts": table, "both_decided": 0, "agreement": None, "kappa": None}
+    observed = sum(pairs[a, a] for a in KINDS[:2]) / n
+    by_chance = sum(sum(pairs[a, b] for b in KINDS[:2]) * sum(pairs[b, a] for b in KINDS[:2]) for a in KINDS[:2]) / n**2
+    kappa = (observed - by_chance) / (1 - by_chance) if by_chance < 1 else None
+    return {"counts": table, "both_decided": n, "agreement": observed, "kappa": kappa}
+
+
+def _line(answer: SavedAnswer, verdict: Verdict, judge: str) -> str:
+    record = {"line": answer.line, "id": answer.id, **vars(verdict), "judge": judge}
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _append(out: Path, lines: Sequence[str]) -> None:
+    with out.open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _resume(out: Path, judge: str) -> dict[int, Verdict]:
+    """Verdicts that are there already; a last line that was torn is dropped."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return {}
+    whole, known = b"", {}
+    for raw in out.read_bytes().splitlines(keepends=True):
+        if not raw.endswith(b"\n"):
+            break
+        try:
+            record = json.loads(raw)
+            of, line = record["judge"], int(record["line"])
+            verdict = Verdict(record["verdict"], record["by"], record["reason"])
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"--out {out}: holds something other than verdicts") from None
+        if of != judge:
+            raise DataError(f"--out {out}: holds verdicts of {of}; give another file")
+        known[line] = verdict
+        whole += raw
+    out.write_bytes(whole)
+    return known

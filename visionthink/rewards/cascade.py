@@ -1,0 +1,74 @@
+"""Judges in a row: each is asked only what the one before could not decide."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visionthink.rewards.judge import Answer, Judge, Verdict
+
+
+@dataclass
+class Stage:
+    """What came to a judge of the cascade, what it decided, and how often the next one agreed where both were asked."""
+
+    seen: int = 0
+    decided: int = 0
+    audited: int = 0
+    agreed: int = 0
+
+
+class Cascade:
+    """The first judge that is sure decides.
+
+    A share `audit` of what a judge decided is shown to the next one as well, only to count how often they agree; which answers
+    these are follows from their text alone.
+    """
+
+    def __init__(self, judges: Sequence[Judge], *, audit: float = 0.0):
+        self.judges, self.audit = tuple(judges), audit
+        self.stages = [Stage() for _ in self.judges]
+
+    @property
+    def identity(self) -> str:
+        return ", then ".join(j.identity for j in self.judges)
+
+    def usage(self) -> dict[str, float]:
+        """By judge: the share that was passed on to the next, agreement where audited, and what the judge itself counted."""
+        total: dict[str, float] = {}
+        for number, (judge, stage) in enumerate(zip(self.judges, self.stages, strict=True), 1):
+            named = {"seen": stage.seen, "passed_on": 1 - stage.decided / stage.seen if stage.seen else 0.0}
+            if stage.audited:
+                named |= {"audited": stage.audited, "agreement": stage.agreed / stage.audited}
+            total |= {f"{number}/{name}": value for name, value in (named | judge.usage()).items()}
+        return total
+
+    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order; of what nobody decided, the last judge's."""
+        verdicts: list[Verdict | None] = [None] * len(answers)
+        audited: dict[int, Verdict] = {}
+        for judge, stage in zip(self.judges, self.stages, strict=True):
+            left = [i for i, v in enumerate(verdicts) if v is None or v.verdict == "unscored"]
+            asked = [*left, *audited]
+            given = dict(zip(asked, judge.compare([answers[i] for i in asked]), strict=True))
+            if audited:
+                self._count_agreement(audited, given)
+            stage.seen += len(left)
+            for i in left:
+                verdicts[i] = given[i]
+            decided = {i: given[i] for i in left if given[i].verdict != "unscored"}
+            stage.decided += len(decided)
+            audited = {i: v for i, v in decided.items() if _drawn(answers[i], self.audit)}
+        return [v or Verdict("unscored", self.identity, "no judge") for v in verdicts]
+
+    def _count_agreement(self, audited: dict[int, Verdict], given: dict[int, Verdict]) -> None:
+        stage = next(s for s, j in zip(self.stages, self.judges, strict=True) if j.identity == next(iter(audited.values())).by)
+        both = [i for i in audited if given[i].verdict != "unscored"]
+        stage.audited += len(both)
+        stage.agreed += sum(given[i].verdict == audited[i].verdict for i in both)
+
+
+def _drawn(answer: Answer, share: float) -> bool:
+    text = "\0".join((answer.question, answer.prediction, *answer.references))
+    return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) < share * 2**32

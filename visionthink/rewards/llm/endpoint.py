@@ -1,0 +1,215 @@
+"""One endpoint that speaks OpenAI's chat completions, and everything that can go wrong on the way to it.
+
+An attempt ends within `timeout` seconds whatever the server does, a question within `deadline`: nothing waits without a bound.
+Passing failures (429, 5xx, resets, half a reply, a reply that is no JSON) are tried again after a pause that doubles, or that
+the server asks for; others are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiolimiter import AsyncLimiter
+
+from visionthink.errors import OptionError
+
+_MOST_BYTES = 1 << 20
+_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a judge is, and how much may be asked of it.
+
+    `key_env` names the environment variable that holds the key; "" sends none. `key_header` is `api-key` on Azure, whose URLs
+    also need `query = {"api-version": ...}`. Seconds throughout.
+    """
+
+    url: str
+    model: str = ""
+    """Empty: the only one the endpoint serves."""
+    key_env: str = ""
+    key_header: str = "Authorization"
+    query: Mapping[str, str] = field(default_factory=dict)
+    concurrency: int = 16
+    requests_per_minute: float = 0
+    """0: no limit."""
+    timeout: float = 60
+    deadline: float = 180
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OptionError(f"judge {self.url!r}: not an http address")
+        if parts.username or parts.password:
+            raise OptionError("judge url: holds a password; put the key into an environment variable and name it in key_env")
+        for name in ("concurrency", "timeout", "deadline"):
+            if not 0 < getattr(self, name) < 1e6:
+                raise OptionError(f"judge {name} {getattr(self, name)}: must be above 0")
+        if self.requests_per_minute < 0:
+            raise OptionError(f"judge requests_per_minute {self.requests_per_minute}: must be at least 0")
+        if self.key_env and not os.environ.get(self.key_env):
+            raise OptionError(f"judge {self.url}: the environment variable {self.key_env} is not set")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if not self.key_env:
+            return {}
+        key = os.environ[self.key_env]
+        return {self.key_header: f"Bearer {key}" if self.key_header == "Authorization" else key}
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A reply, as text, and what it cost."""
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Unanswered(Exception):
+    """No reply could be had; the message says why. `final` when trying again cannot help."""
+
+    def __init__(self, reason: str, *, final: bool = False, after: float | None = None):
+        super().__init__(reason)
+        self.final, self.after = final, after
+
+
+class Connection:
+    """Requests to an endpoint, from within one event loop. It counts them.
+
+    After as many questions in a row as may be asked at once have come to their deadline, the endpoint counts as down: the next
+    ones get one attempt each, so that a dead server does not cost a deadline for every question.
+    """
+
+    def __init__(self, endpoint: Endpoint):
+        self.endpoint = endpoint
+        self.requests = self.retries = 0
+        self.answered = False
+        """Whether the endpoint has ever answered."""
+        self.slots = asyncio.Semaphore(endpoint.concurrency)
+        self._failed = 0
+        self._rate = AsyncLimiter(max(1.0, endpoint.requests_per_minute), 60) if endpoint.requests_per_minute else None
+        # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
+        connector = aiohttp.TCPConnector(limit=endpoint.concurrency, keepalive_timeout=2)
+        self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, trust_env=True)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def models(self) -> list[str]:
+        """Names of what the endpoint serves.
+
+        Raises:
+            Unanswered: it does not say.
+        """
+        record = await self._persist("GET", "/models", None, time.monotonic() + self.endpoint.deadline)
+        served = [m.get("id") for m in record["data"] if isinstance(m, dict)] if isinstance(record.get("data"), list) else []
+        return [name for name in served if isinstance(name, str)]
+
+    async def complete(self, body: Mapping[str, Any], end: float) -> Completed:
+        """The reply to a request body of chat completions, before `end` on the monotonic clock.
+
+        Raises:
+            Unanswered: there is none.
+        """
+        record = await self._persist("POST", "/chat/completions", body, end)
+        usage = record.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        return Completed(_content(record), *(c if isinstance(c, int) else 0 for c in counts))
+
+    async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
+        """Try until there is an answer, the deadline, or a failure that stays."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                record = await self._attempt(method, path, body, end - time.monotonic())
+                self._failed, self.answered = 0, True
+                return record
+            except Unanswered as failure:
+                wait = pause * random.uniform(0.5, 1.0) if failure.after is None else failure.after
+                if failure.final or time.monotonic() + wait >= end or self._failed >= self.endpoint.concurrency:
+                    self._failed += not failure.final
+                    raise
+                self.retries += 1
+                await asyncio.sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> dict[str, Any]:
+        if self._rate:
+            try:
+                await asyncio.wait_for(self._rate.acquire(), left)
+            except TimeoutError:
+                raise Unanswered("the rate limit left no time before the deadline", final=True) from None
+        self.requests += 1
+        url, seconds = self.endpoint.url.rstrip("/") + path, min(self.endpoint.timeout, left)
+        try:
+            async with asyncio.timeout(seconds):
+                request = self._session.request(
+                    method, url, json=body, params=self.endpoint.query, allow_redirects=False, timeout=aiohttp.ClientTimeout(None)
+                )
+                async with request as response:
+                    content = await response.content.read(_MOST_BYTES + 1)
+                    while len(content) <= _MOST_BYTES and (more := await response.content.read(_MOST_BYTES + 1 - len(content))):
+                        content += more
+        except TimeoutError:
+            raise Unanswered(f"no reply within {seconds:.0f} s") from None
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise Unanswered(str(error), final=True) from None
+        except (aiohttp.ClientError, OSError) as error:
+            nobody = isinstance(error, aiohttp.ClientConnectorError) and not self.answered
+            raise Unanswered(f"{type(error).__name__}: {error}", final=nobody) from None
+        if len(content) > _MOST_BYTES:
+            raise Unanswered("the reply is larger than 1 MB", final=True)
+        if response.status != 200:
+            raise self._refused(response.status, response.headers.get("Retry-After"), content)
+        try:
+            record = json.loads(content)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise Unanswered(f"the reply is no JSON object ({response.content_type})")
+        if method == "POST" and not isinstance(_choice(record), dict):
+            raise Unanswered("the reply holds no completion")
+        return record
+
+    def _refused(self, status: int, retry_after: str | None, content: bytes) -> Unanswered:
+        said = " ".join(content.decode("utf-8", "replace").split())[:160]
+        final = status not in _PASSING or b"insufficient_quota" in content
+        return Unanswered(f"HTTP {status} {said}".strip(), final=final, after=_seconds(retry_after))
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds: a number, or a date."""
+    if not retry_after:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _choice(record: Mapping[str, Any]) -> Any:
+    choices = record.get("choices")
+    return choices[0].get("message") if isinstance(choices, Sequence) and choices and isinstance(choices[0], dict) else None
+
+
+def _content(record: Mapping[str, Any]) -> str:
+    content = _choice(record).get("content")
+    return content if isinstance(content, str) else ""

@@ -1,0 +1,219 @@
+"""The LLM judge: answers in, verdicts out, nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from visionthink.errors import OptionError
+from visionthink.rewards.judge import Answer, Verdict
+from visionthink.rewards.llm.cache import Judgement, VerdictCache
+from visionthink.rewards.llm.endpoint import Connection, Endpoint, Unanswered
+from visionthink.rewards.llm.injection import speaks_to_the_judge
+from visionthink.rewards.llm.preset import Preset
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_ATTEMPTS = 3
+"""Replies that cannot be read, per question; each is asked for 0.2 warmer than the one before."""
+_WARMER = 0.2
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is sampled. `extra` is added to the request body; `omit` names fields that an endpoint does not take, as
+    reasoning models refuse `temperature`."""
+
+    max_tokens: int = 1024
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    omit: tuple[str, ...] = ()
+
+    def body(self, model: str, messages: list[dict[str, str]], temperature: float) -> dict[str, Any]:
+        fields = {"model": model, "messages": messages, "temperature": temperature, "max_tokens": self.max_tokens}
+        return {name: value for name, value in (fields | dict(self.extra)).items() if name not in self.omit}
+
+
+@dataclass
+class Usage:
+    """What judging has cost so far. `requests` counts attempts, `seconds` is wall time."""
+
+    answers: int = 0
+    from_cache: int = 0
+    refused: int = 0
+    unscored: int = 0
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class LLMJudge:
+    """Asks a language model whether an answer means the same as the reference (Table 3 of arXiv 2507.13348).
+
+    Unscored, and counted, are: answers longer than `longest_answer` characters or that speak to the judge, replies that cannot be
+    read, and questions the endpoint did not answer in time. An endpoint that has never answered anything is an error instead.
+
+    Args:
+        price: per million prompt and completion tokens, in any currency.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        preset: Preset,
+        cache: VerdictCache | None = None,
+        *,
+        sampling: Sampling = Sampling(),
+        longest_answer: int = 1000,
+        price: tuple[float, float] = (0.0, 0.0),
+    ):
+        self.endpoint, self.preset, self.cache, self.sampling = endpoint, preset, cache, sampling
+        self.longest_answer, self.price = longest_answer, price
+        self.used = Usage()
+        self._model = endpoint.model
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def identity(self) -> str:
+        """Model, prompt and its digest. Where no model was named, the endpoint is asked, once, for the only one it serves.
+
+        Raises:
+            OptionError: it cannot be reached, or serves several.
+        """
+        if not self._model:
+            self._model = self._run(self._only_model())
+        return f"{self._model}/{self.preset.name}:{self.preset.digest}"
+
+    def usage(self) -> dict[str, float]:
+        """Counts, seconds, and the cost at `price`."""
+        used = self.used
+        cost = (used.prompt_tokens * self.price[0] + used.completion_tokens * self.price[1]) / 1e6
+        return {**vars(used), "cost": cost}
+
+    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order. Many are asked at once; equal questions once.
+
+        Raises:
+            OptionError: the endpoint refuses to talk to us, or cannot be reached at all.
+        """
+        started = time.perf_counter()
+        _ = self.identity
+        verdicts = self._run(self._compare(answers))
+        self.used.seconds += time.perf_counter() - started
+        self.used.answers += len(verdicts)
+        self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
+        return verdicts
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        # its own loop in its own thread: connections and rate limits outlive a batch, and callers may have a running loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
+            atexit.register(self.close)
+        running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # when interrupted; without effect on one that is done
+
+    def _connected(self) -> Connection:
+        """Called within the loop."""
+        if self._connection is None:
+            self._connection = Connection(self.endpoint)
+        return self._connection
+
+    def close(self) -> None:
+        """Close connections. A judge that is asked again opens new ones."""
+        if self._loop is None:
+            return
+        atexit.unregister(self.close)
+        if self._connection is not None:
+            asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop = self._connection = None
+
+    async def _compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        connection = self._connected()
+        settled = [self._without_asking(a) for a in answers]
+        keys = ["" if verdict else self._key(a) for a, verdict in zip(answers, settled, strict=True)]
+        to_ask = {key: a for key, a in zip(keys, answers, strict=True) if key}
+        known = self.cache.get(to_ask) if self.cache else {}
+        self.used.from_cache += sum(key in known for key in keys)
+        found = {key: self._verdict(j) for key, j in known.items()}
+        fresh = [key for key in to_ask if key not in known]
+        asked = await asyncio.gather(*(self._ask(connection, key, to_ask[key]) for key in fresh))
+        found |= dict(zip(fresh, asked, strict=True))
+        self.used.requests, self.used.retries = connection.requests, connection.retries
+        if fresh and not connection.answered:
+            raise OptionError(f"judge {self.endpoint.url}: {asked[0].reason}")
+        return [verdict or found[key] for key, verdict in zip(keys, settled, strict=True)]
+
+    async def _only_model(self) -> str:
+        try:
+            served = await self._connected().models()
+        except Unanswered as failure:
+            raise OptionError(f"judge {self.endpoint.url}: {failure}") from None
+        if len(served) != 1:
+            raise OptionError(f"judge {self.endpoint.url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
+        return served[0]
+
+    def _without_asking(self, answer: Answer) -> Verdict | None:
+        if not any(r.strip() for r in answer.references):
+            return Verdict("unscored", self.identity, "no reference answer")
+        if not answer.prediction.strip():
+            return Verdict("wrong", self.identity, "empty answer")
+        reason = None
+        if len(answer.prediction) > self.longest_answer:
+            reason = f"answer of {len(answer.prediction)} characters; {self.longest_answer} are allowed"
+        elif words := speaks_to_the_judge(answer):
+            reason = f"answer speaks to the judge: {words}"
+        if reason is None:
+            return None
+        self.used.refused += 1
+        return Verdict("unscored", self.identity, reason)
+
+    def _key(self, answer: Answer) -> str:
+        """Everything a verdict depends on."""
+        body = self.sampling.body(self._model, self.preset.messages(answer), 0.0)
+        parts = [self.endpoint.url, self.preset.digest, body]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+    async def _ask(self, connection: Connection, key: str, answer: Answer) -> Verdict:
+        messages, reply = self.preset.messages(answer), ""
+        async with connection.slots:
+            end = time.monotonic() + self.endpoint.deadline
+            for attempt in range(_ATTEMPTS):
+                body = self.sampling.body(self._model, messages, _WARMER * attempt)
+                try:
+                    completed = await connection.complete(body, end)
+                except Unanswered as failure:
+                    log.info("judge: %s", failure)
+                    return Verdict("unscored", self.identity, str(failure))
+                self.used.prompt_tokens += completed.prompt_tokens
+                self.used.completion_tokens += completed.completion_tokens
+                reply = completed.text
+                if (correct := self.preset.read(reply)) is not None:
+                    judgement = Judgement(correct, reply)
+                    if self.cache:
+                        self.cache.put(key, judgement, self.identity)
+                    return self._verdict(judgement)
+        return Verdict("unscored", self.identity, f"reply cannot be read: {_short(reply)}")
+
+    def _verdict(self, judgement: Judgement) -> Verdict:
+        return Verdict("correct" if judgement.correct else "wrong", self.identity, _short(judgement.reply))
+
+
+def _short(reply: str) -> str:
+    text = " ".join(reply.split())
+    return text if len(text) <= 120 else f"...{text[-117:]}"

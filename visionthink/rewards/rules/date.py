@@ -1,0 +1,115 @@
+"""Dates and times of day, where only one reading is possible."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, time
+
+from visionthink.rewards.rules.finding import Finding, Pair
+
+_NAMES = "january february march april may june july august september october november december"
+_MONTHS = _NAMES.split()
+_MONTH = r"(?P<month>" + "|".join(f"{m}|{m[:3]}|{m[:4]}" for m in _MONTHS) + r")\.?"
+_DAY = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_FORMS = [
+    re.compile(p, re.IGNORECASE)
+    for p in (
+        r"(?P<year>\d{4})[-/.](?P<number>\d{1,2})[-/.](?P<day>\d{1,2})",
+        rf"(?:the\s+)?{_DAY}\s*(?:of\s+)?[\s-]?{_MONTH}(?:,?\s*-?\s*(?P<year>\d{{4}}))?",
+        rf"{_MONTH}\s+{_DAY}(?:,?\s+(?P<year>\d{{4}}))?",
+        rf"{_MONTH},?\s+(?P<year>\d{{4}})",
+    )
+]
+_SLASHED = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
+_NAMED = {"noon": time(12), "midday": time(12), "midnight": time(0)}
+_SPOKEN = re.compile(r"(half|quarter) (past|to) (\w+)")
+_HOURS = {
+    w: i
+    for i, w in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 1)
+}
+_CLOCK = re.compile(r"(?P<hour>\d{1,2})(?:[:.](?P<minute>\d{2}))?(?::(?P<second>\d{2}))?\s*(?P<half>[ap]\.?m\.?)?", re.IGNORECASE)
+_WEEKDAY = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+", re.IGNORECASE)
+
+Partial = tuple[int | None, int | None, int | None]
+
+
+def read_date(text: str) -> Partial | None:
+    """(year, month, day), with None for what is not said; None where the text is no date or could be two."""
+    text = _WEEKDAY.sub("", text.strip().rstrip("."))
+    if match := _SLASHED.fullmatch(text):
+        first, second, year = (int(g) for g in match.groups())
+        if first != second and first <= 12 and second <= 12:
+            return None
+        day, month = (first, second) if second <= 12 else (second, first)
+        return _checked(year, month, day)
+    for form in _FORMS:
+        if match := form.fullmatch(text):
+            parts = match.groupdict()
+            if parts.get("number"):
+                month = int(parts["number"])
+            else:
+                month = next(i for i, m in enumerate(_MONTHS, 1) if m.startswith(parts["month"].casefold()[:3]))
+            said, on = parts.get("year"), parts.get("day")
+            return _checked(int(said) if said else None, month, int(on) if on else None)
+    return None
+
+
+def _checked(year: int | None, month: int, day: int | None) -> Partial | None:
+    try:
+        date(year or 2000, month, day or 1)
+    except ValueError:
+        return None
+    return year, month, day
+
+
+def read_time(text: str) -> time | None:
+    """A time of day: with minutes, or with am or pm."""
+    text = text.strip().rstrip(".").casefold().removeprefix("a ")
+    if text in _NAMED:
+        return _NAMED[text]
+    if spoken := _SPOKEN.fullmatch(text):
+        hour = _HOURS.get(spoken[3], int(spoken[3]) if spoken[3].isdecimal() else 0)
+        minutes = {"half past": 30, "quarter past": 15, "quarter to": -15}.get(f"{spoken[1]} {spoken[2]}")
+        return (
+            None
+            if minutes is None or not 1 <= hour <= 12
+            else time(*divmod((hour % 12) * 60 + minutes, 60))
+            if minutes > 0
+            else time((hour - 1) % 12, 45)
+        )
+    match = _CLOCK.fullmatch(text)
+    if not match or not (match["minute"] or match["half"]):
+        return None
+    hour, half = int(match["hour"]), (match["half"] or "").casefold()[:1]
+    if half and not 1 <= hour <= 12:
+        return None
+    hour = hour % 12 + 12 * (half == "p") if half else hour
+    try:
+        return time(hour, int(match["minute"] or 0), int(match["second"] or 0))
+    except ValueError:
+        return None
+
+
+def same_date(pair: Pair) -> Finding | None:
+    """Different where a part that both say differs; unsure where one says less."""
+    said, wanted = read_date(pair.said), read_date(pair.wanted)
+    if said is None or wanted is None:
+        return _same_time(pair)
+    both = [(a, b) for a, b in zip(said, wanted, strict=True) if a is not None and b is not None]
+    if any(a != b for a, b in both):
+        return "different"
+    return "same" if said == wanted else "unsure"
+
+
+def _same_time(pair: Pair) -> Finding | None:
+    said, wanted = read_time(pair.said), read_time(pair.wanted)
+    if said is None or wanted is None or not re.search(r":|[ap]\.?m", pair.said + pair.wanted, re.IGNORECASE):
+        return None
+    if said == wanted:
+        return "same"
+    halves = [
+        bool(re.search(r"[ap]\.?m|noon|midnight|midday", t, re.IGNORECASE)) or r.hour > 12
+        for t, r in ((pair.said, said), (pair.wanted, wanted))
+    ]
+    twelve_apart = (said.hour - wanted.hour) % 12 == 0 and said.replace(hour=0) == wanted.replace(hour=0)
+    return "unsure" if twelve_apart and not all(halves) else "different"

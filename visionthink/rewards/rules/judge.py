@@ -1,0 +1,109 @@
+"""The rules judge: rules in order, the first that applies decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from visionthink.rewards.judge import Answer, Verdict
+from visionthink.rewards.rules.choice import multiple_choice
+from visionthink.rewards.rules.date import same_date
+from visionthink.rewards.rules.finding import Finding, Pair, Rule
+from visionthink.rewards.rules.listing import same_list
+from visionthink.rewards.rules.maths import same_maths
+from visionthink.rewards.rules.quantity import same_quantity
+from visionthink.rewards.rules.text import (
+    contains,
+    final_answer,
+    hedged,
+    inner_answers,
+    none,
+    normalise,
+    refusal,
+    same_text,
+    yes_or_no,
+)
+from visionthink.rewards.rules.typed import one_of_its_kind
+from visionthink.rewards.rules.vocabulary import closed_vocabulary, other_address, other_digits
+
+_RULES: dict[str, Rule] = {
+    "same text": same_text,
+    "refusal": refusal,
+    "none": none,
+    "multiple choice": multiple_choice,
+    "yes or no": yes_or_no,
+    "date": same_date,
+    "quantity": same_quantity,
+    "list": lambda pair: same_list(pair, lambda part: _decide(part)[0]),
+    "maths": same_maths,
+    "closed vocabulary": closed_vocabulary,
+    "digits": other_digits,
+    "address": other_address,
+    "the only one of its kind": one_of_its_kind,
+}
+_LONGEST_CLOSED = 5
+"""Words of an answer that may be one of a closed vocabulary."""
+
+
+def _decide(pair: Pair) -> tuple[Finding | None, str]:
+    """What is said of what the answer comes down to, else of the whole."""
+    for part in inner_answers(pair.said):
+        finding, name = _apply(Pair(part, pair.wanted, pair.question))
+        if finding in ("same", "different"):
+            return finding, name
+    return _apply(pair)
+
+
+def _apply(pair: Pair) -> tuple[Finding | None, str]:
+    """What the first rule that applies says, and its name."""
+    for name, rule in _RULES.items():
+        if (finding := rule(pair)) is not None:
+            return finding, name
+    return None, "another text"
+
+
+class RulesJudge:
+    """Correct if a rule finds the answer the same as the reference or an alias, wrong if the rules find it different from all of
+    them, else unscored: rules do not know synonyms, so another text is not wrong.
+
+    With `closed`, answers are known to come from a closed vocabulary, as in generated suites and exact-match benchmarks:
+    another short text is then another answer, unless one of the two contains the other.
+    """
+
+    def __init__(self, *, closed: bool = False):
+        self.closed = closed
+
+    @property
+    def identity(self) -> str:
+        return "exact" if self.closed else "rules"
+
+    def usage(self) -> dict[str, float]:
+        """Nothing: rules cost nothing."""
+        return {}
+
+    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order."""
+        return [self._compare(a) for a in answers]
+
+    def _compare(self, answer: Answer) -> Verdict:
+        references = [final_answer(r) for r in answer.references if r.strip()]
+        if not references:
+            return Verdict("unscored", self.identity, "no reference answer")
+        said = final_answer(answer.prediction)
+        pairs = [Pair(said, wanted, answer.question) for wanted in references]
+        found = [_decide(pair) for pair in pairs]
+        for finding, name in found:
+            if finding == "same":
+                return Verdict("correct", self.identity, name)
+        if all(
+            finding == "different" or (self._other(pair) and finding is None)
+            for pair, (finding, _) in zip(pairs, found, strict=True)
+        ):
+            return Verdict("wrong", self.identity, found[0][1])
+        name = next(n for finding, n in found if finding != "different")
+        return Verdict("unscored", self.identity, f"unsure: {name}")
+
+    def _other(self, pair: Pair) -> bool:
+        """Whether another text is another answer."""
+        said, wanted = normalise(pair.said), normalise(pair.wanted)
+        short = max(len(said.split()), len(wanted.split())) <= _LONGEST_CLOSED
+        return self.closed and short and not contains(said, wanted) and not contains(wanted, said) and not hedged(said)

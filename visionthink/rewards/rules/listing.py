@@ -1,0 +1,97 @@
+"""Several answers at once: equal as sets, or in order where the question or the brackets ask for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.rewards.rules.number import read_number
+from visionthink.rewards.rules.text import hedged
+
+_SEPARATOR = re.compile(
+    r"\s*(?:,\s*and\s+|,\s*&\s*|[,;\n→]|->|(?<=[a-z]{3})\s>\s(?=[a-z]{3})|\s+and\s+|\s+&\s+)\s*", re.IGNORECASE
+)
+_BULLET = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•])\s+")
+_OPEN_END = re.compile(r"[,\s]*(?:\.\.\.|…|\\l?dots)\s*$")
+_BRACKETS = re.compile(r"^[(\[{](.*)[)\]}]$", re.DOTALL)
+_IN_ORDER = re.compile(
+    r"\b(?:in order|order|sequence|respectively|from (?:left|right|top|bottom|first|smallest|largest|lowest|highest)|ascending|"
+    r"descending|first .* then|coordinates?|point)\b",
+    re.IGNORECASE,
+)
+MOST = 20
+"""Longer lists are not compared."""
+
+
+def elements(text: str) -> list[str]:
+    """Parts of a list; a single one where it is none. Separators of thousands do not part numbers."""
+    text = re.sub(r"^[^\n]*:\s*\n", "", text.strip())  # "The legend shows:"
+    text = _OPEN_END.sub("", _BULLET.sub("", re.sub(r"^\$|\$$|\\[,;]", "", text.strip()))).rstrip(".")
+    if bracketed := _BRACKETS.match(text):
+        text = bracketed[1]
+    number = read_number(text)
+    if number is not None and not number.rest:
+        return [text]
+    return [part.strip(" '\"") for part in _SEPARATOR.split(text) if part.strip(" '\"")]
+
+
+def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding | None:
+    """Applies where the reference has several parts; `compare` is asked about the parts."""
+    wanted = elements(pair.wanted)
+    if not 2 <= len(wanted) <= MOST or _brackets(pair.wanted) not in _PLAIN_BRACKETS:
+        return None
+    if all(re.fullmatch("[A-H]", w) for w in wanted) and (letters := _letters(pair.said)):
+        return "same" if letters == set(wanted) else "different"
+    said = elements(pair.said)
+    if hedged(pair.said) or not said or len(said) > MOST or _brackets(pair.said) not in ("", _brackets(pair.wanted)):
+        return "unsure"
+    ordered = bool(_IN_ORDER.search(pair.question)) or bool(re.match(r"^\(", pair.wanted.strip()))
+    found = [[compare(Pair(s, w, pair.question)) for s in said] for w in wanted]
+    if len(said) != len(wanted):
+        return _other_length(said, found)
+    if all(found[i][i] == "same" for i in range(len(wanted))):
+        return "same"
+    if ordered:
+        wrong = any(found[i][i] == "different" for i in range(len(wanted))) or _pairs_up(found)
+        return "different" if wrong else "unsure"
+    if _pairs_up(found):
+        return "same"
+    missing = any(all(f == "different" for f in row) for row in found)
+    return "different" if missing else "unsure"
+
+
+def _other_length(said: list[str], found: list[list[Finding | None]]) -> Finding:
+    """A plain list that holds only some of the parts, or all of them and more, is another one."""
+    plain = all(len(part.split()) <= 3 for part in said)
+    of_said = [["same" if row[i] == "same" else None for row in found] for i in range(len(said))]
+    some = all("same" in column for column in of_said)
+    more = all("same" in row for row in found)
+    decided = all("same" in row or all(f == "different" for f in row) for row in found)
+    return "different" if plain and (some or more or decided) else "unsure"
+
+
+_PLAIN_BRACKETS = ("", "()", "{}", "[]")
+
+
+def _brackets(text: str) -> str:
+    """The pair of brackets around a text; `[)` is an interval and no list."""
+    text = text.strip().rstrip(".").strip("$ ")
+    return text[:1] + text[-1:] if text[:1] in tuple("([{") and text[-1:] in tuple(")]}") else ""
+
+
+def _letters(text: str) -> set[str]:
+    """Letters of choices, where there is nothing else: "AC", "A and C", "A, C"."""
+    bare = re.sub(r"[\s,;&.()]|\band\b", "", text)
+    return set(bare) if re.fullmatch("[A-H]{1,8}", bare) else set()
+
+
+def _pairs_up(found: list[list[Finding | None]]) -> bool:
+    """Whether every wanted part has a said part of its own."""
+    free = set(range(len(found)))
+    for row in found:
+        match = next((i for i in sorted(free) if row[i] == "same"), None)
+        if match is None:
+            return False
+        free.remove(match)
+    return True

@@ -1,0 +1,50 @@
+"""The one number, date or time in a sentence, where the reference is one."""
+
+from __future__ import annotations
+
+import re
+
+from visionthink.rewards.rules.date import read_date, read_time, same_date
+from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.rewards.rules.number import read_number
+from visionthink.rewards.rules.quantity import read_unit, same_quantity
+from visionthink.rewards.rules.text import hedged
+
+_NUMBER = re.compile(
+    r"(?<![\w.,/:-])(?:US\$|[$€£¥₹])?[+-]?(?:\d{1,3}(?:[ ,\u00a0\u202f]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)"
+    r"(?:\s*(?:x|×)\s*10\^?-?\d+)?(?:\s?(?:million|billion|trillion|thousand|bn|[kKMB])\b)?(?!\d)(?!\.\d)"
+)
+_UNIT = re.compile(r"\s?(?:%|°\s?[CF]?|percent|per cent|(?:square |cubic )?[^\W\d]+(?:/[^\W\d]+)?[²³]?)")
+_MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_DATE = re.compile(
+    rf"\d{{4}}-\d{{2}}-\d{{2}}|\d{{1,2}}/\d{{1,2}}/\d{{4}}|(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?(?:{_MONTHS})\w*|(?:{_MONTHS})\w*\s+"
+    rf"\d{{1,2}}(?:st|nd|rd|th)?\b(?!\d))(?:,?\s+\d{{4}})?"
+)
+_TIME = re.compile(r"\b\d{1,2}:\d{2}(?:\s*[ap]\.?m\b\.?)?|\b\d{1,2}\s*[ap]\.?m\b\.?", re.IGNORECASE)
+LONGEST = 25
+"""Words of a sentence that is searched."""
+
+
+def one_of_its_kind(pair: Pair) -> Finding | None:
+    """Applies to sentences that are not hedged and hold exactly one value of the reference's kind."""
+    if not 2 <= len(pair.said.split()) <= LONGEST or hedged(pair.said) or re.search(r"[\\π√^=]", pair.said):
+        return None
+    if read_date(pair.wanted) or read_time(pair.wanted):
+        found = _DATE.findall(pair.said) if read_date(pair.wanted) else _TIME.findall(pair.said)
+        return same_date(Pair(found[0], pair.wanted, pair.question)) if len(found) == 1 else None
+    sentence = pair.said.replace("−", "-").replace("–", "-")
+    wanted = read_number(pair.wanted)
+    if wanted is None or read_unit(wanted.rest) is None:
+        return None
+    numbers = list(_NUMBER.finditer(sentence))
+    if len(numbers) != 1:
+        return None
+    if "/" in pair.wanted and not re.search(r"[/.%]", numbers[0][0] + sentence[numbers[0].end() :][:2]):
+        return None  # 9/25 may be a month
+    said = re.sub(r"(?<=\d)[ \u00a0\u202f](?=\d{3})", ",", numbers[0][0])
+    behind = _UNIT.match(sentence, numbers[0].end())
+    unit = behind[0] if behind and read_unit(behind[0]) else ""
+    finding = same_quantity(Pair(said + unit, pair.wanted, pair.question))
+    if finding == "different" and same_quantity(Pair(f"-{said}{unit}".removeprefix("--"), pair.wanted, pair.question)) == "same":
+        return "unsure"  # "fell by 5" is -5
+    return finding

@@ -1,0 +1,97 @@
+"""Closed vocabularies, whose words exclude each other, and names that differ in their digits."""
+
+from __future__ import annotations
+
+import re
+
+from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.rewards.rules.text import hedged, normalise
+
+_GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
+    tuple(frozenset(word.split("|")) for word in group.split(","))
+    for group in (
+        "red,green,blue,yellow,black,white,brown,pink,grey|gray",
+        "orange,green,blue,black,white",
+        "purple,green,yellow,black,white,brown,orange",
+        "left|on left|left side|to left|leftmost|on left side,right|on right|right side|to right|rightmost|on right side",
+        "top|at top|upper,bottom|at bottom|lower",
+        "above,below",
+        "up|upward|upwards,down|downward|downwards",
+        "inside,outside",
+        "indoors|indoor,outdoors|outdoor",
+        "in front|front,behind|back|at back",
+        "top left|upper left|upper-left|top-left,top right|upper right|upper-right|top-right,"
+        "bottom left|lower left|lower-left|bottom-left,bottom right|lower right|lower-right|bottom-right",
+        "horizontal|horizontally,vertical|vertically,diagonal|diagonally",
+        "clockwise,counterclockwise|anticlockwise|counter-clockwise|anti-clockwise",
+        "north,south,east,west",
+        "northeast|north-east,northwest|north-west,southeast|south-east,southwest|south-west",
+        "monday|mon,tuesday|tue|tues,wednesday|wed,thursday|thu|thur|thurs,friday|fri,saturday|sat,sunday|sun",
+        "january|jan,february|feb,march|mar,april|apr,may,june|jun,july|jul,august|aug,september|sep|sept,october|oct,november|nov,"
+        "december|dec",
+        "spring,summer,autumn|fall,winter",
+        "circle,triangle,square,hexagon,pentagon,octagon,star,cross",
+        "increase|increasing|increases|increased,decrease|decreasing|decreases|decreased",
+        "higher,lower",
+        "more,less|fewer",
+        "larger|bigger|greater,smaller",
+        "male,female",
+        "open|opened,closed|shut",
+        "empty,full",
+        "cat,dog,horse,cow,sheep,elephant,giraffe,zebra,bear",
+        "first|1st,second|2nd,third|3rd,fourth|4th,fifth|5th,sixth|6th,seventh|7th,eighth|8th,ninth|9th,tenth|10th",
+        "positive,negative",
+        "odd,even",
+        "before,after",
+        "morning,noon,evening,midnight",
+        "north america,south america,europe,asia,africa,australia,antarctica",
+        "round,square,triangular,rectangular",
+    )
+)
+
+
+def _index(group: tuple[frozenset[str], ...], text: str) -> int | None:
+    return next((i for i, words in enumerate(group) if text in words), None)
+
+
+def closed_vocabulary(pair: Pair) -> Finding | None:
+    """Different where both texts are words of one closed group, same where the group holds them for one."""
+    said, wanted = normalise(pair.said), normalise(pair.wanted)
+    for group in _GROUPS:
+        a, b = _index(group, said), _index(group, wanted)
+        if a is not None and b is not None:
+            return "same" if a == b else "different"
+    return None
+
+
+_DIGITS = re.compile(r"\d+")
+
+
+def other_digits(pair: Pair) -> Finding | None:
+    """ "Room 12" is not "Room 14", "AB-123" not "AB-124": texts that differ in their whole numbers alone."""
+    said, wanted = normalise(pair.said), normalise(pair.wanted)
+    in_said, in_wanted = _DIGITS.findall(said), _DIGITS.findall(wanted)
+    if not in_wanted or len(in_said) != len(in_wanted) or hedged(pair.said) or re.search(r"[()+*/=^\\]", said + wanted):
+        return None
+    bare_said, bare_wanted = (re.sub(r"[\W_]+", "", _DIGITS.sub("0", t)) for t in (said, wanted))
+    if bare_said != bare_wanted or not bare_wanted.strip("0"):
+        return _other_code(said.split(), wanted.split())
+    return None if [d.lstrip("0") for d in in_said] == [d.lstrip("0") for d in in_wanted] else "different"
+
+
+def _other_code(said: list[str], wanted: list[str]) -> Finding | None:
+    """ "Exit 14B" is not "Exit 14A": the same words but for those with a digit and a letter in them."""
+    if len(said) != len(wanted):
+        return None
+    unlike = [(a, b) for a, b in zip(said, wanted, strict=True) if a != b]
+    codes = all(re.fullmatch(r"(?=.*\d)(?=.*[a-z])[a-z0-9]+", word) for pair in unlike for word in pair)
+    return "different" if unlike and codes else None
+
+
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)\S+")
+
+
+def other_address(pair: Pair) -> Finding | None:
+    """Mail and web addresses are equal or not."""
+    said, wanted = normalise(pair.said), normalise(pair.wanted)
+    return "different" if said != wanted and _ADDRESS.fullmatch(said) and _ADDRESS.fullmatch(wanted) else None

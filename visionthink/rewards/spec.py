@@ -1,0 +1,122 @@
+"""Judges by name: what `--judge` and the setting `judge` understand.
+
+rules                                   what rules are sure of; the rest is unscored
+exact                                   rules, and another short text is wrong
+http://localhost:8000/v1#qwen           a language model; without #MODEL the only one that is served
+rules,http://localhost:8000/v1          a cascade: each judges what the one before could not
+judge.toml                              all of it: prompts, keys, limits, prices (docs/judges.md)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from visionthink.errors import DataError, OptionError
+from visionthink.rewards.cascade import Cascade
+from visionthink.rewards.judge import Judge
+from visionthink.rewards.rules.judge import RulesJudge
+
+KEY = "VISIONTHINK_JUDGE_KEY"
+"""Environment variable whose value is sent to an endpoint given by its address; OPENAI_API_KEY goes to OpenAI alone."""
+
+
+def read_judge(spec: str) -> Judge:
+    """The judge of a specification. Nothing is asked, and no file but `spec` is opened, before it judges.
+
+    Raises:
+        OptionError: a judge that does not exist, or a setting that cannot be.
+        DataError: the file is not TOML.
+    """
+    parts = [part.strip() for part in spec.split(",")]
+    judges = [judge for part in parts for judge in _judges(part)]
+    audit = 0.0
+    if len(parts) == 1 and parts[0].endswith(".toml"):
+        audit = _number(parts[0], _toml(parts[0]).get("audit", 0.0))
+    return judges[0] if len(judges) == 1 else Cascade(judges, audit=audit)
+
+
+def _judges(part: str) -> list[Judge]:
+    if part in ("rules", "exact"):
+        return [RulesJudge(closed=part == "exact")]
+    if part.startswith(("http://", "https://")):
+        url, _, model = part.partition("#")
+        return [_llm(part, {"url": url, "model": model, "key_env": _key_for(url)})]
+    if part.endswith(".toml"):
+        return _from_file(part)
+    raise OptionError(f"judge {part!r}: choose rules, exact, an endpoint URL#MODEL, or a .toml file")
+
+
+def _key_for(url: str) -> str:
+    if urlsplit(url).hostname == "api.openai.com":
+        return "OPENAI_API_KEY"
+    return KEY if os.environ.get(KEY) else ""
+
+
+def _toml(name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(name).read_text("utf-8"))
+    except FileNotFoundError:
+        raise OptionError(f"judge {name}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read as TOML ({error})") from None
+
+
+def _from_file(name: str) -> list[Judge]:
+    record = _toml(name)
+    tables = record.pop("judge", None)
+    record.pop("audit", None)
+    if record or not isinstance(tables, list) or not tables:
+        raise OptionError(f"{name}: expected [[judge]] tables and audit, found {', '.join(record) or 'none'}")
+    judges: list[Judge] = []
+    for number, table in enumerate(tables, 1):
+        where = f"{name}, judge {number}"
+        if "url" in table:
+            judges.append(_llm(where, table))
+        elif table in ({"kind": "rules"}, {"kind": "exact"}):
+            judges.append(RulesJudge(closed=table["kind"] == "exact"))
+        else:
+            raise OptionError(f'{where}: needs a url, or kind = "rules" or "exact" alone')
+    return judges
+
+
+def _llm(where: str, table: Mapping[str, Any]) -> Judge:
+    from visionthink.rewards.llm.cache import VerdictCache, default_cache
+    from visionthink.rewards.llm.endpoint import Endpoint
+    from visionthink.rewards.llm.judge import LLMJudge, Sampling
+    from visionthink.rewards.llm.preset import preset
+
+    left = dict(table)
+    connection = {f.name: left.pop(f.name) for f in dataclasses.fields(Endpoint) if f.name in left}
+    sampling = {f.name: left.pop(f.name) for f in dataclasses.fields(Sampling) if f.name in left}
+    prompt, cache = left.pop("prompt", "paper"), left.pop("cache", None)
+    price = left.pop("price", [0.0, 0.0])
+    longest = left.pop("longest_answer", 1000)
+    if left:
+        raise OptionError(f"{where}: unknown setting {', '.join(left)}")
+    if not isinstance(price, (list, tuple)) or len(price) != 2:
+        raise OptionError(f"{where}: price is two numbers, per million prompt and completion tokens")
+    if "omit" in sampling:
+        sampling["omit"] = tuple(sampling["omit"])
+    try:
+        return LLMJudge(
+            Endpoint(**connection),
+            preset(prompt),
+            None if cache == "" else VerdictCache(Path(cache) if cache else default_cache()),
+            sampling=Sampling(**sampling),
+            longest_answer=int(longest),
+            price=(_number(where, price[0]), _number(where, price[1])),
+        )
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{where}: a setting has the wrong type ({error})") from None
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionError(f"{where}: {value!r} is not a number")
+    return float(value)
