@@ -10,6 +10,7 @@ import pytest
 
 from visionthink import cli, load
 from visionthink.data import synth
+from visionthink.rewards.spec import read_judge
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -64,6 +65,17 @@ def test_fine_tuning_as_it_is_told(desk):
     [code] = blocks("python", ROOT / "docs" / "training.md")
     exec(code, {})
     assert load("runs/sft/final", max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer is not None
+
+
+def test_the_judge_file_is_read(tmp_path, monkeypatch):
+    [text] = blocks("toml", ROOT / "docs" / "judges.md")
+    (tmp_path / "judge.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    judge = read_judge("judge.toml")
+    assert len(judge.judges) == 3 and judge.audit == 0.05
+    assert judge.judges[2].endpoint.requests_per_minute == 500 and judge.judges[2].price == (2.5, 10.0)
 
 
 @pytest.mark.parametrize("text", blocks("yaml", ROOT / "docs" / "training.md"), ids=lambda t: t.split(":")[0].strip("# "))

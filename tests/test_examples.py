@@ -87,7 +87,7 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, changes, message):
 
 def test_a_table_that_cannot_be_used(tmp_path):
     released().remove_columns("images").to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: no column image or images; it has problem, original_answer"):
+    with pytest.raises(DataError, match=r"a\.parquet: no column image or images or file_name; it has problem, original_answer"):
         read_examples(str(tmp_path / "a.parquet"))
     with pytest.raises(DataError, match=r"b\.parquet: no such file"):
         read_examples(str(tmp_path / "b.parquet"))
@@ -95,5 +95,5 @@ def test_a_table_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match=r"c\.parquet: cannot be read"):
         read_examples(str(tmp_path / "c.parquet"))
     (tmp_path / "d.txt").write_text("x")
-    with pytest.raises(DataError, match=r"d\.txt: expected a \.parquet or \.jsonl file"):
+    with pytest.raises(DataError, match=r"d\.txt: expected a \.parquet, \.jsonl, \.csv, \.tsv or \.tar file"):
         read_examples(str(tmp_path / "d.txt"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import evaluation, inference, training
+from visionthink.cli import data, evaluation, inference, training
 from visionthink.errors import OptionError, VisionThinkError
 
 
@@ -71,6 +71,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="print one JSON object")
         return sub
 
-    for group in (inference, training, evaluation):
+    for group in (inference, training, data, evaluation):
         group.add(command)
     return parser

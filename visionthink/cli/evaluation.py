@@ -14,18 +14,23 @@ from rich.table import Table
 
 from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, load, model_options, wide, write_json
 from visionthink.errors import OptionError
+from visionthink.types import Examples
 
 
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
-    evaluate.add_argument("suite", metavar="SUITE", help="mini")
+    evaluate.add_argument("suite", metavar="SUITE", help="mini, or a table of examples: a file, a folder or a hub id")
     model_options(evaluate)
     evaluate.add_argument(
         "--policy",
         default="adaptive",
         help="adaptive, full, low, random:P, oracle, forced:direct or forced:request (default: %(default)s)",
     )
-    evaluate.add_argument("--judge", default="exact", help=JUDGE_HELP)
+    usual = "exact for mini, rules for other data"
+    evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
+    evaluate.add_argument("--split", default="test", help="of a hub id or saved splits (default: %(default)s)")
+    evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
+    evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
     evaluate.add_argument("--limit", type=int, help="only the first N examples")
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
     evaluate.add_argument("--batch-size", type=int, default=16, help="episodes per forward pass (default: %(default)s)")
@@ -44,14 +49,14 @@ def add(command: AddCommand) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.runner import evaluate
-    from visionthink.recipes import suite
     from visionthink.rewards.spec import read_judge
 
     if options.batch_size < 1:
         raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
-    examples = suite(options.suite, options.limit)
+    examples = _examples(options)
     model = load(options, batch_size=options.batch_size)
-    names = {"suite": options.suite, "model_name": options.model, "judge": read_judge(options.judge)}
+    judge = read_judge(options.judge or ("exact" if options.suite == "mini" else "rules"))
+    names = {"suite": options.suite, "model_name": options.model, "judge": judge}
     summary = evaluate(examples, model, options.policy, options.out, **names, batch_size=options.batch_size)
     if options.json:
         write_json(summary)
@@ -59,6 +64,18 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.recipes.demo import summary_table
 
     wide().print(summary_table([summary]))
+
+
+def _examples(options: argparse.Namespace) -> Examples:
+    from visionthink.data.examples import read_examples
+    from visionthink.recipes import suite
+
+    if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
+        return suite(options.suite, options.limit)
+    table = read_examples(options.suite, options.split, columns=options.columns, image_root=options.image_root)
+    if options.limit is not None and options.limit < 1:
+        raise OptionError(f"--limit {options.limit}: must be at least 1")
+    return table.first(options.limit) if options.limit else table
 
 
 def _score(options: argparse.Namespace) -> None:

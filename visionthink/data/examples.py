@@ -1,57 +1,73 @@
-"""Tables of questions about images, read a row at a time: parquet, JSON lines, a `datasets` folder, or a hub id.
+"""Tables of questions about images, read a row at a time: JSON lines, CSV, parquet, a folder of images with its table, WebDataset
+shards, a `datasets` folder, or a hub id.
 
 The schema of the released VisionThink sets is read as it is: `problem` (with `<image>`), `images` (a list of one),
-`original_answer` or `solution`, and `info.use_tool` for the need. Plain names (`question`, `image`, `answer`) are read too; of a
-list of answers the first is the reference and the others are as good.
+`original_answer` or `solution`, and `info.use_tool` for the need. Plain names (`question`, `image`, `answer`) are read too, and
+other names can be mapped; of a list of answers the first is the reference and the others are as good.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visionthink.errors import DataError, one_line
-from visionthink.types import Example
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from visionthink.data.rows import Rows, open_rows
+from visionthink.errors import DataError, OptionError
+from visionthink.types import Example, Need
 
 _COLUMNS: dict[str, Sequence[str]] = {
     "question": ("question", "problem"),
-    "image": ("image", "images"),
+    "image": ("image", "images", "file_name", "jpg", "jpeg", "png", "webp"),
     "answer": ("answer", "original_answer", "solution"),
 }
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """ "question=q,image=picture" to a mapping. A dot reaches into a column: `answer=json.answer`.
+
+    Raises:
+        OptionError: not of this form, or not a part of an example.
+    """
+    columns = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, equals, column = (p.strip() for p in part.partition("="))
+        if name not in _COLUMNS or not equals or not column:
+            raise OptionError(f"columns {part!r}: expected question=NAME, image=NAME or answer=NAME")
+        columns[name] = column
+    return columns
+
+
 class ExampleTable(Mapping[str, Example]):
-    """Rows of a dataset as examples, by their number. Nothing but the row asked for is in memory; images stay encoded.
+    """Rows of a table as examples, by their number. Nothing but the row asked for is in memory; images stay encoded.
+
+    Paths of images are relative to `image_root`, and must not lead out of it.
 
     Raises:
         DataError: a column is missing; when read, a row without question, answer or image, named by its number.
     """
 
-    def __init__(self, name: str, rows: Dataset, folder: Path):
-        from datasets import Image, List
-
-        self.name, self._folder = name, folder
-        self._columns = {}
-        for part, names in _COLUMNS.items():
-            present = [n for n in names if n in rows.column_names]
-            if not present:
-                raise DataError(f"{name}: no column {' or '.join(names)}; it has {', '.join(rows.column_names)}")
-            self._columns[part] = present
-        for column in self._columns["image"]:  # hand over the files' bytes: decoding is ours, and checked
-            feature = rows.features[column]
-            if isinstance(feature, Image):
-                rows = rows.cast_column(column, Image(decode=False))
-            elif isinstance(getattr(feature, "feature", None), Image):
-                rows = rows.cast_column(column, List(Image(decode=False)))
-        self._rows = rows
+    def __init__(self, name: str, rows: Rows, image_root: Path, columns: Mapping[str, str] | None = None):
+        self.name, self._rows, self._root = name, rows, image_root.absolute()
+        self._columns: dict[str, Sequence[str]] = {}
+        present = rows.column_names
+        if "json" in present:  # of a WebDataset shard
+            present = [*present, *(f"json.{part}" for part in _nested(rows, "json"))]
+        for part, usual in _COLUMNS.items():
+            given = (columns or {}).get(part)
+            wanted: Sequence[str] = (given,) if given else (*usual, *(f"json.{n}" for n in usual))
+            found = [n for n in wanted if n in present or (given and n.partition(".")[0] in present)]
+            if not found:
+                asked = given or " or ".join(usual[:3])
+                raise DataError(f"{name}: no column {asked}; it has {', '.join(rows.column_names)}")
+            self._columns[part] = found
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def first(self, count: int) -> Mapping[str, Example]:
+        """The first rows alone."""
+        return _First(self, count)
 
     def __iter__(self) -> Iterator[str]:
         return (str(i) for i in range(len(self)))
@@ -59,25 +75,36 @@ class ExampleTable(Mapping[str, Example]):
     def __getitem__(self, key: str) -> Example:
         if not key.isdecimal() or int(key) >= len(self):
             raise KeyError(key)
-        row = self._rows[int(key)]
-        answer = self._cell(row, "answer", key)
-        answer, *aliases = [str(a) for a in answer] if isinstance(answer, list) else [str(answer)]
-        use_tool = (row.get("info") or {}).get("use_tool")
+        try:
+            row = self._rows[int(key)]
+        except DataError as error:
+            raise DataError(f"{self.name}, row {key}: {error}") from None
+        answers = self._cell(row, "answer", key)
+        answers = list(answers) if isinstance(answers, list) else [answers]
+        aliases = row.get("aliases")
+        if isinstance(aliases, list):
+            answers += aliases
+        if any(isinstance(a, (dict, list)) or a is None for a in answers):
+            raise DataError(f"{self.name}, row {key}: the answer is nested; text or a list of texts is expected")
+        question = self._cell(row, "question", key)
+        if not isinstance(question, str):
+            raise DataError(f"{self.name}, row {key}: the question is {type(question).__name__}, not text")
         return Example(
             id=key,
-            question=str(self._cell(row, "question", key)),
+            question=question,
             image=self._image(row, key),
-            answer=answer,
-            aliases=tuple(aliases),
-            need=None if use_tool is None else "hard" if use_tool else "easy",
+            answer=str(answers[0]),
+            aliases=tuple(map(str, answers[1:])),
+            need=_need(row),
             family=row.get("data_source"),
-            metadata={"doc_id": row.get("doc_id")},
+            metadata={name: row.get(name) for name in ("id", "doc_id") if row.get(name) is not None},
         )
 
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:
         for column in self._columns[part]:
-            if row[column] not in (None, "", []):
-                return row[column]
+            value = _reach(row, column)
+            if value not in (None, "", [], b""):
+                return value
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
 
     def _image(self, row: Mapping[str, Any], key: str) -> bytes | Path:
@@ -90,52 +117,66 @@ class ExampleTable(Mapping[str, Example]):
             cell = cell.get("bytes") or cell.get("path")
         if not isinstance(cell, (bytes, str)) or not cell:
             raise DataError(f"{self.name}, row {key}: the image is {type(cell).__name__}, not a file")
-        return self._folder / cell if isinstance(cell, str) else cell  # a path is relative to its table
+        return self._inside(cell, key) if isinstance(cell, str) else cell
+
+    def _inside(self, path: str, key: str) -> Path:
+        """A path below the root; links are followed before it is looked at."""
+        if "://" in path or path.startswith("data:"):
+            raise DataError(f"{self.name}, row {key}: the image is an address; files are read, addresses are not")
+        if "\0" in path:
+            raise DataError(f"{self.name}, row {key}: the image's path holds a zero byte")
+        full = self._root / path
+        if not full.resolve().is_relative_to(self._root.resolve()):
+            raise DataError(f"{self.name}, row {key}: the image {path} lies outside of {self._root}")
+        return full
 
 
-def _check_lines(path: Path) -> None:
-    """What Arrow's reader dies of without a word."""
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: is empty")
-    if path.suffix == ".jsonl":
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip() and not line.lstrip().startswith(b"{"):
-                    raise DataError(f"{path}, line {number}: not a JSON object")
+class _First(Mapping[str, Example]):
+    def __init__(self, table: ExampleTable, count: int):
+        self.name, self._table, self._count = table.name, table, min(count, len(table))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(i) for i in range(self._count))
+
+    def __getitem__(self, key: str) -> Example:
+        return self._table[key]
 
 
-def read_examples(source: str, split: str = "train") -> ExampleTable:
+def _reach(row: Mapping[str, Any], column: str) -> Any:
+    if column in row or "." not in column:
+        return row.get(column)
+    outer, _, inner = column.partition(".")
+    value = row.get(outer)
+    return value.get(inner) if isinstance(value, Mapping) else None
+
+
+def _nested(rows: Rows, column: str) -> list[str]:
+    value = rows[0].get(column) if len(rows) else None
+    return list(value) if isinstance(value, Mapping) else []
+
+
+def _need(row: Mapping[str, Any]) -> Need | None:
+    info = row.get("info")
+    use_tool = info.get("use_tool") if isinstance(info, Mapping) else None
+    return None if use_tool is None else "hard" if use_tool else "easy"
+
+
+def read_examples(source: str, split: str = "train", *, columns: str = "", image_root: str = "") -> ExampleTable:
     """Open a table of examples.
 
     Args:
-        source: a .parquet or .jsonl file, a folder written by `datasets.save_to_disk`, or a hub id.
+        source: a .jsonl, .csv, .tsv, .parquet or .tar file, a folder with images and metadata.csv (or .jsonl, .parquet), a folder
+            written by `datasets.save_to_disk`, or a hub id. A pattern such as `part-*.parquet` names several files.
         split: of a hub dataset or a saved dictionary of splits.
+        columns: other names of the columns, as "question=q,image=picture,answer=label".
+        image_root: the folder that images lie in; default is the table's own.
 
     Raises:
         DataError: it cannot be opened, or lacks a column.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a damaged file is in the exception
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    path = Path(source)
-    kinds = {".parquet": "parquet", ".jsonl": "json"}
-    try:
-        if path.suffix in kinds:
-            if not path.is_file():
-                raise DataError(f"{source}: no such file")
-            _check_lines(path)
-            rows = datasets.load_dataset(kinds[path.suffix], data_files=source, split="train")
-        elif path.is_dir():
-            rows = datasets.load_from_disk(source)
-            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
-        elif path.exists():
-            raise DataError(f"{source}: expected a .parquet or .jsonl file")
-        else:
-            rows = datasets.load_dataset(source, split=split)
-    except DataError:
-        raise
-    except Exception as error:  # readers of damaged files raise nearly anything
-        raise DataError(f"{source}: cannot be read ({one_line(error)})") from None
-    return ExampleTable(source, rows, path.parent if path.is_file() else path)
+    mapping = parse_columns(columns)
+    rows, folder = open_rows(source, split)
+    return ExampleTable(source, rows, Path(image_root) if image_root else folder, mapping)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,14 +18,14 @@ from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example
+from visionthink.types import Example, Examples
 
 GALLERY = 48
 """Episodes per run whose views are kept as pictures."""
 
 
 def evaluate(
-    examples: Sequence[Example],
+    examples: Examples,
     model: Model,
     policy: str,
     out: Path,
@@ -35,9 +35,9 @@ def evaluate(
     judge: Judge,
     batch_size: int = 64,
 ) -> dict[str, Any]:
-    """Run every example, write the folder, return the summary.
+    """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
-    An example whose image cannot be used is written to `failed.jsonl` with its reason and counted in the summary.
+    A row or an image that cannot be used is written to `failed.jsonl` with its reason and counted in the summary.
 
     Raises:
         DataError: there is nothing to evaluate.
@@ -46,11 +46,12 @@ def evaluate(
         raise DataError(f"suite {suite}: no examples")
     (out / "views").mkdir(parents=True, exist_ok=True)
     scored: dict[str, Scored] = {}
+    order: list[str] = []
     failed: list[dict[str, str]] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
-        for lane, batch in _batches(examples, routing(policy, model), batch_size):
+        for lane, batch in _batches(_readable(examples, order, failed), routing(policy, model), batch_size):
             episodes = []
             for example in batch:
                 try:
@@ -69,7 +70,7 @@ def evaluate(
             progress.advance(task, len(batch))
     if not scored:
         raise DataError(f"suite {suite}: every example failed; the first: {failed[0]['reason']}")
-    in_order = [scored[e.id] for e in examples if e.id in scored]
+    in_order = [scored[i] for i in order if i in scored]
     _write_lines(out / "transcripts.jsonl", [s.to_dict() for s in in_order])
     _write_lines(out / "failed.jsonl", failed)
     summary = summarise(in_order, suite=suite, model=model_name, policy=policy)
@@ -78,7 +79,19 @@ def evaluate(
     return summary
 
 
-def _batches(examples: Sequence[Example], route: Routing, size: int) -> Iterator[tuple[Lane, list[Example]]]:
+def _readable(examples: Examples, order: list[str], failed: list[dict[str, str]]) -> Iterator[Example]:
+    """Examples one by one; `order` gets their ids, `failed` the rows that cannot be read."""
+    for key in examples if isinstance(examples, Mapping) else range(len(examples)):
+        try:
+            example = examples[key]  # type: ignore[index]
+        except InputError as error:
+            failed.append({"example_id": str(key), "reason": str(error)})
+            continue
+        order.append(example.id)
+        yield example
+
+
+def _batches(examples: Iterable[Example], route: Routing, size: int) -> Iterator[tuple[Lane, list[Example]]]:
     """Examples by lane, in order, at most `size` together."""
     waiting: dict[int, tuple[Lane, list[Example]]] = {}
     for example in examples:

@@ -68,6 +68,12 @@ class LocalPolicy:
             other._bad_words = [*self._bad_words, self.renderer.plain(text)]
         return other
 
+    def seeded(self, seed: int) -> LocalPolicy:
+        """The same policy with its sampling begun anew; it shares the weights."""
+        other = copy.copy(self)
+        other._generator_seed = seed
+        return other
+
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings

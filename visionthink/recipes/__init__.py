@@ -41,13 +41,13 @@ MINI_SIZE = 600
 
 
 def suite(name: str, limit: int | None = None) -> list[Example]:
-    """The evaluation suite of a name: `mini` is 600 generated questions, 100 of each family, unseen in training.
+    """The generated suite of a name: `mini` is 600 questions, 100 of each family, unseen in training.
 
     Raises:
         OptionError: no such suite, or a limit below 1.
     """
     if name != "mini":
-        raise OptionError(f"unknown suite {name!r}; choose mini")
+        raise OptionError(f"unknown suite {name!r}; choose mini, or a file of examples")
     if limit is not None and limit < 1:
         raise OptionError(f"--limit {limit}: must be at least 1")
     return synth.suite(min(limit or MINI_SIZE, MINI_SIZE))

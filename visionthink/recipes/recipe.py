@@ -27,4 +27,6 @@ class Recipe:
 
     def examples(self, config: TrainConfig) -> Examples:
         """The recipe's own data, or what `config.data` names."""
-        return read_examples(config.data) if config.data else self.source(config)
+        if not config.data:
+            return self.source(config)
+        return read_examples(config.data, columns=config.columns, image_root=config.image_root)

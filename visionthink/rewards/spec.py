@@ -41,6 +41,21 @@ def read_judge(spec: str) -> Judge:
     return judges[0] if len(judges) == 1 else Cascade(judges, audit=audit)
 
 
+def read_definite(spec: str) -> Judge:
+    """An endpoint that is asked, of a question, whether it has one definite answer; `wrong` means that it has none.
+
+    Raises:
+        OptionError: not an endpoint.
+    """
+    from visionthink.rewards.llm.judge import LLMJudge
+    from visionthink.rewards.llm.preset import preset
+
+    judge = read_judge(spec)
+    if not isinstance(judge, LLMJudge):
+        raise OptionError(f"definite {spec!r}: needs one language model, as URL#MODEL or a .toml file")
+    return LLMJudge(judge.endpoint, preset("definite"), judge.cache, sampling=judge.sampling, price=judge.price)
+
+
 def _judges(part: str) -> list[Judge]:
     if part in ("rules", "exact"):
         return [RulesJudge(closed=part == "exact")]

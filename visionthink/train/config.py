@@ -73,6 +73,10 @@ class TrainConfig:
     """Optimiser updates over which the learning rate rises."""
     data: str = ""
     """What to train on instead of the recipe's own data: a file, a folder of `datasets.save_to_disk`, or a hub id."""
+    columns: str = ""
+    """Names of the columns of `data` where they are others, as question=q,image=picture,answer=label."""
+    image_root: str = ""
+    """Folder that the images of `data` lie in; empty takes the one of the table."""
     shuffle: bool = True
     """Whether examples come in random order; data that is balanced step by step must keep its own."""
     max_image_tokens: int = 0

@@ -20,15 +20,16 @@ _READING = "2"
 
 @dataclass(frozen=True)
 class Preset:
-    """A prompt and a parser. `user` holds {question}, {ground_truth} and {prediction}."""
+    """A prompt and a parser. `user` holds {question}, {ground_truth} and, where an answer is judged, {prediction}."""
 
     name: str
     system: str
     user: str
     parser: str = "score"
+    places: tuple[str, ...] = _PLACES
 
     def __post_init__(self) -> None:
-        for place in _PLACES:
+        for place in self.places:
             if self.user.count(place) != 1:
                 raise OptionError(f"judge prompt {self.name}: needs {place} once, it has it {self.user.count(place)} times")
         if self.parser not in PARSERS:
@@ -55,7 +56,8 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """`paper` (Table 3 of arXiv 2507.13348), `verifier` ([[YES]] or [[NO]]), or a file with a template of one's own.
+    """`paper` (Table 3 of arXiv 2507.13348), `verifier` ([[YES]] or [[NO]]), or a file with a template of one's own. `definite`
+    asks of a question, not of an answer, whether it has one definite answer (App. B.5).
 
     Raises:
         OptionError: neither; or the template lacks a place.
@@ -65,6 +67,8 @@ def preset(name: str) -> Preset:
         return Preset(name, prompt("judge_system"), prompt("judge_user"))
     if name == "verifier":
         return Preset(name, "", prompt("judge_verifier_user"), parser="marks")
+    if name == "definite":
+        return Preset(name, "", prompt("judge_definite_user"), parser="marks", places=_PLACES[:2])
     path = Path(name)
     if not path.is_file():
         raise OptionError(f"judge prompt {name!r}: choose paper or verifier, or name a file")

@@ -1,0 +1,282 @@
+"""Curation: labels by counts, work that survives a kill, tables that train and evaluate as they are."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+from pyarrow import parquet
+from rich.console import Console
+
+from visionthink.cli import main
+from visionthink.data.curated import label_rows
+from visionthink.data.curation import Counted, shard_rows
+from visionthink.data.examples import parse_columns, read_examples
+from visionthink.data.labels import Thresholds, balanced
+from visionthink.errors import DataError, OptionError
+from visionthink.recipes.curate import CurateConfig, curate
+
+KILLS = int(os.environ.get("KILLS", 3))
+QUIET = Console(file=io.StringIO())
+
+
+@pytest.mark.parametrize(
+    "low, full, unscored, label",
+    [
+        (8, 8, 0, "low_suffices"),
+        (7, 8, 0, "drop"),
+        (2, 8, 0, "needs_full"),
+        (3, 8, 0, "drop"),
+        (0, 6, 0, "needs_full"),
+        (0, 5, 0, "drop"),
+        (8, 2, 0, "drop"),
+        (8, 8, 1, "drop"),
+        (0, 8, 1, "drop"),
+    ],
+)
+def test_labels(low, full, unscored, label):
+    assert Thresholds().label(low, full, unscored) == label
+
+
+def test_thresholds_are_free_within_reason():
+    assert Thresholds(16, 4).label(9, 13) == "needs_full"
+    assert Thresholds(8, 6, wrong=2).label(7, 7) == "low_suffices"
+    for bad in ({"rollouts": 0}, {"difference": 9}, {"difference": 0}, {"wrong": 6}):
+        with pytest.raises(OptionError):
+            Thresholds(**bad)
+
+
+def test_balanced_selection_does_not_depend_on_order():
+    labels = {"a": "needs_full", "b": "low_suffices", "c": "needs_full", "d": "low_suffices", "e": "low_suffices", "f": "drop"}
+    chosen = balanced(labels)
+    assert len(chosen) == 4 and {"a", "c"} < set(chosen) and "f" not in chosen
+    assert balanced(dict(reversed(labels.items()))) == chosen
+    assert len(balanced(labels, most=1)) == 2
+
+
+def test_every_row_has_one_shard():
+    shards = [shard_rows(1000, s, 7) for s in range(7)]
+    assert sorted(r for rows in shards for r in rows) == list(range(1000))
+    assert min(map(len, shards)) > 100
+    with pytest.raises(OptionError, match="shard 8/7"):
+        shard_rows(10, 7, 7)
+
+
+def config(out: Path, **changes) -> CurateConfig:
+    settings = {
+        "data": "mini",
+        "model": "tiny-base",
+        "judge": "exact",
+        "rollouts": 4,
+        "difference": 2,
+        "max_new_tokens": 8,
+        "limit": 12,
+    }
+    return CurateConfig(out=out, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("curation") / "whole"
+    return out, curate(config(out, workers=3), QUIET)
+
+
+def test_what_is_written(whole):
+    out, summary = whole
+    assert summary["looked_at"] == 12 == sum(summary[k] for k in ("low_suffices", "needs_full", "drop", "rejected"))
+    counts = parquet.read_table(out / "counts.parquet").to_pylist()
+    assert [c["row"] for c in counts] == list(range(12))
+    assert all(0 <= c["correct_low"] <= 4 and 0 <= c["correct_full"] <= 4 for c in counts)
+    assert sum(map(sum, summary["correct_low_by_correct_full"])) == 12
+    lines = [json.loads(line) for p in (out / "rollouts").iterdir() for line in p.read_text().splitlines()]
+    assert sorted(line["row"] for line in lines) == list(range(12))
+    assert all(len(line["transcripts"]) == 8 for line in lines)
+    assert all(t["levels"] == [0.25] for line in lines for t in line["transcripts"][:4])
+    page = (out / "report.html").read_text()
+    assert "needs the full view" in page and "http" not in page.replace("https://", "", 0).split("<h2>")[0]
+
+
+def test_a_second_run_does_nothing_and_labels_may_change(whole, tmp_path):
+    out, summary = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    before = (copy / "curated.parquet").read_bytes()
+    assert curate(config(copy, workers=3), QUIET)["needs_full"] == summary["needs_full"]
+    assert (copy / "curated.parquet").read_bytes() == before
+    curate(config(copy, difference=4), QUIET)  # labels are made from counts: no rollout is repeated
+    with pytest.raises(OptionError, match="rollouts was 4 there and is 8 now"):
+        curate(config(copy, rollouts=8), QUIET)
+
+
+def test_killed_at_any_moment_the_result_is_the_same(whole, tmp_path):
+    """KILLS=30 for the whole measurement."""
+    out = tmp_path / "killed"
+    command = [
+        sys.executable,
+        "-m",
+        "visionthink",
+        "curate",
+        "mini",
+        "--model",
+        "tiny-base",
+        "--judge",
+        "exact",
+        "--rollouts",
+        "4",
+    ]
+    command += ["--difference", "2", "--max-new-tokens", "8", "--limit", "12", "--workers", "3", "--out", str(out)]
+    draw = random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(draw.uniform(0.5, 12))
+        if draw.random() < 0.5:
+            os.killpg(process.pid, signal.SIGKILL)  # workers and all
+        else:
+            process.kill()  # workers notice, and stop
+        process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    for name in ("curated.parquet", "counts.parquet", "rejects.jsonl"):
+        assert (out / name).read_bytes() == (whole[0] / name).read_bytes(), name
+
+
+def test_machines_share_the_work(whole, tmp_path):
+    out = tmp_path / "machines"
+    summary = curate(config(out, shard="1/2"), QUIET)
+    assert 0 < summary["looked_at"] < 12 and not (out / "curated.parquet").exists()
+    curate(config(out, shard="2/2"), QUIET)
+    assert parquet.read_table(out / "counts.parquet").num_rows == 12
+
+
+def png(side: int, grey: int = 90) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (grey, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_bad_rows_are_written_down_and_counted(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(112))
+    (tmp_path / "small.png").write_bytes(png(28))
+    (tmp_path / "text.png").write_text("no image")
+    good = {"question": "What colour?", "answer": "red", "image": "a.png"}
+    bad = [
+        {"question": "What?", "answer": "red"},
+        good | {"image": "missing.png"},
+        good | {"image": "text.png"},
+        good | {"image": "../../etc/passwd"},
+        good | {"image": "https://example.com/a.png"},
+        good | {"answer": None},
+        good | {"answer": {"text": "red"}},
+        good | {"question": 3},
+        good | {"image": "small.png"},
+        good,  # a second time
+    ]
+    lines = [json.dumps(row).encode() for row in (good, *bad)] + [b"oops", b'{"question": "\xff"}']
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    summary = curate(config(tmp_path / "out", data=str(tmp_path / "rows.jsonl"), limit=0), QUIET)
+    assert (summary["rows"], summary["rejected"]) == (13, 12)
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [r["row"] for r in rejects] == list(range(1, 13))
+    expected = [
+        "no image in column image",
+        "missing.png",
+        "not an image file",
+        "lies outside of",
+        "the image is an address",
+        "no answer in column answer",
+        "the answer is nested",
+        "the question is int, not text",
+        "the image is too small",
+        "the same as row 0",
+        "not a JSON object",
+        "not UTF-8 text",
+    ]
+    for reject, text in zip(rejects, expected, strict=True):
+        assert text in reject["reason"] and reject["file"].endswith("rows.jsonl"), (reject, text)
+    with pytest.raises(DataError, match=r"row 1: .*no image in column image"):
+        curate(config(tmp_path / "out", data=str(tmp_path / "rows.jsonl"), limit=0, strict=True), QUIET)
+
+
+def test_images_of_the_validation_set_are_left_out(tmp_path):
+    for name, grey in (("a", 90), ("b", 91)):
+        (tmp_path / f"{name}.png").write_bytes(png(112, grey))
+    Image.open(tmp_path / "b.png").save(tmp_path / "b.bmp")  # the same pixels in another file
+    rows = [{"question": f"{n}?", "answer": "red", "image": f"{n}.png"} for n in "ab"]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "val.jsonl").write_text(json.dumps({"question": "other", "answer": "x", "image": "b.bmp"}))
+    settings = {"data": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "val.jsonl"), "limit": 0}
+    curate(config(tmp_path / "out", **settings), QUIET)
+    [reject] = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert reject["row"] == 1 and reject["reason"] == "its image is that of row 0 of the validation set"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder"])
+def test_the_released_schema_is_curated_trained_on_and_evaluated(tmp_path, kind, whole):
+    """No conversion: what curation writes is what training reads, and both read the released schema."""
+    rows = datasets.Dataset.from_list(
+        [
+            {
+                "problem": f"<image>{e.question}",
+                "images": [{"bytes": e.image if isinstance(e.image, bytes) else as_png(e.image), "path": None}],
+                "original_answer": e.answer,
+                "doc_id": i,
+                "data_source": "open_source",
+                "info": {"use_tool": e.need == "hard"},
+            }
+            for i, e in enumerate(mini(12))
+        ]
+    )
+    source = tmp_path / ("rows.parquet" if kind == "parquet" else "rows")
+    rows.to_parquet(source) if kind == "parquet" else rows.save_to_disk(source)
+    summary = curate(config(tmp_path / "out", data=str(source), limit=0), QUIET)
+    assert summary["looked_at"] == 12 and summary["agreement"] is not None and summary["selected"] > 0
+    curated = tmp_path / "out" / "curated.parquet"
+    table = read_examples(str(curated))
+    assert {e.need for e in table.values()} == {"easy", "hard"}
+    assert main(["train", "tiny", "--data", str(source), "--dry-run", "--out", str(tmp_path / "t1")]) == 0
+    assert main(["train", "tiny", "--data", str(curated), "--dry-run", "--out", str(tmp_path / "t2")]) == 0
+    assert main(["eval", str(source), "--model", "tiny", "--out", str(tmp_path / "e"), "--max-new-tokens", "8"]) == 0
+    assert json.loads((tmp_path / "e" / "summary.json").read_text())["n"] == 12
+
+
+def mini(n: int):
+    from visionthink.recipes import suite
+
+    return suite("mini", n)
+
+
+def as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_columns_by_name():
+    assert parse_columns("question=q, answer=json.a") == {"question": "q", "answer": "json.a"}
+    for bad in ("query=q", "question", "question="):
+        with pytest.raises(OptionError, match="columns"):
+            parse_columns(bad)
+
+
+def test_labels_of_rows_with_the_same_content(tmp_path):
+    folder = tmp_path / "counts"
+    folder.mkdir()
+    records = [Counted(0, "x", "i", 0, 8), Counted(1, "x", "i", 0, 8), Counted(2, "y", "j", 8, 8), Counted(3, rejected="bad")]
+    (folder / "0001-of-0001.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in records) + '{"row": 4, "id"')
+    rows = label_rows(tmp_path, Thresholds())
+    assert [(r.label, r.selected, r.reason) for r in rows] == [
+        ("needs_full", True, ""),
+        (None, False, "the same as row 0"),
+        ("low_suffices", True, ""),
+        (None, False, "bad"),
+    ]

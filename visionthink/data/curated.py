@@ -1,0 +1,216 @@
+"""Counts to a data set: labels, a balanced selection, tables, and what was left out and why."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionthink.data.curation import Counted, counted
+from visionthink.data.identity import image_digest
+from visionthink.data.labels import Label, Thresholds, balanced
+from visionthink.errors import DataError, InputError
+from visionthink.images import open_image
+from visionthink.types import Example
+
+_AT_ONCE = 64
+"""Examples in memory while a table is written."""
+
+
+@dataclass(frozen=True)
+class Curated:
+    """One example with its counts and label. `reason` says why it is not used: rejected, dropped, or not drawn."""
+
+    counts: Counted
+    label: Label | None
+    selected: bool
+    reason: str
+
+
+def label_rows(
+    out: Path, thresholds: Thresholds, *, most: int = 0, validation: Mapping[str, Example] | None = None
+) -> list[Curated]:
+    """What became of every row that was looked at, in the order of the rows.
+
+    A row that holds the same question, answer and image as an earlier one is left out, and so is one whose image is in the
+    `validation` set.
+    """
+    records = sorted(counted(out), key=lambda r: r.row)
+    held_out = _digests(validation) if validation is not None else {}
+    first: dict[str, int] = {}
+    reasons: dict[int, str] = {}
+    labels: dict[str, Label] = {}
+    for r in records:
+        if r.rejected:
+            reasons[r.row] = r.rejected
+        elif r.image in held_out:
+            reasons[r.row] = f"its image is that of row {held_out[r.image]} of the validation set"
+        elif r.id in first:
+            reasons[r.row] = f"the same as row {first[r.id]}"
+        else:
+            first[r.id] = r.row
+            labels[r.id] = thresholds.label(r.correct_low, r.correct_full, r.unscored)
+    selected = set(balanced(labels, most))
+    result = []
+    for r in records:
+        if r.row in reasons:
+            result.append(Curated(r, None, False, reasons[r.row]))
+            continue
+        label = labels[r.id]
+        drop = f"{r.unscored} answers could not be judged" if r.unscored else "neither"
+        why = "" if r.id in selected else drop if label == "drop" else "not drawn"
+        result.append(Curated(r, label, r.id in selected, why))
+    return result
+
+
+def _digests(examples: Mapping[str, Example]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in examples:
+        try:
+            found.setdefault(image_digest(open_image(examples[key].image, name=f"validation row {key}").image), key)
+        except InputError:
+            continue  # an image that cannot be read is not in another set
+    return found
+
+
+def write_tables(out: Path, rows: Sequence[Curated], examples: Mapping[str, Example]) -> None:
+    """`counts.parquet` with every row, `curated.parquet` with the selected ones in the schema of the released sets, images and
+    all, and `rejects.jsonl` with file, row and reason."""
+    import pyarrow
+    from pyarrow import parquet
+
+    name = getattr(examples, "name", "data")
+    table = pyarrow.Table.from_pylist([_count_row(c) for c in rows], schema=_counts_schema(pyarrow))
+    _replace(out / "counts.parquet", lambda path: parquet.write_table(table, path))
+    keys = list(examples)
+    chosen = [c for c in rows if c.selected]
+
+    def write(path: Path) -> None:
+        with parquet.ParquetWriter(path, _curated_schema(pyarrow)) as writer:
+            for batch in _batches(chosen):
+                records = [_curated_row(c, examples[keys[c.counts.row]]) for c in batch]
+                writer.write_table(pyarrow.Table.from_pylist(records, schema=_curated_schema(pyarrow)))
+
+    _replace(out / "curated.parquet", write)
+    rejects = [{"file": name, "row": c.counts.row, "reason": c.reason} for c in rows if c.label is None]
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects)
+    _replace(out / "rejects.jsonl", lambda path: path.write_text(text, "utf-8", "surrogateescape"))
+
+
+def _counts_schema(pa: Any) -> Any:
+    names = ("row", "correct_low", "correct_full", "unscored")
+    texts = ("id", "label", "reason")
+    return pa.schema([*((n, pa.int64()) for n in names), *((n, pa.string()) for n in texts), ("selected", pa.bool_())])
+
+
+def _curated_schema(pa: Any) -> Any:
+    image = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    info = pa.struct([("use_tool", pa.bool_())])
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("problem", pa.string()),
+            ("images", image),
+            ("original_answer", pa.string()),
+            ("aliases", pa.list_(pa.string())),
+            ("data_source", pa.string()),
+            ("info", info),
+            ("correct_low", pa.int64()),
+            ("correct_full", pa.int64()),
+            ("row", pa.int64()),
+        ]
+    )
+
+
+def _count_row(c: Curated) -> dict[str, Any]:
+    r = c.counts
+    numbers = {"row": r.row, "correct_low": r.correct_low, "correct_full": r.correct_full, "unscored": r.unscored}
+    return numbers | {"id": r.id, "label": c.label or "rejected", "reason": c.reason, "selected": c.selected}
+
+
+def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
+    return {
+        "id": c.counts.id,
+        "problem": example.question if "<image>" in example.question else f"<image>{example.question}",
+        "images": [{"bytes": _bytes(example), "path": None}],
+        "original_answer": example.answer,
+        "aliases": list(example.aliases),
+        "data_source": example.family,
+        "info": {"use_tool": c.label == "needs_full"},
+        "correct_low": c.counts.correct_low,
+        "correct_full": c.counts.correct_full,
+        "row": c.counts.row,
+    }
+
+
+def _bytes(example: Example) -> bytes:
+    if isinstance(example.image, bytes):
+        return example.image
+    if isinstance(example.image, (str, os.PathLike)):
+        return Path(example.image).read_bytes()
+    buffer = io.BytesIO()
+    example.image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _batches(rows: Sequence[Curated]) -> Iterator[Sequence[Curated]]:
+    for begin in range(0, len(rows), _AT_ONCE):
+        yield rows[begin : begin + _AT_ONCE]
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    write(partial)
+    partial.replace(path)
+
+
+def summarise(rows: Sequence[Curated], examples: Mapping[str, Example], thresholds: Thresholds) -> dict[str, Any]:
+    """Counts by label and family, the distribution of correct answers, cost, and agreement where the need is known."""
+    keys = list(examples)
+    labels = Counter(c.label or "rejected" for c in rows)
+    scored = [c for c in rows if c.label is not None]
+    seconds = sum(c.counts.seconds for c in scored)
+    grid = [[0] * (thresholds.rollouts + 1) for _ in range(thresholds.rollouts + 1)]
+    for c in scored:
+        grid[c.counts.correct_low][c.counts.correct_full] += 1
+    known = [(c.label, examples[keys[c.counts.row]].need) for c in scored]
+    known = [(label, need) for label, need in known if need is not None]
+    return {
+        "rows": len(examples),
+        "looked_at": len(rows),
+        **{name: labels[name] for name in ("low_suffices", "needs_full", "drop", "rejected")},
+        "selected": sum(c.selected for c in rows),
+        "unscored_answers": sum(c.counts.unscored for c in scored),
+        "thresholds": vars(thresholds),
+        "correct_low_by_correct_full": grid,
+        "worker_seconds": round(seconds, 1),
+        "worker_seconds_per_example": round(seconds / len(scored), 3) if scored else None,
+        "agreement": _agreement(known) if known else None,
+    }
+
+
+def _agreement(known: Sequence[tuple[Label | None, str | None]]) -> dict[str, float | None]:
+    """Precision and recall of `needs_full` against the known need; recall also among those that were not dropped."""
+    named = sum(label == "needs_full" for label, _ in known)
+    right = sum(label == "needs_full" and need == "hard" for label, need in known)
+    hard = sum(need == "hard" for _, need in known)
+    kept = sum(need == "hard" and label != "drop" for label, need in known)
+    return {
+        "precision": right / named if named else None,
+        "recall": right / hard if hard else None,
+        "recall_of_kept": right / kept if kept else None,
+    }
+
+
+def need_all(rows: Sequence[Curated], examples: Mapping[str, Example], *, strict: bool) -> None:
+    """Raises where rows are missing, or, with `strict`, where one was rejected."""
+    if len(rows) < len(examples):
+        raise DataError(f"{len(examples) - len(rows)} of {len(examples)} rows are not done yet")
+    if strict and (bad := next((c for c in rows if c.label is None), None)):
+        raise DataError(f"row {bad.counts.row}: {bad.reason}")

@@ -1,0 +1,233 @@
+"""Data curation (Sec. 3.5 of arXiv 2507.13348): rollouts of every example at two resolutions, judged, counted, labelled.
+
+Work is split by rows over shards: processes, machines or both, on one folder. An example that is finished is written down at
+once, in two files of its shard: `rollouts/` holds the transcripts, `counts/` one line for each example, written after them. What
+is interrupted is done again, with the same seeds: sampling follows from the run's seed and the example alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from visionthink.data.identity import content_id, image_digest
+from visionthink.data.labels import Thresholds
+from visionthink.episode import Policy, run_batch
+from visionthink.errors import DataError, InputError, OptionError, StorageError
+from visionthink.images import open_image
+from visionthink.model import Model
+from visionthink.resolution import ResolutionLadder
+from visionthink.rewards.judge import Answer, Judge, judge_transcripts
+from visionthink.types import Example, Transcript
+
+if TYPE_CHECKING:
+    from visionthink.policies.render import Renderer
+
+WAIT = 60
+"""Seconds to wait for a shard that another process has not let go of yet."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is known of one row. `rejected` says why it has no counts."""
+
+    row: int
+    id: str = ""
+    image: str = ""
+    """Digest of its pixels."""
+    correct_low: int = 0
+    correct_full: int = 0
+    unscored: int = 0
+    seconds: float = 0.0
+    rejected: str = ""
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A policy whose sampling can begin anew, and whose prompts can be counted."""
+
+    @property
+    def renderer(self) -> Renderer: ...
+
+    def seeded(self, seed: int) -> Policy: ...
+
+
+@dataclass(frozen=True)
+class Curator:
+    """Makes the rollouts of an example and counts the right ones.
+
+    `definite` is asked whether a question has one definite answer (App. B.5); those without are left out. `max_tokens` limits the
+    prompt with both views together; 0 does not.
+    """
+
+    model: Model
+    judge: Judge
+    thresholds: Thresholds
+    seed: int = 0
+    max_tokens: int = 0
+    definite: Judge | None = None
+
+    def count(self, row: int, example: Example) -> tuple[Counted, list[Transcript]]:
+        """Counts and transcripts, low ones first.
+
+        Raises:
+            InputError: the example cannot be used; the message says why.
+        """
+        started = time.perf_counter()
+        opened = open_image(example.image, name=f"row {row}", max_pixels=self.model.max_image_pixels)
+        digest = image_digest(opened.image)
+        example = replace(example, id=content_id(example, digest), image=opened.image)
+        low, full = (ResolutionLadder((level,)) for level in (self.model.ladder.levels[0], self.model.ladder.levels[-1]))
+        if len(self.model.episode(example).levels) < 2:
+            raise DataError("the image is too small: the low view costs as much as the full one")
+        self._check_length(example, low, full)
+        self._check_definite(example)
+        n = self.thresholds.rollouts
+        episodes = [self.model.episode(example, ladder) for ladder in (low, full) for _ in range(n)]
+        policy: Policy = self.model.policy
+        if isinstance(policy, Sampling):  # sampling must not depend on what was sampled before
+            policy = policy.seeded(int(hashlib.sha256(f"{self.seed} {example.id}".encode()).hexdigest()[:8], 16))
+        transcripts = run_batch(episodes, policy)
+        verdicts = [v.verdict for v in judge_transcripts(self.judge, transcripts)]
+        counted = Counted(
+            row,
+            example.id,
+            digest,
+            verdicts[:n].count("correct"),
+            verdicts[n:].count("correct"),
+            verdicts.count("unscored"),
+            round(time.perf_counter() - started, 3),
+        )
+        return counted, transcripts
+
+    def _check_length(self, example: Example, low: ResolutionLadder, full: ResolutionLadder) -> None:
+        if not self.max_tokens or not isinstance(self.model.policy, Sampling):
+            return
+        shortest, longest = (self.model.episode(example, ladder) for ladder in (low, full))
+        prompt = self.model.policy.renderer.prompt_ids(longest.opening())
+        tokens = len(prompt) + shortest.view(low.levels[0]).visual_tokens
+        if tokens > self.max_tokens:
+            raise DataError(f"takes {tokens} tokens with both views; {self.max_tokens} are allowed")
+
+    def _check_definite(self, example: Example) -> None:
+        if self.definite is None:
+            return
+        reference = example.answer or ""
+        [verdict] = self.definite.compare([Answer(example.question, reference, (reference, *example.aliases))])
+        if verdict.verdict == "wrong":
+            raise DataError("the question has no definite answer")
+
+
+def shard_rows(count: int, shard: int, shards: int) -> list[int]:
+    """Rows of a shard, from 0. They are drawn by hash: neighbours, which are often alike, are spread."""
+    if not 0 <= shard < shards:
+        raise OptionError(f"shard {shard + 1}/{shards}: must be from 1 to {shards}")
+    return [row for row in range(count) if int(hashlib.sha256(str(row).encode()).hexdigest()[:8], 16) % shards == shard]
+
+
+def count_shard(
+    out: Path, examples: Mapping[str, Example], curator: Curator, shard: int, shards: int, *, parent: int = 0
+) -> None:
+    """Do what is left of a shard. With `parent`, stop when that process is gone.
+
+    Raises:
+        StorageError: another process works on this shard, or the disk is full.
+    """
+    rows = shard_rows(len(examples), shard, shards)
+    keys = list(examples)
+    name = f"{shard + 1:04}-of-{shards:04}.jsonl"
+    with _own(out / "rollouts" / name) as rollouts, _own(out / "counts" / name) as counts:
+        done = {record.row for record in counted(out)}
+        for row in rows:
+            if parent and os.getppid() != parent:
+                return
+            if row in done:
+                continue
+            transcripts: list[Transcript] = []
+            try:
+                record, transcripts = curator.count(row, examples[keys[row]])
+            except InputError as error:
+                record = Counted(row, rejected=str(error))
+            if transcripts:
+                _append(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
+            _append(counts, asdict(record))
+
+
+def counted(out: Path) -> Iterator[Counted]:
+    """All that is written down, of every shard; each row once.
+
+    Raises:
+        DataError: a file holds something else.
+    """
+    seen: set[int] = set()
+    for path in sorted((out / "counts").glob("*.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
+                continue  # being written, or cut off
+            try:
+                record = Counted(**json.loads(line))
+            except (ValueError, TypeError):
+                raise DataError(f"{path}, line {number}: not a line of counts") from None
+            if record.row not in seen:
+                seen.add(record.row)
+                yield record
+
+
+def transcripts_of(out: Path, rows: set[int]) -> dict[int, list[dict[str, Any]]]:
+    """Transcripts of some rows, as they were written last."""
+    found = {}
+    for path in sorted((out / "rollouts").glob("*.jsonl")):
+        with path.open("rb") as file:
+            for line in file:
+                # the row stands first: other lines, which are long, need not be read
+                if line.endswith(b"\n") and int(line[8 : line.index(b",")]) in rows:
+                    record = json.loads(line)
+                    found[record["row"]] = record["transcripts"]
+    return found
+
+
+@contextlib.contextmanager
+def _own(path: Path) -> Iterator[IO[bytes]]:
+    """A file to append to that no other process appends to; a torn last line is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise StorageError(f"{path}: another process works on this shard") from None
+                time.sleep(0.2)
+        file.truncate(_whole_lines(file))
+        yield file
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - 65536)
+        file.seek(begin)
+        if newline := file.read(end - begin).rfind(b"\n") + 1:
+            return begin + newline
+        end = begin
+    return 0
+
+
+def _append(file: IO[bytes], record: Mapping[str, Any]) -> None:
+    try:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{file.name}: cannot be written ({error.strerror}); finished examples are kept") from None

@@ -1,0 +1,21 @@
+"""Which examples are the same: hashes of what they hold, not of where they stand."""
+
+from __future__ import annotations
+
+import hashlib
+
+from PIL import Image
+
+from visionthink.types import Example
+
+
+def image_digest(image: Image.Image) -> str:
+    """Of the pixels of an upright RGB image; another file format or other metadata do not change it."""
+    return hashlib.sha256(f"{image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()[:32]
+
+
+def content_id(example: Example, image: str) -> str:
+    """Of question, reference answer and the digest of the image."""
+    return hashlib.sha256(
+        "\0".join((example.question, example.answer or "", image)).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""Curation from beginning to end: open, spread over processes, wait, merge, report."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from visionthink.data.curated import label_rows, need_all, summarise, write_tables
+from visionthink.data.curation import Curator, count_shard, counted, shard_rows
+from visionthink.data.curation_report import curation_page
+from visionthink.data.examples import read_examples
+from visionthink.data.labels import Thresholds
+from visionthink.errors import DataError, OptionError, VisionThinkError
+from visionthink.resolution import ResolutionLadder
+from visionthink.types import Example
+
+
+@dataclass(frozen=True)
+class CurateConfig:
+    """One curation. The fields that a rollout depends on are stored with it; another run into the same folder must agree."""
+
+    data: str
+    """A file or folder of examples, a hub id, or `mini`, the generated suite."""
+    model: str
+    out: Path
+    judge: str = "rules"
+    ladder: str = "0.25,1"
+    rollouts: int = 8
+    difference: int = 6
+    wrong: int = 0
+    select: int = 0
+    """Examples per label at most; 0 takes as many as both have."""
+    temperature: float = 1.0
+    max_new_tokens: int = 1024
+    max_tokens: int = 0
+    definite: str = ""
+    """An endpoint that is asked whether a question has one definite answer."""
+    validation: str = ""
+    """A data set whose images must not be in this one."""
+    columns: str = ""
+    image_root: str = ""
+    seed: int = 0
+    limit: int = 0
+    workers: int = 1
+    shard: str = ""
+    """Part of the work for this machine, as 2/8."""
+    strict: bool = False
+
+    @property
+    def thresholds(self) -> Thresholds:
+        return Thresholds(self.rollouts, self.difference, self.wrong)
+
+    def shards(self) -> tuple[list[int], int]:
+        """(shards of this machine from 0, shards of all).
+
+        Raises:
+            OptionError: not of the form 2/8, or no workers.
+        """
+        if self.workers < 1:
+            raise OptionError(f"--workers {self.workers}: must be at least 1")
+        mine, slash, all_ = (self.shard or "1/1").partition("/")
+        if not slash or not mine.isdecimal() or not all_.isdecimal() or not 1 <= int(mine) <= int(all_):
+            raise OptionError(f"--shard {self.shard}: expected a part such as 2/8")
+        machine, machines = int(mine) - 1, int(all_)
+        return [machine * self.workers + w for w in range(self.workers)], machines * self.workers
+
+
+_ROLLOUT_FIELDS = (
+    "data", "model", "judge", "ladder", "rollouts", "temperature", "max_new_tokens", "max_tokens", "definite", "columns",
+    "image_root", "seed", "limit",
+)  # fmt: skip
+
+
+def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
+    """Make the rollouts that are missing; when all are there, label, select and write. Returns the summary.
+
+    Raises:
+        OptionError: settings that cannot be, or that differ from the folder's.
+        DataError: no row can be used, or, with `strict`, one cannot.
+    """
+    _ = config.thresholds, config.shards()
+    if len(ResolutionLadder.parse(config.ladder).levels) < 2:
+        raise OptionError(f"--ladder {config.ladder}: needs two levels to compare")
+    examples = _examples(config.data, config)
+    _same_settings(config)
+    started = time.perf_counter()
+    _run_workers(config, len(examples), console)
+    rows = label_rows(
+        config.out,
+        config.thresholds,
+        most=config.select,
+        validation=_examples(config.validation, config) if config.validation else None,
+    )
+    if len(rows) < len(examples):
+        console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
+        return summarise(rows, examples, config.thresholds)
+    need_all(rows, examples, strict=config.strict)
+    if all(c.label is None for c in rows):
+        raise DataError(f"{config.data}: no row can be used; the first: {rows[0].reason}")
+    write_tables(config.out, rows, examples)
+    summary = summarise(rows, examples, config.thresholds) | {"seconds": round(time.perf_counter() - started, 1)}
+    (config.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+    (config.out / "report.html").write_text(curation_page(config.out, rows, examples, summary), "utf-8")
+    return summary
+
+
+def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
+    if data == "mini":
+        from visionthink.recipes import suite
+
+        return {e.id: e for e in suite("mini", config.limit or None)}
+    table = read_examples(data, columns=config.columns, image_root=config.image_root)
+    return table.first(config.limit) if config.limit else table
+
+
+def _same_settings(config: CurateConfig) -> None:
+    stored = config.out / "config.json"
+    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
+    if stored.is_file():
+        try:
+            before = json.loads(stored.read_text("utf-8"))
+        except ValueError:
+            raise OptionError(f"--out {config.out}: config.json is damaged") from None
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise OptionError(f"--out {config.out}: {name} was {before.get(name)!r} there and is {value!r} now")
+        return
+    if config.out.exists() and any(config.out.iterdir()):
+        raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
+    config.out.mkdir(parents=True, exist_ok=True)
+    partial = stored.with_suffix(".partial")
+    partial.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
+    partial.replace(stored)
+
+
+def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
+    """One process for each shard of this machine, and a bar over what all of them have written down."""
+    shards, of = config.shards()
+    mine = {row for shard in shards for row in shard_rows(total, shard, of)}
+    done = {c.row for c in counted(config.out)}
+    if mine <= done:
+        return
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    processes = [context.Process(target=_work, args=(config, shard, of, os.getpid(), errors), daemon=True) for shard in shards]
+    for process in processes:
+        process.start()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("examples", total=len(mine), completed=len(mine & done))
+        while any(p.is_alive() for p in processes):
+            time.sleep(0.5)
+            progress.update(task, completed=len(mine & {c.row for c in counted(config.out)}))
+            if not errors.empty():
+                for process in processes:
+                    process.terminate()
+                raise errors.get()
+        progress.update(task, completed=len(mine & {c.row for c in counted(config.out)}))
+    for process in processes:
+        process.join()
+    if not errors.empty():
+        raise errors.get()
+    if bad := next((p for p in processes if p.exitcode), None):
+        raise DataError(f"a worker ended with status {bad.exitcode}; run the command again to go on")
+
+
+def _work(config: CurateConfig, shard: int, shards: int, parent: int, errors: Any) -> None:
+    """A worker process."""
+    try:
+        import torch
+
+        from visionthink.model import load
+        from visionthink.rewards.spec import read_definite, read_judge
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+        model = load(
+            config.model,
+            ladder=ResolutionLadder.parse(config.ladder),
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=2 * config.rollouts,
+        )
+        definite = read_definite(config.definite) if config.definite else None
+        curator = Curator(model, read_judge(config.judge), config.thresholds, config.seed, config.max_tokens, definite)
+        count_shard(config.out, _examples(config.data, config), curator, shard, shards, parent=parent)
+    except VisionThinkError as error:
+        errors.put(error)
+        sys.exit(1)
