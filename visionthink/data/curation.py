@@ -51,7 +51,7 @@ class Counted:
 
 
 @runtime_checkable
-class Sampling(Protocol):
+class Reseedable(Protocol):
     """A policy whose sampling can begin anew, and whose prompts can be counted."""
 
     @property
@@ -93,7 +93,7 @@ class Curator:
         n = self.thresholds.rollouts
         episodes = [self.model.episode(example, ladder) for ladder in (low, full) for _ in range(n)]
         policy: Policy = self.model.policy
-        if isinstance(policy, Sampling):  # sampling must not depend on what was sampled before
+        if isinstance(policy, Reseedable):  # sampling must not depend on what was sampled before
             policy = policy.seeded(int(hashlib.sha256(f"{self.seed} {example.id}".encode()).hexdigest()[:8], 16))
         transcripts = run_batch(episodes, policy)
         verdicts = [v.verdict for v in judge_transcripts(self.judge, transcripts)]
@@ -109,7 +109,7 @@ class Curator:
         return counted, transcripts
 
     def _check_length(self, example: Example, low: ResolutionLadder, full: ResolutionLadder) -> None:
-        if not self.max_tokens or not isinstance(self.model.policy, Sampling):
+        if not self.max_tokens or not isinstance(self.model.policy, Reseedable):
             return
         shortest, longest = (self.model.episode(example, ladder) for ladder in (low, full))
         prompt = self.model.policy.renderer.prompt_ids(longest.opening())

@@ -19,6 +19,10 @@ _LETTER_AND_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([A-Ha-h])\)|([A-H
 _NAMED = re.compile(r"\b(?:option|choice|answer)\s+\(?([A-H])\b\)?|\(([A-H])\)")
 
 
+_LONGEST = 4000
+"""Characters of a question, from its end, that are searched for options."""
+
+
 @dataclass(frozen=True)
 class _Pick:
     letter: str | None
@@ -27,6 +31,7 @@ class _Pick:
 
 def options(question: str) -> dict[str, str]:
     """Letters and texts of the options a question lists, A first and without a gap; empty where there are fewer than two."""
+    question = question[-_LONGEST:]
     for pattern in (_OPTION_LINE, _OPTION_INLINE):
         found = [(letter.upper(), text.strip(" .,;")) for letter, text in pattern.findall(question)]
         if len(found) >= 2 and [letter for letter, _ in found] == [chr(ord("A") + i) for i in range(len(found))]:

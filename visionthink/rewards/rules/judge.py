@@ -44,8 +44,14 @@ _LONGEST_CLOSED = 5
 """Words of an answer that may be one of a closed vocabulary."""
 
 
+_LONGEST = 1000
+"""Characters of an answer or reference that rules look into; of longer ones only the whole text is compared."""
+
+
 def _decide(pair: Pair) -> tuple[Finding | None, str]:
     """What is said of what the answer comes down to, else of the whole."""
+    if max(len(pair.said), len(pair.wanted)) > _LONGEST:
+        return same_text(pair), "too long for rules"
     for part in inner_answers(pair.said):
         finding, name = _apply(Pair(part, pair.wanted, pair.question))
         if finding in ("same", "different"):
@@ -104,6 +110,8 @@ class RulesJudge:
 
     def _other(self, pair: Pair) -> bool:
         """Whether another text is another answer."""
+        if max(len(pair.said), len(pair.wanted)) > _LONGEST:
+            return False
         said, wanted = normalise(pair.said), normalise(pair.wanted)
         short = max(len(said.split()), len(wanted.split())) <= _LONGEST_CLOSED
         return self.closed and short and not contains(said, wanted) and not contains(wanted, said) and not hedged(said)

@@ -1,0 +1,63 @@
+"""The LLM judge against a server that is not ours: `transformers serve` with the tiny model.
+
+The tiny model knows nothing of judging, so its replies cannot be read: every answer must end as a counted, unscored one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from visionthink.policies.checkpoint import resolve
+from visionthink.rewards.judge import Answer
+from visionthink.rewards.llm.endpoint import Endpoint
+from visionthink.rewards.llm.judge import LLMJudge, Sampling
+from visionthink.rewards.llm.preset import preset
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Address of the server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "hub").mkdir()
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(resolve("tiny")), "--host", "127.0.0.1"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2)
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        assert process.poll() is None, "the server did not start"
+        yield f"{url}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_every_answer_ends_and_is_counted(served):
+    endpoint = Endpoint(served, model=str(resolve("tiny")), concurrency=4, timeout=60, deadline=120)
+    judge = LLMJudge(endpoint, preset("verifier"), sampling=Sampling(max_tokens=4))
+    found = judge.compare([Answer("Which animal is it?", f"dog {i}", ("cat",)) for i in range(6)])
+    usage = judge.usage()
+    assert [v.verdict for v in found] == ["unscored"] * 6
+    assert all(v.reason.startswith("reply cannot be read") for v in found), found[0]
+    assert usage["unscored"] == 6 and usage["requests"] == 18  # each asked three times, warmer every time
+    assert usage["completion_tokens"] > 0
