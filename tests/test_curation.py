@@ -20,7 +20,7 @@ from pyarrow import parquet
 from rich.console import Console
 
 from visionthink.cli import main
-from visionthink.data.curated import label_rows
+from visionthink.data.curated import label_rows, write_tables
 from visionthink.data.curation import Counted, shard_rows
 from visionthink.data.examples import parse_columns, read_examples
 from visionthink.data.labels import Thresholds, balanced
@@ -66,11 +66,19 @@ def test_balanced_selection_does_not_depend_on_order():
 
 
 def test_every_row_has_one_shard():
-    shards = [shard_rows(1000, s, 7) for s in range(7)]
+    shards = [shard_rows(range(1000), s, 7) for s in range(7)]
     assert sorted(r for rows in shards for r in rows) == list(range(1000))
     assert min(map(len, shards)) > 100
     with pytest.raises(OptionError, match="shard 8/7"):
-        shard_rows(10, 7, 7)
+        shard_rows(range(10), 7, 7)
+
+
+def test_machines_with_different_numbers_of_workers_leave_nothing_out(tmp_path):
+    one, two = config(tmp_path, shard="1/2", workers=4).parts(1000), config(tmp_path, shard="2/2", workers=2).parts(1000)
+    assert sorted(r for rows in (*one.values(), *two.values()) for r in rows) == list(range(1000))
+    for bad in ({"workers": 0}, {"shard": "3/2"}, {"shard": "x"}, {"limit": -1}, {"select": -1}, {"ladder": "1"}):
+        with pytest.raises(OptionError):
+            config(tmp_path, **bad)
 
 
 def config(out: Path, **changes) -> CurateConfig:
@@ -203,8 +211,21 @@ def test_bad_rows_are_written_down_and_counted(tmp_path):
     ]
     for reject, text in zip(rejects, expected, strict=True):
         assert text in reject["reason"] and reject["file"].endswith("rows.jsonl"), (reject, text)
-    with pytest.raises(DataError, match=r"row 1: .*no image in column image"):
-        curate(config(tmp_path / "out", data=str(tmp_path / "rows.jsonl"), limit=0, strict=True), QUIET)
+    with pytest.raises(DataError, match=r"no image in column image|missing\.png"):
+        curate(config(tmp_path / "strict", data=str(tmp_path / "rows.jsonl"), limit=0, strict=True), QUIET)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(good | {"question": f"{i}?"}) + "\n" for i in range(13)))
+    with pytest.raises(DataError, match="the data has changed since"):  # counts of other rows must not become their labels
+        relabel(tmp_path / "out", tmp_path / "rows.jsonl")
+
+
+def relabel(out: Path, data: Path) -> None:
+    counts = next((out / "counts").iterdir())
+    record = json.loads(counts.read_text().splitlines()[0])
+    hard = record | {"row": 0, "correct_low": 0, "correct_full": 4, "rejected": ""}
+    easy = record | {"row": 1, "id": "other", "correct_low": 4, "correct_full": 4, "rejected": ""}
+    counts.write_text("".join(json.dumps(r) + "\n" for r in (hard, easy)))
+    table = read_examples(str(data))
+    write_tables(out, label_rows(out, Thresholds(4, 2)), table)
 
 
 def test_images_of_the_validation_set_are_left_out(tmp_path):

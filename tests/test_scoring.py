@@ -63,7 +63,8 @@ def test_resume_asks_only_what_is_left(file, tmp_path):
     out.write_bytes(b"".join(lines[:3]) + lines[3][:10])  # killed in the middle of a line
     judge = Counting()
     assert score(read_answers(file), judge, out) == whole
-    assert judge.asked == 2 and out.read_bytes() == b"".join(lines)
+    assert judge.asked == 3  # the one that was unscored, too
+    assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(lines)
     with pytest.raises(DataError, match="holds verdicts of rules"):
         score(read_answers(file), RulesJudge(closed=True), out)
 

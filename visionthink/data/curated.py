@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.data.curation import Counted, counted
-from visionthink.data.identity import image_digest
+from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Label, Thresholds, balanced
 from visionthink.errors import DataError, InputError
 from visionthink.images import open_image
@@ -69,12 +69,17 @@ def label_rows(
 
 
 def _digests(examples: Mapping[str, Example]) -> dict[str, str]:
+    """Row of every image of a validation set, by digest.
+
+    Raises:
+        DataError: one cannot be read; whether it leaks would not be known.
+    """
     found: dict[str, str] = {}
     for key in examples:
         try:
-            found.setdefault(image_digest(open_image(examples[key].image, name=f"validation row {key}").image), key)
-        except InputError:
-            continue  # an image that cannot be read is not in another set
+            found.setdefault(image_digest(open_image(examples[key].image, name=f"row {key}").image), key)
+        except InputError as error:
+            raise DataError(f"--validation: {error}") from None
     return found
 
 
@@ -93,13 +98,25 @@ def write_tables(out: Path, rows: Sequence[Curated], examples: Mapping[str, Exam
     def write(path: Path) -> None:
         with parquet.ParquetWriter(path, _curated_schema(pyarrow)) as writer:
             for batch in _batches(chosen):
-                records = [_curated_row(c, examples[keys[c.counts.row]]) for c in batch]
+                records = [_curated_row(c, _unchanged(c, examples[keys[c.counts.row]])) for c in batch]
                 writer.write_table(pyarrow.Table.from_pylist(records, schema=_curated_schema(pyarrow)))
 
     _replace(out / "curated.parquet", write)
     rejects = [{"file": name, "row": c.counts.row, "reason": c.reason} for c in rows if c.label is None]
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects)
-    _replace(out / "rejects.jsonl", lambda path: path.write_text(text, "utf-8", "surrogateescape"))
+    _replace(out / "rejects.jsonl", lambda path: path.write_text(text, "utf-8", "backslashreplace"))
+
+
+def _unchanged(c: Curated, example: Example) -> Example:
+    """The example that was counted.
+
+    Raises:
+        DataError: another one stands in its row now.
+    """
+    image = image_digest(open_image(example.image, name=f"row {c.counts.row}").image)
+    if content_id(example, image) != c.counts.id:
+        raise DataError(f"row {c.counts.row}: is not the example that was counted; the data has changed since, use another --out")
+    return example
 
 
 def _counts_schema(pa: Any) -> Any:
@@ -172,15 +189,13 @@ def _replace(path: Path, write: Any) -> None:
 
 def summarise(rows: Sequence[Curated], examples: Mapping[str, Example], thresholds: Thresholds) -> dict[str, Any]:
     """Counts by label and family, the distribution of correct answers, cost, and agreement where the need is known."""
-    keys = list(examples)
     labels = Counter(c.label or "rejected" for c in rows)
     scored = [c for c in rows if c.label is not None]
     seconds = sum(c.counts.seconds for c in scored)
     grid = [[0] * (thresholds.rollouts + 1) for _ in range(thresholds.rollouts + 1)]
     for c in scored:
         grid[c.counts.correct_low][c.counts.correct_full] += 1
-    known = [(c.label, examples[keys[c.counts.row]].need) for c in scored]
-    known = [(label, need) for label, need in known if need is not None]
+    known = [(c.label, c.counts.need) for c in scored if c.counts.need is not None]
     return {
         "rows": len(examples),
         "looked_at": len(rows),
@@ -206,11 +221,3 @@ def _agreement(known: Sequence[tuple[Label | None, str | None]]) -> dict[str, fl
         "recall": right / hard if hard else None,
         "recall_of_kept": right / kept if kept else None,
     }
-
-
-def need_all(rows: Sequence[Curated], examples: Mapping[str, Example], *, strict: bool) -> None:
-    """Raises where rows are missing, or, with `strict`, where one was rejected."""
-    if len(rows) < len(examples):
-        raise DataError(f"{len(examples) - len(rows)} of {len(examples)} rows are not done yet")
-    if strict and (bad := next((c for c in rows if c.label is None), None)):
-        raise DataError(f"row {bad.counts.row}: {bad.reason}")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -46,6 +46,8 @@ class Counted:
     correct_low: int = 0
     correct_full: int = 0
     unscored: int = 0
+    need: str | None = None
+    """Where it is known."""
     seconds: float = 0.0
     rejected: str = ""
 
@@ -82,7 +84,8 @@ class Curator:
             InputError: the example cannot be used; the message says why.
         """
         started = time.perf_counter()
-        opened = open_image(example.image, name=f"row {row}", max_pixels=self.model.max_image_pixels)
+        path = f", {os.fspath(example.image)}" if isinstance(example.image, (str, os.PathLike)) else ""
+        opened = open_image(example.image, name=f"row {row}{path}", max_pixels=self.model.max_image_pixels)
         digest = image_digest(opened.image)
         example = replace(example, id=content_id(example, digest), image=opened.image)
         low, full = (ResolutionLadder((level,)) for level in (self.model.ladder.levels[0], self.model.ladder.levels[-1]))
@@ -104,6 +107,7 @@ class Curator:
             verdicts[:n].count("correct"),
             verdicts[n:].count("correct"),
             verdicts.count("unscored"),
+            example.need,
             round(time.perf_counter() - started, 3),
         )
         return counted, transcripts
@@ -122,28 +126,36 @@ class Curator:
             return
         reference = example.answer or ""
         [verdict] = self.definite.compare([Answer(example.question, reference, (reference, *example.aliases))])
-        if verdict.verdict == "wrong":
-            raise DataError("the question has no definite answer")
+        if verdict.verdict != "correct":
+            why = "has no definite answer" if verdict.verdict == "wrong" else f"could not be classified: {verdict.reason}"
+            raise DataError(f"the question {why}")
 
 
-def shard_rows(count: int, shard: int, shards: int) -> list[int]:
-    """Rows of a shard, from 0. They are drawn by hash: neighbours, which are often alike, are spread."""
+def shard_rows(rows: Sequence[int], shard: int, shards: int, salt: str = "") -> list[int]:
+    """Rows of a shard, from 0, drawn by hash: neighbours, which are often alike, are spread. Another `salt` draws others."""
     if not 0 <= shard < shards:
         raise OptionError(f"shard {shard + 1}/{shards}: must be from 1 to {shards}")
-    return [row for row in range(count) if int(hashlib.sha256(str(row).encode()).hexdigest()[:8], 16) % shards == shard]
+    return [row for row in rows if int(hashlib.sha256(f"{salt}{row}".encode()).hexdigest()[:8], 16) % shards == shard]
 
 
 def count_shard(
-    out: Path, examples: Mapping[str, Example], curator: Curator, shard: int, shards: int, *, parent: int = 0
+    out: Path,
+    examples: Mapping[str, Example],
+    curator: Curator,
+    rows: Sequence[int],
+    part: str,
+    *,
+    parent: int = 0,
+    strict: bool = False,
 ) -> None:
-    """Do what is left of a shard. With `parent`, stop when that process is gone.
+    """Do what is left of some rows. With `parent`, stop when that process is gone.
 
     Raises:
-        StorageError: another process works on this shard, or the disk is full.
+        StorageError: another process works on this part, or the disk is full.
+        InputError: with `strict`, a row cannot be used.
     """
-    rows = shard_rows(len(examples), shard, shards)
     keys = list(examples)
-    name = f"{shard + 1:04}-of-{shards:04}.jsonl"
+    name = f"{part}.jsonl"
     with _own(out / "rollouts" / name) as rollouts, _own(out / "counts" / name) as counts:
         done = {record.row for record in counted(out)}
         for row in rows:
@@ -155,6 +167,8 @@ def count_shard(
             try:
                 record, transcripts = curator.count(row, examples[keys[row]])
             except InputError as error:
+                if strict:
+                    raise
                 record = Counted(row, rejected=str(error))
             if transcripts:
                 _append(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})

@@ -89,6 +89,10 @@ class ExampleTable(Mapping[str, Example]):
         question = self._cell(row, "question", key)
         if not isinstance(question, str):
             raise DataError(f"{self.name}, row {key}: the question is {type(question).__name__}, not text")
+        family = row.get("data_source")
+        texts = [question, *map(str, answers), *([family] if isinstance(family, str) else [])]
+        if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+            raise DataError(f"{self.name}, row {key}: holds half of a UTF-16 pair, which is no text")
         return Example(
             id=key,
             question=question,
@@ -96,14 +100,14 @@ class ExampleTable(Mapping[str, Example]):
             answer=str(answers[0]),
             aliases=tuple(map(str, answers[1:])),
             need=_need(row),
-            family=row.get("data_source"),
+            family=None if family is None else str(family),
             metadata={name: row.get(name) for name in ("id", "doc_id") if row.get(name) is not None},
         )
 
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:
         for column in self._columns[part]:
             value = _reach(row, column)
-            if value not in (None, "", [], b""):
+            if value not in (None, "", [], [""], b"") and not (isinstance(value, str) and not value.strip()):
                 return value
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
 
@@ -126,7 +130,12 @@ class ExampleTable(Mapping[str, Example]):
         if "\0" in path:
             raise DataError(f"{self.name}, row {key}: the image's path holds a zero byte")
         full = self._root / path
-        if not full.resolve().is_relative_to(self._root.resolve()):
+        try:
+            inside = full.resolve().is_relative_to(self._root.resolve())
+            full.exists()
+        except (OSError, RuntimeError, ValueError):  # a name that is too long, a loop of links
+            raise DataError(f"{self.name}, row {key}: the image's path cannot be used: {path[:60]!r}") from None
+        if not inside:
             raise DataError(f"{self.name}, row {key}: the image {path} lies outside of {self._root}")
         return full
 
@@ -161,7 +170,7 @@ def _nested(rows: Rows, column: str) -> list[str]:
 def _need(row: Mapping[str, Any]) -> Need | None:
     info = row.get("info")
     use_tool = info.get("use_tool") if isinstance(info, Mapping) else None
-    return None if use_tool is None else "hard" if use_tool else "easy"
+    return ("hard" if use_tool else "easy") if isinstance(use_tool, bool) else None
 
 
 def read_examples(source: str, split: str = "train", *, columns: str = "", image_root: str = "") -> ExampleTable:

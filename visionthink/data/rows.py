@@ -7,7 +7,9 @@ and the hub are read by `datasets`.
 from __future__ import annotations
 
 import array
+import contextlib
 import csv
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from visionthink.errors import DataError, one_line
 
 
 class Rows(Protocol):
-    """A table. `column_names` are those of the first row that can be read."""
+    """A table."""
 
     @property
     def column_names(self) -> list[str]: ...
@@ -54,19 +56,21 @@ class JsonLines:
 
     @property
     def column_names(self) -> list[str]:
+        """Of the first hundred lines together: a line may lack a value."""
+        names: dict[str, None] = {}
         for number in range(min(len(self), 100)):
-            try:
-                return list(self[number])
-            except DataError:
-                continue
-        raise DataError(f"{self._path}: none of the first lines is a JSON object")
+            with contextlib.suppress(DataError):
+                names |= dict.fromkeys(self[number])
+        if not names:
+            raise DataError(f"{self._path}: none of the first lines is a JSON object")
+        return list(names)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         with self._path.open("rb") as file:
             file.seek(self._begins[number])
             line = file.readline()
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise DataError("not UTF-8 text") from None
         except (ValueError, RecursionError):
@@ -83,12 +87,14 @@ class Csv:
         text = path.read_bytes()
         if not text.strip():
             raise DataError(f"{path}: is empty")
-        lines = text.decode("utf-8-sig", "surrogateescape").splitlines(keepends=True)
+        lines = io.StringIO(text.decode("utf-8-sig", "surrogateescape"), newline="")
         csv.field_size_limit(1 << 24)
         try:
-            self._header, *self._rows = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            self._header, *self._rows = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
         except csv.Error as error:
             raise DataError(f"{path}: cannot be read ({error})") from None
+        if len(set(self._header)) < len(self._header):
+            raise DataError(f"{path}: two columns have the same name: {', '.join(self._header)}")
         self._rows = [row for row in self._rows if row]
         if not self._rows:
             raise DataError(f"{path}: has no rows")

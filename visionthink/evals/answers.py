@@ -79,8 +79,9 @@ def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     question = (doc.get("question") if isinstance(doc, Mapping) else None) or record.get("input")
     target = record["target"]
     if isinstance(target, str) and target[:1] == "[" and target[-1:] == "]":  # written with str()
-        with contextlib.suppress(ValueError, SyntaxError):
-            target = ast.literal_eval(target)
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            listed = ast.literal_eval(target)
+            target = listed if isinstance(listed, list) and all(isinstance(t, str) for t in listed) else target  # not [0, 1]
     answer = Answer(question if isinstance(question, str) else "", replies, _references(target, "target"))
     return SavedAnswer(number, str(record["doc_id"]), answer, _recorded(record))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -40,12 +41,12 @@ def score(
     recorded: Counter[tuple[VerdictKind, VerdictKind]] = Counter()
     left = iter(answers)
     while batch := list(islice(left, AT_ONCE)):
-        fresh = [a for a in batch if a.line not in known]
+        fresh = [a for a in batch if (a.line, _digest(a)) not in known]
         given = dict(zip((a.line for a in fresh), verdicts(judge, fresh), strict=True))
         if out:
             _append(out, [_line(a, given[a.line], judge.identity) for a in fresh])
         for answer in batch:
-            verdict = given.get(answer.line) or known[answer.line]
+            verdict = given.get(answer.line) or known[answer.line, _digest(answer)]
             counts[verdict.verdict] += 1
             if answer.recorded:
                 recorded[answer.recorded, verdict.verdict] += 1
@@ -87,35 +88,44 @@ def confusion(pairs: Counter[tuple[VerdictKind, VerdictKind]]) -> dict[str, Any]
 
 
 def _line(answer: SavedAnswer, verdict: Verdict, judge: str) -> str:
-    record = {"line": answer.line, "id": answer.id, **vars(verdict), "judge": judge}
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    record = {"line": answer.line, "id": answer.id, **vars(verdict), "judge": judge, "of": _digest(answer)}
+    return json.dumps(record) + "\n"
+
+
+def _digest(answer: SavedAnswer) -> str:
+    """Of what was judged: a line that was changed is judged again."""
+    return hashlib.sha256(repr(answer.content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _append(out: Path, lines: Sequence[str]) -> None:
-    with out.open("a", encoding="utf-8", errors="surrogateescape") as file:
+    with out.open("a", encoding="utf-8") as file:
         file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _resume(out: Path, judge: str) -> dict[int, Verdict]:
-    """Verdicts that are there already; a last line that was torn is dropped."""
+def _resume(out: Path, judge: str) -> dict[tuple[int, str], Verdict]:
+    """Verdicts that are there already, by line and what was judged; a last line that was torn is cut off. What is unscored is
+    asked again."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         return {}
-    whole, known = b"", {}
+    kept, known = list[bytes](), dict[tuple[int, str], Verdict]()
     for raw in out.read_bytes().splitlines(keepends=True):
         if not raw.endswith(b"\n"):
             break
         try:
             record = json.loads(raw)
-            of, line = record["judge"], int(record["line"])
+            of, key = record["judge"], (int(record["line"]), str(record["of"]))
             verdict = Verdict(record["verdict"], record["by"], record["reason"])
         except (ValueError, KeyError, TypeError):
             raise DataError(f"--out {out}: holds something other than verdicts") from None
         if of != judge:
             raise DataError(f"--out {out}: holds verdicts of {of}; give another file")
-        known[line] = verdict
-        whole += raw
-    out.write_bytes(whole)
+        if verdict.verdict != "unscored":
+            known[key] = verdict
+            kept.append(raw)
+    partial = out.with_name(f"{out.name}.partial")
+    partial.write_bytes(b"".join(kept))
+    partial.replace(out)
     return known

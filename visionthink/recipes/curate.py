@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from visionthink.data.curated import label_rows, need_all, summarise, write_tables
+from visionthink.data.curated import label_rows, summarise, write_tables
 from visionthink.data.curation import Curator, count_shard, counted, shard_rows
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
@@ -60,19 +60,28 @@ class CurateConfig:
     def thresholds(self) -> Thresholds:
         return Thresholds(self.rollouts, self.difference, self.wrong)
 
-    def shards(self) -> tuple[list[int], int]:
-        """(shards of this machine from 0, shards of all).
+    def parts(self, count: int) -> dict[str, list[int]]:
+        """Rows of each worker of this machine, by the name of its part. Machines may have different numbers of workers.
 
         Raises:
-            OptionError: not of the form 2/8, or no workers.
+            OptionError: a shard that is not of the form 2/8, or no workers.
         """
-        if self.workers < 1:
-            raise OptionError(f"--workers {self.workers}: must be at least 1")
         mine, slash, all_ = (self.shard or "1/1").partition("/")
         if not slash or not mine.isdecimal() or not all_.isdecimal() or not 1 <= int(mine) <= int(all_):
             raise OptionError(f"--shard {self.shard}: expected a part such as 2/8")
-        machine, machines = int(mine) - 1, int(all_)
-        return [machine * self.workers + w for w in range(self.workers)], machines * self.workers
+        rows = shard_rows(range(count), int(mine) - 1, int(all_))
+        return {
+            f"{int(mine):03}-of-{int(all_):03}-worker-{w + 1:02}": shard_rows(rows, w, self.workers, salt="worker ")
+            for w in range(self.workers)
+        }
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("limit", 0), ("select", 0), ("max_tokens", 0), ("max_new_tokens", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        _ = self.thresholds, self.parts(0)
+        if len(ResolutionLadder.parse(self.ladder).levels) < 2:
+            raise OptionError(f"--ladder {self.ladder}: needs two levels to compare")
 
 
 _ROLLOUT_FIELDS = (
@@ -88,9 +97,6 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
         OptionError: settings that cannot be, or that differ from the folder's.
         DataError: no row can be used, or, with `strict`, one cannot.
     """
-    _ = config.thresholds, config.shards()
-    if len(ResolutionLadder.parse(config.ladder).levels) < 2:
-        raise OptionError(f"--ladder {config.ladder}: needs two levels to compare")
     examples = _examples(config.data, config)
     _same_settings(config)
     started = time.perf_counter()
@@ -99,12 +105,11 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
         config.out,
         config.thresholds,
         most=config.select,
-        validation=_examples(config.validation, config) if config.validation else None,
+        validation=read_examples(config.validation) if config.validation else None,
     )
     if len(rows) < len(examples):
         console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
         return summarise(rows, examples, config.thresholds)
-    need_all(rows, examples, strict=config.strict)
     if all(c.label is None for c in rows):
         raise DataError(f"{config.data}: no row can be used; the first: {rows[0].reason}")
     write_tables(config.out, rows, examples)
@@ -125,7 +130,7 @@ def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
 
 def _same_settings(config: CurateConfig) -> None:
     stored = config.out / "config.json"
-    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
+    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS} | {"judge_file": _content(config.judge)}
     if stored.is_file():
         try:
             before = json.loads(stored.read_text("utf-8"))
@@ -143,16 +148,22 @@ def _same_settings(config: CurateConfig) -> None:
     partial.replace(stored)
 
 
+def _content(judge: str) -> str:
+    """Of the judge's file, where it is one: another prompt or model gives other verdicts."""
+    path = Path(judge)
+    return path.read_text("utf-8", "replace") if path.suffix == ".toml" and path.is_file() else ""
+
+
 def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
     """One process for each shard of this machine, and a bar over what all of them have written down."""
-    shards, of = config.shards()
-    mine = {row for shard in shards for row in shard_rows(total, shard, of)}
+    parts = config.parts(total)
+    mine = {row for rows in parts.values() for row in rows}
     done = {c.row for c in counted(config.out)}
     if mine <= done:
         return
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(config, shard, of, os.getpid(), errors), daemon=True) for shard in shards]
+    processes = [context.Process(target=_work, args=(config, w, os.getpid(), errors), daemon=True) for w in range(config.workers)]
     for process in processes:
         process.start()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -174,7 +185,7 @@ def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
         raise DataError(f"a worker ended with status {bad.exitcode}; run the command again to go on")
 
 
-def _work(config: CurateConfig, shard: int, shards: int, parent: int, errors: Any) -> None:
+def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
     """A worker process."""
     try:
         import torch
@@ -183,8 +194,11 @@ def _work(config: CurateConfig, shard: int, shards: int, parent: int, errors: An
         from visionthink.rewards.spec import read_definite, read_judge
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
+        gpus = torch.cuda.device_count()
+        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 else {}
         model = load(
             config.model,
+            **where,
             ladder=ResolutionLadder.parse(config.ladder),
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
@@ -192,7 +206,9 @@ def _work(config: CurateConfig, shard: int, shards: int, parent: int, errors: An
         )
         definite = read_definite(config.definite) if config.definite else None
         curator = Curator(model, read_judge(config.judge), config.thresholds, config.seed, config.max_tokens, definite)
-        count_shard(config.out, _examples(config.data, config), curator, shard, shards, parent=parent)
+        examples = _examples(config.data, config)
+        part, rows = list(config.parts(len(examples)).items())[worker]
+        count_shard(config.out, examples, curator, rows, part, parent=parent, strict=config.strict)
     except VisionThinkError as error:
         errors.put(error)
         sys.exit(1)

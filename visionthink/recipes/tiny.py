@@ -25,7 +25,8 @@ def tiny() -> Recipe:
     """The tiny model learns when to look closer.
 
     Hardware: 2 CPU cores, 3 GB. Time: about 5 minutes. Command: `visionthink train tiny --out runs/tiny-rl`.
-    Expected: the request ratio on hard questions minus that on easy ones goes from about 0 to more than 90 points (seed 0).
+    Expected: the request ratio on hard questions minus that on easy ones goes from about 0 to 93 to 100 points, at 97 to 99 % of
+    the accuracy of always-full (seeds 0 to 4).
     """
     config = TrainConfig(
         model="tiny-base",

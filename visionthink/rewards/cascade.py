@@ -48,25 +48,23 @@ class Cascade:
         """Verdicts in order; of what nobody decided, the last judge's."""
         verdicts: list[Verdict | None] = [None] * len(answers)
         audited: dict[int, Verdict] = {}
+        before: Stage | None = None
         for judge, stage in zip(self.judges, self.stages, strict=True):
             left = [i for i, v in enumerate(verdicts) if v is None or v.verdict == "unscored"]
             asked = [*left, *audited]
             given = dict(zip(asked, judge.compare([answers[i] for i in asked]), strict=True))
-            if audited:
-                self._count_agreement(audited, given)
+            if before:
+                both = [i for i in audited if given[i].verdict != "unscored"]
+                before.audited += len(both)
+                before.agreed += sum(given[i].verdict == audited[i].verdict for i in both)
             stage.seen += len(left)
             for i in left:
                 verdicts[i] = given[i]
             decided = {i: given[i] for i in left if given[i].verdict != "unscored"}
             stage.decided += len(decided)
             audited = {i: v for i, v in decided.items() if _drawn(answers[i], self.audit)}
+            before = stage
         return [v or Verdict("unscored", self.identity, "no judge") for v in verdicts]
-
-    def _count_agreement(self, audited: dict[int, Verdict], given: dict[int, Verdict]) -> None:
-        stage = next(s for s, j in zip(self.stages, self.judges, strict=True) if j.identity == next(iter(audited.values())).by)
-        both = [i for i in audited if given[i].verdict != "unscored"]
-        stage.audited += len(both)
-        stage.agreed += sum(given[i].verdict == audited[i].verdict for i in both)
 
 
 def _drawn(answer: Answer, share: float) -> bool:

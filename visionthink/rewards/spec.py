@@ -27,7 +27,7 @@ KEY = "VISIONTHINK_JUDGE_KEY"
 
 
 def read_judge(spec: str) -> Judge:
-    """The judge of a specification. Nothing is asked, and no file but `spec` is opened, before it judges.
+    """The judge of a specification. Nothing is asked before it judges.
 
     Raises:
         OptionError: a judge that does not exist, or a setting that cannot be.
@@ -36,8 +36,11 @@ def read_judge(spec: str) -> Judge:
     parts = [part.strip() for part in spec.split(",")]
     judges = [judge for part in parts for judge in _judges(part)]
     audit = 0.0
-    if len(parts) == 1 and parts[0].endswith(".toml"):
-        audit = _number(parts[0], _toml(parts[0]).get("audit", 0.0))
+    for part in parts:
+        if part.endswith(".toml"):
+            audit = _number(part, _toml(part).get("audit", audit))
+            if not 0 <= audit <= 1:
+                raise OptionError(f"{part}: audit {audit}: a share, from 0 to 1")
     return judges[0] if len(judges) == 1 else Cascade(judges, audit=audit)
 
 
@@ -107,6 +110,9 @@ def _llm(where: str, table: Mapping[str, Any]) -> Judge:
     from visionthink.rewards.llm.preset import preset
 
     left = dict(table)
+    for name, kind in _KINDS.items():
+        if name in left and (not isinstance(left[name], kind) or isinstance(left[name], bool)):
+            raise OptionError(f"{where}: {name} has the wrong type")
     connection = {f.name: left.pop(f.name) for f in dataclasses.fields(Endpoint) if f.name in left}
     sampling = {f.name: left.pop(f.name) for f in dataclasses.fields(Sampling) if f.name in left}
     prompt, cache = left.pop("prompt", "paper"), left.pop("cache", None)
@@ -129,6 +135,15 @@ def _llm(where: str, table: Mapping[str, Any]) -> Judge:
         )
     except (TypeError, ValueError) as error:
         raise OptionError(f"{where}: a setting has the wrong type ({error})") from None
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("url", "model", "key_env", "key_header", "prompt", "cache"), str),
+    **dict.fromkeys(("concurrency", "max_tokens", "longest_answer"), int),
+    **dict.fromkeys(("requests_per_minute", "timeout", "deadline"), (int, float)),
+    **dict.fromkeys(("query", "extra"), dict),
+    **dict.fromkeys(("omit", "price"), list),
+}
 
 
 def _number(where: str, value: Any) -> float:

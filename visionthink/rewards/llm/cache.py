@@ -54,12 +54,14 @@ class VerdictCache:
     def get(self, keys: Iterable[str]) -> dict[str, Judgement]:
         """Those that are known."""
         wanted, found = list(keys), dict[str, Judgement]()
-        for begin in range(0, len(wanted), _AT_ONCE):
-            part = wanted[begin : begin + _AT_ONCE]
-            rows = self._db.execute(
-                f"SELECT key, correct, reply FROM judgements WHERE key IN ({','.join('?' * len(part))})", part
-            )
-            found |= {key: Judgement(bool(correct), reply) for key, correct, reply in rows}
+        try:
+            for begin in range(0, len(wanted), _AT_ONCE):
+                part = wanted[begin : begin + _AT_ONCE]
+                places = ",".join("?" * len(part))
+                rows = self._db.execute(f"SELECT key, correct, reply FROM judgements WHERE key IN ({places})", part)
+                found |= {key: Judgement(bool(correct), reply) for key, correct, reply in rows}
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: cannot be read ({error}); delete it to begin anew") from None
         return found
 
     def put(self, key: str, judgement: Judgement, judge: str) -> None:

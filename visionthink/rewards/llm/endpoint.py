@@ -72,7 +72,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Completed:
-    """A reply, as text, and what it cost."""
+    """A reply, as text, and what it cost. One that was cut off at its token limit is empty: its end is not known."""
 
     text: str
     prompt_tokens: int = 0
@@ -101,7 +101,8 @@ class Connection:
         """Whether the endpoint has ever answered."""
         self.slots = asyncio.Semaphore(endpoint.concurrency)
         self._failed = 0
-        self._rate = AsyncLimiter(max(1.0, endpoint.requests_per_minute), 60) if endpoint.requests_per_minute else None
+        # one at a time: a bucket that starts full would let through twice as many in its first minute
+        self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
         connector = aiohttp.TCPConnector(limit=endpoint.concurrency, keepalive_timeout=2)
         self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, trust_env=True)
@@ -119,6 +120,11 @@ class Connection:
         served = [m.get("id") for m in record["data"] if isinstance(m, dict)] if isinstance(record.get("data"), list) else []
         return [name for name in served if isinstance(name, str)]
 
+    async def turn(self) -> None:
+        """Wait for what the rate limit allows."""
+        if self._rate:
+            await self._rate.acquire()
+
     async def complete(self, body: Mapping[str, Any], end: float) -> Completed:
         """The reply to a request body of chat completions, before `end` on the monotonic clock.
 
@@ -126,9 +132,10 @@ class Connection:
             Unanswered: there is none.
         """
         record = await self._persist("POST", "/chat/completions", body, end)
-        usage = record.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        return Completed(_content(record), *(c if isinstance(c, int) else 0 for c in counts))
+        usage = record.get("usage")
+        counts = [usage.get(n) if isinstance(usage, dict) else 0 for n in ("prompt_tokens", "completion_tokens")]
+        cut = record["choices"][0].get("finish_reason") == "length"
+        return Completed("" if cut else _content(record), *(c if isinstance(c, int) else 0 for c in counts))
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
         """Try until there is an answer, the deadline, or a failure that stays."""
@@ -139,20 +146,18 @@ class Connection:
                 self._failed, self.answered = 0, True
                 return record
             except Unanswered as failure:
-                wait = pause * random.uniform(0.5, 1.0) if failure.after is None else failure.after
+                wait = max(pause * random.uniform(0.5, 1.0), failure.after or 0.0)
                 if failure.final or time.monotonic() + wait >= end or self._failed >= self.endpoint.concurrency:
                     self._failed += not failure.final
                     raise
                 self.retries += 1
                 await asyncio.sleep(wait)
+                await self.turn()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> dict[str, Any]:
-        if self._rate:
-            try:
-                await asyncio.wait_for(self._rate.acquire(), left)
-            except TimeoutError:
-                raise Unanswered("the rate limit left no time before the deadline", final=True) from None
+        if left <= 0:
+            raise Unanswered("no time left before the deadline", final=True)
         self.requests += 1
         url, seconds = self.endpoint.url.rstrip("/") + path, min(self.endpoint.timeout, left)
         try:

@@ -7,6 +7,7 @@ import atexit
 import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -81,6 +82,9 @@ class LLMJudge:
         self.longest_answer, self.price = longest_answer, price
         self.used = Usage()
         self._model = endpoint.model
+        self._one = threading.RLock()
+        self._process = os.getpid()
+        self._failure: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
 
@@ -107,16 +111,19 @@ class LLMJudge:
         Raises:
             OptionError: the endpoint refuses to talk to us, or cannot be reached at all.
         """
-        started = time.perf_counter()
-        _ = self.identity
-        verdicts = self._run(self._compare(answers))
-        self.used.seconds += time.perf_counter() - started
-        self.used.answers += len(verdicts)
-        self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
+        with self._one:  # batches of several threads follow each other
+            started = time.perf_counter()
+            _ = self.identity
+            verdicts = self._run(self._compare(answers))
+            self.used.seconds += time.perf_counter() - started
+            self.used.answers += len(verdicts)
+            self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
         return verdicts
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         # its own loop in its own thread: connections and rate limits outlive a batch, and callers may have a running loop
+        if self._process != os.getpid():  # after a fork the thread is gone
+            self._process, self._loop, self._connection = os.getpid(), None, None
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
@@ -155,6 +162,9 @@ class LLMJudge:
         asked = await asyncio.gather(*(self._ask(connection, key, to_ask[key]) for key in fresh))
         found |= dict(zip(fresh, asked, strict=True))
         self.used.requests, self.used.retries = connection.requests, connection.retries
+        if failure := self._failure:
+            self._failure = None
+            raise failure
         if fresh and not connection.answered:
             raise OptionError(f"judge {self.endpoint.url}: {asked[0].reason}")
         return [verdict or found[key] for key, verdict in zip(keys, settled, strict=True)]
@@ -186,12 +196,20 @@ class LLMJudge:
     def _key(self, answer: Answer) -> str:
         """Everything a verdict depends on."""
         body = self.sampling.body(self._model, self.preset.messages(answer), 0.0)
-        parts = [self.endpoint.url, self.preset.digest, body]
+        parts = [self.endpoint.url, dict(self.endpoint.query), self.preset.digest, body]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
     async def _ask(self, connection: Connection, key: str, answer: Answer) -> Verdict:
+        try:
+            return await self._asked(connection, key, answer)
+        except Exception as error:  # one question must not cost the others theirs; _compare raises it when all are done
+            self._failure = error
+            return Verdict("unscored", self.identity, f"{type(error).__name__}: {error}")
+
+    async def _asked(self, connection: Connection, key: str, answer: Answer) -> Verdict:
         messages, reply = self.preset.messages(answer), ""
         async with connection.slots:
+            await connection.turn()  # not counted: the limit is ours, not the endpoint's
             end = time.monotonic() + self.endpoint.deadline
             for attempt in range(_ATTEMPTS):
                 body = self.sampling.body(self._model, messages, _WARMER * attempt)

@@ -61,9 +61,19 @@ def _only_one_mentioned(text: str, listed: dict[str, str]) -> str | None:
     if hedged(text):
         return None
     lower = normalise(text)
+    if len(lower.split()) > 14 or re.search(r"\b(?:rule|exclud\w*|eliminat\w*|other than|similar|like|looks)\b", lower):
+        return None
     named = {a or b for a, b in _NAMED.findall(text)}
-    named |= {letter for letter, option in listed.items() if contains(lower, normalise(option))}
-    return named.pop() if len(named) == 1 else None
+    mentioned = {letter for letter, option in listed.items() if contains(lower, normalise(option))}
+    if len(named | mentioned) != 1:
+        return None
+    if named:
+        return named.pop()
+    # its text alone counts as what the sentence is about: at its beginning, or behind its verb
+    option = re.escape(normalise(listed[next(iter(mentioned))]))
+    verb = r"(?:is|are|was|were|has|had|shows?|means?|=)"
+    about = re.match(rf"{option}(?!\w).*\b{verb}\b", lower) or re.search(rf"\b{verb} (?:\w+ )?{option}(?!\w)", lower)
+    return mentioned.pop() if about else None
 
 
 def multiple_choice(pair: Pair) -> Finding | None:

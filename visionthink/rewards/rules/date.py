@@ -92,6 +92,9 @@ def read_time(text: str) -> time | None:
 
 def same_date(pair: Pair) -> Finding | None:
     """Different where a part that both say differs; unsure where one says less."""
+    weekdays = [(_WEEKDAY.match(text.strip()) or [""])[0].casefold().strip(" ,") for text in (pair.said, pair.wanted)]
+    if all(weekdays) and weekdays[0] != weekdays[1]:
+        return "unsure"
     said, wanted = read_date(pair.said), read_date(pair.wanted)
     if said is None or wanted is None:
         return _same_time(pair)
@@ -103,8 +106,16 @@ def same_date(pair: Pair) -> Finding | None:
 
 def _same_time(pair: Pair) -> Finding | None:
     said, wanted = read_time(pair.said), read_time(pair.wanted)
-    if said is None or wanted is None or not re.search(r":|[ap]\.?m", pair.said + pair.wanted, re.IGNORECASE):
+    clocks = [re.search(r":|[ap]\.?m|noon|midday|midnight|past|to", text, re.IGNORECASE) for text in (pair.said, pair.wanted)]
+    if (
+        said is None
+        or wanted is None
+        or not all(clocks)
+        or re.search(r"\b(?:ratio|scores?|odds)\b", pair.question, re.IGNORECASE)
+    ):
         return None
+    if (pair.said.count(":") == 2) != (pair.wanted.count(":") == 2):
+        return "unsure"  # seconds on one side
     if said == wanted:
         return "same"
     halves = [

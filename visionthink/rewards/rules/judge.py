@@ -52,7 +52,7 @@ def _decide(pair: Pair) -> tuple[Finding | None, str]:
     """What is said of what the answer comes down to, else of the whole."""
     if max(len(pair.said), len(pair.wanted)) > _LONGEST:
         return same_text(pair), "too long for rules"
-    for part in inner_answers(pair.said):
+    for part in inner_answers(pair.said, pair.question):
         finding, name = _apply(Pair(part, pair.wanted, pair.question))
         if finding in ("same", "different"):
             return finding, name

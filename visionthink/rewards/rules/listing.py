@@ -16,8 +16,8 @@ _BULLET = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•])\s+")
 _OPEN_END = re.compile(r"[,\s]*(?:\.\.\.|…|\\l?dots)\s*$")
 _BRACKETS = re.compile(r"^[(\[{](.*)[)\]}]$", re.DOTALL)
 _IN_ORDER = re.compile(
-    r"\b(?:in order|order|sequence|respectively|from (?:left|right|top|bottom|first|smallest|largest|lowest|highest)|ascending|"
-    r"descending|first .* then|coordinates?|point)\b",
+    r"\b(?:order|sequence|respectively|from (?:the )?\w+|ascending|descending|then|coordinates?|point|rank|sort|"
+    r"top to bottom|first|last|shortest|smallest|starting|beginning)\b|\band\b",
     re.IGNORECASE,
 )
 MOST = 20
@@ -26,7 +26,7 @@ MOST = 20
 
 def elements(text: str) -> list[str]:
     """Parts of a list; a single one where it is none. Separators of thousands do not part numbers."""
-    text = re.sub(r"^[^\n]*:\s*\n", "", text.strip())  # "The legend shows:"
+    text = re.sub(r"[ \t]+", " ", re.sub(r"^[^\n]*:\s*\n", "", text.strip()))  # "The legend shows:"
     text = _OPEN_END.sub("", _BULLET.sub("", re.sub(r"^\$|\$$|\\[,;]", "", text.strip()))).rstrip(".")
     if bracketed := _BRACKETS.match(text):
         text = bracketed[1]
@@ -46,7 +46,12 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
     said = elements(pair.said)
     if hedged(pair.said) or not said or len(said) > MOST or _brackets(pair.said) not in ("", _brackets(pair.wanted)):
         return "unsure"
-    ordered = bool(_IN_ORDER.search(pair.question)) or bool(re.match(r"^\(", pair.wanted.strip()))
+    if "=" in pair.said + pair.wanted:
+        return None
+    ordered = bool(re.match(r"^\(", pair.wanted.strip()) or re.search(r"→|->|>", pair.wanted))
+    ordered = ordered or bool(
+        re.search(r"\b(?:order|from (?:left|right|top|bottom|the (?:left|right|top|bottom)))\b", pair.question)
+    )
     found = [[compare(Pair(s, w, pair.question)) for s in said] for w in wanted]
     if len(said) != len(wanted):
         return _other_length(said, found)
@@ -56,7 +61,7 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
         wrong = any(found[i][i] == "different" for i in range(len(wanted))) or _pairs_up(found)
         return "different" if wrong else "unsure"
     if _pairs_up(found):
-        return "same"
+        return "unsure" if _IN_ORDER.search(pair.question) else "same"
     missing = any(all(f == "different" for f in row) for row in found)
     return "different" if missing else "unsure"
 
@@ -68,7 +73,8 @@ def _other_length(said: list[str], found: list[list[Finding | None]]) -> Finding
     some = all("same" in column for column in of_said)
     more = all("same" in row for row in found)
     decided = all("same" in row or all(f == "different" for f in row) for row in found)
-    return "different" if plain and (some or more or decided) else "unsure"
+    several = len(said) > 1 and len(found) > 1 and max(len(said), len(found)) > 2  # "London, UK" is no list
+    return "different" if plain and several and (some or more or decided) else "unsure"
 
 
 _PLAIN_BRACKETS = ("", "()", "{}", "[]")

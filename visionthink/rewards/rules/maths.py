@@ -11,10 +11,14 @@ from typing import Any
 from visionthink.rewards.rules.finding import Finding, Pair
 
 _MARKS = re.compile(
-    r"\\(?:d?frac|sqrt|pi|cdot|times|pm|infty|theta|alpha|le|ge|left|log|ln|sin|cos|tan)|[√π∞≤≥^=<>]|[\[(][^()\[\]]*,[^()\[\]]*[\])]|\d[a-z]\b|\|"
+    r"\\(?:d?frac|sqrt|pi|cdot|times|pm|infty|theta|alpha|le|ge|left|log|ln|sin|cos|tan)|[√π∞≤≥^=<>]|\)\s*\(|[\[(][^()\[\]]*,[^()\[\]]*[\])]|\d[a-z]\b|\|"
 )
 _WORDS = re.compile(r"[^\W\d_]{4,}")
-_TOWER = re.compile(r"\^\s*[({]?[^)}\s]*\^|\^\s*[({]?\s*-?\d{4,}|\d{16,}|!")
+_COSTLY = re.compile(
+    r"\^\s*[({]?[^)}\s]*\^|\^\s*[({]?\s*-?\d{4,}|\d{16,}|!|\\(?:int|sum|prod|lim|binom)|[)\]}]\s*\^\s*[({]?\s*(?:\d{2,}|[a-z])|"
+    r"\^\s*[({][^)}]*[*·×]|\\(?:sin|cos|tan)[^+\-]*\^"
+)
+"""Towers of powers, sums and the like: what is cheap to write and not to compute."""
 _SIGNS = {
     "×": r"\times ",
     "·": r"\cdot ",
@@ -49,7 +53,20 @@ def _tools() -> tuple[Any, Any]:
 
 def _readable(text: str) -> bool:
     bare = re.sub(r"\\[a-zA-Z]+", "", text)
-    return 0 < len(text) <= LONGEST and not _TOWER.search(text) and not _WORDS.search(bare)
+    return 0 < len(text) <= LONGEST and not _COSTLY.search(text) and not _WORDS.search(bare)
+
+
+_UNIT = re.compile(r"(?:\\(?:text|mathrm)\s*\{[^}]*\}|(?<=[\s\d}π)])[a-zA-Z]{2,3})(?:\^?\{?[²³23]\}?)?\s*$")
+_CLAIM = re.compile(r"\d\s*=|^\s*(?:[<>≤≥]|\\[lg]e)")
+_PLAIN = re.compile(
+    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|infty|left|right|[lg]eq?)|[\d.,+*/^(){}\[\]$=<>≤≥π√-]|(?<!\d)[a-hj-z](?![a-z])|\d[xyzn](?![a-z]))+"
+)
+"""Forms whose inequality can be relied on: no functions, no degrees, no imaginary unit."""
+
+
+def _suffix(text: str) -> str:
+    found = _UNIT.search(text.strip().rstrip("$. "))
+    return re.sub(r"[\s{}\\]|text|mathrm", "", found[0]) if found else ""
 
 
 def same_maths(pair: Pair) -> Finding | None:
@@ -57,6 +74,8 @@ def same_maths(pair: Pair) -> Finding | None:
     that differ by more than 1 % are different."""
     if not (_MARKS.search(pair.said) or _MARKS.search(pair.wanted)) or not (_readable(pair.said) and _readable(pair.wanted)):
         return None
+    if _suffix(pair.said) != _suffix(pair.wanted) or any(_CLAIM.search(t) for t in (pair.said, pair.wanted)):
+        return "unsure"  # cm² and cm³ would be dropped, and 2+2=5 read as 5
     parse, verify = _tools()
     try:
         said, wanted = (parse(f"${_latex(t)}$", parsing_timeout=None, raise_on_error=True) for t in (pair.said, pair.wanted))
@@ -64,7 +83,8 @@ def same_maths(pair: Pair) -> Finding | None:
             return None
         if verify(wanted, said, timeout_seconds=None, raise_on_error=True):
             return "same"
-        return "different" if _differ(said[0], wanted[0]) else "unsure"
+        plain = all(_PLAIN.fullmatch(re.sub(r"\s", "", t)) for t in (pair.said, pair.wanted))
+        return "different" if plain and _differ(said[0], wanted[0]) else "unsure"
     except Exception:  # a parser of free text raises nearly anything; what it cannot read is not decided
         return None
 

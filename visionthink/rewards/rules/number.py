@@ -47,6 +47,8 @@ class Number:
 
 def read_number(text: str) -> Number | None:
     """The number a text begins with, or None."""
+    if re.search("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀-₉]", text) and not re.search(r"[^\W\d][²³]", text):
+        return None  # 10³ is not 103
     text = _VULGAR.sub(r" \g<0>", text)  # 1½ is one and a half, not eleven halves
     text = unicodedata.normalize("NFKC", text).strip().replace("−", "-").replace("⁄", "/").replace("–", "-")
     text = _plain_latex(text.removesuffix(".") if not text.endswith("..") else text)
@@ -79,6 +81,8 @@ def _from_digits(match: re.Match[str], rest: str, approximate: bool) -> Number |
     resolution: Fraction | None = None
     if parts["digits"] is not None:
         digits = parts["digits"].replace(",", "")
+        if re.match(r"0\d", digits):
+            return None  # a code
         power = int(parts["power"] or parts["exponent"] or 0)
         if abs(power) > MOST_DIGITS:
             return None
@@ -127,7 +131,7 @@ def _from_parts(text: str, approximate: bool) -> Number | None:
         return None
     whole = _whole(match["whole"]) if match["whole"] else 0
     count = 1 if match["count"] in (None, "a", "an") else _whole(match["count"])
-    if whole is None or count is None or (match["count"] is None and match["part"] not in ("half", "third", "quarter")):
+    if whole is None or count is None or (match["count"] is None and match["part"] not in ("half", "quarter")):
         return None
     return Number(whole + Fraction(count, _PARTS[match["part"]]), None, match["rest"] or "", approximate)
 
@@ -143,21 +147,21 @@ def _from_words(text: str, approximate: bool) -> Number | None:
         positive = read_number(text.partition(" ")[2])
         return positive and Number(-positive.value, positive.resolution, positive.rest, approximate)
     words = [w for w in re.split(r"[\s-]+", text.casefold()) if w != "and"] if text else []
-    total, group, used = 0, 0, 0
+    total, group, used, last = 0, 0, 0, ""
     for word in words:
-        if word in _WORDS:
-            if used and words[used - 1] in _WORDS:
-                return None  # "one two" are two numbers
-            group += _WORDS[word]
-        elif word in _TENS:
-            group += _TENS[word]
-        elif word == "hundred" and group:
+        kind = "unit" if word in _WORDS else "ten" if word in _TENS else "scale" if word in _SCALES else ""
+        if not kind or (kind == "scale" and not group):
+            break
+        after_ten = last == "ten" and kind == "unit" and 0 < _WORDS[word] < 10
+        if kind != "scale" and last in ("unit", "ten") and not after_ten:
+            return None  # "nineteen ninety" is a year, "one two" are two numbers
+        if kind == "scale" and word == "hundred":
             group *= 100
-        elif word in _SCALES and group:
+        elif kind == "scale":
             total, group = total + group * _SCALES[word], 0
         else:
-            break
-        used += 1
+            group += _WORDS.get(word, _TENS.get(word, 0))
+        used, last = used + 1, kind
     if not used:
         return None
     rest = re.sub(rf"^(?:[a-z]+[\s-]+(?:and\s+)?){{{used}}}", "", text.casefold() + " ").strip()

@@ -30,7 +30,7 @@ _SPELLED = {
 _BASES = (
     "m cm mm km nm µm um dm in ft yd mi inch inches foot feet yard yards mile miles metre metres meter meters centimetre "
     "centimetres centimeter centimeters millimetre millimetres millimeter millimeters kilometre kilometres kilometer kilometers "
-    "g kg mg µg lb lbs oz t gram grams kilogram kilograms milligram milligrams pound pounds ounce ounces tonne tonnes ton tons "
+    "g kg mg µg lb lbs oz t gram grams kilogram kilograms milligram milligrams pound pounds ounce ounces tonne tonnes "
     "s ms µs ns sec secs second seconds min mins minute minutes h hr hrs hour hours day days week weeks "
     "l L ml mL dl dL cl liter liters litre litres milliliter milliliters millilitre millilitres gallon gallons "
     "mph kph rpm Hz kHz MHz GHz hertz J kJ MJ GJ cal kcal "
@@ -39,7 +39,7 @@ _BASES = (
     "bit bits byte bytes kB KB MB GB TB kb Mb Gb kilobytes megabytes gigabytes terabytes ha hectare hectares acre acres"
 )  # fmt: skip
 _UNITS = {unit: unit for unit in _BASES.split()} | {
-    "lbs": "lb", "secs": "second", "mins": "minute", "hrs": "hour", "t": "tonne", "tons": "ton", "KB": "kB",
+    "lbs": "lb", "secs": "second", "mins": "minute", "hrs": "hour", "t": "tonne", "KB": "kB",
     "L": "l", "mL": "ml", "dL": "dl",
 }  # fmt: skip
 
@@ -88,6 +88,8 @@ def same_quantity(pair: Pair) -> Finding | None:
     """Applies where the reference is a number with nothing, a unit or one noun behind it."""
     if (ratio := _ratio(pair)) is not None:
         return ratio
+    if _CODES.search(pair.question):
+        return _codes(pair)
     wanted, said = (_compound(text) or read_number(text) for text in (pair.wanted, pair.said))
     if wanted is None:
         return None
@@ -113,7 +115,20 @@ def same_quantity(pair: Pair) -> Finding | None:
         return _percent(said, wanted, of_said, of_wanted)
     if not of_said or not of_wanted:
         return _unit_left_out(said, wanted, of_said or of_wanted, pair.question)
-    return _converted(said, wanted, of_said, of_wanted)
+    return _converted(said, wanted, of_said, of_wanted, pair.question)
+
+
+_CODES = re.compile(
+    r"\b(?:version|section|chapter|(?:zip|postal|area) code|phone|fax|licen[cs]e plate|extension|"
+    r"(?:flight|serial|plate|room) number)\b",
+    re.IGNORECASE,
+)
+
+
+def _codes(pair: Pair) -> Finding | None:
+    """Digits that are no number: 1.10 is not 1.1, and 01234 not 1234."""
+    said, wanted = (re.sub(r"[\s()-]", "", text) for text in (pair.said, pair.wanted))
+    return None if not said.isdecimal() or not wanted.isdecimal() else "same" if said == wanted else "different"
 
 
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to|/)\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -159,9 +174,14 @@ def _scaled(said: Number, wanted: Number, question: str) -> Finding | None:
     """ "4.5" and "4.5 million" are the same where the question asks for millions, and not told apart elsewhere."""
     for scale, word in _SCALE_WORDS.items():
         if wanted.value and said.value / wanted.value in (scale, Fraction(1, scale)):
-            return "same" if re.search(rf"\b{word}s?\b", question, re.IGNORECASE) else "unsure"
+            asks = rf"\b(?:in|how many) (?:\w+ )?{word}s?\b|\((?:in )?{word}s?\b"
+            return "same" if re.search(asks, question, re.IGNORECASE) else "unsure"
     share = wanted.value and said.value / wanted.value in (100, Fraction(1, 100))
-    return "unsure" if share and re.search(r"%|percent|proportion|share", question, re.IGNORECASE) else None
+    return (
+        "unsure"
+        if share and re.search(r"%|percent|proportion|share|probability|chance|fraction", question, re.IGNORECASE)
+        else None
+    )
 
 
 def _values(said: Number, wanted: Number) -> Finding:
@@ -200,10 +220,11 @@ def _names(question: str, said: Number, wanted: Number) -> bool:
     unit = read_unit(said.rest or wanted.rest)
     if unit == "degree" and re.search(r"\bangle\b|∠|\brotat", question, re.IGNORECASE):
         return True
-    words = re.findall(r"°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?[²³]?|[°%]", question)
-    return any(
-        read_unit(word) == unit or _alike(read_unit(word), unit) for word in words if word not in ("a", "A", "in", "t", "s")
-    )
+    asked = _ASKS_FOR_UNIT.findall(question)
+    return any(read_unit(word) == unit or _alike(read_unit(word), unit) for word in asked if word not in ("a", "A", "the"))
+
+
+_ASKS_FOR_UNIT = re.compile(r"(?:\bin|\bhow many|\()\s*(°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?[²³]?|[°%])", re.IGNORECASE)
 
 
 def _alike(a: str | None, b: str | None) -> bool:
@@ -212,10 +233,17 @@ def _alike(a: str | None, b: str | None) -> bool:
     return bool(_registry().parse_units(a) == _registry().parse_units(b))
 
 
-def _converted(said: Number, wanted: Number, of_said: str, of_wanted: str) -> Finding:
+_DIFFERENCE = re.compile(r"\b(?:differ\w*|rise|rose|fall|fell|drop\w*|change\w*|increase\w*|decrease\w*|by how)\b", re.IGNORECASE)
+
+
+def _converted(said: Number, wanted: Number, of_said: str, of_wanted: str, question: str) -> Finding:
     if of_said in _MONEY or of_wanted in _MONEY:
         return "different" if of_said in _MONEY and of_wanted in _MONEY else "unsure"
     units = _registry()
+    if max(abs(said.value), abs(wanted.value)) > 10**300:
+        return "unsure"
+    if "deg" in of_said + of_wanted and of_said != "degree" and _DIFFERENCE.search(question):
+        return "unsure"  # a rise of 10 °C is one of 18 °F
     a, b = (units.Quantity(float(n.value), unit) for n, unit in ((said, of_said), (wanted, of_wanted)))
     if not a.check(b.dimensionality):
         return "unsure"  # m may be metres or minutes
@@ -230,11 +258,12 @@ def _with_nouns(said: Number, wanted: Number, of_said: str | None, of_wanted: st
     if (of_said or of_wanted) or _NO_NOUNS.search(f"{said.rest} {wanted.rest}".casefold()):
         return None  # a unit on one side, something else on the other
     nouns = {normalise(n.rest) for n in (said, wanted) if n.rest}
-    if len(nouns) > 1:
-        return "different" if said.value != wanted.value and _values(said, wanted) == "different" else None
+    if len(nouns) > 1 or contains(normalise(question), "and"):
+        return "unsure"
     asked = normalise(question)
-    noun = nouns.pop()
-    mentioned = any(contains(asked, form) for word in noun.split() for form in (word, word.removesuffix("s"), f"{word}s"))
-    if said.value == wanted.value:
-        return "same" if mentioned or (said.rest and wanted.rest) else "unsure"
+    mentioned = all(
+        any(contains(asked, form) for form in (word, word.removesuffix("s"), f"{word}s")) for word in nouns.pop().split()
+    )
+    if not mentioned and not (said.rest and wanted.rest):
+        return "unsure"
     return _values(said, wanted)

@@ -14,19 +14,29 @@ _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 
 def normalise(text: str) -> str:
     """Case, accents' encoding, kinds of dashes, white space, articles and closing punctuation do not change an answer."""
-    plain = unicodedata.normalize("NFKC", text).translate(_DASHES)
+    plain = unicodedata.normalize("NFKC", _RAISED.sub(_written_out, text)).translate(_DASHES)
     words = plain.casefold().strip(" \t\r\n\"'`“”‘’*.!;,").split()
     return " ".join(w for w in words if w not in _ARTICLES) or " ".join(words)  # "A" may be a choice
 
 
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄₅₆₇₈₉]+")
+
+
+def _written_out(raised: re.Match[str]) -> str:
+    """10³ is not 103."""
+    return ("^" if raised[0][0] not in "₀₁₂₃₄₅₆₇₈₉" else "_") + unicodedata.normalize("NFKC", raised[0])
+
+
 def skeleton(text: str) -> str:
-    """Letters and digits alone, without accents, of a text that has at least three letters; else "". Hyphens, dots and spaces do
-    not tell names apart; signs tell numbers apart, so a text with a sign before a digit has no skeleton."""
-    plain = unicodedata.normalize("NFKD", normalise(text))
-    bare = "".join(c for c in plain if c.isalnum())
-    if sum(c.isalpha() for c in bare) < 3 or re.search(r"(?:^|\s)[+-]\s*\d|\d[.,/:-]\d|[=<>^]", plain):
+    """Words of a plain name with hyphens, commas and the dots of abbreviations left out, else "". Whatever may carry meaning
+    (signs, accents, digits beside each other, addresses) has no skeleton."""
+    plain = normalise(text)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9 .,-]*", plain) or sum(c.isalpha() for c in plain) < 3:
         return ""
-    return re.sub(r"is(?=ation|ed\b|ing\b)", "iz", bare)
+    if re.search(r"\d[ .,-]+\d|(?:^|\s)-|\.(?=[^\s.,])(?!\w\.)|\w{5,}\.\S", plain):
+        return ""
+    spelled = re.sub(r"is(?=ation|ed\b|ing\b)", "iz", re.sub(r"[.,]", "", plain).replace("-", " "))
+    return re.sub(r"\b([a-z]) (?=[a-z]\b)", r"\1", " ".join(spelled.split()))  # J. K. is J.K.
 
 
 _LEAD_IN = re.compile(
@@ -57,6 +67,12 @@ _HEDGE = re.compile(
 )
 _SAYS = re.compile(r"\b(?:is|are|was|were|has|have|shows?|says?|reads?|equals?|see|count|peaked in|belongs to)\s+", re.IGNORECASE)
 _THEREFORE = re.compile(r"[,;]?\s*\b(?:so|therefore|thus|hence)\b,?\s*", re.IGNORECASE)
+_DOUBT = re.compile(
+    r"\b(?:not|no|never|wrong|incorrect|false|least|most|doubt|think|unless|if|might|may|could|would|rule|"
+    r"exclud\w*|eliminat\w*)\b|n['’]t\b"
+)
+_OF_A_SUBJECT = "the a an it this that these those there they he she i its their can we you answer total value"
+_SUBJECTS = frozenset(_OF_A_SUBJECT.split())
 
 
 def hedged(text: str) -> bool:
@@ -65,18 +81,24 @@ def hedged(text: str) -> bool:
     return bool(_NEGATION.search(text) or _HEDGE.search(text))
 
 
-def inner_answers(text: str) -> list[str]:
-    """What a sentence comes down to: its conclusion ("..., so the answer is B"), or its predicate ("The car is red"). Nothing
-    where that part is hedged; a predicate also not where the whole sentence is."""
+def words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def inner_answers(text: str, question: str) -> list[str]:
+    """What a sentence comes down to: its conclusion ("..., so the answer is B"), or its predicate ("The car is red") where its
+    subject is what the question asks about. Nothing where it is hedged or doubted."""
     found = []
     if match := _CONCLUSION.search(text):
         rest = (match["rest"] or match["short"]).strip()
-        if len(rest.split()) <= 8 and not hedged(rest):
+        before = re.split(r"[.;,]\s", text[: match.start()])[-1].casefold()
+        if len(rest.split()) <= 8 and not hedged(rest) and not _DOUBT.search(before):
             found.append(rest)
     elif not hedged(text):
         clause = _THEREFORE.split(text.strip().rstrip("."))[-1]
         said = _SAYS.split(clause)
-        if len(said) == 2 and said[0] and not re.search(r"[;:]\s|\.\s", said[1]):
+        asked = _SUBJECTS | set(words(question))
+        if len(said) == 2 and said[0] and set(words(said[0])) <= asked and not re.search(r"[;:]\s|\.\s", said[1]):
             found.append(re.sub(r"^(?:written in|made of|labell?ed|dated|addressed to)\s+", "", said[1].strip()))
     return [rest for rest in found if rest and rest != text]
 
@@ -106,14 +128,25 @@ def contains(text: str, part: str) -> bool:
 
 
 def same_text(pair: Pair) -> Finding | None:
-    """Equal after normalisation, or but for hyphens, dots and accents."""
+    """Equal after normalisation, or but for hyphens, commas and the dots of abbreviations."""
     said, wanted = normalise(pair.said), normalise(pair.wanted)
-    if said == wanted and said:
-        return "same"
     if not said:
         return "different"
+    if said == wanted:
+        return _case_matters(pair) or "same"
     bare = skeleton(pair.said)
     return "same" if bare and bare == skeleton(pair.wanted) else None
+
+
+def _case_matters(pair: Pair) -> Finding | None:
+    """mW and MW, CO and Co: texts that differ in case alone and are short, or a number with a unit."""
+    said, wanted = (text.strip(" \t\r\n\"'`“”‘’*.!;,") for text in (pair.said, pair.wanted))
+    if said == wanted:
+        return None
+    if re.search(r"\d", said):
+        return "unsure" if re.search(r"\d\s*[^\W\d]{1,3}\b", said) else None
+    formula = re.fullmatch(r"[A-Za-z]{2}", said) and said.casefold() not in _YES_NO
+    return "unsure" if formula and not said.islower() and not wanted.islower() else None
 
 
 def refusal(pair: Pair) -> Finding | None:
@@ -121,19 +154,49 @@ def refusal(pair: Pair) -> Finding | None:
     if refuses(pair.question):
         return None  # one of the options
     said, wanted = refuses(pair.said), refuses(pair.wanted)
-    if said or wanted:
-        if said and wanted:
-            return "same"
-        if said:
-            reference = normalise(pair.wanted)
-            denies = (hedged(reference) and len(reference.split()) > 1) or reference in _NONE
-            return "unsure" if denies or contains(normalise(pair.said), reference) else "different"
-        return "unsure" if hedged(pair.said) or len(pair.said.split()) > 6 else "different"
+    if said and wanted:
+        if contains(normalise(pair.said), normalise(pair.wanted)) and not _bare_refusal(pair.said, pair.question):
+            return "unsure"
+        plain = len(words(pair.wanted)) <= 4 and _bare_refusal(pair.wanted, pair.question)
+        return "same" if plain and _bare_refusal(pair.said, pair.question) else "unsure"
+    if said:
+        reference = normalise(pair.wanted)
+        denies = (hedged(reference) and len(reference.split()) > 1) or reference in _NONE
+        declines = _bare_refusal(pair.said, pair.question) or _FIRST_PERSON.match(normalise(pair.said))
+        return "unsure" if denies or contains(normalise(pair.said), reference) or not declines else "different"
+    if wanted:
+        if contains(normalise(pair.said), normalise(pair.wanted)):
+            return "unsure"
+        return "unsure" if hedged(pair.said) or len(words(pair.wanted)) > 4 or len(pair.said.split()) > 6 else "different"
     return None
 
 
+_OF_A_REFUSAL = frozenset(
+    (
+        "i do not don t cannot can could am unable able sure sorry m but be is it this that the a an to from of in on for or and "
+        "as any by determine determined answer answered read seen see tell say identify identified know known impossible "
+        "possible hard enough too information insufficient no idea data blurry visible legible shown given specified provided "
+        "unknown n image picture photo document chart figure question there what who where which how so text list show state "
+        "give contain mention specify provide indicate does answerable unanswerable undetermined field says"
+    ).split()
+)
+_FIRST_PERSON = re.compile(
+    r"(?:i|as an ai|it is (?:not possible|impossible)|unanswerable|there is (?:not enough|insufficient))\b"
+)
+
+
+def _bare_refusal(text: str, question: str) -> bool:
+    """Whether a text that declines says nothing else, but for words of the question."""
+    asked = set(words(question))
+    return set(words(text)) <= _OF_A_REFUSAL | asked | {f"{w}s" for w in asked}
+
+
+_NUMBERS = re.compile(
+    r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|some|all|but|except|however|only|not|and)\b|[,;]"
+)
 _SAYS_NONE = re.compile(
-    r"(?:none|nobody|nothing|zero|no (?!idea|doubt|longer|other|more|less|fewer|matter)\w+|there (?:is|are) no)\b"
+    r"(?:none|nothing|nobody|zero)(?: of (?:them|these|those|the (?P<group>\w+))(?P<rest> .*)?)?|"
+    r"(?:there (?:is|are) )?no (?P<noun>\w+)(?: .*)?"
 )
 
 
@@ -143,44 +206,56 @@ def none(pair: Pair) -> Finding | None:
     counts = wanted in ("0", "zero") and re.search(r"\bhow many\b", pair.question, re.IGNORECASE)
     if wanted not in _NONE and not counts:
         return None
-    if re.search(r"\b(?:but|except|however|only|not)\b", said):
+    match = _SAYS_NONE.fullmatch(said)
+    if match and not _NUMBERS.search(said):
+        noun, asked = match["noun"] or match["group"], set(words(pair.question))
+        if noun is None or {noun, f"{noun}s", noun.removesuffix("s"), noun.removesuffix("y") + "ies"} & asked:
+            return "same"
         return "unsure"
-    if _SAYS_NONE.match(said):
-        return "same"
-    if counts or re.search(r"\b(?:no|none|nothing|zero|0|empty)\b|n['’]t\b", said):
-        return None if counts else "unsure"
-    return "different" if len(said.split()) <= 6 and not hedged(said) else "unsure"
+    if counts:
+        return None
+    plain = len(said.split()) <= 4 and not hedged(said) and not re.search(r"\b(?:no|none|nothing|nobody|zero|0|empty)\b", said)
+    return "different" if plain else "unsure"
 
 
 _YES_NO = {"yes": True, "yeah": True, "yep": True, "no": False, "nope": False, "true": True, "false": False}
 _FIRST_YES_NO = re.compile(rf"({'|'.join(_YES_NO)})(?=$|\s*[,.;:!])")  # "no idea" is neither
 _PLAIN_START = re.compile(r"(yes|no) (?:there|it|they|he|she|this|that|these|those|both|all|i)\b")
 _TAKES_BACK = re.compile(
-    r"\b(?:however|although|or|actually|wait|rather|unless|doubt|way|matter|problem)\b|\.\.\.|and (?:yes|no)\b"
+    r"\b(?:however|although|or|actually|wait|rather|unless|doubt|way|matter|problem|wrong|scratch|mean|sorry|correction)\b|"
+    r"\.\.\.|and (?:yes|no)\b"
 )
-
-
-_THERE = re.compile(r"\s*(?:is|are) there (?:a|an|any|some)\b", re.IGNORECASE)
-_THERE_IS = re.compile(r"there (?:is|are)(?P<no> no(?:t any)?\b|n['’]t\b)?")
-
-
+_THERE = re.compile(r"\s*(?:is|are) there (?:an?|any|some)\s+(?P<what>[^?]+)", re.IGNORECASE)
+_THERE_IS = re.compile(r"there (?:is|are)(?P<no> no\b| not any\b|n['’]t (?:an?|any)\b)?(?P<what>.*)")
 _ASKED = re.compile(r"\s*(?:is|are|was|were|does|do|did|has|have|can)\s+(.+?)\?\s*$", re.IGNORECASE)
-_WORDS = "is are was were does do did has have can not no n't it they he she this that these those there any of in on at to its"
-_LITTLE = frozenset(_WORDS.split())
+_AUXILIARIES = "is are was were does do did has have can not no it they he she this that these those there any"
+_LITTLE = frozenset(_AUXILIARIES.split())
+
+
+def _there(question: str, said: str) -> Finding | bool | None:
+    """Whether something is there, where an answer says so of what was asked about; unsure where it speaks of something else."""
+    asked, match = _THERE.match(question), _THERE_IS.match(said)
+    if not asked or not match:
+        return None
+    what = words(re.split(r"\b(?:in|on|at|near|visible|behind|under|next)\b", asked["what"])[0])
+    rest = words(match["what"])
+    if not what or [w for w in what if w not in rest] or {"no", "not", "none", "zero", "only", "but", "t"} & set(rest):
+        return "unsure"
+    return match["no"] is None
 
 
 def _echo(question: str, said: str) -> bool | None:
     """Whether an answer repeats what was asked ("The form does not carry a signature"), or denies it; None for all others."""
     asked = _ASKED.match(question)
-    words = re.findall(r"[^\W_]+", re.sub(r"n['’]t\b", " not", said))
-    if not asked or not words or words[0] in _YES_NO:
+    spoken = words(re.sub(r"n['’]t\b", " not", said))
+    if not asked or not spoken or spoken[0] in _YES_NO or _NEGATION.search(asked[1].casefold()):
         return None
-    content = [w for w in re.findall(r"[^\W_]+", normalise(asked[1])) if w not in _LITTLE]
-    left = [w for w in words if w not in _LITTLE and w not in _ARTICLES]
-    pronoun = words[0] in ("it", "they", "he", "she") and len(content) > 1
+    content = [w for w in words(normalise(asked[1])) if w not in _LITTLE]
+    left = [w for w in spoken if w not in _LITTLE and w not in _ARTICLES]
+    pronoun = spoken[0] in ("it", "they", "he", "she") and len(content) > 1
     if left != content and not (pronoun and left and left == content[-len(left) :] and len(left) >= len(content) - 1):
         return None
-    negations = sum(w in ("not", "no", "never") for w in words)
+    negations = sum(w in ("not", "no", "never") for w in spoken)
     return None if negations > 1 else negations == 0
 
 
@@ -190,13 +265,17 @@ def yes_or_no(pair: Pair) -> Finding | None:
     if wanted not in ("yes", "no", "true", "false"):
         return None
     said = normalise(pair.said)
-    if _THERE.match(pair.question) and (there := _THERE_IS.match(said)) and not _TAKES_BACK.search(said):
-        return "same" if bool(there["no"]) != _YES_NO[wanted] else "different"
-    if (echo := _echo(pair.question, said)) is not None:
-        return "same" if echo == _YES_NO[wanted] else "different"
+    for value in (_there(pair.question, said), _echo(pair.question, said)):
+        if value == "unsure":
+            return "unsure"
+        if isinstance(value, bool):
+            return "same" if value == _YES_NO[wanted] else "different"
     if not (match := _FIRST_YES_NO.match(said) or _PLAIN_START.match(said)):
         return None
-    value, rest = _YES_NO[match[1]], said[match.end(1) :]
-    if any(contains(rest, w) for w, v in _YES_NO.items() if v != value) or _TAKES_BACK.search(rest):
+    agrees, rest = _YES_NO[match[1]], said[match.end(1) :]
+    asked = re.sub(r"\b(?:please )?(?:answer )?(?:with )?yes or no\b", "", pair.question.casefold())
+    if any(contains(rest, w) for w, v in _YES_NO.items() if v != agrees) or _TAKES_BACK.search(rest):
         return "unsure"
-    return "same" if value == _YES_NO[wanted] else "different"
+    if re.match(r"\.\s*\d", rest) or _NEGATION.search(asked) or (agrees and _NEGATION.search(rest)):
+        return "unsure"
+    return "same" if agrees == _YES_NO[wanted] else "different"

@@ -1,4 +1,4 @@
-"""The one number, date or time in a sentence, where the reference is one."""
+"""The one number, date or time in a sentence that otherwise only repeats the question, where the reference is one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from visionthink.rewards.rules.date import read_date, read_time, same_date
 from visionthink.rewards.rules.finding import Finding, Pair
 from visionthink.rewards.rules.number import read_number
 from visionthink.rewards.rules.quantity import read_unit, same_quantity
-from visionthink.rewards.rules.text import hedged
+from visionthink.rewards.rules.text import hedged, words
 
 _NUMBER = re.compile(
     r"(?<![\w.,/:-])(?:US\$|[$€£¥₹])?[+-]?(?:\d{1,3}(?:[ ,\u00a0\u202f]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)"
@@ -30,8 +30,10 @@ def one_of_its_kind(pair: Pair) -> Finding | None:
     if not 2 <= len(pair.said.split()) <= LONGEST or hedged(pair.said) or re.search(r"[\\π√^=]", pair.said):
         return None
     if read_date(pair.wanted) or read_time(pair.wanted):
-        found = _DATE.findall(pair.said) if read_date(pair.wanted) else _TIME.findall(pair.said)
-        return same_date(Pair(found[0], pair.wanted, pair.question)) if len(found) == 1 else None
+        found = list((_DATE if read_date(pair.wanted) else _TIME).finditer(pair.said))
+        if len(found) != 1 or not _plain(pair.said[: found[0].start()] + " " + pair.said[found[0].end() :], pair.question):
+            return None
+        return same_date(Pair(found[0][0], pair.wanted, pair.question))
     sentence = pair.said.replace("−", "-").replace("–", "-")
     wanted = read_number(pair.wanted)
     if wanted is None or read_unit(wanted.rest) is None:
@@ -44,7 +46,23 @@ def one_of_its_kind(pair: Pair) -> Finding | None:
     said = re.sub(r"(?<=\d)[ \u00a0\u202f](?=\d{3})", ",", numbers[0][0])
     behind = _UNIT.match(sentence, numbers[0].end())
     unit = behind[0] if behind and read_unit(behind[0]) else ""
+    end = numbers[0].end() + len(unit)
+    if not _plain(sentence[: numbers[0].start()] + " " + sentence[end:], pair.question):
+        return None
     finding = same_quantity(Pair(said + unit, pair.wanted, pair.question))
     if finding == "different" and same_quantity(Pair(f"-{said}{unit}".removeprefix("--"), pair.wanted, pair.question)) == "same":
         return "unsure"  # "fell by 5" is -5
     return finding
+
+
+_LITTLE = frozenset(
+    (
+        "the a an it is are was were there this that these those has have shows show says read reads displays equals in on of at "
+        "for i can see count we you its total value answer about approximately image picture photo chart figure"
+    ).split()
+)
+
+
+def _plain(rest: str, question: str) -> bool:
+    """Whether the rest of a sentence only repeats the question."""
+    return set(words(rest)) <= _LITTLE | set(words(question))

@@ -10,9 +10,9 @@ from visionthink.rewards.rules.text import hedged, normalise
 _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
     tuple(frozenset(word.split("|")) for word in group.split(","))
     for group in (
-        "red,green,blue,yellow,black,white,brown,pink,grey|gray",
+        "red,green,blue,black,white",
+        "yellow,blue,black,red",
         "orange,green,blue,black,white",
-        "purple,green,yellow,black,white,brown,orange",
         "left|on left|left side|to left|leftmost|on left side,right|on right|right side|to right|rightmost|on right side",
         "top|at top|upper,bottom|at bottom|lower",
         "above,below",
@@ -43,9 +43,9 @@ _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
         "positive,negative",
         "odd,even",
         "before,after",
-        "morning,noon,evening,midnight",
+        "morning,evening,midnight",
         "north america,south america,europe,asia,africa,australia,antarctica",
-        "round,square,triangular,rectangular",
+        "round,square,triangular",
     )
 )
 
@@ -54,8 +54,13 @@ def _index(group: tuple[frozenset[str], ...], text: str) -> int | None:
     return next((i for i, words in enumerate(group) if text in words), None)
 
 
+_TO_BE_READ = re.compile(r"\b(?:says?|written|words?|text|reads?|names?|labels?|titles?|called|logo|brand)\b", re.IGNORECASE)
+
+
 def closed_vocabulary(pair: Pair) -> Finding | None:
     """Different where both texts are words of one closed group, same where the group holds them for one."""
+    if _TO_BE_READ.search(pair.question):
+        return None  # what is written is not what is meant
     said, wanted = normalise(pair.said), normalise(pair.wanted)
     for group in _GROUPS:
         a, b = _index(group, said), _index(group, wanted)
@@ -70,6 +75,8 @@ _DIGITS = re.compile(r"\d+")
 def other_digits(pair: Pair) -> Finding | None:
     """ "Room 12" is not "Room 14", "AB-123" not "AB-124": texts that differ in their whole numbers alone."""
     said, wanted = normalise(pair.said), normalise(pair.wanted)
+    if re.fullmatch(r"\d{4}-\d{4}", said) and re.fullmatch(r"\d{4}-\d{4}", wanted):
+        return "different"  # spans of years; equal ones are the same text
     in_said, in_wanted = _DIGITS.findall(said), _DIGITS.findall(wanted)
     if not in_wanted or len(in_said) != len(in_wanted) or hedged(pair.said) or re.search(r"[()+*/=^\\]", said + wanted):
         return None
