@@ -1,6 +1,6 @@
-"""The LLM judge against a server that is not ours: `transformers serve` with the tiny model.
+"""The LLM judge against a server that is not ours: `transformers serve` with a random language model.
 
-The tiny model knows nothing of judging, so its replies cannot be read: every answer must end as a counted, unscored one.
+It knows nothing of judging, so its replies cannot be read: every answer must end as a counted, unscored one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from visionthink.policies.checkpoint import resolve
 from visionthink.rewards.judge import Answer
 from visionthink.rewards.llm.endpoint import Endpoint
 from visionthink.rewards.llm.judge import LLMJudge, Sampling
@@ -23,13 +24,30 @@ from visionthink.rewards.llm.preset import preset
 
 
 @pytest.fixture
-def served(tmp_path):
+def model(tmp_path, tiny):
+    """A folder with a random Qwen2 of one layer."""
+    config = Qwen2Config(
+        vocab_size=tiny.model.config.text_config.vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    tiny.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def served(tmp_path, model):
     """Address of the server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (tmp_path / "hub").mkdir()
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(resolve("tiny")), "--host", "127.0.0.1"]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--host", "127.0.0.1"]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
@@ -52,8 +70,8 @@ def served(tmp_path):
         process.wait()
 
 
-def test_every_answer_ends_and_is_counted(served):
-    endpoint = Endpoint(served, model=str(resolve("tiny")), concurrency=4, timeout=60, deadline=120)
+def test_every_answer_ends_and_is_counted(served, model):
+    endpoint = Endpoint(served, model=str(model), concurrency=4, timeout=60, deadline=120)
     judge = LLMJudge(endpoint, preset("verifier"), sampling=Sampling(max_tokens=4))
     found = judge.compare([Answer("Which animal is it?", f"dog {i}", ("cat",)) for i in range(6)])
     usage = judge.usage()
