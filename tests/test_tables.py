@@ -1,0 +1,120 @@
+"""Tables of every format, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import datasets
+import pytest
+from PIL import Image
+
+from visionthink.data.examples import read_examples
+from visionthink.errors import DataError
+from visionthink.images import open_image
+
+
+def png(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(56))
+    return tmp_path
+
+
+def size(example) -> tuple[int, int]:
+    return open_image(example.image).image.size
+
+
+def test_csv_and_tsv(folder):
+    (folder / "rows.csv").write_text('question,answer,image\n"Two,\nlines?",red,a.png\nshort,row\nWhich?,blue,a.png\n')
+    table = read_examples(str(folder / "rows.csv"))
+    assert len(table) == 3 and table["0"].question == "Two,\nlines?" and size(table["2"]) == (56, 56)
+    with pytest.raises(DataError, match=r"rows\.csv, row 1: has 2 values for 3 columns"):
+        _ = table["1"]
+    (folder / "rows.tsv").write_text("question\tanswer\timage\nWhat?\tred, blue\ta.png\n")
+    assert read_examples(str(folder / "rows.tsv"))["0"].answer == "red, blue"
+
+
+def test_a_folder_of_images_with_its_table(folder):
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "question": "What?", "answer": "red"}\n')
+    assert size(read_examples(str(folder))["0"]) == (56, 56)
+
+
+def test_webdataset_shards(folder):
+    with tarfile.open(folder / "shard-0.tar", "w") as tar:
+        for name, content in (("1.png", png(56)), ("1.json", json.dumps({"question": "What?", "answer": "red"}).encode())):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    table = read_examples(str(folder / "shard-0.tar"))
+    assert (table["0"].question, table["0"].answer, size(table["0"])) == ("What?", "red", (56, 56))
+
+
+def test_several_files_by_a_pattern(folder):
+    for i in range(2):
+        rows = [{"question": f"{i}?", "answer": "red", "image": {"bytes": png(28), "path": None}}]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"part-{i}.parquet")
+    assert [e.question for e in read_examples(str(folder / "part-*.parquet")).values()] == ["0?", "1?"]
+
+
+def test_other_names_of_columns_and_another_folder_of_images(folder):
+    (folder / "tables").mkdir()
+    (folder / "tables" / "rows.jsonl").write_text(json.dumps({"q": "What?", "meta": {"label": "red"}, "pic": "a.png"}))
+    table = read_examples(
+        str(folder / "tables" / "rows.jsonl"), columns="question=q,answer=meta.label,image=pic", image_root=str(folder)
+    )
+    assert (table["0"].question, table["0"].answer, size(table["0"])) == ("What?", "red", (56, 56))
+    with pytest.raises(DataError, match="no column nowhere; it has q, meta, pic"):
+        read_examples(str(folder / "tables" / "rows.jsonl"), columns="question=nowhere")
+
+
+@pytest.mark.parametrize(
+    "row, complaint",
+    [
+        ({"image": "../up.png"}, "lies outside of"),
+        ({"image": "/etc/passwd"}, "lies outside of"),
+        ({"image": "https://example.com/a.png"}, "the image is an address"),
+        ({"image": "x" * 300}, "the image's path cannot be used"),
+        ({"image": ["a.png", "a.png"]}, "2 images; one is supported"),
+        ({"image": 7}, "the image is int, not a file"),
+        ({"question": "\ud800"}, "holds half of a UTF-16 pair"),
+        ({"question": ["a"]}, "the question is list, not text"),
+        ({"answer": [["red"]]}, "the answer is nested"),
+        ({"answer": "  "}, "no answer in column answer"),
+    ],
+)
+def test_bad_rows_are_named(folder, row, complaint):
+    good = {"question": "What?", "answer": "red", "image": "a.png"}
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (good, good | row, good)))
+    table = read_examples(str(folder / "rows.jsonl"))
+    assert table["0"].answer == table["2"].answer == "red"
+    with pytest.raises(DataError) as caught:
+        _ = table["1"]
+    assert "rows.jsonl, row 1: " in str(caught.value) and complaint in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, complaint",
+    [
+        ("a.jsonl", b"", "is empty"),
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"question,answer,image\n", "has no rows"),
+        ("a.csv", b"question,question,image\na,b,c\n", "two columns have the same name"),
+        ("a.jsonl", b"[1]\n[2]\n", "none of the first lines is a JSON object"),
+        ("a.parquet", b"", "is empty"),
+        ("a.parquet", b"PAR1" + b"\0" * 40 + b"PAR1", "cannot be read"),
+        ("a.tar", b"not a tar file", "cannot be read"),
+        ("a.xlsx", b"x", "expected a .parquet, .jsonl, .csv, .tsv or .tar file"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, name, content, complaint):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_examples(str(tmp_path / name))
+    assert name in str(caught.value) and complaint in str(caught.value)
