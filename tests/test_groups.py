@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 from training import rollout_batch, small
 
@@ -18,9 +20,16 @@ def test_a_group_without_difference_is_replaced(tmp_path):
     """Every other example is always right; with no penalty such a group has nothing to compare."""
 
     class Flat:
-        def judge(self, transcript):
-            flat = int(transcript.example_id.rpartition("-")[2]) % 2
-            return Verdict("correct" if flat or transcript.requested else "wrong", "test", "")
+        identity = "flat"
+
+        def compare(self, answers):
+            def flat(answer):
+                return zlib.crc32(f"{answer.question} {answer.references}".encode()) % 2
+
+            return [Verdict("correct" if flat(a) or i % 2 else "wrong", "test", "") for i, a in enumerate(answers)]
+
+        def usage(self):
+            return {}
 
     examples = [synth.draw("scene", i, split="train") for i in range(16)]
 

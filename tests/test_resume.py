@@ -21,6 +21,7 @@ STEPS = 2 * KILLS + 4
 
 def start(out: Path, *more: str) -> subprocess.Popen:
     settings = {"steps": STEPS, "prompts-per-step": 2, "group-size": 4, "save-steps": 2, "learning-rate": 1e-3}
+    settings |= {"lr-schedule": "constant"}
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", "visionthink", "train", "tiny", "--out", str(out), *options, *more],
@@ -82,6 +83,7 @@ def test_a_full_disk_is_one_line_and_loses_no_checkpoint(tmp_path):
         "from visionthink.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     options = ["--prompts-per-step", "2", "--group-size", "4", "--save-steps", "2", "--learning-rate", "1e-3"]
+    options += ["--lr-schedule", "constant"]
     result = subprocess.run(
         [sys.executable, "-c", limited, "train", "tiny", "--out", str(out), "--steps", "4", *options, "--resume"],
         capture_output=True,

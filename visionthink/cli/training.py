@@ -75,6 +75,12 @@ def _train(options: argparse.Namespace) -> None:
     from visionthink.train.run import train
 
     if options.dry_run and chosen.stand_in:
+        from visionthink.policies.checkpoint import check_folder
+
+        if Path(config.model).exists():
+            check_folder(Path(config.model), config.model)
+        if config.data:
+            next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
         small = config.rehearsed(config.out)
         checkpoint, examples = chosen.stand_in(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)

@@ -66,7 +66,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         raise OptionError(f"--model {name}: remote endpoints are not supported yet")
     folder = Path(path)
     if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
-        _check_folder(folder, name)
+        check_folder(folder, name)
     torch, transformers = _libraries()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -140,7 +140,7 @@ def _check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) -
         raise ModelError(f"model {name}: {chatml.IMAGE_PAD} is {pad} in the tokenizer and {config.image_token_id} in config.json")
 
 
-def _check_folder(folder: Path, name: str) -> None:
+def check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name}: no such folder")
     needed = (
@@ -149,6 +149,8 @@ def _check_folder(folder: Path, name: str) -> None:
         ("preprocessor_config.json", "processor_config.json"),
         ("tokenizer.json", "vocab.json"),
     )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"model {name}: is an adapter in the middle of a run, not a model; take the run's final/")
     for files in needed:
         if not any((folder / file).is_file() for file in files):
             raise ModelError(f"model {name}: {files[0]} is missing")
@@ -215,8 +217,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(partial)
         _only_about_the_tokenizer(partial / "tokenizer_config.json")
         image_processor.save_pretrained(partial)
-        settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
-        (partial / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
+        save_settings(partial, protocol)
         for file in partial.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone
         shutil.rmtree(folder, ignore_errors=True)
@@ -224,6 +225,12 @@ def save_checkpoint(
     except Exception as error:  # torch and safetensors say "disk full" each in their own way
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
+
+
+def save_settings(folder: Path, protocol: Protocol) -> None:
+    """Write the protocol beside a checkpoint."""
+    settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+    (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
 
 
 def _only_about_the_tokenizer(file: Path) -> None:

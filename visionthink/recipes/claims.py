@@ -82,6 +82,8 @@ class Claim:
     shown: Callable[[Outcome], float]
     unit: str
     judge: Callable[[Outcomes], Verdict]
+    rule: str
+    """What reproduces the claim, and what would be its opposite."""
 
 
 def _average(outcomes: Outcomes, variant: str, value: Callable[[Outcome], float]) -> float:
@@ -139,12 +141,13 @@ def _sft_asks_more(outcomes: Outcomes) -> Verdict:
     return _in_order(outcomes, ("eq5", "sft"), lambda o: o.asks_easy, 0.05)
 
 
+def _correlation(outcome: Outcome) -> float:
+    return rank_correlation([outcome.asks_by_family[f] for f in FAMILIES], [FAMILIES[f].hard_share for f in FAMILIES])
+
+
 def _follows_need(outcomes: Outcomes) -> Verdict:
     """Rank correlation of requests with the share of hard questions over the families, on average over seeds."""
-    correlation = mean(
-        rank_correlation([o.asks_by_family[f] for f in FAMILIES], [FAMILIES[f].hard_share for f in FAMILIES])
-        for o in outcomes["eq5"]
-    )
+    correlation = _average(outcomes, "eq5", _correlation)
     if correlation >= 0.6:
         return "reproduced"
     return "opposite" if correlation <= -0.6 else "not reproduced"
@@ -174,6 +177,8 @@ CLAIMS: dict[str, Claim] = {
             _end,
             "requests at the end",
             _collapse,
+            "reproduced if none ends at 0.9 or more, constant at 0.1 or less and Eq. 5 from 0.15 to 0.85; "
+            "opposite if constant ends 0.5 above none",
         ),
         Claim(
             "theta",
@@ -184,6 +189,7 @@ CLAIMS: dict[str, Claim] = {
             _end,
             "requests at the end",
             lambda o: _in_order(o, ("theta 0.05", "eq5", "theta 0.5", "theta 0.8"), _end, 0.05),
+            "reproduced if requests rise by 0.05 from the first to the last and nowhere fall by as much",
         ),
         Claim(
             "weight",
@@ -194,6 +200,7 @@ CLAIMS: dict[str, Claim] = {
             _gap,
             "requests on hard minus on easy",
             _weight_matters_little,
+            "reproduced if every gap is 0.3 or more and they differ by 0.15 at most; opposite if they differ by 0.5",
         ),
         Claim(
             "released",
@@ -204,6 +211,7 @@ CLAIMS: dict[str, Claim] = {
             _gap,
             "requests on hard minus on easy",
             lambda o: _in_order(o, ("released", "eq5"), _gap, 0.05),
+            "reproduced if the gap is 0.05 larger with Eq. 5, opposite if it is 0.05 smaller",
         ),
         Claim(
             "preference",
@@ -214,6 +222,7 @@ CLAIMS: dict[str, Claim] = {
             _end,
             "requests at the end",
             _never_asks,
+            "reproduced if requests end at 0.15 or more from the base model and at 0.1 or less from the reluctant one",
         ),
         Claim(
             "sft",
@@ -224,6 +233,8 @@ CLAIMS: dict[str, Claim] = {
             lambda o: o.asks_easy,
             "requests on easy",
             _sft_asks_more,
+            "reproduced if fine-tuning asks on 0.05 more of the easy questions and Eq. 5 still asks at all (0.15 "
+            "of its last rollouts)",
         ),
         Claim(
             "cold_start",
@@ -234,6 +245,8 @@ CLAIMS: dict[str, Claim] = {
             _accuracy,
             "accuracy",
             lambda o: _in_order(o, ("long cold start", "cold start", "eq5"), _accuracy, 0.02),
+            "reproduced if accuracy rises by 0.02 from the long cold start over the short one to none, opposite "
+            "if it falls by as much",
         ),
         Claim(
             "families",
@@ -241,9 +254,11 @@ CLAIMS: dict[str, Claim] = {
             "Families ask as often as they need to.",
             "ChartQA 79, OCRBench 62, MME 31, DocVQA 7 %",
             ("eq5",),
-            lambda o: o.asks,
-            "requests",
+            _correlation,
+            "rank correlation of requests with need",
             _follows_need,
+            "reproduced if the rank correlation of requests with the share of hard questions over the six "
+            "families is 0.6 or more, opposite at -0.6",
         ),
         Claim(
             "general",
@@ -254,6 +269,7 @@ CLAIMS: dict[str, Claim] = {
             _accuracy,
             "accuracy",
             lambda o: _in_order(o, ("base, full", "general"), _accuracy, 0.02),
+            "reproduced if accuracy rises by 0.02, opposite if it falls by as much",
         ),
     )
 }

@@ -28,8 +28,8 @@ PAPER = TrainConfig(
     micro_batch=1,
     gradient_checkpointing=True,
 )
-"""Sec. 4.1 and the released scripts, for 32 processes; but answers are judged by rules, and what rules cannot judge is not learnt
-from."""
+"""Sec. 4.1 and the released scripts, for 32 processes. The paper's judge is a language model: `--judge rules,URL#MODEL`
+(docs/judges.md). Without one, answers are judged by rules alone, and what rules are not sure of is not learnt from."""
 
 
 def _recipe(config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"]) -> Recipe:

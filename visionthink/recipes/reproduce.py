@@ -15,6 +15,8 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,6 +134,14 @@ def _begin_process(log: Path) -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("trl").setLevel(logging.ERROR)
     sys.stdout = sys.stderr = log.open("a", encoding="utf-8")
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A killed reproduction must not leave runs behind that write beside the next one's."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 # ------------------------------------------------------------------------------------------------ one run
@@ -226,6 +236,7 @@ def _result(claim: Claim, outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
         "statement": claim.statement,
         "paper": claim.paper,
         "unit": claim.unit,
+        "rule": claim.rule,
         "values": values,
         "verdict": claim.judge(outcomes),
     }
@@ -254,8 +265,8 @@ def _page(results: Sequence[dict[str, Any]], seeds: int, scale: Scale) -> str:
         f"{scale.evaluated} unseen generated questions, {config.steps} steps of {config.prompts_per_step} examples x "
         f"{config.group_size} rollouts, constant learning rate {config.learning_rate:g}, KL {config.kl_coef:g}; mean over seeds "
         "(lowest to highest). What is found here holds for this model and these questions; the paper's figures are of "
-        "Qwen2.5-VL-7B. Verdicts follow rules fixed beforehand "
-        "(`recipes/claims.py`).",
+        "Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show the share of rollouts "
+        "that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
         "",
         "| claim | paper | verdict |",
         "|---|---|---|",
@@ -265,5 +276,5 @@ def _page(results: Sequence[dict[str, Any]], seeds: int, scale: Scale) -> str:
         lines += ["", f"## {r['claim']}", "", f"{r['source']}: {r['statement']}", "", f"Paper: {r['paper']}.", ""]
         lines += [f"| run | {r['unit']} |", "|---|---|"]
         lines += [f"| {variant} | {_row(values)} |" for variant, values in r["values"].items()]
-        lines += ["", f"Verdict: **{r['verdict']}**.", "", f"![request ratio over steps]({r['claim']}.svg)"]
+        lines += ["", f"Verdict: **{r['verdict']}** ({r['rule']}).", "", f"![request ratio over steps]({r['claim']}.svg)"]
     return "\n".join(lines) + "\n"

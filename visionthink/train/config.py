@@ -157,8 +157,9 @@ class TrainConfig:
             raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
         if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
-        self.rollout_ladder()
-        self.rollout_penalty()
+        penalty = self.rollout_penalty()
+        if len(self.rollout_ladder().levels) == 1 and penalty.name != "none":
+            raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
 
     def rollout_ladder(self) -> ResolutionLadder:

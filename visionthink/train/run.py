@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +33,36 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
             GPUs are visible to a single process.
     """
     _writable(config.out)
+    stored = config.out / "config.json"
+    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
+        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             _run(config.rehearsed(Path(folder)), examples, checkpoint, intended=config)
         return config.out
-    stored = config.out / "config.json"
-    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
-        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
     if config.resume:
         _same_run(config, stored)
-    return _run(config, examples, checkpoint)
+    with _alone(config.out):
+        return _run(config, examples, checkpoint)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """The only run in its folder; the processes of one run count as one, and the first of them holds the lock.
+
+    Raises:
+        OptionError: another run works there.
+    """
+    if not PartialState().is_main_process:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OptionError(f"--out {out}: another run is writing there") from None
+        yield
 
 
 def _writable(out: Path) -> None:
@@ -54,7 +77,8 @@ def _record(config: TrainConfig) -> dict[str, Any]:
 
 
 def _same_run(config: TrainConfig, stored: Path) -> None:
-    """A run goes on with the settings it began with; only its length and its checkpoints may change."""
+    """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
+    not depend on it."""
     try:
         before = json.loads(stored.read_text("utf-8"))
     except FileNotFoundError:
@@ -64,8 +88,12 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
     if not isinstance(before, dict):
         raise OptionError(f"--resume: {stored} is damaged")
     for name, value in json.loads(json.dumps(_record(config))).items():
-        if name not in ("steps", "save_steps", "out", "resume") and before.get(name) != value:
+        free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
+        if name not in free and before.get(name) != value:
             raise OptionError(f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now")
+    newest = last_checkpoint(config.out)
+    if newest and int(newest.name.rpartition("-")[2]) > config.steps * config.updates_per_step:
+        raise OptionError(f"--resume: {newest.name} of {config.out} is beyond {config.steps} steps")
 
 
 def last_checkpoint(out: Path) -> Path | None:

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
@@ -241,6 +241,8 @@ class VisionThinkTrainer(GRPOTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            if self.accelerator.is_main_process:
+                save_settings(folder, self.checkpoint.protocol)  # a checkpoint in the middle of a run speaks like its end
         except Exception as error:  # torch and safetensors say "disk full" each in their own way
             if self.accelerator.is_main_process:
                 shutil.rmtree(folder, ignore_errors=True)
