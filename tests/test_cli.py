@@ -154,7 +154,7 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["reproduce", "--claims", ""], "argument --claims: is empty"),
         (["train", "tiny", "--out", "OUT", "--seed", "4294967296"], "seed 4294967296: must be below"),
         (["train", "tiny", "--out", "OUT", "--data", "empty.jsonl"], "empty.jsonl: is empty"),
-        (["train", "tiny", "--out", "OUT", "--data", "null.jsonl"], "null.jsonl, line 2: not a JSON object"),
+        (["train", "tiny", "--out", "OUT", "--data", "null.jsonl"], "null.jsonl: none of the first lines is a JSON object"),
     ],
 )
 def test_bad_options(capsys, tmp_path, monkeypatch, argv, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import inspect
 import json
 
@@ -225,3 +226,15 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
     longest = max(len(renderer.encode(chatml.bridge([message], "chatml"))) for message in between)
     assert longest > 16
     assert trainer.args.max_completion_length == 2 * 8 + longest
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OptionError, match="another run is writing there"):
+            train(small(tmp_path, steps=1), synth.suite(8, split="train"))
+
+
+def test_a_checkpoint_in_the_middle_speaks_like_its_end(tmp_path):
+    train(small(tmp_path, steps=2, save_steps=1), synth.suite(8, split="train"))
+    assert open_checkpoint(str(tmp_path / "checkpoint-1")).protocol == open_checkpoint(str(tmp_path / "final")).protocol

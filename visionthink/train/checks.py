@@ -18,35 +18,43 @@ from visionthink.types import ImageView
 
 log = logging.getLogger(__name__)
 
+_NAMED = 5
+"""Examples left out that are named on the terminal; rejects.jsonl has all."""
+
 
 def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
     """Visual tokens of the full view of every example that has something to decide, and why others cannot be read. One whose
     ladder collapses is left out, counted. Images are measured by their header.
 
     Raises:
-        DataError: an example has no answer, or none can be trained on.
+        DataError: none can be trained on.
     """
     usable: dict[str, int] = {}
     unreadable: dict[str, str] = {}
     collapsed = 0
-    for example in source.examples.values():
-        if example.answer is None:
-            raise DataError(f"example {example.id}: has no answer to be rewarded for")
+    for key in source.examples:
         try:
+            example = source.examples[key]
+            if example.answer is None:
+                raise DataError(f"example {example.id}: has no answer to be rewarded for")
             sizes = source.sizes(example)
         except InputError as error:
-            unreadable[example.id] = str(error)
-            log.warning("%s; left out", error)
+            unreadable[key] = str(error)
+            if len(unreadable) <= _NAMED:
+                log.warning("%s; left out", error)
             continue
         if len(sizes) == len(source.ladder.levels):
-            usable[example.id] = source.budget.visual_tokens(*sizes[-1][1:])
+            usable[key] = source.budget.visual_tokens(*sizes[-1][1:])
         else:
             collapsed += 1
     if not usable:
+        first = f"; the first: {next(iter(unreadable.values()))}" if unreadable else ""
         raise DataError(
             f"no example to train on: of {len(source.examples)}, {len(unreadable)} cannot be read and the images of {collapsed} "
-            f"are too small for the ladder {source.ladder}"
+            f"are too small for the ladder {source.ladder}{first}"
         )
+    if len(unreadable) > _NAMED:
+        log.warning("%d examples left out in all; rejects.jsonl names them", len(unreadable))
     if collapsed:
         log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
     return usable, unreadable

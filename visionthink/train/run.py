@@ -18,7 +18,7 @@ from accelerate import PartialState
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.train.config import TrainConfig
-from visionthink.train.trainer import make_trainer
+from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 
 
@@ -42,8 +42,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         return config.out
     if config.resume:
         _same_run(config, stored)
-    with _alone(config.out):
-        return _run(config, examples, checkpoint)
+    return _run(config, examples, checkpoint)
 
 
 @contextlib.contextmanager
@@ -53,10 +52,10 @@ def _alone(out: Path) -> Iterator[None]:
     Raises:
         OptionError: another run works there.
     """
+    out.mkdir(parents=True, exist_ok=True)
     if not PartialState().is_main_process:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,7 +120,11 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None,
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)
-    config.out.mkdir(parents=True, exist_ok=True)
+    with _alone(config.out):
+        return _train(config, trainer)
+
+
+def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
     if trainer.accelerator.is_main_process:
         written = config.out / "config.json.partial"
         written.write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
