@@ -30,6 +30,9 @@ _DIRECTIVES = (
     r"\b(?:answer|response|this|it|above)\b.{0,20}\b(?:is|as|was)\s+(?:\w+ly\s+|indeed\s+|already\s+)?"
     r"(?:correct|right|accepted|valid|acceptable|true)\b",
     r"\bmatch(?:es)?\b.{0,30}\b(?:reference|truth|exactly|meaningfully)\b",
+    r"\b(?:same|identical|equal|equivalent)\s+(?:as|to)\s+(?:the\s+)?(?:above|item|what|one\s+given)\b|\bis_correct\b|\bmatch\s*[:=]",
+    r"\b(?:both|two|the)\s+answers?\s+(?:agree|are\s+the\s+same|match)\b|\b(?:result|nota|verdict|answer|grade|mark)\s*[:=]\s*[01]\s*$",
+    r"\n\s*(?:question|truth|answer|score)\s*:",
     # markup
     r"\[\[|\]\]|<\|?/?\w+|\|>|\[/?inst\]|^\s*\#{1,6}\s|\{\s*[\"']|```|\b(?:system|assistant|user)\s*[:\]]",
     # the same in other languages
@@ -40,7 +43,9 @@ _DIRECTIVES = (
     r"(?<![\w+/])(?:[A-Za-z0-9+/]{24,}|[A-Za-z0-9+/]{8,}={1,2})(?![\w+/=])",
 )
 _DIRECTIVE = re.compile("|".join(_DIRECTIVES), re.IGNORECASE | re.MULTILINE | re.DOTALL)
-_HIDDEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
+_VERDICT = re.compile(r"score\W{0,4}[:=]\W{0,4}[01]\b|\[\[(?:yes|no)\]\]", re.IGNORECASE)
+"""A verdict itself; only a reference may hold it, a question is no excuse."""
+_HIDDEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 _MIXED = re.compile(r"[a-z][\u0370-\u03ff\u0400-\u052f]|[\u0400-\u052f][a-z]", re.IGNORECASE)
 """Latin beside Cyrillic or Greek letters within a word: look-alikes. Greek may stand before Latin, as in μm and Δx."""
 
@@ -49,7 +54,12 @@ def speaks_to_the_judge(answer: Answer) -> str | None:
     """The words that are meant for the judge, or None. What the question or a reference says as well may be said."""
     if _HIDDEN.search(answer.prediction):
         return "invisible characters"
-    prediction = unicodedata.normalize("NFKC", answer.prediction)
+    marks_off = "".join(c for c in unicodedata.normalize("NFKD", answer.prediction) if not "\u0300" <= c <= "\u036f")
+    prediction = unicodedata.normalize("NFKC", marks_off)
+    references = unicodedata.normalize("NFKC", " ".join(answer.references)).casefold()
+    for verdict in _VERDICT.finditer(prediction):
+        if verdict[0].casefold() not in references:
+            return verdict[0]
     given = unicodedata.normalize("NFKC", " ".join((answer.question, *answer.references)))
     if not _words(prediction) and prediction.strip() not in given:
         return "no words"
