@@ -61,9 +61,10 @@ def _numbers(summary: Mapping[str, Any]) -> str:
         ("worker seconds so far", summary["worker_seconds"]),
     ]
     if agreement := summary["agreement"]:
+        titles = {"precision": "precision", "recall": "recall", "recall_of_kept": "recall among those not dropped"}
         for name, value in agreement.items():
             shown = "–" if value is None else f"{value:.3f}"
-            lines.append((f"{name.replace('_', ' ')} of “needs the full view” against the known need", shown))
+            lines.append((f"“needs the full view” against the known need: {titles[name]}", shown))
     cells = "".join(f"<tr><td style='text-align:left'>{html.escape(name)}<td>{html.escape(str(value))}" for name, value in lines)
     return f"<table>{cells}</table>"
 

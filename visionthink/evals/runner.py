@@ -74,7 +74,7 @@ def evaluate(
     _write_lines(out / "transcripts.jsonl", [s.to_dict() for s in in_order])
     _write_lines(out / "failed.jsonl", failed)
     summary = summarise(in_order, suite=suite, model=model_name, policy=policy)
-    summary |= {"judge": judge.identity, "failed": len(failed)}
+    summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     return summary
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
     if all(c.label is None for c in rows):
         raise DataError(f"{config.data}: no row can be used; the first: {rows[0].reason}")
     write_tables(config.out, rows, examples)
-    summary = summarise(rows, examples, config.thresholds) | {"seconds": round(time.perf_counter() - started, 1)}
+    summary = summarise(rows, examples, config.thresholds)
+    summary |= {"judge_usage": _usage(config.out), "seconds": round(time.perf_counter() - started, 1)}
     (config.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     (config.out / "report.html").write_text(curation_page(config.out, rows, examples, summary), "utf-8")
     return summary
@@ -185,6 +187,22 @@ def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
         raise DataError(f"a worker ended with status {bad.exitcode}; run the command again to go on")
 
 
+def _write_usage(file: Path, usage: dict[str, float]) -> None:
+    """What the judge of one worker cost; of one that was killed it is not known."""
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(usage) + "\n")
+
+
+def _usage(out: Path) -> dict[str, float]:
+    """Sums over all workers that came to their end."""
+    total: Counter[str] = Counter()
+    for file in sorted((out / "usage").glob("*.jsonl")):
+        for line in file.read_text("utf-8").splitlines():
+            total.update(json.loads(line))
+    return dict(total)
+
+
 def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
     """A worker process."""
     try:
@@ -209,6 +227,7 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
         examples = _examples(config.data, config)
         part, rows = list(config.parts(len(examples)).items())[worker]
         count_shard(config.out, examples, curator, rows, part, parent=parent, strict=config.strict)
+        _write_usage(config.out / "usage" / f"{part}.jsonl", curator.judge.usage())
     except VisionThinkError as error:
         errors.put(error)
         sys.exit(1)
