@@ -48,7 +48,7 @@ class ExampleTable(Mapping[str, Example]):
     """
 
     def __init__(self, name: str, rows: Rows, image_root: Path, columns: Mapping[str, str] | None = None):
-        self.name, self._rows, self._root = name, rows, image_root.absolute()
+        self.name, self._rows, self._root, self._resolved = name, rows, image_root.absolute(), image_root.resolve()
         self._columns: dict[str, Sequence[str]] = {}
         present = rows.column_names
         if "json" in present:  # of a WebDataset shard
@@ -131,7 +131,7 @@ class ExampleTable(Mapping[str, Example]):
             raise DataError(f"{self.name}, row {key}: the image's path holds a zero byte")
         full = self._root / path
         try:
-            inside = full.resolve().is_relative_to(self._root.resolve())
+            inside = full.resolve().is_relative_to(self._resolved)
             full.exists()
         except (OSError, RuntimeError, ValueError):  # a name that is too long, a loop of links
             raise DataError(f"{self.name}, row {key}: the image's path cannot be used: {path[:60]!r}") from None

@@ -70,6 +70,3 @@ class VerdictCache:
             self._db.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: a judgement cannot be written ({error}); earlier ones are kept") from None
-
-    def close(self) -> None:
-        self._db.close()

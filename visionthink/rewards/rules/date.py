@@ -23,10 +23,7 @@ _FORMS = [
 _SLASHED = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
 _NAMED = {"noon": time(12), "midday": time(12), "midnight": time(0)}
 _SPOKEN = re.compile(r"(half|quarter) (past|to) (\w+)")
-_HOURS = {
-    w: i
-    for i, w in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"], 1)
-}
+_HOURS = {w: i for i, w in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)}
 _CLOCK = re.compile(r"(?P<hour>\d{1,2})(?:[:.](?P<minute>\d{2}))?(?::(?P<second>\d{2}))?\s*(?P<half>[ap]\.?m\.?)?", re.IGNORECASE)
 _WEEKDAY = re.compile(r"^(?:mon|tues|wednes|thurs|fri|satur|sun)day,?\s+", re.IGNORECASE)
 
@@ -70,13 +67,9 @@ def read_time(text: str) -> time | None:
     if spoken := _SPOKEN.fullmatch(text):
         hour = _HOURS.get(spoken[3], int(spoken[3]) if spoken[3].isdecimal() else 0)
         minutes = {"half past": 30, "quarter past": 15, "quarter to": -15}.get(f"{spoken[1]} {spoken[2]}")
-        return (
-            None
-            if minutes is None or not 1 <= hour <= 12
-            else time(*divmod((hour % 12) * 60 + minutes, 60))
-            if minutes > 0
-            else time((hour - 1) % 12, 45)
-        )
+        if minutes is None or not 1 <= hour <= 12:
+            return None
+        return time(*divmod((60 * hour + minutes) % 720, 60))
     match = _CLOCK.fullmatch(text)
     if not match or not (match["minute"] or match["half"]):
         return None

@@ -195,7 +195,7 @@ _NUMBERS = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|some|all|but|except|however|only|not|and)\b|[,;]"
 )
 _SAYS_NONE = re.compile(
-    r"(?:none|nothing|nobody|zero)(?: of (?:them|these|those|the (?P<group>\w+))(?P<rest> .*)?)?|"
+    r"(?:none|nothing|nobody|zero)(?: of (?:them|these|those|the (?P<group>\w+))(?: .*)?)?|"
     r"(?:there (?:is|are) )?no (?P<noun>\w+)(?: .*)?"
 )
 
