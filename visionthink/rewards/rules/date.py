@@ -18,6 +18,7 @@ _FORMS = [
         rf"(?:the\s+)?{_DAY}\s*(?:of\s+)?[\s-]?{_MONTH}(?:,?\s*-?\s*(?P<year>\d{{4}}))?",
         rf"{_MONTH}\s+{_DAY}(?:,?\s+(?P<year>\d{{4}}))?",
         rf"{_MONTH},?\s+(?P<year>\d{{4}})",
+        r"(?P<number>0?[1-9]|1[0-2])/(?P<year>\d{4})",
     )
 ]
 _SLASHED = re.compile(r"(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})")
@@ -83,8 +84,32 @@ def read_time(text: str) -> time | None:
         return None
 
 
+_SPAN = re.compile(
+    r"(?:from\s+|between\s+)?(?P<start>\S.*?)\s*(?:-|–|—|\b(?:to|and|until|till|through)\b)\s*(?P<end>\S.*)", re.IGNORECASE
+)
+
+
+def _same_span(pair: Pair) -> Finding | None:
+    """1990-2010, 9 am to 5 pm: spans of years or of times are compared end by end."""
+    ends = []
+    for text in (pair.said, pair.wanted):
+        match = _SPAN.fullmatch(text.strip().rstrip("."))
+        if not match:
+            return None
+        start, end = match["start"], match["end"]
+        if re.fullmatch(r"[12]\d{3}", start) and re.fullmatch(r"[12]\d{3}", end):
+            ends.append((start, end))
+        elif all(re.search(r":|[ap]\.?m", t, re.IGNORECASE) and read_time(t) for t in (start, end)):
+            ends.append((str(read_time(start)), str(read_time(end))))
+        else:
+            return None
+    return "same" if ends[0] == ends[1] else "different"
+
+
 def same_date(pair: Pair) -> Finding | None:
     """Different where a part that both say differs; unsure where one says less."""
+    if (span := _same_span(pair)) is not None:
+        return span
     weekdays = [(_WEEKDAY.match(text.strip()) or [""])[0].casefold().strip(" ,") for text in (pair.said, pair.wanted)]
     if all(weekdays) and weekdays[0] != weekdays[1]:
         return "unsure"

@@ -11,11 +11,11 @@ from visionthink.rewards.rules.finding import Finding, Pair, Rule
 from visionthink.rewards.rules.listing import same_list
 from visionthink.rewards.rules.maths import same_maths
 from visionthink.rewards.rules.quantity import same_quantity
+from visionthink.rewards.rules.restated import restated
+from visionthink.rewards.rules.sentence import final_answer, inner_answers
 from visionthink.rewards.rules.text import (
     contains,
-    final_answer,
     hedged,
-    inner_answers,
     none,
     normalise,
     refusal,
@@ -23,7 +23,7 @@ from visionthink.rewards.rules.text import (
     yes_or_no,
 )
 from visionthink.rewards.rules.typed import one_of_its_kind
-from visionthink.rewards.rules.vocabulary import closed_vocabulary, other_address, other_digits
+from visionthink.rewards.rules.vocabulary import closed_vocabulary, opposite, other_address, other_digits, other_name
 
 _RULES: dict[str, Rule] = {
     "same text": same_text,
@@ -38,7 +38,10 @@ _RULES: dict[str, Rule] = {
     "closed vocabulary": closed_vocabulary,
     "digits": other_digits,
     "address": other_address,
+    "opposite": opposite,
+    "name": other_name,
     "the only one of its kind": one_of_its_kind,
+    "restated": restated,
 }
 _LONGEST_CLOSED = 5
 """Words of an answer that may be one of a closed vocabulary."""
@@ -53,6 +56,8 @@ def _decide(pair: Pair) -> tuple[Finding | None, str]:
     if max(len(pair.said), len(pair.wanted)) > _LONGEST:
         return same_text(pair), "too long for rules"
     for part in inner_answers(pair.said, pair.question):
+        if "=" in pair.wanted and "=" not in part:
+            continue  # x = 4 is not y = 4
         finding, name = _apply(Pair(part, pair.wanted, pair.question))
         if finding in ("same", "different"):
             return finding, name

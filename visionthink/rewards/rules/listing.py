@@ -13,6 +13,7 @@ _SEPARATOR = re.compile(
     r"\s*(?:,\s*and\s+|,\s*&\s*|[,;\n→]|->|(?<=[a-z]{3})\s>\s(?=[a-z]{3})|\s+and\s+|\s+&\s+)\s*", re.IGNORECASE
 )
 _BULLET = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•])\s+")
+_NUMBERED = re.compile(r"(?:^|\s)\d{1,2}[.)]\s+")
 _OPEN_END = re.compile(r"[,\s]*(?:\.\.\.|…|\\l?dots)\s*$")
 _BRACKETS = re.compile(r"^[(\[{](.*)[)\]}]$", re.DOTALL)
 _IN_ORDER = re.compile(
@@ -26,6 +27,7 @@ MOST = 20
 
 def elements(text: str) -> list[str]:
     """Parts of a list; a single one where it is none. Separators of thousands do not part numbers."""
+    text = _NUMBERED.sub("\n", text) if re.match(r"\s*1[.)]\s", text) and re.search(r"\s2[.)]\s", text) else text
     text = re.sub(r"[ \t]+", " ", re.sub(r"^[^\n]*:\s*\n", "", text.strip()))  # "The legend shows:"
     text = _OPEN_END.sub("", _BULLET.sub("", re.sub(r"^\$|\$$|\\[,;]", "", text.strip()))).rstrip(".")
     if bracketed := _BRACKETS.match(text):
@@ -38,6 +40,7 @@ def elements(text: str) -> list[str]:
 
 def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding | None:
     """Applies where the reference has several parts; `compare` is asked about the parts."""
+    pair = Pair(_solutions(pair.said), _solutions(pair.wanted), pair.question)
     wanted = elements(pair.wanted)
     if not 2 <= len(wanted) <= MOST or _brackets(pair.wanted) not in _PLAIN_BRACKETS:
         return None
@@ -48,13 +51,10 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
         return "unsure"
     if "=" in pair.said + pair.wanted:
         return None
-    ordered = bool(re.match(r"^\(", pair.wanted.strip()) or re.search(r"→|->|>", pair.wanted))
-    ordered = ordered or bool(
-        re.search(r"\b(?:order|from (?:left|right|top|bottom|the (?:left|right|top|bottom)))\b", pair.question)
-    )
+    ordered = in_order(pair.wanted, pair.question)
     found = [[compare(Pair(s, w, pair.question)) for s in said] for w in wanted]
     if len(said) != len(wanted):
-        return _other_length(said, found)
+        return _too_few(said, wanted, pair.question) or _other_length(said, found)
     if all(found[i][i] == "same" for i in range(len(wanted))):
         return "same"
     if ordered:
@@ -64,6 +64,41 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
         return "unsure" if _IN_ORDER.search(pair.question) else "same"
     missing = any(all(f == "different" for f in row) for row in found)
     return "different" if missing else "unsure"
+
+
+_SOLUTION = r"\$?(?:([a-z])\s*=\s*)?([^=,\s]+)\$?"
+
+
+def _solutions(text: str) -> str:
+    """ "x = 2 or x = -3" as "2, -3"."""
+    parts = re.split(r"\s*(?:,\s*(?:or|and)\b|,|\bor\b|\band\b)\s*", text.strip().rstrip("."))
+    found = [re.fullmatch(_SOLUTION, part) for part in parts]
+    if len(parts) < 2 or not found[0] or not found[0][1] or any(m is None or m[1] not in (None, found[0][1]) for m in found):
+        return text
+    return ", ".join(m[2] for m in found if m)
+
+
+_COUNTS = {"two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+
+
+def _too_few(said: list[str], wanted: list[str], question: str) -> Finding | None:
+    """One name where the question asks for two, as many as the reference has."""
+    asked = [n for word, n in _COUNTS.items() if re.search(rf"\b{word}\b", question, re.IGNORECASE)]
+    short = all(len(part.split()) <= 3 for part in said)
+    return "different" if asked == [len(wanted)] and len(said) < len(wanted) and short else None
+
+
+def in_order(wanted: str, question: str) -> bool:
+    """Whether the order of a list matters by its brackets, its arrows or what is asked for."""
+    return bool(
+        re.match(r"^\(", wanted.strip())
+        or re.search(r"→|->|>", wanted)
+        or re.search(
+            r"\border(?! to)\b|\b(?:rank|sort)\b|\bfrom (?:the )?(?:left|right|top|bottom|largest|smallest)\b",
+            question,
+            re.IGNORECASE,
+        )
+    )
 
 
 def _other_length(said: list[str], found: list[list[Finding | None]]) -> Finding:

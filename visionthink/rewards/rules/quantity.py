@@ -14,7 +14,7 @@ from visionthink.rewards.rules.text import contains, normalise
 _CLOSE = Fraction(1, 100)
 """Values that are not whole and differ by less, relatively, may be one value computed with other precision."""
 
-_PERCENT = ("%", "percent", "per cent", "pct")
+_PERCENT = ("%", "percent", "per cent", "pct", "% off", "% vol", "% p.a", "% abv", "percent off")
 _MONEY = {
     "dollar": ("dollar", "dollars", "usd"),
     "euro": ("euro", "euros", "eur"),
@@ -119,8 +119,9 @@ def same_quantity(pair: Pair) -> Finding | None:
 
 
 _CODES = re.compile(
-    r"\b(?:version|section|chapter|(?:zip|postal|area) code|phone|fax|licen[cs]e plate|extension|"
-    r"(?:flight|serial|plate|room) number)\b",
+    r"\b(?:version|section|chapter|(?:zip|postal|area) code|(?:phone|fax) (?:number|no\b)|"
+    r"what is the (?:tele)?(?:phone|fax)\b(?!['’])|"
+    r"licen[cs]e plate|extension|(?:flight|serial|plate|room) number)\b",
     re.IGNORECASE,
 )
 
@@ -218,7 +219,7 @@ def _unit_left_out(said: Number, wanted: Number, unit: str, question: str) -> Fi
 def _names(question: str, said: Number, wanted: Number) -> bool:
     """Whether the question names the unit that one side writes, in this or in another spelling."""
     unit = read_unit(said.rest or wanted.rest)
-    if unit == "degree" and re.search(r"\bangle\b|∠|\brotat", question, re.IGNORECASE):
+    if unit == "degree" and re.search(r"\bangles?\b|∠|\brotat", question, re.IGNORECASE):
         return True
     asked = _ASKS_FOR_UNIT.findall(question)
     return any(read_unit(word) == unit or _alike(read_unit(word), unit) for word in asked if word not in ("a", "A", "the"))

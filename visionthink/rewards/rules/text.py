@@ -1,11 +1,11 @@
-"""Text as people write it: normal forms, the answer inside a sentence, refusals and hedges."""
+"""Text as people write it: normal forms, refusals and hedges, yes and no."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
-from visionthink.protocol import extract_answer
 from visionthink.rewards.rules.finding import Finding, Pair
 
 _ARTICLES = ("a", "an", "the")
@@ -39,40 +39,11 @@ def skeleton(text: str) -> str:
     return re.sub(r"\b([a-z]) (?=[a-z]\b)", r"\1", " ".join(spelled.split()))  # J. K. is J.K.
 
 
-_LEAD_IN = re.compile(
-    r"^(?:so|thus|therefore|hence)?,?\s*(?:the|my)?\s*(?:final|correct|right)?\s*answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE
-)
-_CONCLUSION = re.compile(
-    r"\b(?:answer|option|choice)\s*(?:is|must be|:)\s*:?\s*(?P<rest>[^.;:]+)\.?$|"
-    r"\b(?:so|thus|therefore|hence),?\s+(?P<short>(?:\w|['’])+)\.?$",
-    re.IGNORECASE,
-)
-_MARKUP = re.compile(r"^(\*\*|__|`|\"|')(.+)\1$", re.DOTALL)
-
-
-def final_answer(text: str) -> str:
-    r"""Without what answers are wrapped in: tags, the last `\boxed{}`, bold or quotes, "The answer is"."""
-    text = re.sub(r"\*\*(.+?)\*\*", r"\1", extract_answer(text))
-    if wrapped := re.fullmatch(r"\\text\s*\{([^{}]*)\}", text):
-        text = wrapped[1].strip()
-    while (shorter := _LEAD_IN.sub("", _MARKUP.sub(r"\2", text)).strip()) != text:
-        text = shorter
-    return text
-
-
 _NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|except|cannot)\b|n['’]t\b")
 _HEDGE = re.compile(
     r"\b(?:or|maybe|perhaps|possibly|probably|either|might|may|could|unsure|likely|but|unless|rather|instead|between|"
     r"more than|less than|fewer than|greater than|at least|at most|up to|over|under|below|above|nearly|almost|from)\b|\?"
 )
-_SAYS = re.compile(r"\b(?:is|are|was|were|has|have|shows?|says?|reads?|equals?|see|count|peaked in|belongs to)\s+", re.IGNORECASE)
-_THEREFORE = re.compile(r"[,;]?\s*\b(?:so|therefore|thus|hence)\b,?\s*", re.IGNORECASE)
-_DOUBT = re.compile(
-    r"\b(?:not|no|never|wrong|incorrect|false|least|most|doubt|think|unless|if|might|may|could|would|rule|"
-    r"exclud\w*|eliminat\w*)\b|n['’]t\b"
-)
-_OF_A_SUBJECT = "the a an it this that these those there they he she i its their can we you answer total value"
-_SUBJECTS = frozenset(_OF_A_SUBJECT.split())
 
 
 def hedged(text: str) -> bool:
@@ -85,22 +56,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 
 
-def inner_answers(text: str, question: str) -> list[str]:
-    """What a sentence comes down to: its conclusion ("..., so the answer is B"), or its predicate ("The car is red") where its
-    subject is what the question asks about. Nothing where it is hedged or doubted."""
-    found = []
-    if match := _CONCLUSION.search(text):
-        rest = (match["rest"] or match["short"]).strip()
-        before = re.split(r"[.;,]\s", text[: match.start()])[-1].casefold()
-        if len(rest.split()) <= 8 and not hedged(rest) and not _DOUBT.search(before):
-            found.append(rest)
-    elif not hedged(text):
-        clause = _THEREFORE.split(text.strip().rstrip("."))[-1]
-        said = _SAYS.split(clause)
-        asked = _SUBJECTS | set(words(question))
-        if len(said) == 2 and said[0] and set(words(said[0])) <= asked and not re.search(r"[;:]\s|\.\s", said[1]):
-            found.append(re.sub(r"^(?:written in|made of|labell?ed|dated|addressed to)\s+", "", said[1].strip()))
-    return [rest for rest in found if rest and rest != text]
+def stems(found: Iterable[str]) -> list[str]:
+    """Words without their common endings; crude, to compare a sentence with its question."""
+    return [re.sub(r"(?:ing|ed|es|s|e)$", "", word) if len(word) > 3 else word for word in found]
 
 
 _REFUSAL = re.compile(
@@ -108,10 +66,10 @@ _REFUSAL = re.compile(
     r"i['’]?m (?:unable|not able|not sure|sorry)|"
     r"(?:cannot|can['’]t|could not|can not|impossible to|not possible to|unable to|hard to) (?:be )?"
     r"(?:determined?|answer(?:ed)?|read|seen?|tell|say|identif(?:y|ied)|know)n?|"
-    r"not enough information|insufficient information|no idea|no data|too blurry|"
+    r"not enough information|insufficient information|no idea|no data|too blurry|illegible|unreadable|"
     r"not (?:visible|legible|shown|given|specified|provided|known|answerable)|"
     r"(?:does not|do not|doesn['’]t) (?:list|show|say|state|give|contain|mention|specify|provide|indicate)\b)\b|"
-    r"^(?:unknown|n\.?/?a|undetermined|unanswerable)$",
+    r"^(?:unknown|n\.?/?a|undetermined|unanswerable|unsuitable(?: image)?)$",
 )
 _NONE = ("none", "nothing", "nobody", "none of them", "none of these")
 
@@ -154,6 +112,8 @@ def refusal(pair: Pair) -> Finding | None:
     if refuses(pair.question):
         return None  # one of the options
     said, wanted = refuses(pair.said), refuses(pair.wanted)
+    if _CANNOT_SEE.match(normalise(pair.said)) and normalise(pair.wanted) in _YES_NO:
+        return None
     if said and wanted:
         if contains(normalise(pair.said), normalise(pair.wanted)) and not _bare_refusal(pair.said, pair.question):
             return "unsure"
@@ -173,8 +133,8 @@ def refusal(pair: Pair) -> Finding | None:
 
 _OF_A_REFUSAL = frozenset(
     (
-        "i do not don t cannot can could am unable able sure sorry m but be is it this that the a an to from of in on for or and "
-        "as any by determine determined answer answered read seen see tell say identify identified know known impossible "
+        "i s do not don t cannot can could am unable able sure sorry m but be is it this that the a an to from of in on for or "
+        "and as any by determine determined answer answered read seen see tell say identify identified know known impossible "
         "possible hard enough too information insufficient no idea data blurry visible legible shown given specified provided "
         "unknown n image picture photo document chart figure question there what who where which how so text list show state "
         "give contain mention specify provide indicate does answerable unanswerable undetermined field says"
@@ -219,6 +179,7 @@ def none(pair: Pair) -> Finding | None:
 
 
 _YES_NO = {"yes": True, "yeah": True, "yep": True, "no": False, "nope": False, "true": True, "false": False}
+_CANNOT_SEE = re.compile(r"no[,.] i (?:do not|don['’]t|cannot|can['’]t) see (?:any|an?)\b")
 _FIRST_YES_NO = re.compile(rf"({'|'.join(_YES_NO)})(?=$|\s*[,.;:!])")  # "no idea" is neither
 _PLAIN_START = re.compile(r"(yes|no) (?:there|it|they|he|she|this|that|these|those|both|all|i)\b")
 _TAKES_BACK = re.compile(

@@ -8,7 +8,7 @@ from visionthink.rewards.rules.date import read_date, read_time, same_date
 from visionthink.rewards.rules.finding import Finding, Pair
 from visionthink.rewards.rules.number import read_number
 from visionthink.rewards.rules.quantity import read_unit, same_quantity
-from visionthink.rewards.rules.text import hedged, words
+from visionthink.rewards.rules.text import contains, hedged, stems, words
 
 _NUMBER = re.compile(
     r"(?<![\w.,/:-])(?:US\$|[$€£¥₹])?[+-]?(?:\d{1,3}(?:[ ,\u00a0\u202f]\d{3})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)"
@@ -27,7 +27,9 @@ LONGEST = 25
 
 def one_of_its_kind(pair: Pair) -> Finding | None:
     """Applies to sentences that are not hedged and hold exactly one value of the reference's kind."""
-    if not 2 <= len(pair.said.split()) <= LONGEST or hedged(pair.said) or re.search(r"[\\π√^=]", pair.said):
+    if not 2 <= len(pair.said.split()) <= LONGEST or re.search(r"[\\π√^=]", pair.said):
+        return None
+    if hedged(_ASKED_FROM.sub(" ", pair.said) if _ASKED_FROM.search(pair.question) else pair.said):
         return None
     if read_date(pair.wanted) or read_time(pair.wanted):
         found = list((_DATE if read_date(pair.wanted) else _TIME).finditer(pair.said))
@@ -38,7 +40,11 @@ def one_of_its_kind(pair: Pair) -> Finding | None:
     wanted = read_number(pair.wanted)
     if wanted is None or read_unit(wanted.rest) is None:
         return None
+    if not re.search(r"\d", sentence):
+        sentence = _SPOKEN.sub(lambda m: str(2 + _SMALL.index(m[0].casefold())), sentence)
     numbers = list(_NUMBER.finditer(sentence))
+    if len(numbers) > 1:
+        numbers = [n for n in numbers if not contains(pair.question, n[0])]  # "14 % in 1998"
     if len(numbers) != 1:
         return None
     if "/" in pair.wanted and not re.search(r"[/.%]", numbers[0][0] + sentence[numbers[0].end() :][:2]):
@@ -55,14 +61,30 @@ def one_of_its_kind(pair: Pair) -> Finding | None:
     return finding
 
 
-_LITTLE = frozenset(
+_ASKED_FROM = re.compile(r"\b(?:from|between)\b", re.IGNORECASE)
+"""No hedge where the question has it too: the distance from the village, the difference between two bars."""
+
+LITTLE = frozenset(
     (
         "the a an it is are was were there this that these those has have shows show says read reads displays equals in on of at "
-        "for i can see count we you its total value answer about approximately image picture photo chart figure"
+        "for i can see count we you its total value answer about approximately image picture photo chart graph figure diagram "
+        "document table sign text label by rose rise fell fall grew off"
     ).split()
 )
 
 
+_NEUTRAL = frozenset(
+    stems(
+        "contain hold cover supply make made together display rate offer cost weigh measure last take come add give lie stand "
+        "visible seen found present located wheel piece according point remain left mark".split()
+    )
+)
+"""Stems of words that say that something is so, and not how much of it."""
+
+_SMALL = "two three four five six seven eight nine ten eleven twelve".split()
+_SPOKEN = re.compile(rf"\b(?:{'|'.join(_SMALL)})\b", re.IGNORECASE)
+
+
 def _plain(rest: str, question: str) -> bool:
     """Whether the rest of a sentence only repeats the question."""
-    return set(words(rest)) <= _LITTLE | set(words(question))
+    return set(stems(words(rest))) <= set(stems(LITTLE)) | _NEUTRAL | set(stems(words(question)))

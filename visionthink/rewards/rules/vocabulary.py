@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from visionthink.rewards.rules.finding import Finding, Pair
-from visionthink.rewards.rules.text import hedged, normalise
+from visionthink.rewards.rules.sentence import inner_answers
+from visionthink.rewards.rules.text import contains, hedged, normalise, refuses, words
 
 _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
     tuple(frozenset(word.split("|")) for word in group.split(","))
@@ -38,6 +39,7 @@ _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
         "male,female",
         "open|opened,closed|shut",
         "empty,full",
+        "on,off",
         "cat,dog,horse,cow,sheep,elephant,giraffe,zebra,bear",
         "first|1st,second|2nd,third|3rd,fourth|4th,fifth|5th,sixth|6th,seventh|7th,eighth|8th,ninth|9th,tenth|10th",
         "positive,negative",
@@ -52,6 +54,55 @@ _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
 
 def _index(group: tuple[frozenset[str], ...], text: str) -> int | None:
     return next((i for i, words in enumerate(group) if text in words), None)
+
+
+def one_of_its_group(text: str, word: str) -> str | None:
+    """The only word in a text that excludes `word`, where no other word of its group is there."""
+    for group in _GROUPS:
+        own = _index(group, word)
+        if own is None or len(word) < 3:
+            continue
+        members = {i: w for i, forms in enumerate(group) for w in forms if contains(text, w) or contains(text, f"{w}s")}
+        if len(members) == 1 and own not in members:
+            found = members.popitem()[1]
+            return found if contains(text, found) else f"{found}s"
+    return None
+
+
+def opposite(pair: Pair) -> Finding | None:
+    """ "It is closed" says no to "Is the laptop open?"."""
+    wanted = normalise(pair.wanted)
+    asked = re.fullmatch(r"\s*(?:is|are|was|were) .*?([\w-]+)\s*\?\s*", pair.question.casefold())
+    if wanted not in ("yes", "no") or not asked or re.search(r"\b(?:or|not|than|both|all)\b|n't", pair.question.casefold()):
+        return None
+    for part in inner_answers(pair.said, pair.question):
+        finding = closed_vocabulary(Pair(part, asked[1]))
+        if finding is not None:
+            return "same" if (finding == "same") == (wanted == "yes") else "different"
+    return None
+
+
+_READ = re.compile(r"\b(?:who|whom|whose|name|brand|make|company|author|title|artist|manufacturer)\b", re.IGNORECASE)
+
+
+def other_name(pair: Pair) -> Finding | None:
+    """Names of persons and brands of which no word begins like a word of the other: neither is short for the other."""
+    said, wanted = words(pair.said), words(pair.wanted)
+    if not _READ.search(pair.question) or re.search(r"\b(?:type|kind|colou?r|country|state)\b", pair.question, re.IGNORECASE):
+        return None
+    if not (1 <= len(said) <= 4 and 1 <= len(wanted) <= 4) or hedged(pair.said) or refuses(pair.said) or refuses(pair.wanted):
+        return None
+    names = all(re.fullmatch(r"(?:[A-Z][\w.&'’-]*\s*)+", text.strip()) for text in (pair.said, pair.wanted))
+    if not names and not (len(said) == len(wanted) == 1 and _ONE_WORD.search(pair.question)):
+        return None
+    letters = "".join(said + wanted)
+    if not letters.isalpha() or not letters.isascii() or min(len("".join(said)), len("".join(wanted))) < 4:
+        return None
+    apart = not {w[0] for w in said} & {w[0] for w in wanted}
+    return "different" if apart and set("".join(said)) != set("".join(wanted)) else None
+
+
+_ONE_WORD = re.compile(r"\bbrand\b|\bname\b", re.IGNORECASE)
 
 
 _TO_BE_READ = re.compile(r"\b(?:says?|written|words?|text|reads?|names?|labels?|titles?|called|logo|brand)\b", re.IGNORECASE)
