@@ -127,6 +127,20 @@ def test_a_second_run_does_nothing_and_labels_may_change(whole, tmp_path):
         curate(config(copy, rollouts=8), QUIET)
 
 
+def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_path):
+    out, _ = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    for path in (copy / "counts").iterdir():
+        lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = Console(file=io.StringIO())
+    curate(config(copy, workers=3), said)
+    assert "12 rows held answers that could not be judged; judged again, 0 still do" in " ".join(said.file.getvalue().split())
+    assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
+    assert [c.correct_full for c in counted(copy) if c.unscored] == []
+
+
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     """KILLS=30 for the whole measurement."""
     limit = min(600, 20 * KILLS)  # enough work that most kills come before its end
@@ -155,6 +169,9 @@ def test_machines_share_the_work(whole, tmp_path):
     out = tmp_path / "machines"
     summary = curate(config(out, shard="1/2"), QUIET)
     assert 0 < summary["looked_at"] < 12 and not (out / "curated.parquet").exists()
+    to_come = summary["worker_seconds_per_example"] * (12 - summary["looked_at"])
+    assert summary["worker_seconds_to_come"] == pytest.approx(to_come, rel=0.05)
+    assert f"{summary['looked_at']} of 12" in (out / "report.html").read_text()
     curate(config(out, shard="2/2"), QUIET)
     assert parquet.read_table(out / "counts.parquet").num_rows == 12
 

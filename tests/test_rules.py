@@ -134,6 +134,29 @@ def test_multiple_choice(prediction, reference, expected):
         ("There are 4 zebras.", "3", "How many zebras are there?", "wrong"),
         ("Two people sit in row 3.", "3", "How many people are there?", "unscored"),
         ("blue, red", "red, blue", "Which colours, from left to right?", "wrong"),
+        ("The letter is addressed to Dr. Carter.", "Dr. Carter", "To whom is the letter addressed?", "correct"),
+        ("The cat is left of the dog.", "dog", "What is left of the cat?", "unscored"),
+        ("The dog is left of the cat.", "dog", "What is left of the cat?", "correct"),
+        ("The shop is closed on Sundays.", "Monday", "On which day is the shop closed?", "wrong"),
+        ("Saturday and Sunday are the days off.", "Sunday, Saturday", "Which are the days off?", "correct"),
+        ("It is closed.", "no", "Is the laptop open?", "correct"),
+        ("The light is red.", "yes", "Is the light green?", "wrong"),
+        ("The highest is 58 and the lowest 12, so 58 - 12 = 46", "46", "What is the range?", "correct"),
+        ("The rest is 2, as 3 * 4 = 12", "2", "What is the rest?", "unscored"),
+        ("y = 4", "x = 4", "What is the equation of the line?", "wrong"),
+        ("sin B = 5/13", "12/13", "Find sin B.", "wrong"),
+        ("x = 2 or x = -3", "2, -3", "What are the solutions?", "correct"),
+        ("from 2000 to 2010", "2000-2010", "Which years does the chart cover?", "correct"),
+        ("10 a.m. to 4 p.m.", "10am-2pm", "What are the hours?", "wrong"),
+        ("Ramirez", "Martinez", "What is the name on the jersey?", "wrong"),
+        ("VW", "Volkswagen", "What brand is the car?", "unscored"),
+        ("Messi", "Lionel Messi", "Who scored?", "unscored"),
+        ("One of them is Barack Obama", "Barack Obama, Joe Biden", "Who are the two people?", "unscored"),
+        ("Barack Obama", "Barack Obama, Joe Biden", "Who are the two people?", "wrong"),
+        ("A. Lind, B. Moreau", "B. Moreau, A. Lind", "Who signed?", "correct"),
+        ("cats and dogs, ahead of fish", "dogs and cats", "What are the two most common pets?", "unscored"),
+        ("The label is not visible, so I cannot tell.", "unanswerable", "What medicine is this?", "correct"),
+        ("The payment is due on May 5, 2003.", "05/15/2003", "When is the payment due?", "wrong"),
     ],
 )
 def test_the_question_matters(prediction, reference, question, expected):
@@ -159,7 +182,7 @@ def test_labelled_pairs():
     """Written by hand, by somebody who did not know the rules: hard ones (full sentences, traps) and typical ones."""
     hard, typical = decided("answer_pairs.jsonl"), decided("answer_pairs_typical.jsonl")
     assert hard[0] >= 0.995 and typical[0] >= 0.995, (hard[2], typical[2])
-    assert hard[1] >= 0.6 and typical[1] >= 0.8
+    assert hard[1] >= 0.64 and typical[1] >= 0.8
 
 
 def test_rules_work_in_threads():

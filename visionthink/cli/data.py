@@ -63,5 +63,5 @@ def _curate(options: argparse.Namespace) -> None:
     for name in ("needs_full", "low_suffices", "drop", "rejected", "selected"):
         table.add_row(name, str(summary[name]))
     console.print(table)
-    if (config.out / "report.html").is_file():
-        console.print(f"curated.parquet, counts.parquet, rejects.jsonl and report.html in {config.out}", markup=False)
+    tables = "curated.parquet, counts.parquet, rejects.jsonl and " if summary["looked_at"] == summary["rows"] else ""
+    console.print(f"{tables}report.html in {config.out}", markup=False)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from visionthink.data.curation import Counted, counted
 from visionthink.data.identity import content_id, image_digest
@@ -24,12 +24,14 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Curated:
-    """One example with its counts and label. `reason` says why it is not used: rejected, dropped, or not drawn."""
+    """One example with its counts and label. `reason` says why it is not used: rejected, dropped, or not drawn; `rejected` for
+    what, where it has no label."""
 
     counts: Counted
     label: Label | None
     selected: bool
     reason: str
+    rejected: Literal["", "unusable", "leaked", "duplicate"] = ""
 
 
 def label_rows(
@@ -43,23 +45,24 @@ def label_rows(
     records = sorted(counted(out), key=lambda r: r.row)
     held_out = _digests(validation) if validation is not None else {}
     first: dict[str, int] = {}
-    reasons: dict[int, str] = {}
+    rejects: dict[int, Curated] = {}
     labels: dict[str, Label] = {}
     for r in records:
         if r.rejected:
-            reasons[r.row] = r.rejected
+            rejects[r.row] = Curated(r, None, False, r.rejected, "unusable")
         elif r.image in held_out:
-            reasons[r.row] = f"its image is that of row {held_out[r.image]} of the validation set"
+            why = f"its image is that of row {held_out[r.image]} of the validation set"
+            rejects[r.row] = Curated(r, None, False, why, "leaked")
         elif r.id in first:
-            reasons[r.row] = f"the same as row {first[r.id]}"
+            rejects[r.row] = Curated(r, None, False, f"the same as row {first[r.id]}", "duplicate")
         else:
             first[r.id] = r.row
             labels[r.id] = thresholds.label(r.correct_low, r.correct_full, r.unscored)
     selected = set(balanced(labels, most))
     result = []
     for r in records:
-        if r.row in reasons:
-            result.append(Curated(r, None, False, reasons[r.row]))
+        if r.row in rejects:
+            result.append(rejects[r.row])
             continue
         label = labels[r.id]
         drop = f"{r.unscored} answers could not be judged" if r.unscored else "neither"
@@ -200,12 +203,14 @@ def summarise(rows: Sequence[Curated], examples: Mapping[str, Example], threshol
         "rows": len(examples),
         "looked_at": len(rows),
         **{name: labels[name] for name in ("low_suffices", "needs_full", "drop", "rejected")},
+        **{cause: sum(c.rejected == cause for c in rows) for cause in ("unusable", "leaked", "duplicate")},
         "selected": sum(c.selected for c in rows),
         "unscored_answers": sum(c.counts.unscored for c in scored),
         "thresholds": vars(thresholds),
         "correct_low_by_correct_full": grid,
         "worker_seconds": round(seconds, 1),
         "worker_seconds_per_example": round(seconds / len(scored), 3) if scored else None,
+        "worker_seconds_to_come": round(seconds / len(scored) * (len(examples) - len(rows)), 1) if scored else None,
         "agreement": _agreement(known) if known else None,
     }
 

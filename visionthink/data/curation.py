@@ -175,13 +175,32 @@ def count_shard(
             _append(counts, asdict(record))
 
 
+def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
+    """Ask once more about rows with answers that could not be judged, as after an outage of the judge; transcripts are kept.
+    Returns how many there were and how many are left."""
+    unscored = {record.row: record for record in counted(out) if record.unscored}
+    if not unscored:
+        return 0, 0
+    left = 0
+    with _own(out / "counts" / "judged-again.jsonl") as counts:
+        for row, kept in transcripts_of(out, set(unscored)).items():
+            verdicts = [v.verdict for v in judge_transcripts(judge, [Transcript.from_dict(t) for t in kept])]
+            half = len(verdicts) // 2
+            correct = verdicts[:half].count("correct"), verdicts[half:].count("correct")
+            record = replace(unscored[row], correct_low=correct[0], correct_full=correct[1], unscored=verdicts.count("unscored"))
+            if record.unscored < unscored[row].unscored:
+                _append(counts, asdict(record))
+            left += record.unscored > 0
+    return len(unscored), left
+
+
 def counted(out: Path) -> Iterator[Counted]:
-    """All that is written down, of every shard; each row once.
+    """All that is written down, of every shard; each row once, as judged with the fewest answers unscored.
 
     Raises:
         DataError: a file holds something else.
     """
-    seen: set[int] = set()
+    found: dict[int, Counted] = {}
     for path in sorted((out / "counts").glob("*.jsonl")):
         for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
             if not line.endswith(b"\n"):
@@ -190,9 +209,9 @@ def counted(out: Path) -> Iterator[Counted]:
                 record = Counted(**json.loads(line))
             except (ValueError, TypeError):
                 raise DataError(f"{path}, line {number}: not a line of counts") from None
-            if record.row not in seen:
-                seen.add(record.row)
-                yield record
+            if record.row not in found or record.unscored < found[record.row].unscored:
+                found[record.row] = record
+    yield from found.values()
 
 
 def transcripts_of(out: Path, rows: set[int]) -> dict[int, list[dict[str, Any]]]:

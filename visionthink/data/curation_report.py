@@ -21,6 +21,8 @@ _SIDE = 240
 """Largest side of a picture, in px."""
 _TITLES = {"needs_full": "needs the full view", "low_suffices": "the low view suffices", "drop": "neither"}
 
+_CAUSES = ("unusable", "leaked", "duplicate")
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -55,10 +57,12 @@ def _numbers(summary: Mapping[str, Any]) -> str:
         ("the low view suffices", summary["low_suffices"]),
         ("neither", summary["drop"]),
         ("rejected", summary["rejected"]),
+        ("of these: unusable, leaked from validation, duplicate", ", ".join(str(summary[n]) for n in _CAUSES)),
         ("selected, half of each", summary["selected"]),
         ("answers that could not be judged", summary["unscored_answers"]),
         (f"worker seconds per example of {rollouts} rollouts", summary["worker_seconds_per_example"]),
         ("worker seconds so far", summary["worker_seconds"]),
+        ("worker seconds to come", summary["worker_seconds_to_come"]),
     ]
     if agreement := summary["agreement"]:
         titles = {"precision": "precision", "recall": "recall", "recall_of_kept": "recall among those not dropped"}

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visionthink.data.curated import label_rows, summarise, write_tables
-from visionthink.data.curation import Curator, count_shard, counted, shard_rows
+from visionthink.data.curation import Curator, count_shard, counted, judge_again, shard_rows
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
@@ -101,6 +101,7 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
     examples = _examples(config.data, config)
     _same_settings(config)
     started = time.perf_counter()
+    _judge_again(config, console)
     _run_workers(config, len(examples), console)
     rows = label_rows(
         config.out,
@@ -108,16 +109,16 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
         most=config.select,
         validation=read_examples(config.validation) if config.validation else None,
     )
-    if len(rows) < len(examples):
-        console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
-        return summarise(rows, examples, config.thresholds)
-    if all(c.label is None for c in rows):
+    if rows and all(c.label is None for c in rows) and len(rows) == len(examples):
         raise DataError(f"{config.data}: no row can be used; the first: {rows[0].reason}")
-    write_tables(config.out, rows, examples)
     summary = summarise(rows, examples, config.thresholds)
     summary |= {"judge_usage": _usage(config.out), "seconds": round(time.perf_counter() - started, 1)}
-    (config.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     (config.out / "report.html").write_text(curation_page(config.out, rows, examples, summary), "utf-8")
+    if len(rows) < len(examples):
+        console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
+        return summary
+    write_tables(config.out, rows, examples)
+    (config.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
     return summary
 
 
@@ -185,6 +186,16 @@ def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
         raise errors.get()
     if bad := next((p for p in processes if p.exitcode), None):
         raise DataError(f"a worker ended with status {bad.exitcode}; run the command again to go on")
+
+
+def _judge_again(config: CurateConfig, console: Console) -> None:
+    from visionthink.rewards.spec import read_judge
+
+    if any(c.unscored for c in counted(config.out)):
+        judge = read_judge(config.judge)
+        rows, left = judge_again(config.out, judge)
+        _write_usage(config.out / "usage" / "judged-again.jsonl", judge.usage())
+        console.print(f"{rows} rows held answers that could not be judged; judged again, {left} still do")
 
 
 def _write_usage(file: Path, usage: dict[str, float]) -> None:

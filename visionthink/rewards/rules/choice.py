@@ -84,6 +84,8 @@ def multiple_choice(pair: Pair) -> Finding | None:
         return None
     if listed and wanted.letter not in listed:
         return None  # a letter that is no option is not meant as one
+    if not listed and wanted.text is not None and said.text is not None:
+        return None  # initials: "A. Lind"
     if len(letters := re.findall(r"[A-H]", pair.said)) > 1 and re.fullmatch(
         r"[(]?[A-H][)]?(?:(?:\s*[,;&]\s*|\s+and\s+)[(]?[A-H][)]?)+\.?", pair.said
     ):

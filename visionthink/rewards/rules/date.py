@@ -111,9 +111,9 @@ def same_date(pair: Pair) -> Finding | None:
     if (span := _same_span(pair)) is not None:
         return span
     weekdays = [(_WEEKDAY.match(text.strip()) or [""])[0].casefold().strip(" ,") for text in (pair.said, pair.wanted)]
-    if all(weekdays) and weekdays[0] != weekdays[1]:
-        return "unsure"
     said, wanted = read_date(pair.said), read_date(pair.wanted)
+    if said and wanted and all(weekdays) and weekdays[0] != weekdays[1]:
+        return "unsure"
     if said is None or wanted is None:
         return _same_time(pair)
     both = [(a, b) for a, b in zip(said, wanted, strict=True) if a is not None and b is not None]

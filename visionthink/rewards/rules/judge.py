@@ -33,6 +33,7 @@ _RULES: dict[str, Rule] = {
     "yes or no": yes_or_no,
     "date": same_date,
     "quantity": same_quantity,
+    "restated": restated,
     "list": lambda pair: same_list(pair, lambda part: _decide(part)[0]),
     "maths": same_maths,
     "closed vocabulary": closed_vocabulary,
@@ -41,7 +42,6 @@ _RULES: dict[str, Rule] = {
     "opposite": opposite,
     "name": other_name,
     "the only one of its kind": one_of_its_kind,
-    "restated": restated,
 }
 _LONGEST_CLOSED = 5
 """Words of an answer that may be one of a closed vocabulary."""
@@ -58,16 +58,16 @@ def _decide(pair: Pair) -> tuple[Finding | None, str]:
     for part in inner_answers(pair.said, pair.question):
         if "=" in pair.wanted and "=" not in part:
             continue  # x = 4 is not y = 4
-        finding, name = _apply(Pair(part, pair.wanted, pair.question))
+        finding, name = _apply(Pair(part, pair.wanted, pair.question), without="restated")  # of a part, the subject is not known
         if finding in ("same", "different"):
             return finding, name
     return _apply(pair)
 
 
-def _apply(pair: Pair) -> tuple[Finding | None, str]:
+def _apply(pair: Pair, without: str = "") -> tuple[Finding | None, str]:
     """What the first rule that applies says, and its name."""
     for name, rule in _RULES.items():
-        if (finding := rule(pair)) is not None:
+        if name != without and (finding := rule(pair)) is not None:
             return finding, name
     return None, "another text"
 

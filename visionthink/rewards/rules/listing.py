@@ -101,9 +101,15 @@ def in_order(wanted: str, question: str) -> bool:
     )
 
 
+_MORE_THAN_A_NAME = re.compile(
+    r"\b(?:ahead|behind|than|then|followed|by|with|in|at|on|for|of|before|after|among|which|who|that|as|both|are|is|was|were)\b",
+    re.IGNORECASE,
+)
+
+
 def _other_length(said: list[str], found: list[list[Finding | None]]) -> Finding:
     """A plain list that holds only some of the parts, or all of them and more, is another one."""
-    plain = all(len(part.split()) <= 3 for part in said)
+    plain = all(len(part.split()) <= 3 and not _MORE_THAN_A_NAME.search(part) for part in said)
     of_said = [["same" if row[i] == "same" else None for row in found] for i in range(len(said))]
     some = all("same" in column for column in of_said)
     more = all("same" in row for row in found)

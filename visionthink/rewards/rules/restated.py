@@ -18,7 +18,7 @@ _NO_TEXT = frozenset("yes no true false none nothing nobody zero all both unknow
 _LINKS = LITTLE | frozenset(
     (
         "shown displayed depicted written labelled labeled called named titled listed located marked indicated represented "
-        "contains include includes consists holds and to by with here"
+        "they re he she his her their contains include includes consists holds and to by with here"
     ).split()
 )
 
@@ -39,7 +39,7 @@ def restated(pair: Pair) -> Finding | None:
         return None
     places = []
     for part in parts:
-        found = list(re.finditer(rf"(?<![\w.-]){re.escape(part)}(?![\w-])", said))
+        found = list(re.finditer(rf"(?<![\w.-]){re.escape(part)}s?(?![\w-])", said))
         if len(found) != 1:
             return None
         places.append(found[0].span())

@@ -36,6 +36,8 @@ def skeleton(text: str) -> str:
     if re.search(r"\d[ .,-]+\d|(?:^|\s)-|\.(?=[^\s.,])(?!\w\.)|\w{5,}\.\S", plain):
         return ""
     spelled = re.sub(r"is(?=ation|ed\b|ing\b)", "iz", re.sub(r"[.,]", "", plain).replace("-", " "))
+    for british, american in (("grey", "gray"), ("colour", "color"), ("centre", "center"), ("metre", "meter")):
+        spelled = spelled.replace(british, american)
     return re.sub(r"\b([a-z]) (?=[a-z]\b)", r"\1", " ".join(spelled.split()))  # J. K. is J.K.
 
 
@@ -48,7 +50,7 @@ _HEDGE = re.compile(
 
 def hedged(text: str) -> bool:
     """Whether the text denies something, compares, or offers more than one answer."""
-    text = text.casefold()
+    text = re.sub(r"\bMay\b", "", text).casefold()  # the month
     return bool(_NEGATION.search(text) or _HEDGE.search(text))
 
 
@@ -74,9 +76,12 @@ _REFUSAL = re.compile(
 _NONE = ("none", "nothing", "nobody", "none of them", "none of these")
 
 
+_SORRY = re.compile(r"^(?:i['’]m |i am )?(?:sorry|i apologi[sz]e)(?: for \w+ \w+| about \w+ \w+)?,?(?: but)?\s*")
+
+
 def refuses(text: str) -> bool:
     """Whether the text declines to answer, and nothing else."""
-    text = normalise(text)
+    text = _SORRY.sub("", normalise(text))
     return bool(_REFUSAL.search(text)) and not re.search(r"\b(?:but|however|although|appears to be|looks like|answer is)\b", text)
 
 
@@ -114,6 +119,12 @@ def refusal(pair: Pair) -> Finding | None:
     said, wanted = refuses(pair.said), refuses(pair.wanted)
     if _CANNOT_SEE.match(normalise(pair.said)) and normalise(pair.wanted) in _YES_NO:
         return None
+    unanswerable = normalise(pair.wanted) in _UNANSWERABLE
+    if said and unanswerable:
+        claims = set(re.findall(r"\d+", pair.said)) - set(re.findall(r"\d+", pair.question))
+        return "unsure" if claims or _GUESSES.search(normalise(pair.said)) or len(pair.said.split()) > 25 else "same"
+    if unanswerable and not hedged(pair.said) and not _DECLINES.search(normalise(pair.said)):
+        return "different"
     if said and wanted:
         if contains(normalise(pair.said), normalise(pair.wanted)) and not _bare_refusal(pair.said, pair.question):
             return "unsure"
@@ -130,6 +141,16 @@ def refusal(pair: Pair) -> Finding | None:
         return "unsure" if hedged(pair.said) or len(words(pair.wanted)) > 4 or len(pair.said.split()) > 6 else "different"
     return None
 
+
+_UNANSWERABLE = ("unanswerable", "not answerable", "unsuitable", "unsuitable image", "cannot be determined")
+_GUESSES = re.compile(
+    r"\b(?:but|however|although|though|likely|probably|possibly|appears?|seems?|looks?|maybe|perhaps|guess|around|approximately|"
+    r"could be|might|may|assum\w+|estimate\w*)\b|[\"“]"
+)
+_DECLINES = re.compile(
+    r"\b(?:unclear|unknown|blurr\w+|dark|missing|empty|blank|unable|impossible|only|sorry|please|lacks?|without|insufficient|"
+    r"unanswerable|unreadable|undetermined|unspecified|image|photo|picture)\b"
+)
 
 _OF_A_REFUSAL = frozenset(
     (
@@ -186,7 +207,7 @@ _TAKES_BACK = re.compile(
     r"\b(?:however|although|or|actually|wait|rather|unless|doubt|way|matter|problem|wrong|scratch|mean|sorry|correction)\b|"
     r"\.\.\.|and (?:yes|no)\b"
 )
-_THERE = re.compile(r"\s*(?:is|are) there (?:an?|any|some)\s+(?P<what>[^?]+)", re.IGNORECASE)
+_THERE = re.compile(r"\s*(?:(?:is|are) there|(?:can|do) you see) (?:an?|any|some)\s+(?P<what>[^?]+)", re.IGNORECASE)
 _THERE_IS = re.compile(r"there (?:is|are)(?P<no> no\b| not any\b|n['’]t (?:an?|any)\b)?(?P<what>.*)")
 _ASKED = re.compile(r"\s*(?:is|are|was|were|does|do|did|has|have|can)\s+(.+?)\?\s*$", re.IGNORECASE)
 _AUXILIARIES = "is are was were does do did has have can not no it they he she this that these those there any"

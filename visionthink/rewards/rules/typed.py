@@ -76,7 +76,7 @@ LITTLE = frozenset(
 _NEUTRAL = frozenset(
     stems(
         "contain hold cover supply make made together display rate offer cost weigh measure last take come add give lie stand "
-        "visible seen found present located wheel piece according point remain left mark".split()
+        "visible seen found present located wheel piece according point remain left mark tall long wide high deep heavy".split()
     )
 )
 """Stems of words that say that something is so, and not how much of it."""
