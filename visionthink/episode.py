@@ -150,11 +150,23 @@ class Episode:
         level = views[-1].level if views else self._turns[-1].level
         shown = sum(v.visual_tokens for v in views)
         text_tokens = len(completion.prompt_ids) - shown - sum(t.usage.visual_tokens for t in self._turns)
-        usage = Usage(shown, max(0, text_tokens), len(completion.token_ids), completion.seconds)
+        output = len(completion.token_ids)
+        usage = Usage(shown, max(0, text_tokens), output, completion.seconds, completion.first_token_seconds)
         prompt = "\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending)
         added = completion.prompt_ids[known:]
         self._turns.append(
-            Turn(level, prompt, completion.text, step.action, usage, completion.token_ids, added, completion.logprobs, note)
+            Turn(
+                level,
+                prompt,
+                completion.text,
+                step.action,
+                usage,
+                completion.token_ids,
+                added,
+                completion.logprobs,
+                note,
+                (views[-1].width, views[-1].height) if views else None,
+            )
         )
 
     def transcript(self) -> Transcript:
@@ -179,6 +191,7 @@ class Episode:
             need=self.example.need,
             family=self.example.family,
             notes=tuple(self._notes),
+            metadata=self.example.metadata,
         )
 
 

@@ -77,6 +77,8 @@ class Completion:
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
+    first_token_seconds: float | None = None
+    """Of these, until the first token was there; None where the policy does not say."""
     error: str | None = None
     """Why `finish_reason` is "error"; never shown to the model."""
 
@@ -128,6 +130,7 @@ class Usage:
     """Prompt tokens of this turn's context that are not visual."""
     output_tokens: int
     seconds: float
+    first_token_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Turn:
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     note: str | None = None
     """Why a call is malformed, or why the policy failed."""
+    view_size: tuple[int, int] | None = None
+    """Width and height, in px, of the view first shown in this turn."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,8 @@ class Transcript:
     family: str | None = None
     notes: tuple[str, ...] = ()
     """What was done to the image or the ladder: orientation applied, first frame taken, ladder collapsed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The example's."""
 
     @property
     def requested(self) -> bool:
@@ -271,6 +278,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
     fields = dict(record)
     fields["usage"] = Usage(**fields["usage"])
     fields["token_ids"] = tuple(fields["token_ids"])
+    fields["view_size"] = tuple(fields["view_size"]) if fields.get("view_size") else None
     fields["logprobs"] = None if fields["logprobs"] is None else tuple(fields["logprobs"])
     return Turn(**fields)
 

@@ -38,6 +38,16 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
+_SHORT = 200
+"""Characters of a value that is kept beside an example, and values of a list."""
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, list):
+        return 0 < len(value) <= _SHORT and all(_is_short(v) and not isinstance(v, list) for v in value)
+    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and 0 < len(value) <= _SHORT)
+
+
 class ExampleTable(Mapping[str, Example]):
     """Rows of a table as examples, by their number. Nothing but the row asked for is in memory; images stay encoded.
 
@@ -61,6 +71,7 @@ class ExampleTable(Mapping[str, Example]):
                 asked = given or " or ".join(usual[:3])
                 raise DataError(f"{name}: no column {asked}; it has {', '.join(rows.column_names)}")
             self._columns[part] = found
+        self._used = {"aliases", "data_source", *(name for names in self._columns.values() for name in names)}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,7 +112,7 @@ class ExampleTable(Mapping[str, Example]):
             aliases=tuple(map(str, answers[1:])),
             need=_need(row),
             family=None if family is None else str(family),
-            metadata={name: row.get(name) for name in ("id", "doc_id") if row.get(name) is not None},
+            metadata={name: value for name, value in row.items() if name not in self._used and _is_short(value)},
         )
 
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:

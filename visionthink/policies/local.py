@@ -113,9 +113,11 @@ class LocalPolicy:
             )
             sampled = output[:, max(len(p) for p in prompts) :]
             logprobs = recorder.finish(sampled)
-        seconds = (time.perf_counter() - started) / len(histories)
+        share = 1 / len(histories)
+        seconds = (time.perf_counter() - started) * share
+        first_token_seconds = (recorder.first_token - started) * share
         return [
-            self._completion(prompt, ids, scores, seconds)
+            self._completion(prompt, ids, scores, seconds, first_token_seconds)
             for prompt, ids, scores in zip(prompts, sampled.tolist(), logprobs.tolist(), strict=True)
         ]
 
@@ -138,7 +140,11 @@ class LocalPolicy:
             }
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
-    def _completion(self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float) -> Completion:
+    def _completion(
+        self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float, first_token_seconds: float
+    ) -> Completion:
+        if not all(map(math.isfinite, logprobs)):
+            return Completion("", "error", error="the model's logits are not numbers", seconds=seconds)
         end = next((i for i, token in enumerate(ids) if token in self.renderer.end_ids), None)
         finish: FinishReason = "length" if end is None else "stop"
         length = len(ids) if end is None else end + 1
@@ -150,6 +156,7 @@ class LocalPolicy:
             prompt_ids=tuple(prompt),
             logprobs=tuple(logprobs[:length]),
             seconds=seconds,
+            first_token_seconds=first_token_seconds,
         )
 
 
@@ -167,6 +174,8 @@ class _LogprobRecorder(LogitsProcessor):
     def __init__(self) -> None:
         self._raw: torch.Tensor | None = None
         self._steps: list[torch.Tensor] = []
+        self.first_token = 0.0
+        """When its logits were there, by `time.perf_counter`."""
 
     @contextlib.contextmanager
     def listening_to(self, model: Any) -> Iterator[None]:
@@ -180,10 +189,14 @@ class _LogprobRecorder(LogitsProcessor):
             hook.remove()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self._steps:
+            if scores.is_cuda:
+                torch.cuda.synchronize(scores.device)
+            self.first_token = time.perf_counter()
         self._steps.append(self._raw.float() if self._raw is not None else scores)
         if len(self._steps) > 1:
             self._steps[-2] = self._pick(self._steps[-2], input_ids[:, -1])
-        return scores
+        return scores.nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the draw of the others
 
     @staticmethod
     def _pick(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
