@@ -51,6 +51,25 @@ def test_batch_size_does_not_change_the_answer(tiny_base):
     assert answers[0] == answers[1] == answers[2]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_an_error_of_their_row(tiny_base, temperature):
+    policy = LocalPolicy(tiny_base, max_new_tokens=4, temperature=temperature)
+    image = episodes(tiny_base, synth.suite(2))
+    spoiled: list[int] = []
+
+    def spoil(_module, _inputs, logits):
+        logits[0] = float("nan")
+        spoiled.append(1)
+
+    hook = tiny_base.model.get_output_embeddings().register_forward_hook(spoil)
+    try:
+        bad, good = policy.complete([e.history for e in image])
+    finally:
+        hook.remove()
+    assert spoiled and (bad.finish_reason, bad.error) == ("error", "the model's logits are not numbers")
+    assert good.finish_reason != "error" and 0 < good.first_token_seconds < good.seconds
+
+
 def test_sampling_is_seeded(tiny_base):
     def sample(seed):
         policy = LocalPolicy(tiny_base, max_new_tokens=8, temperature=1.5, seed=seed)

@@ -1,0 +1,142 @@
+"""Floating-point operations of a forward pass, exactly as PyTorch's counter sees them under eager attention.
+
+A product of an [a, b] and a [b, c] matrix counts 2abc; norms, activations and softmax count nothing. Vision tower of p patches
+(width d_v, FFN m_v, merged 2x2 into p/4 visual tokens of width d):
+
+    embed   2 p c d_v                                   c values per patch
+    layer   2 p (4 d_v^2 + k d_v m_v) + 4 d_v sum w^2   k = 3 gated, 2 plain; w patches attend to each other: all p, or a window's
+    merger  2 (p/4) ((4 d_v)^2 + 4 d_v d)               once, and once for every DeepStack level
+
+Decoder layer (width d, FFN m, h heads of size s, g key-value heads) for n new tokens behind `past` cached ones:
+
+    2 n d s (2h + 2g) + 4 n (past + n) h s + 6 n d m
+
+and 2 d V for every position whose logits are computed. The causal half of the scores is computed and counted too, as stock
+attention does. The shapes are those of Qwen2.5-VL (arXiv 2502.13923) and Qwen3-VL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    layers: int
+    hidden: int
+    ffn: int
+    gated: bool
+    windowed: int
+    """Layers that attend within windows only."""
+    window: int
+    """Visual tokens along a window's side."""
+    patch: int
+    """Pixels along a patch's side."""
+    merge: int
+    """Patches along a visual token's side."""
+    patch_values: int
+    mergers: int
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that operations and cache depend on, and nothing else."""
+
+    vision: VisionShape
+    decoder: DecoderShape
+    value_bytes: int = 2
+    """Bytes of a value in the key-value cache."""
+
+    @classmethod
+    def of(cls, config: Any, value_bytes: int = 2) -> Architecture:
+        """Read from a Qwen2.5-VL or Qwen3-VL configuration of transformers."""
+        v, t = config.vision_config, config.get_text_config()
+        full = getattr(v, "fullatt_block_indexes", None)
+        vision = VisionShape(
+            layers=v.depth,
+            hidden=v.hidden_size,
+            ffn=v.intermediate_size,
+            gated=full is not None,
+            windowed=0 if full is None else v.depth - len(set(full) & set(range(v.depth))),
+            window=0 if full is None else v.window_size // v.spatial_merge_size // v.patch_size,
+            patch=v.patch_size,
+            merge=v.spatial_merge_size,
+            patch_values=v.in_channels * v.temporal_patch_size * v.patch_size**2,
+            mergers=1 + len(getattr(v, "deepstack_visual_indexes", None) or ()),
+        )
+        decoder = DecoderShape(
+            layers=t.num_hidden_layers,
+            hidden=t.hidden_size,
+            ffn=t.intermediate_size,
+            heads=t.num_attention_heads,
+            kv_heads=t.num_key_value_heads,
+            head_size=getattr(t, "head_dim", None) or t.hidden_size // t.num_attention_heads,
+            vocabulary=t.vocab_size,
+        )
+        return cls(vision, decoder, value_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Architecture:
+        """Inverse of `to_dict`."""
+        return cls(VisionShape(**record["vision"]), DecoderShape(**record["decoder"]), record["value_bytes"])
+
+
+def vision_flops(shape: VisionShape, width: int, height: int, out: int) -> int:
+    """Of encoding one view of width x height px (multiples of a visual token's side) into tokens of `out` values."""
+    columns, rows = width // shape.patch, height // shape.patch
+    p, d = columns * rows, shape.hidden
+    linear = 2 * p * (4 * d * d + (3 if shape.gated else 2) * d * shape.ffn)
+    attention = 4 * d * ((shape.layers - shape.windowed) * p * p + shape.windowed * _window_pairs(shape, columns, rows))
+    wide, tokens = shape.merge**2 * d, p // shape.merge**2
+    merger = 2 * tokens * (wide * wide + wide * out)
+    return 2 * p * shape.patch_values * d + shape.layers * linear + attention + shape.mergers * merger
+
+
+def _window_pairs(shape: VisionShape, columns: int, rows: int) -> int:
+    """Sum over windows of the square of their patches; windows at the right and lower edge may be smaller."""
+    if not shape.windowed:
+        return 0
+    side = shape.window * shape.merge
+
+    def parts(length: int) -> list[int]:
+        return [min(side, length - start) for start in range(0, length, side)]
+
+    return sum((a * b) ** 2 for a in parts(columns) for b in parts(rows))
+
+
+def decoder_flops(shape: DecoderShape, new: int, past: int = 0, logits: int = 1) -> int:
+    """Of `new` tokens behind `past` cached ones; `logits` positions are given to the head."""
+    d, attended = shape.hidden, shape.heads * shape.head_size
+    projections = 2 * new * d * (2 * attended + 2 * shape.kv_heads * shape.head_size)
+    layer = projections + 4 * new * (past + new) * attended + 6 * new * d * shape.ffn
+    return shape.layers * layer + 2 * logits * d * shape.vocabulary
+
+
+def generation_flops(shape: DecoderShape, prompt: int, output: int) -> int:
+    """Of sampling `output` tokens one by one behind a prompt that is in the cache; the first comes with the prompt."""
+    later = max(0, output - 1)
+    # the sum of decoder_flops(new=1, past=prompt + i) for i < later; attention grows by one position each time
+    attended = 4 * shape.heads * shape.head_size * shape.layers
+    return later * decoder_flops(shape, 1, prompt) + attended * (later * (later - 1) // 2)
+
+
+def cache_bytes(architecture: Architecture, tokens: int) -> int:
+    """Keys and values of a context."""
+    d = architecture.decoder
+    return 2 * d.layers * d.kv_heads * d.head_size * tokens * architecture.value_bytes
