@@ -14,6 +14,7 @@ from typing import Any, Literal
 from visionthink.data.curation import Counted, counted
 from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Label, Thresholds, balanced
+from visionthink.durable import replace, replace_text
 from visionthink.errors import DataError, InputError
 from visionthink.images import open_image
 from visionthink.types import Example
@@ -94,7 +95,7 @@ def write_tables(out: Path, rows: Sequence[Curated], examples: Mapping[str, Exam
 
     name = getattr(examples, "name", "data")
     table = pyarrow.Table.from_pylist([_count_row(c) for c in rows], schema=_counts_schema(pyarrow))
-    _replace(out / "counts.parquet", lambda path: parquet.write_table(table, path))
+    replace(out / "counts.parquet", lambda path: parquet.write_table(table, path))
     keys = list(examples)
     chosen = [c for c in rows if c.selected]
 
@@ -104,10 +105,10 @@ def write_tables(out: Path, rows: Sequence[Curated], examples: Mapping[str, Exam
                 records = [_curated_row(c, _unchanged(c, examples[keys[c.counts.row]])) for c in batch]
                 writer.write_table(pyarrow.Table.from_pylist(records, schema=_curated_schema(pyarrow)))
 
-    _replace(out / "curated.parquet", write)
+    replace(out / "curated.parquet", write)
     rejects = [{"file": name, "row": c.counts.row, "reason": c.reason} for c in rows if c.label is None]
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rejects)
-    _replace(out / "rejects.jsonl", lambda path: path.write_text(text, "utf-8", "backslashreplace"))
+    replace_text(out / "rejects.jsonl", text)
 
 
 def _unchanged(c: Curated, example: Example) -> Example:
@@ -181,13 +182,6 @@ def _bytes(example: Example) -> bytes:
 def _batches(rows: Sequence[Curated]) -> Iterator[Sequence[Curated]]:
     for begin in range(0, len(rows), _AT_ONCE):
         yield rows[begin : begin + _AT_ONCE]
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    partial.replace(path)
 
 
 def summarise(rows: Sequence[Curated], examples: Mapping[str, Example], thresholds: Thresholds) -> dict[str, Any]:

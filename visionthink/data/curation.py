@@ -7,21 +7,21 @@ is interrupted is done again, with the same seeds: sampling follows from the run
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Thresholds
+from visionthink.durable import append_line, lines_of_one, whole_lines
 from visionthink.episode import Policy, run_batch
-from visionthink.errors import DataError, InputError, OptionError, StorageError
+from visionthink.errors import DataError, InputError, OptionError
 from visionthink.images import open_image
 from visionthink.model import Model
 from visionthink.resolution import ResolutionLadder
@@ -171,8 +171,8 @@ def count_shard(
                     raise
                 record = Counted(row, rejected=str(error))
             if transcripts:
-                _append(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
-            _append(counts, asdict(record))
+                append_line(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
+            append_line(counts, asdict(record))
 
 
 def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
@@ -189,7 +189,7 @@ def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
             correct = verdicts[:half].count("correct"), verdicts[half:].count("correct")
             record = replace(unscored[row], correct_low=correct[0], correct_full=correct[1], unscored=verdicts.count("unscored"))
             if record.unscored < unscored[row].unscored:
-                _append(counts, asdict(record))
+                append_line(counts, asdict(record))
             left += record.unscored > 0
     return len(unscored), left
 
@@ -202,12 +202,10 @@ def counted(out: Path) -> Iterator[Counted]:
     """
     found: dict[int, Counted] = {}
     for path in sorted((out / "counts").glob("*.jsonl")):
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-            if not line.endswith(b"\n"):
-                continue  # being written, or cut off
+        for number, line in whole_lines(path):
             try:
-                record = Counted(**json.loads(line))
-            except (ValueError, TypeError):
+                record = Counted(**line)
+            except TypeError:
                 raise DataError(f"{path}, line {number}: not a line of counts") from None
             if record.row not in found or record.unscored < found[record.row].unscored:
                 found[record.row] = record
@@ -227,40 +225,5 @@ def transcripts_of(out: Path, rows: set[int]) -> dict[int, list[dict[str, Any]]]
     return found
 
 
-@contextlib.contextmanager
-def _own(path: Path) -> Iterator[IO[bytes]]:
-    """A file to append to that no other process appends to; a torn last line is cut off first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        end = time.monotonic() + WAIT
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise StorageError(f"{path}: another process works on this shard") from None
-                time.sleep(0.2)
-        file.truncate(_whole_lines(file))
-        yield file
-
-
-def _whole_lines(file: IO[bytes]) -> int:
-    """Bytes up to the end of the last whole line."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        begin = max(0, end - 65536)
-        file.seek(begin)
-        if newline := file.read(end - begin).rfind(b"\n") + 1:
-            return begin + newline
-        end = begin
-    return 0
-
-
-def _append(file: IO[bytes], record: Mapping[str, Any]) -> None:
-    try:
-        file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{file.name}: cannot be written ({error.strerror}); finished examples are kept") from None
+def _own(path: Path) -> AbstractContextManager[IO[bytes]]:
+    return lines_of_one(path, what="shard", wait=WAIT)

@@ -1,0 +1,100 @@
+"""Files that survive a kill: one writer at a time, whole lines, replaced at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from visionthink.errors import DataError, StorageError
+
+
+@contextlib.contextmanager
+def lines_of_one(path: Path, *, what: str, wait: float = 0) -> Iterator[IO[bytes]]:
+    """A file of lines to append to that no other process appends to; a torn last line is cut off first.
+
+    Raises:
+        StorageError: another process holds it, still after `wait` seconds; `what` says what it is busy with.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise StorageError(f"{path}: another process works on this {what}") from None
+                time.sleep(0.2)
+        file.truncate(_whole_lines(file))
+        yield file
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """Bytes up to the end of the last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - 65536)
+        file.seek(begin)
+        if newline := file.read(end - begin).rfind(b"\n") + 1:
+            return begin + newline
+        end = begin
+    return 0
+
+
+def append_line(file: IO[bytes], record: Mapping[str, Any]) -> None:
+    """Written down when this returns.
+
+    Raises:
+        StorageError: the disk is full, or the like.
+    """
+    try:
+        file.write(json.dumps(record).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{file.name}: cannot be written ({error.strerror}); what is finished is kept") from None
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of each line; one that is being written, or was cut off, is left out.
+
+    Raises:
+        DataError: a line is no JSON object.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {number}: not a JSON object")
+            yield number, record
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside `path` and move it there: readers see the old one or the new one.
+
+    Raises:
+        StorageError: the disk is full, or the like.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def replace_text(path: Path, text: str) -> None:
+    """As `replace`, with text; halves of UTF-16 pairs, which cannot be written, are escaped."""
+    replace(path, lambda partial: partial.write_text(text, "utf-8", "backslashreplace"))

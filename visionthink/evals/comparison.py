@@ -1,0 +1,159 @@
+"""What a run is worth beside the lines that need no cleverness: always-low, always-full, a coin between them, and a perfect router.
+
+Runs are compared example by example, over the examples that were scored in all runs a figure needs; `n` says how many these are.
+Need is measured: the low view is answered wrong and the full view right. Where an example's need is known by construction, that is
+reported as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from visionthink.evals.bootstrap import Interval, bootstrap
+from visionthink.evals.metrics import Scored
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Always-low and always-full of one model on one suite, by example."""
+
+    low: Mapping[str, Scored]
+    full: Mapping[str, Scored]
+
+    @classmethod
+    def of(cls, low: Sequence[Scored], full: Sequence[Scored]) -> Lines:
+        return cls(by_id(low), by_id(full))
+
+    def need(self, example_id: str) -> bool:
+        """Measured: the low view is not enough and the full one is."""
+        return not right(self.low[example_id]) and right(self.full[example_id])
+
+
+def by_id(scored: Sequence[Scored]) -> dict[str, Scored]:
+    """Those that have a verdict."""
+    return {s.transcript.example_id: s for s in scored if s.verdict.verdict != "unscored"}
+
+
+def right(scored: Scored) -> bool:
+    return scored.verdict.verdict == "correct"
+
+
+def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
+    """Differences with 95 % intervals, router quality, groups A and B of VTC-Bench (arXiv 2510.07143), damage and repairs."""
+    own = by_id(run)
+    common = [i for i in own if i in lines.low and i in lines.full]
+    if not common:
+        return {"n": 0}
+    mixed = mix(own, lines, common)
+    by_family = mix(own, lines, common, each_family=True)
+    hard = [i for i in common if lines.need(i)]
+    a = [i for i in common if not right(lines.low[i])]
+    b = [i for i in common if right(lines.low[i])]
+    return {
+        "n": len(common),
+        "against_low": _interval([right(own[i]) - right(lines.low[i]) for i in common]),
+        "against_full": _interval([right(own[i]) - right(lines.full[i]) for i in common]),
+        "mix": sum(mixed.values()) / len(common),
+        "against_mix": _interval([right(own[i]) - mixed[i] for i in common]),
+        "mix_by_family": sum(by_family.values()) / len(common),
+        "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]),
+        "oracle": oracle(lines, common),
+        "router": router({i: own[i].transcript.requested for i in common}, {i: i in set(hard) for i in common}),
+        "router_known": _router_known(own),
+        "group_a": _group(own, a),
+        "group_b": _group(own, b),
+        "damage": sum(right(lines.full[i]) and not right(own[i]) for i in common) / len(common),
+        "repair": sum(right(own[i]) and not right(lines.low[i]) for i in common) / len(common),
+        "lucky": sum(right(own[i]) and not own[i].transcript.requested and not right(lines.low[i]) for i in common) / len(common),
+    }
+
+
+def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_family: bool = False) -> dict[str, float]:
+    """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens:
+    over all examples, or within each family, so that recognising the data set is not mistaken for skill."""
+    groups: dict[str | None, list[str]] = {}
+    for i in ids:
+        groups.setdefault(own[i].transcript.family if each_family else None, []).append(i)
+    expected: dict[str, float] = {}
+    for members in groups.values():
+        low = sum(lines.low[i].transcript.visual_tokens for i in members)
+        full = sum(lines.full[i].transcript.visual_tokens for i in members)
+        spent = sum(own[i].transcript.visual_tokens for i in members)
+        share = min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
+        expected |= {i: (1 - share) * right(lines.low[i]) + share * right(lines.full[i]) for i in members}
+    return expected
+
+
+def oracle(lines: Lines, ids: Sequence[str]) -> dict[str, float]:
+    """A router that asks exactly where the measured need is; it sees the low view first. `retain_cumulative` is its cost relative
+    to the full views."""
+    spent = [
+        lines.low[i].transcript.visual_tokens + (lines.full[i].transcript.visual_tokens if lines.need(i) else 0) for i in ids
+    ]
+    full = sum(lines.full[i].transcript.visual_tokens_full for i in ids)
+    return {
+        "accuracy": sum(right(lines.low[i]) or right(lines.full[i]) for i in ids) / len(ids),
+        "request_ratio": sum(lines.need(i) for i in ids) / len(ids),
+        "retain_cumulative": sum(spent) / full if full else 0.0,
+    }
+
+
+def router(asked: Mapping[str, bool], needed: Mapping[str, bool]) -> dict[str, float | None]:
+    """Requests as a classifier of need. `gain` is recall minus the share of requests where there is no need: 1 for a perfect
+    router, 0 for a coin."""
+    hits = sum(asked[i] and needed[i] for i in asked)
+    requests, needs = sum(asked.values()), sum(needed.values())
+    others = len(asked) - needs
+    recall = hits / needs if needs else None
+    false = (requests - hits) / others if others else None
+    return {
+        "precision": hits / requests if requests else None,
+        "recall": recall,
+        "false_requests": false,
+        "gain": recall - false if recall is not None and false is not None else None,
+    }
+
+
+def _router_known(own: Mapping[str, Scored]) -> dict[str, float | None] | None:
+    known = {i: s for i, s in own.items() if s.transcript.need is not None}
+    if not known:
+        return None
+    asked = {i: s.transcript.requested for i, s in known.items()}
+    return router(asked, {i: s.transcript.need == "hard" for i, s in known.items()})
+
+
+def branches(run: Sequence[Scored], direct: Sequence[Scored], request: Sequence[Scored]) -> dict[str, Any]:
+    """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is wrong
+    by force where it asks, and right where it does not; one that cannot answer because it always asks is wrong everywhere."""
+    own, forced = by_id(run), {"direct": by_id(direct), "request": by_id(request)}
+    common = [i for i in own if i in forced["direct"] and i in forced["request"]]
+    parts = {
+        "asked": [i for i in common if own[i].transcript.requested],
+        "answered_directly": [i for i in common if not own[i].transcript.requested],
+    }
+    return {
+        name: {
+            "n": len(ids),
+            **{f"accuracy_{action}": _share([right(by[i]) for i in ids]) for action, by in forced.items()},
+        }
+        for name, ids in parts.items()
+    }
+
+
+def _group(own: Mapping[str, Scored], ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        "n": len(ids),
+        "accuracy": _share([right(own[i]) for i in ids]),
+        "request_ratio": _share([own[i].transcript.requested for i in ids]),
+    }
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _interval(values: Sequence[float]) -> dict[str, Any] | None:
+    interval: Interval | None = bootstrap(values)
+    return asdict(interval) if interval else None
