@@ -163,6 +163,73 @@ def test_the_question_matters(prediction, reference, question, expected):
     assert verdict(prediction, reference, question=question) == expected
 
 
+NEVER = r"""
+# one line each: question | reference | answer | what a judge may say (c: correct, w: wrong, u: unscored)
+Is there a dog in the image? | no | I do not see a dog in the image. | c
+Is there a dog in the image? | no | I can't see a dog. | c
+Is there a dog in the image? | no | I don't see one. | cu
+How many people are in the image? | 0 | I don't see any people. | c
+Is the date visible? | no | The date is not visible. | c
+Is the phone number given? | no | It is not given. | cu
+Does the chart show data for 2010? | no | The chart does not show data for 2010. | c
+Which continent code? | NA | North America | cu
+What is the symbol for sodium? | Na | Sodium | cu
+Is there a clock on the wall? | no | There is a clock on the table. | cu
+Is there a person behind the car? | no | There is a person in the car. | cu
+Is there a red car? | no | There is a blue car and a red truck. | cu
+Is there a dog? | no | There is a hot dog on the plate. | cu
+Where is this? | Chicago, Illinois | Chicago, Illinois, USA | cu
+Where is this? | Paris, France | Paris, Ile-de-France, France | cu
+What is the address? | 12 Main Street, Springfield | 12 Main Street, Springfield, IL 62701 | cu
+How much? | 5 | .5 | wu
+How far? | 5 miles | .5 miles | wu
+How long? | 5' | 5" | wu
+Value? | 5 | 5! | wu
+Which grade? | A* | A | wu
+Which vitamin? | Vitamin A | Vitamin | wu
+Which disease? | Hepatitis A | Hepatitis | wu
+Which plan? | Plan A | Plan | wu
+Which book? | War and Peace | Peace and War | wu
+What does the sign say? | Stop and Go | Go and Stop | wu
+Which brand? | Black & Decker | Decker & Black | wu
+What is shown? | Sunday | sun | wu
+How many people are not wearing hats? | 5 | 5 people are wearing hats. | wu
+What percent don't like tea? | 34% | 34% of people like tea. | wu
+How many prefer tea to coffee? | 34 | 34 people prefer coffee to tea. | wu
+What colour is the car next to the truck? | red | The truck is red. | wu
+How many cars? | 0 | There are no cars besides a taxi. | wu
+What is $\sqrt{144}$? | 12 | \sqrt{144} | wu
+Compute 2^5 | 32 | 2^5 | wu
+What is it? | 3 | 6/2 | wu
+Sum? | \frac{5}{6} | \frac{2}{3}+\frac{1}{6} | wu
+Factorise x^2+x-2 | (x-1)(x+2) | x^2+x-2 | wu
+Expand (x-1)(x+2) | x^2+x-2 | (x-1)(x+2) | wu
+Simplify 6/8 | 3/4 | 6/8 | wu
+Convert 5 m to cm | 500 cm | 5 m | wu
+What is the matrix size? | 4 \times 3 | 3 \times 4 | wu
+What is the matrix size? | 12 | 3 \times 4 | wu
+Which Python release? | 3.10 | 3.1 | wu
+Which figure? | 2.10 | 2.1 | wu
+Which model number? | 1.10 | 1.1 | wu
+Which batch number? | 1E5 | 100000 | wu
+What is the date? | 9/12 | 3/4 | wu
+What is the time signature? | 3/4 | 6/8 | wu
+What is the blood pressure? | 120/80 | 3/2 | wu
+How much is it? | £5 | 5 lbs | wu
+What is the length AB? | 5 | BC = 5 | wu
+How much energy? | 200 Cal | 200 kcal | cu
+What is the phone number? | (336) 741-5000 | 741-5000 | cu
+What is the zip? | 27102 | 27102-0001 | cu
+What is the zip code? | 27102 | 27102-0001 | cu
+"""
+
+
+@pytest.mark.parametrize("line", [line for line in NEVER.splitlines() if line and line[0] != "#"])
+def test_traps_that_were_fallen_into(line):
+    question, reference, prediction, allowed = line.split(" | ")
+    assert verdict(prediction, reference, question=question)[0] in allowed
+
+
 def test_a_closed_vocabulary_makes_another_short_text_wrong():
     assert verdict("banana", "apple") == "unscored" and verdict("banana", "apple", closed=True) == "wrong"
     assert verdict("a red apple", "apple", closed=True) == "unscored"  # one holds the other

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import datasets
 import pytest
 from PIL import Image
 
 from visionthink.data.examples import read_examples
+from visionthink.data.rows import open_rows
 from visionthink.errors import DataError
 from visionthink.images import open_image
 
@@ -118,3 +120,33 @@ def test_files_that_cannot_be_used(tmp_path, name, content, complaint):
     with pytest.raises(DataError) as caught:
         read_examples(str(tmp_path / name))
     assert name in str(caught.value) and complaint in str(caught.value)
+
+
+def test_a_quote_that_is_not_closed_costs_one_row(tmp_path):
+    rows = [f"q{i},a{i},{i}.png\n" for i in range(12)]
+    rows[2] = '"q2,a2,2.png\n'
+    rows[7] = '"of two\nlines",a7,7.png\n'
+    path = tmp_path / "t.csv"
+    path.write_text("question,answer,image\n" + "".join(rows))
+    table, _ = open_rows(str(path), "train")
+    assert len(table) == 12
+    with pytest.raises(DataError, match="a quote is not closed"):
+        table[2]
+    assert table[7]["question"] == "of two\nlines"
+    assert [table[i]["answer"] for i in (0, 1, 3, 8, 11)] == ["a0", "a1", "a3", "a8", "a11"]
+
+
+def test_images_beside_a_pattern_of_files(tmp_path):
+    image = tmp_path / "img.png"
+    Image.new("RGB", (60, 60)).save(image)
+    datasets.Dataset.from_dict({"question": ["q"], "answer": ["a"], "image": ["img.png"]}).to_parquet(tmp_path / "part-1.parquet")
+    assert Path(read_examples(str(tmp_path / "part-*.parquet"))["0"].image) == image
+
+
+def test_an_empty_cell_of_numbers_is_no_answer(tmp_path):
+    table = datasets.Dataset.from_dict({"question": ["q", "r"], "answer": [1.5, float("nan")], "image": ["a", "a"]})
+    table.to_parquet(tmp_path / "t.parquet")
+    examples = read_examples(str(tmp_path / "t.parquet"))
+    assert examples["0"].answer == "1.5"
+    with pytest.raises(DataError, match="row 1: no answer"):
+        examples["1"]

@@ -87,7 +87,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         StorageError: the disk is full, or the like.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
         partial.replace(path)

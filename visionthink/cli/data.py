@@ -63,5 +63,9 @@ def _curate(options: argparse.Namespace) -> None:
     for name in ("needs_full", "low_suffices", "drop", "rejected", "selected"):
         table.add_row(name, str(summary[name]))
     console.print(table)
+    if summary["unscored_answers"]:
+        console.print(
+            f"{summary['unscored_answers']} answers could not be judged; their examples count as drop until it is run again"
+        )
     tables = "curated.parquet, counts.parquet, rejects.jsonl and " if summary["looked_at"] == summary["rows"] else ""
     console.print(f"{tables}report.html in {config.out}", markup=False)

@@ -108,6 +108,8 @@ def _print_score(summary: dict[str, Any], console: Console) -> None:
         f"{summary['unscored']} unscored; accuracy of those scored {accuracy}",
         markup=False,
     )
+    for reason, count in summary["unscored_reasons"].items():
+        console.print(f"  {count} unscored: {reason}", markup=False)
     if confusion := summary["confusion"]:
         table = Table("the other judge", *confusion["counts"], box=box.SIMPLE_HEAD)
         for kind, row in confusion["counts"].items():

@@ -8,6 +8,7 @@ other names can be mapped; of a list of answers the first is the reference and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,8 @@ class ExampleTable(Mapping[str, Example]):
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:
         for column in self._columns[part]:
             value = _reach(row, column)
+            if isinstance(value, float) and math.isnan(value):
+                continue  # an empty cell of a column of numbers
             if value not in (None, "", [], [""], b"") and not (isinstance(value, str) and not value.strip()):
                 return value
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")

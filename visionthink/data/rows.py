@@ -87,12 +87,9 @@ class Csv:
         text = path.read_bytes()
         if not text.strip():
             raise DataError(f"{path}: is empty")
-        lines = io.StringIO(text.decode("utf-8-sig", "surrogateescape"), newline="")
+        lines = list(io.StringIO(text.decode("utf-8-sig", "surrogateescape"), newline=""))
         csv.field_size_limit(1 << 24)
-        try:
-            self._header, *self._rows = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
-        except csv.Error as error:
-            raise DataError(f"{path}: cannot be read ({error})") from None
+        self._header, *self._rows = _records(lines, "\t" if path.suffix == ".tsv" else ",")
         if len(set(self._header)) < len(self._header):
             raise DataError(f"{path}: two columns have the same name: {', '.join(self._header)}")
         self._rows = [row for row in self._rows if row]
@@ -108,11 +105,37 @@ class Csv:
 
     def __getitem__(self, number: int) -> dict[str, str]:
         row = self._rows[number]
+        if row is _UNCLOSED:
+            raise DataError("a quote is not closed")
         if len(row) != len(self._header):
             raise DataError(f"has {len(row)} values for {len(self._header)} columns")
         if any("\udc80" <= c <= "\udcff" for value in row for c in value):
             raise DataError("not UTF-8 text")
         return dict(zip(self._header, row, strict=True))
+
+
+_UNCLOSED = ['"']
+
+
+def _records(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Values of each row. A quote that is not closed would take the rows behind it along: where a row of several lines does not
+    fit the header, its first line counts as damaged and the next line begins a row."""
+    records: list[list[str]] = []
+    at = 0
+    while at < len(lines):
+        reader = csv.reader((lines[i] for i in range(at, len(lines))), delimiter=delimiter, strict=True)
+        begun = 0
+        try:
+            for record in reader:
+                if records and reader.line_num - begun > 1 and len(record) != len(records[0]):
+                    raise csv.Error
+                records.append(record)
+                begun = reader.line_num
+            at = len(lines)
+        except csv.Error:
+            records.append(_UNCLOSED)
+            at += begun + 1
+    return records
 
 
 class ArrowRows:
@@ -157,7 +180,11 @@ def open_rows(source: str, split: str) -> tuple[Rows, Path]:
         if not path.is_file():
             raise DataError(f"{source}: no such file")
         return (JsonLines(path) if path.suffix == ".jsonl" else Csv(path)), path.parent
-    return ArrowRows(_arrow(source, path, split)), path.parent if path.is_file() else path
+    return ArrowRows(_arrow(source, path, split)), path.parent if path.is_file() or _is_pattern(path.name) else path
+
+
+def _is_pattern(source: str) -> bool:
+    return any(c in source for c in "*?[")
 
 
 def _arrow(source: str, path: Path, split: str) -> Any:
@@ -169,11 +196,13 @@ def _arrow(source: str, path: Path, split: str) -> Any:
     readers = {".parquet": "parquet", ".tar": "webdataset"}
     try:
         if path.suffix in readers:
-            if not path.is_file() and not any(c in source for c in "*?["):
+            if not path.is_file() and not _is_pattern(source):
                 raise DataError(f"{source}: no such file")
             if path.is_file() and path.stat().st_size == 0:
                 raise DataError(f"{source}: is empty")
             return datasets.load_dataset(readers[path.suffix], data_files=source, split="train")
+        if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            raise DataError(f"{source}: neither a saved data set nor a folder with {', '.join(_TABLES)}")
         if path.is_dir():
             rows = datasets.load_from_disk(source)
             if not isinstance(rows, datasets.DatasetDict):
@@ -187,4 +216,6 @@ def _arrow(source: str, path: Path, split: str) -> Any:
     except DataError:
         raise
     except Exception as error:  # readers of damaged files raise nearly anything
-        raise DataError(f"{source}: cannot be read ({one_line(error)})") from None
+        raise DataError(
+            f"{source}: cannot be read ({one_line(cause if isinstance(cause := error.__cause__, Exception) else error)})"
+        ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.errors import DataError
+from visionthink.protocol import extract_answer
 from visionthink.rewards.judge import Answer, Verdict, VerdictKind
 from visionthink.types import Transcript
 
@@ -82,7 +83,7 @@ def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             listed = ast.literal_eval(target)
             target = listed if isinstance(listed, list) and all(isinstance(t, str) for t in listed) else target  # not [0, 1]
-    answer = Answer(question if isinstance(question, str) else "", replies, _references(target, "target"))
+    answer = Answer(question if isinstance(question, str) else "", extract_answer(replies), _references(target, "target"))
     return SavedAnswer(number, str(record["doc_id"]), answer, _recorded(record))
 
 
@@ -93,7 +94,7 @@ def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     question, prediction = record["question"], record["prediction"]
     if not isinstance(question, str) or not isinstance(prediction, (str, int, float)):
         raise ValueError("question and prediction must be text")
-    answer = Answer(question, str(prediction), _references(record["ground_truth"], "ground_truth"))
+    answer = Answer(question, extract_answer(str(prediction)), _references(record["ground_truth"], "ground_truth"))
     return SavedAnswer(number, str(record.get("id", number)), answer, _recorded(record))
 
 

@@ -1,8 +1,8 @@
-"""What a run is worth beside the lines that need no cleverness: always-low, always-full, a coin between them, and a perfect router.
+"""What a run is worth beside the lines that need no cleverness: always-low, always-full, a coin between them, a perfect router.
 
 Runs are compared example by example, over the examples that were scored in all runs a figure needs; `n` says how many these are.
-Need is measured: the low view is answered wrong and the full view right. Where an example's need is known by construction, that is
-reported as well.
+Need is measured: the low view is answered wrong and the full view right. Where an example's need is known by construction, that
+is reported as well.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def _router_known(own: Mapping[str, Scored]) -> dict[str, float | None] | None:
 
 
 def branches(run: Sequence[Scored], direct: Sequence[Scored], request: Sequence[Scored]) -> dict[str, Any]:
-    """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is wrong
-    by force where it asks, and right where it does not; one that cannot answer because it always asks is wrong everywhere."""
+    """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is
+    wrong by force where it asks, and right elsewhere; one that cannot answer because it always asks is wrong everywhere."""
     own, forced = by_id(run), {"direct": by_id(direct), "request": by_id(request)}
     common = [i for i in own if i in forced["direct"] and i in forced["request"]]
     parts = {

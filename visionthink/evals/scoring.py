@@ -6,17 +6,18 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from visionthink.durable import lines_of_one
 from visionthink.errors import DataError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
 from visionthink.types import Transcript
 
-AT_ONCE = 256
+AT_ONCE = 64
 """Answers judged together; so much work is lost at most when scoring is interrupted."""
 
 KINDS: tuple[VerdictKind, ...] = ("correct", "wrong", "unscored")
@@ -35,10 +36,25 @@ def score(
 
     Raises:
         DataError: `out` holds verdicts of another judge, or is no such file.
+        StorageError: another process writes to `out`.
     """
-    known = _resume(out, judge.identity) if out else {}
+    answers = list(answers)
+    if out is None:
+        return _score(answers, judge, out, {}, tell)
+    with lines_of_one(out.with_name(f".{out.name}.lock"), what="file"):
+        return _score(answers, judge, out, _resume(out, judge.identity, {(a.line, _digest(a)) for a in answers}), tell)
+
+
+def _score(
+    answers: Sequence[SavedAnswer],
+    judge: Judge,
+    out: Path | None,
+    known: Mapping[tuple[int, str], Verdict],
+    tell: Callable[[SavedAnswer, Verdict], None],
+) -> dict[str, Any]:
     counts: Counter[VerdictKind] = Counter()
     recorded: Counter[tuple[VerdictKind, VerdictKind]] = Counter()
+    reasons: Counter[str] = Counter()
     left = iter(answers)
     while batch := list(islice(left, AT_ONCE)):
         fresh = [a for a in batch if (a.line, _digest(a)) not in known]
@@ -48,6 +64,8 @@ def score(
         for answer in batch:
             verdict = given.get(answer.line) or known[answer.line, _digest(answer)]
             counts[verdict.verdict] += 1
+            if verdict.verdict == "unscored":
+                reasons[verdict.reason] += 1
             if answer.recorded:
                 recorded[answer.recorded, verdict.verdict] += 1
             tell(answer, verdict)
@@ -57,6 +75,7 @@ def score(
         "n": counts.total(),
         **{kind: counts[kind] for kind in KINDS},
         "accuracy": counts["correct"] / scored if scored else None,
+        "unscored_reasons": dict(reasons.most_common(5)),
         "usage": judge.usage(),
         "confusion": confusion(recorded),
     }
@@ -104,9 +123,9 @@ def _append(out: Path, lines: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
-def _resume(out: Path, judge: str) -> dict[tuple[int, str], Verdict]:
-    """Verdicts that are there already, by line and what was judged; a last line that was torn is cut off. What is unscored is
-    asked again."""
+def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[int, str], Verdict]:
+    """Verdicts on what is asked that are there already, by line and what was judged. All other lines are left out: a torn one,
+    one about an answer that is no longer there, and what is unscored, which is asked again."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         return {}
@@ -122,7 +141,7 @@ def _resume(out: Path, judge: str) -> dict[tuple[int, str], Verdict]:
             raise DataError(f"--out {out}: holds something other than verdicts") from None
         if of != judge:
             raise DataError(f"--out {out}: holds verdicts of {of}; give another file")
-        if verdict.verdict != "unscored":
+        if verdict.verdict != "unscored" and key in asked and key not in known:
             known[key] = verdict
             kept.append(raw)
     partial = out.with_name(f"{out.name}.partial")

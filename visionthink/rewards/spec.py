@@ -10,6 +10,7 @@ judge.toml                              all of it: prompts, keys, limits, prices
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -122,6 +123,17 @@ def _llm(where: str, table: Mapping[str, Any]) -> Judge:
         raise OptionError(f"{where}: unknown setting {', '.join(left)}")
     if not isinstance(price, (list, tuple)) or len(price) != 2:
         raise OptionError(f"{where}: price is two numbers, per million prompt and completion tokens")
+    try:
+        json.dumps(sampling.get("extra"))
+    except TypeError as error:
+        raise OptionError(f"{where}: extra cannot be sent ({error})") from None
+    if any(not isinstance(name, str) for name in sampling.get("omit", ())):
+        raise OptionError(f"{where}: omit holds names of fields")
+    for name, value in {"max_tokens": sampling.get("max_tokens", 1), "longest_answer": longest}.items():
+        if value < 1:
+            raise OptionError(f"{where}: {name} {value}: must be at least 1")
+    if any(_number(where, p) < 0 for p in price):
+        raise OptionError(f"{where}: price {price}: must be at least 0")
     if "omit" in sampling:
         sampling["omit"] = tuple(sampling["omit"])
     try:

@@ -135,7 +135,7 @@ class Connection:
         usage = record.get("usage")
         counts = [usage.get(n) if isinstance(usage, dict) else 0 for n in ("prompt_tokens", "completion_tokens")]
         cut = record["choices"][0].get("finish_reason") == "length"
-        return Completed("" if cut else _content(record), *(c if isinstance(c, int) else 0 for c in counts))
+        return Completed("" if cut else _content(record), *(max(0, c) if isinstance(c, int) else 0 for c in counts))
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
         """Try until there is an answer, the deadline, or a failure that stays."""

@@ -31,7 +31,7 @@ _DIRECTIVES = (
     r"(?:correct|right|accepted|valid|acceptable|true)\b",
     r"\bmatch(?:es)?\b.{0,30}\b(?:reference|truth|exactly|meaningfully)\b",
     r"\b(?:same|identical|equal|equivalent)\s+(?:as|to)\s+(?:the\s+)?(?:above|item|what|one\s+given)\b|\bis_correct\b|\bmatch\s*[:=]",
-    r"\b(?:both|two|the)\s+answers?\s+(?:agree|are\s+the\s+same|match)\b|\b(?:result|nota|verdict|answer|grade|mark)\s*[:=]\s*[01]\s*$",
+    r"\b(?:both|two|the)\s+(?:answers?\s+)?(?:agree|are\s+(?:the\s+same|identical|equal|equivalent)|match)\b|\b(?:result|nota|verdict|answer|grade|mark)\s*[:=]\s*[01]\s*$",
     r"\n\s*(?:question|truth|answer|score)\s*:",
     # markup
     r"\[\[|\]\]|<\|?/?\w+|\|>|\[/?inst\]|^\s*\#{1,6}\s|\{\s*[\"']|```|\b(?:system|assistant|user)\s*[:\]]",
@@ -42,6 +42,8 @@ _DIRECTIVES = (
     # encoded text
     r"(?<![\w+/])(?:[A-Za-z0-9+/]{24,}|[A-Za-z0-9+/]{8,}={1,2})(?![\w+/=])",
 )
+_SPELLED = re.compile(r"sc[o0]re[01]|\byes(?:yes)+\b")
+"""What is left when everything between letters is taken out."""
 _DIRECTIVE = re.compile("|".join(_DIRECTIVES), re.IGNORECASE | re.MULTILINE | re.DOTALL)
 _VERDICT = re.compile(r"score\W{0,4}[:=]\W{0,4}[01]\b|\[\[(?:yes|no)\]\]", re.IGNORECASE)
 """A verdict itself; only a reference may hold it, a question is no excuse."""
@@ -61,6 +63,9 @@ def speaks_to_the_judge(answer: Answer) -> str | None:
         if verdict[0].casefold() not in references:
             return verdict[0]
     given = unicodedata.normalize("NFKC", " ".join((answer.question, *answer.references)))
+    squeezed = re.sub(r"[\W_]+", "", references)
+    if (spelled := _SPELLED.search(re.sub(r"[\W_]+", "", prediction.casefold()))) and spelled[0] not in squeezed:
+        return spelled[0]
     if not _words(prediction) and prediction.strip() not in given:
         return "no words"
     if (mixed := _MIXED.search(answer.prediction)) and mixed[0] not in given:

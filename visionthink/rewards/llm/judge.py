@@ -27,6 +27,8 @@ T = TypeVar("T")
 _ATTEMPTS = 3
 """Replies that cannot be read, per question; each is asked for 0.2 warmer than the one before."""
 _WARMER = 0.2
+_TRIED_ALONE = 3
+"""Questions that an endpoint gets one by one until it has answered: a wrong key is not sent with all of them."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,13 @@ class LLMJudge:
         self.used.from_cache += sum(key in known for key in keys)
         found = {key: self._verdict(j) for key, j in known.items()}
         fresh = [key for key in to_ask if key not in known]
-        asked = await asyncio.gather(*(self._ask(connection, key, to_ask[key]) for key in fresh))
-        found |= dict(zip(fresh, asked, strict=True))
+        asked: list[Verdict] = []
+        while len(asked) < min(_TRIED_ALONE, len(fresh)) and not connection.answered:
+            key = fresh[len(asked)]
+            asked.append(await self._ask(connection, key, to_ask[key]))
+        if connection.answered:
+            asked += await asyncio.gather(*(self._ask(connection, key, to_ask[key]) for key in fresh[len(asked) :]))
+        found |= dict(zip(fresh, asked, strict=False))
         self.used.requests, self.used.retries = connection.requests, connection.retries
         if failure := self._failure:
             self._failure = None

@@ -32,6 +32,9 @@ class Preset:
         for place in self.places:
             if self.user.count(place) != 1:
                 raise OptionError(f"judge prompt {self.name}: needs {place} once, it has it {self.user.count(place)} times")
+        for other in re.findall(r"\{[a-z_]+\}", self.user):
+            if other not in self.places:
+                raise OptionError(f"judge prompt {self.name}: does not know {other}; it may hold {', '.join(self.places)}")
         if self.parser not in PARSERS:
             raise OptionError(f"judge parser {self.parser!r}: choose from {', '.join(PARSERS)}")
 

@@ -11,19 +11,13 @@ from visionthink.rewards.rules.finding import Finding, Pair, Rule
 from visionthink.rewards.rules.listing import same_list
 from visionthink.rewards.rules.maths import same_maths
 from visionthink.rewards.rules.quantity import same_quantity
+from visionthink.rewards.rules.refusal import none, refusal
 from visionthink.rewards.rules.restated import restated
-from visionthink.rewards.rules.sentence import final_answer, inner_answers
-from visionthink.rewards.rules.text import (
-    contains,
-    hedged,
-    none,
-    normalise,
-    refusal,
-    same_text,
-    yes_or_no,
-)
+from visionthink.rewards.rules.sentence import final_answer, inner_answers, of_something_else, unevaluated
+from visionthink.rewards.rules.text import contains, hedged, normalise, same_text
 from visionthink.rewards.rules.typed import one_of_its_kind
 from visionthink.rewards.rules.vocabulary import closed_vocabulary, opposite, other_address, other_digits, other_name
+from visionthink.rewards.rules.yes_no import yes_or_no
 
 _RULES: dict[str, Rule] = {
     "same text": same_text,
@@ -55,6 +49,15 @@ def _decide(pair: Pair) -> tuple[Finding | None, str]:
     """What is said of what the answer comes down to, else of the whole."""
     if max(len(pair.said), len(pair.wanted)) > _LONGEST:
         return same_text(pair), "too long for rules"
+    if of_something_else(pair):
+        return "unsure", "about something else"
+    finding, name = _worked_through(pair)
+    if finding == "same" and unevaluated(pair):
+        return "unsure", "not worked out"
+    return finding, name
+
+
+def _worked_through(pair: Pair) -> tuple[Finding | None, str]:
     for part in inner_answers(pair.said, pair.question):
         if "=" in pair.wanted and "=" not in part:
             continue  # x = 4 is not y = 4

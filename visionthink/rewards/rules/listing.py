@@ -54,14 +54,14 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
     ordered = in_order(pair.wanted, pair.question)
     found = [[compare(Pair(s, w, pair.question)) for s in said] for w in wanted]
     if len(said) != len(wanted):
-        return _too_few(said, wanted, pair.question) or _other_length(said, found)
+        return _too_few(said, wanted, pair.question) or _other_length(said, found, pair.question)
     if all(found[i][i] == "same" for i in range(len(wanted))):
         return "same"
     if ordered:
         wrong = any(found[i][i] == "different" for i in range(len(wanted))) or _pairs_up(found)
         return "different" if wrong else "unsure"
     if _pairs_up(found):
-        return "unsure" if _IN_ORDER.search(pair.question) else "same"
+        return "unsure" if is_title(pair.wanted, pair.question) or _IN_ORDER.search(pair.question) else "same"  # War and Peace
     missing = any(all(f == "different" for f in row) for row in found)
     return "different" if missing else "unsure"
 
@@ -88,6 +88,12 @@ def _too_few(said: list[str], wanted: list[str], question: str) -> Finding | Non
     return "different" if asked == [len(wanted)] and len(said) < len(wanted) and short else None
 
 
+def is_title(wanted: str, question: str) -> bool:
+    """War and Peace, Black & Decker: two names that are one, where the question does not ask for several."""
+    joined = re.fullmatch(r"[^,;\n]+?\s(?:and|&)\s[^,;\n]+", wanted.strip(), re.IGNORECASE)
+    return bool(joined) and wanted != wanted.casefold() and not _SEVERAL.search(question)
+
+
 def in_order(wanted: str, question: str) -> bool:
     """Whether the order of a list matters by its brackets, its arrows or what is asked for."""
     return bool(
@@ -101,20 +107,28 @@ def in_order(wanted: str, question: str) -> bool:
     )
 
 
+_SEVERAL = re.compile(
+    r"\b(?:two|three|four|five|six|both|list|all|(?:what|which|who|whose) are|"
+    r"(?:what|which)(?: (?!does\b|was\b|is\b|has\b)\w+)? \w+s(?<!is)(?<!was)(?<!does)(?<!has)|name (?:the|all))\b",
+    re.IGNORECASE,
+)
+"""Asks for several things."""
+
 _MORE_THAN_A_NAME = re.compile(
     r"\b(?:ahead|behind|than|then|followed|by|with|in|at|on|for|of|before|after|among|which|who|that|as|both|are|is|was|were)\b",
     re.IGNORECASE,
 )
 
 
-def _other_length(said: list[str], found: list[list[Finding | None]]) -> Finding:
+def _other_length(said: list[str], found: list[list[Finding | None]], question: str) -> Finding:
     """A plain list that holds only some of the parts, or all of them and more, is another one."""
     plain = all(len(part.split()) <= 3 and not _MORE_THAN_A_NAME.search(part) for part in said)
     of_said = [["same" if row[i] == "same" else None for row in found] for i in range(len(said))]
     some = all("same" in column for column in of_said)
     more = all("same" in row for row in found)
     decided = all("same" in row or all(f == "different" for f in row) for row in found)
-    several = len(said) > 1 and len(found) > 1 and max(len(said), len(found)) > 2  # "London, UK" is no list
+    plain_words = all(part.isalpha() and part.islower() for part in said)
+    several = bool(_SEVERAL.search(question) or plain_words) and len(said) > 1 and len(found) > 1  # "London, UK" is no list
     return "different" if plain and several and (some or more or decided) else "unsure"
 
 

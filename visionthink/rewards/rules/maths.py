@@ -69,11 +69,17 @@ def _suffix(text: str) -> str:
     return re.sub(r"[\s{}\\]|text|mathrm", "", found[0]) if found else ""
 
 
+_PRODUCT = re.compile(r"(\d+)\s*(?:x|×|\\times|by)\s*(\d+)")
+
+
 def same_maths(pair: Pair) -> Finding | None:
     """Applies where either side has mathematical marks and both have no words. Equal values or forms are the same; only numbers
     that differ by more than 1 % are different."""
     if not (_MARKS.search(pair.said) or _MARKS.search(pair.wanted)) or not (_readable(pair.said) and _readable(pair.wanted)):
         return None
+    products = [_PRODUCT.fullmatch(t.strip().strip("$ ")) for t in (pair.said, pair.wanted)]
+    if any(products):  # of a size, 3 x 4 is neither 4 x 3 nor 12
+        return "same" if all(products) and products[0].groups() == products[1].groups() else "unsure"  # type: ignore[union-attr]
     if _suffix(pair.said) != _suffix(pair.wanted) or any(_CLAIM.search(t) for t in (pair.said, pair.wanted)):
         return "unsure"  # cm² and cm³ would be dropped, and 2+2=5 read as 5
     parse, verify = _tools()

@@ -18,7 +18,7 @@ _LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 """Only right behind the digits; with a currency sign `m` and `b` as well."""
 
 _APPROXIMATELY = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|circa|ca\.|~|≈)\s*", re.IGNORECASE)
-_CURRENCY = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+_CURRENCY = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee"}
 _NUMBER = re.compile(
     r"""(?P<sign>[+-]?)\s*(?P<currency>US\$|[$€£¥₹])?\s*
     (?:(?P<mixed>\d+)\s+(?P<top>\d+)/(?P<bottom>\d+)(?![\d/])

@@ -18,6 +18,7 @@ _PERCENT = ("%", "percent", "per cent", "pct", "% off", "% vol", "% p.a", "% abv
 _MONEY = {
     "dollar": ("dollar", "dollars", "usd"),
     "euro": ("euro", "euros", "eur"),
+    "sterling": ("sterling", "gbp"),
     "yen": ("yen", "jpy"),
     "rupee": ("rupee", "rupees", "inr"),
 }
@@ -93,6 +94,8 @@ def same_quantity(pair: Pair) -> Finding | None:
     wanted, said = (_compound(text) or read_number(text) for text in (pair.wanted, pair.said))
     if wanted is None:
         return None
+    if said is not None and _is_a_name(pair):
+        return None if said.value != wanted.value else "unsure"
     if said is not None:
         said, wanted = _cents(said, wanted), _cents(wanted, said)
     of_wanted = read_unit(wanted.rest)
@@ -129,7 +132,11 @@ _CODES = re.compile(
 def _codes(pair: Pair) -> Finding | None:
     """Digits that are no number: 1.10 is not 1.1, and 01234 not 1234."""
     said, wanted = (re.sub(r"[\s()-]", "", text) for text in (pair.said, pair.wanted))
-    return None if not said.isdecimal() or not wanted.isdecimal() else "same" if said == wanted else "different"
+    if not said.isdecimal() or not wanted.isdecimal():
+        return None
+    if said == wanted:
+        return "same"
+    return "unsure" if said in wanted or wanted in said else "different"  # with or without the area
 
 
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to|/)\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -185,6 +192,21 @@ def _scaled(said: Number, wanted: Number, question: str) -> Finding | None:
     )
 
 
+_RELEASES = re.compile(
+    r"\b(?:release|version|figure|section|model|edition|python|chapter|table|batch|lot|code|id)\b", re.IGNORECASE
+)
+_SPLIT = re.compile(r"\b(?:date|day|when|signature|pressure|score)\b", re.IGNORECASE)
+
+
+def _is_a_name(pair: Pair) -> bool:
+    """Whether equal values in other digits may be two things: release 3.10 and 3.1, 3/4 time and 6/8, batch 1E5."""
+    said, wanted = (re.sub(r"\s", "", text) for text in (pair.said, pair.wanted))
+    if said == wanted:
+        return False
+    release = re.search(r"\d\.\d*0\b|\dE\d", f"{said} {wanted}") and _RELEASES.search(pair.question)
+    return bool(release or (_SPLIT.search(pair.question) and re.search(r"\d/\d", said) and re.search(r"\d/\d", wanted)))
+
+
 def _values(said: Number, wanted: Number) -> Finding:
     if said.value == wanted.value:
         return "same"
@@ -238,7 +260,11 @@ _DIFFERENCE = re.compile(r"\b(?:differ\w*|rise|rose|fall|fell|drop\w*|change\w*|
 
 
 def _converted(said: Number, wanted: Number, of_said: str, of_wanted: str, question: str) -> Finding:
+    if {of_said, of_wanted} == {"cal", "kcal"}:
+        return "unsure"  # on food, Cal is kcal
     if of_said in _MONEY or of_wanted in _MONEY:
+        if "sterling" in (of_said, of_wanted) and {of_said, of_wanted} & {"lb", "pound", "pounds"}:
+            return _values(said, wanted) if said.value != wanted.value else "unsure"
         return "different" if of_said in _MONEY and of_wanted in _MONEY else "unsure"
     units = _registry()
     if max(abs(said.value), abs(wanted.value)) > 10**300:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from visionthink.rewards.rules.finding import Finding, Pair
-from visionthink.rewards.rules.listing import elements, in_order
+from visionthink.rewards.rules.listing import elements, in_order, is_title
 from visionthink.rewards.rules.number import read_number
 from visionthink.rewards.rules.text import contains, hedged, normalise, stems, words
 from visionthink.rewards.rules.typed import LITTLE
@@ -43,13 +43,17 @@ def restated(pair: Pair) -> Finding | None:
         if len(found) != 1:
             return None
         places.append(found[0].span())
-    if len(parts) > 1 and places != sorted(places) and in_order(pair.wanted, pair.question):
+    if len(parts) > 1 and places != sorted(places) and _in_order(pair):
         return None
     for start, end in sorted(places, reverse=True):
         said = f"{said[:start]} {said[end:]}"
     left = stems(w for w in words(said) if w not in _LINKS)
     rest = iter(asked)
     return "same" if all(word in rest for word in left) else None
+
+
+def _in_order(pair: Pair) -> bool:
+    return in_order(pair.wanted, pair.question) or is_title(pair.wanted, pair.question)
 
 
 def _is_no_text(part: str, asked: list[str]) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from visionthink.protocol import extract_answer
-from visionthink.rewards.rules.text import hedged, words
+from visionthink.rewards.rules.choice import options
+from visionthink.rewards.rules.finding import Pair
+from visionthink.rewards.rules.text import NEGATION, YES_NO, hedged, normalise, stems, words
 
 _LEAD_IN = re.compile(
     r"^(?:so|thus|therefore|hence)?,?\s*(?:the|my)?\s*(?:final|correct|right)?\s*answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE
@@ -37,8 +39,8 @@ _DOUBT = re.compile(
     r"exclud\w*|eliminat\w*)\b|n['’]t\b"
 )
 _OF_A_SUBJECT = (
-    "the a an it this that these those there they he she i its their can we you answer total value in on of at image picture "
-    "photo chart graph figure diagram"
+    "the a an it this that these those there they he she i its their can we you answer total value in on of at image "
+    "picture photo chart graph figure diagram"
 )
 _SUBJECTS = frozenset(_OF_A_SUBJECT.split())
 
@@ -91,3 +93,68 @@ def _result(text: str, question: str) -> str:
     named = set(_A_NUMBER.findall(" ".join(before) + left[: expression.start()]))
     computes = len(used) > 1 and re.search(r"[-+*/×÷·−–]", expression[0]) and named <= used
     return result.strip() if computes and len(result.split()) <= 3 and _A_NUMBER.search(result) and not hedged(result) else ""
+
+
+_ASKED_OF = re.compile(
+    r"\b(?:is|are|was|were|does|do|did|has|have|can)\s+(?:the|a|an|this|that|these|those|his|her|its|their)\s+(?P<thing>.+?)\s+"
+    r"(?:next|behind|beside|near|closest|under|above|below|left|right|in front|to the|with|wearing|holding|that|which|who)\b"
+    r"(?P<other>.+)",
+    re.IGNORECASE,
+)
+_TWO_SIDED = re.compile(r"\b(?:than|to|over|versus|vs|rather)\b", re.IGNORECASE)
+
+
+_LABEL = re.compile(r"\s*\$?(?:\\angle|∠)?\s*([A-Za-z]{1,4})\s*=[^=]*$")
+_SYMBOL = re.compile(r"\b(?![aAI]\b)(?:[A-Z]{2,4}|[A-Za-z])\b")
+
+
+def of_something_else(pair: Pair) -> bool:
+    """Whether a sentence may speak of something else than its question: it leaves out the question's "not", turns round what
+    the question compares, or is about what stands next to the thing asked about ("The truck is red" of the car beside it)."""
+    said, question = pair.said.casefold(), pair.question.casefold()
+    if (label := _LABEL.match(pair.said)) and label[1] not in (symbols := _SYMBOL.findall(pair.question)) and symbols:
+        return label[1].casefold() not in words(question) and "=" not in pair.wanted
+    if len(words(said)) < 4 or normalise(pair.wanted) in YES_NO or options(pair.question):
+        return False
+    asked, spoken = stems(words(question)), stems(words(said))
+    shared = [w for w in spoken if w in asked and len(w) > 2 and w not in _SUBJECTS]
+    if len(shared) > 1 and NEGATION.search(question) and not NEGATION.search(said):
+        return True
+    if len(shared) > 1 and _TWO_SIDED.search(question) and _TWO_SIDED.search(said):
+        rest = iter(asked)
+        return not all(w in rest for w in shared)
+    match = _ASKED_OF.search(question)
+    about = set(stems(words(_SAYS.split(said)[0]))) - set(stems(_SUBJECTS))
+    return bool(match and about and about <= set(stems(words(match["other"]))) - set(stems(words(match["thing"]))))
+
+
+_OPERATION = re.compile(
+    r"\d\s*(?:\^|\*\*|[-+*/×÷·]|\\times|\\cdot|\\div)\s*[\d\\(]|√|\\sqrt|\}\s*[-+]\s*\\|[a-z]\s*[-+*/^]\s*\d|\d\s*!"
+)
+
+
+def unevaluated(pair: Pair) -> bool:
+    """Whether an answer only repeats an expression of the question that was to be worked out, or is an operation where the
+    reference is its plain result."""
+
+    def bare(text: str) -> str:
+        return re.sub(r"\\[,;:! ]|\\left|\\right|[\s$]", "", text).casefold().rstrip(".?=")
+
+    said, wanted = bare(pair.said), bare(pair.wanted)
+    if said == wanted or not re.search(r"\d", said) or options(pair.question) or re.search(r"(?<!\\)\b[a-z]{5,}", pair.said):
+        return False
+    if said in bare(pair.question) and (_OPERATION.search(pair.said) or _CONVERT.search(pair.question)):
+        return True
+    result = re.fullmatch(r"-?\d+(?:\.\d+)?%?|-?\d+/\d+|\\d?frac\{\d+\}\{\d+\}", wanted)
+    return bool(result) and "=" not in pair.said and bool(_OPERATION.search(pair.said)) and not _is_value(pair.said)
+
+
+_CONVERT = re.compile(r"\b(?:convert|express|simplify|reduce|factori[sz]e|expand|rewrite|in lowest terms)\b", re.IGNORECASE)
+
+
+def _is_value(text: str) -> bool:
+    """Fractions, powers of ten and mixed numbers are values; 6/2 is an operation."""
+    text = text.strip().rstrip(".").strip("$ ")
+    if match := re.fullmatch(r"-?(?:\d+\s+)?(\d+)\s*/\s*(\d+)(?:\s*[^\d\s].*)?", text):
+        return int(match[2]) != 0 and int(match[1]) % int(match[2]) != 0
+    return re.match(r"-?[\d.]+\s*(?:x|×|\*|·|\\times|\\cdot)\s*10\s*(?:\^|\*\*)", text) is not None

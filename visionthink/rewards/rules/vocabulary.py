@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.rewards.rules.refusal import refuses
 from visionthink.rewards.rules.sentence import inner_answers
-from visionthink.rewards.rules.text import contains, hedged, normalise, refuses, words
+from visionthink.rewards.rules.text import contains, hedged, normalise, words
 
 _GROUPS: tuple[tuple[frozenset[str], ...], ...] = tuple(
     tuple(frozenset(word.split("|")) for word in group.split(","))
@@ -108,11 +109,17 @@ _ONE_WORD = re.compile(r"\bbrand\b|\bname\b", re.IGNORECASE)
 _TO_BE_READ = re.compile(r"\b(?:says?|written|words?|text|reads?|names?|labels?|titles?|called|logo|brand)\b", re.IGNORECASE)
 
 
+_SHORT_DAY = re.compile(r"\b(?:sun|sat|mon|wed|mar|may|jun|dec)\b")
+_WHEN = re.compile(r"\b(?:day|days|weekday|week|when|date|month|months)\b", re.IGNORECASE)
+
+
 def closed_vocabulary(pair: Pair) -> Finding | None:
     """Different where both texts are words of one closed group, same where the group holds them for one."""
     if _TO_BE_READ.search(pair.question):
         return None  # what is written is not what is meant
     said, wanted = normalise(pair.said), normalise(pair.wanted)
+    if said != wanted and _SHORT_DAY.search(f"{said} {wanted}") and not _WHEN.search(pair.question):
+        return None  # sun, mar, may
     for group in _GROUPS:
         a, b = _index(group, said), _index(group, wanted)
         if a is not None and b is not None:

@@ -1,0 +1,184 @@
+"""What each benchmark asks: a row of its dataset to the question with its options and the usual request for a short answer.
+
+The texts are those of lmms-eval's tasks, so that results can be compared; the tests compare them word for word.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from visionthink.errors import DataError
+from visionthink.evals.benchmarks.mme import COGNITION, PERCEPTION
+from visionthink.evals.benchmarks.mmmu import CHOICE, OPEN
+from visionthink.evals.benchmarks.ocrbench import QUESTION_TYPES
+from visionthink.evals.benchmarks.rows import Row, missing, one_of, text
+
+WORD = "Answer the question with a single word."
+PHRASE = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+LETTER_PRO = "Answer with the option letter from the given choices directly."
+
+_SHORT = 200
+"""Characters of a text that stay in an example's metadata."""
+
+
+def chartqa(row: Row) -> Row:
+    return {"question": f"{text(row, 'question')}\n{WORD}", "data_source": text(row, "type")}
+
+
+def ocrbench(row: Row) -> Row:
+    question_type = one_of(row, "question_type", QUESTION_TYPES)
+    return {"question": text(row, "question").strip(), "data_source": question_type, "dataset": text(row, "dataset")}
+
+
+def docvqa(row: Row) -> Row:
+    return {"question": f"{text(row, 'question')}\n{PHRASE}"}
+
+
+def mme(row: Row) -> Row:
+    question = text(row, "question").strip().replace(" Please answer yes or no.", "")  # the request below stands in for it
+    return {
+        "question": f"{question}\n{PHRASE}",
+        "answer": one_of(row, "answer", ("Yes", "No")),
+        "data_source": one_of(row, "category", (*PERCEPTION, *COGNITION)),
+        "question_id": text(row, "question_id"),
+    }
+
+
+def mmvet(row: Row) -> Row:
+    """A reference of alternatives is several references; one of several parts is one text.
+
+    Our protocol asks for reasoning already, so the request for it that lmms-eval puts before the question is left out.
+    """
+    answers = [" and ".join(part.strip() for part in way.split("<AND>")) for way in text(row, "answer").split("<OR>")]
+    capability = row.get("capability")
+    return {"answer": [a for a in answers if a], "data_source": None if missing(capability) else text(row, "capability")}
+
+
+def realworldqa(row: Row) -> Row:
+    return {"question": text(row, "question").strip()}
+
+
+def pope(row: Row) -> Row:
+    return {
+        "question": f"{text(row, 'question').strip()}\n{PHRASE}",
+        "answer": one_of(row, "answer", ("yes", "no")),
+        "data_source": text(row, "category"),
+    }
+
+
+def mathvista(row: Row) -> Row:
+    """`query` is the dataset's own wording: a hint at the form of the answer, the question, its unit and its choices."""
+    about = row.get("metadata")
+    task = about.get("task") if isinstance(about, dict) else None
+    return {"question": text(row, "question").strip(), "data_source": task}
+
+
+def mathverse(row: Row) -> Row:
+    """`query_wo` is the dataset's own wording without a request for reasoning."""
+    return {"question": text(row, "question").strip(), "data_source": text(row, "problem_version")}
+
+
+def mmmu(row: Row) -> Row:
+    """The image stands where the question mentions it.
+
+    Raises:
+        DataError: the question is about several images, or a cell cannot be used.
+    """
+    kind = one_of(row, "question_type", (CHOICE, OPEN))
+    options = _list(row, "options") if kind == CHOICE else []
+    request = LETTER if kind == CHOICE else PHRASE
+    question = text(row, "question")
+    asked = f"{question}\n{_lines(options)}\n\n{request}" if options else f"{question}\n\n{request}"
+    first, *again = re.split(r"<image \d+>", asked)
+    # a second mention of the image cannot be another image
+    asked = f"{first}<image>{'the image'.join(again)}" if again else asked
+    subject = text(row, "id").partition("_")[2].rpartition("_")[0]  # of validation_Art_Theory_12
+    return {
+        "question": asked,
+        "image": _only_image(row, f"{question}\n{_lines(options)}"),
+        "answer": _answers(row) if kind == OPEN else text(row, "answer"),
+        "data_source": subject or None,
+        "question_type": kind,
+        "options": _kept(options),
+    }
+
+
+def mmmu_pro(row: Row) -> Row:
+    """Rows with a question are of the standard set; the others have question and options in their image.
+
+    Raises:
+        DataError: as `mmmu`.
+    """
+    options = _list(row, "options")
+    common = {"answer": text(row, "answer"), "question_type": CHOICE, "options": _kept(options)}
+    if missing(row.get("question")):
+        return common | {"question": LETTER_PRO, "data_source": "vision"}
+    listed = f"{text(row, 'question')}\n{_lines(options)}"
+    image = _only_image(row, listed)
+    return common | {"question": f"{listed}\n\n{LETTER_PRO}", "image": image, "data_source": "standard"}
+
+
+def mmbench(row: Row) -> Row:
+    """Hint, question and options.
+
+    Raises:
+        DataError: an option is missing between others, or the answer is not known.
+    """
+    there = [letter for letter in "ABCDE" if not missing(row.get(letter))]
+    if not there or "".join(there) != "ABCDE"[: len(there)]:
+        raise DataError(f"options {', '.join(there) or 'none'}: expected A, B and so on without a gap")
+    options = [text(row, letter) for letter in there]
+    hint = "" if missing(row.get("hint")) else f"{row['hint']} "
+    return {
+        "question": f"{hint}{text(row, 'question')} There are several options:\n{_lines(options)}\n\n{LETTER}",
+        "answer": text(row, "answer"),
+        "data_source": text(row, "category"),
+        "options": _kept(options),
+    }
+
+
+def _lines(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))
+
+
+def _kept(options: Sequence[str]) -> list[str]:
+    """Options as metadata keep them: none of them empty, none too long."""
+    return [option[:_SHORT] or " " for option in options]
+
+
+def _list(row: Row, column: str) -> list[str]:
+    """A list of texts, or one as Python writes it."""
+    value = row.get(column)
+    if isinstance(value, str):
+        value = _literal(value)
+    if not isinstance(value, (list, tuple)) or not 1 < len(value) <= 26:
+        raise DataError(f"{column} is not a list of 2 to 26 texts")
+    return [str(option) for option in value]
+
+
+def _answers(row: Row) -> Any:
+    """A reference, or several that are written as one list."""
+    answer = row.get("answer")
+    listed = _literal(answer) if isinstance(answer, str) and answer.strip().startswith("[") else answer
+    return [str(a) for a in listed] if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
+
+
+def _literal(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def _only_image(row: Row, question: str) -> Any:
+    """The image that a question mentions as `<image 2>`; the first where it mentions none."""
+    numbers = sorted({int(number) for number in re.findall(r"<image (\d+)>", question)}) or [1]
+    if len(numbers) > 1:
+        raise DataError(f"{len(numbers)} images; one is supported")
+    [number] = numbers
+    return row.get(f"image_{number}") or (row.get("image") if number == 1 else None)

@@ -1,0 +1,1 @@
+"""Other evaluation tools, driving the same episodes."""
