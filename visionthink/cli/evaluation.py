@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -14,7 +15,11 @@ from rich.table import Table
 
 from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, load, model_options, wide, write_json
 from visionthink.errors import OptionError
-from visionthink.types import Examples
+from visionthink.model import Model
+from visionthink.types import Example
+
+if TYPE_CHECKING:
+    from visionthink.evals.benchmarks.benchmark import Benchmark
 
 
 def add(command: AddCommand) -> None:
@@ -24,7 +29,8 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, random:P, oracle, forced:direct or forced:request (default: %(default)s)",
+        help="adaptive, full, low, random:P, oracle, forced:direct or forced:request; several with commas, then also random, "
+        "which spends what adaptive spent (default: %(default)s)",
     )
     usual = "exact for mini, rules for other data"
     evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
@@ -33,8 +39,9 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
     evaluate.add_argument("--limit", type=int, help="only the first N examples")
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
-    evaluate.add_argument("--batch-size", type=int, default=16, help="episodes per forward pass (default: %(default)s)")
-    evaluate.add_argument("--out", type=folder, required=True, help="folder for transcripts.jsonl and summary.json")
+    evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
+    evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+    evaluate.add_argument("--out", type=folder, required=True, help="folder; one that was begun is continued")
 
     score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=True)
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help="plain rows hold question, ground_truth, prediction")
@@ -48,33 +55,68 @@ def add(command: AddCommand) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    from visionthink.evals.benchmarks.benchmark import benchmark
     from visionthink.evals.runner import evaluate
+    from visionthink.recipes.frontier import evaluate_all
     from visionthink.rewards.spec import read_judge
 
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
-    examples = _examples(options)
-    model = load(options, batch_size=options.batch_size)
+    models, policies = (_names(getattr(options, name), name) for name in ("model", "policy"))
+    task = benchmark(options.benchmark) if options.benchmark else None
+    examples = _examples(options, task)
     judge = read_judge(options.judge or ("exact" if options.suite == "mini" else "rules"))
-    names = {"suite": options.suite, "model_name": options.model, "judge": judge}
-    summary = evaluate(examples, model, options.policy, options.out, **names, batch_size=options.batch_size)
+    kept = ("ladder", "dialect", "boundary", "max_new_tokens", "limit", "split", "columns", "image_root", "benchmark")
+    settings = {name: getattr(options, name) for name in kept}
+    common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
+
+    def open_model(name: str) -> Model:
+        return load(argparse.Namespace(**{**vars(options), "model": name}), batch_size=options.batch_size)
+
+    if len(models) == len(policies) == 1:
+        model = open_model(models[0])
+        summaries = [evaluate(examples, model, policies[0], options.out, model_name=models[0], **common)]
+    else:
+        summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
     if options.json:
-        write_json(summary)
+        write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
         return
     from visionthink.recipes.demo import summary_table
 
-    wide().print(summary_table([summary]))
+    console = wide()
+    console.print(summary_table(summaries))
+    for s in summaries:
+        if s["failed"] or s["unscored"]:
+            lost = f"{s['model']} {s['policy']}: {s['failed']} examples failed, {s['unscored']} answers could not be judged"
+            console.print(f"{lost}, {s['n'] - s['unscored']} count", markup=False)
+        for name, value in s.get("metrics", {}).items():
+            console.print(f"  {name} {value if value is None or isinstance(value, (int, str)) else f'{value:.4g}'}", markup=False)
+    if len(summaries) > 1:
+        console.print(f"open {options.out / 'report.html'}", markup=False)
 
 
-def _examples(options: argparse.Namespace) -> Examples:
-    from visionthink.data.examples import read_examples
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise OptionError(f"--{option} {text!r}: a name is empty")
+    return names
+
+
+def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[str, Example]:
+    from visionthink.data.examples import ExampleTable, parse_columns, read_examples
+    from visionthink.data.rows import open_rows
     from visionthink.recipes import suite
 
-    if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
-        return suite(options.suite, options.limit)
-    table = read_examples(options.suite, options.split, columns=options.columns, image_root=options.image_root)
     if options.limit is not None and options.limit < 1:
         raise OptionError(f"--limit {options.limit}: must be at least 1")
+    if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
+        return {example.id: example for example in suite(options.suite, options.limit)}
+    if task is None:
+        table = read_examples(options.suite, options.split, columns=options.columns, image_root=options.image_root)
+    else:
+        rows, beside = open_rows(options.suite, options.split)
+        asked = task.rows(options.suite, rows, parse_columns(options.columns))
+        table = ExampleTable(options.suite, asked, Path(options.image_root) if options.image_root else beside)
     return table.first(options.limit) if options.limit else table
 
 

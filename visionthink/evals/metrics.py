@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from visionthink.evals.cost import bill
+from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
 from visionthink.types import Transcript
 
@@ -63,24 +65,25 @@ def random_mix(low: tuple[float, float], full: tuple[float, float], budget: floa
     return low[1] + share * (full[1] - low[1])
 
 
-def summarise(scored: Sequence[Scored], *, suite: str, model: str, policy: str) -> dict[str, Any]:
+def summarise(
+    scored: Sequence[Scored], *, suite: str, model: str, policy: str, architecture: Architecture | None = None
+) -> dict[str, Any]:
     """The result of an evaluation, as `visionthink eval --json` prints it."""
-    n = len(scored)
     return {
         "suite": suite,
         "model": model,
         "policy": policy,
-        "n": n,
+        "n": len(scored),
         "accuracy": accuracy(scored),
         "unscored": sum(s.verdict.verdict == "unscored" for s in scored),
         "request_ratio": request_ratio(scored),
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
-        "output_tokens": sum(s.transcript.output_tokens for s in scored) / n,
-        "seconds": sum(s.transcript.seconds for s in scored) / n,
+        **bill([s.transcript for s in scored], architecture),
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),
         "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
+        "architecture": architecture and architecture.to_dict(),
     }
 
 

@@ -1,27 +1,62 @@
-"""Examples x routing -> transcripts.jsonl, views to look at, summary.json."""
+"""Examples x routing -> transcripts.jsonl, views to look at, summary.json. What is interrupted goes on where it was.
+
+While a run is under way, every batch is one line of progress.jsonl, written when the batch is done; a batch that was cut off is
+done again as a whole, so that the result does not depend on where the cut was. One process at a time works in a folder, and
+nothing outside it is written.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from visionthink.durable import append_line, lines_of_one, replace_text, whole_lines
 from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError, InputError
+from visionthink.errors import DataError, InputError, OptionError
+from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
+from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.types import Example, Examples
 
-GALLERY = 48
+BATCH = 64
+"""Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
+at once is the policy's business."""
+GALLERY = 200
 """Episodes per run whose views are kept as pictures."""
+
+
+class Metric(Protocol):
+    """A benchmark's own figure, beside the judge's accuracy."""
+
+    def __call__(self, scored: Sequence[Scored], /) -> Mapping[str, Any]: ...
+
+
+@dataclass
+class _Done:
+    """What is written down."""
+
+    batches: set[int] = field(default_factory=set)
+    scored: dict[str, Scored] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.batches.add(record["batch"])
+        for entry in record["scored"]:
+            scored = Scored.from_dict(entry)
+            self.scored[scored.transcript.example_id] = scored
+        self.failed |= record["failed"]
 
 
 def evaluate(
@@ -33,60 +68,135 @@ def evaluate(
     suite: str,
     model_name: str,
     judge: Judge,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
+    settings: Mapping[str, Any] | None = None,
+    metric: Metric | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
-    A row or an image that cannot be used is written to `failed.jsonl` with its reason and counted in the summary.
+    A row or an image that cannot be used, and a second example with the same id, are written to `failed.jsonl` with their reason
+    and counted. A judge that is down leaves answers unscored; running the same again asks it again. `settings` are whatever else
+    the answers depend on: a folder that was begun with others is refused.
 
     Raises:
-        DataError: there is nothing to evaluate.
+        DataError: there is nothing to evaluate, or every example failed.
+        OptionError: the folder holds another run.
+        StorageError: another process works in the folder, or the disk is full.
     """
     if not examples:
         raise DataError(f"suite {suite}: no examples")
-    (out / "views").mkdir(parents=True, exist_ok=True)
-    scored: dict[str, Scored] = {}
-    order: list[str] = []
-    failed: list[dict[str, str]] = []
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
-        for lane, batch in _batches(_readable(examples, order, failed), routing(policy, model), batch_size):
-            episodes = []
-            for example in batch:
-                try:
-                    episodes.append(model.episode(example, lane.ladder))
-                except InputError as error:
-                    failed.append({"example_id": example.id, "reason": str(error)})
-            # a forced decision needs something to decide: images too small for the ladder are left to the model
-            deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
-            others = [e for e in episodes if e not in deciding]
-            transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
-            verdicts = judge_transcripts(judge, transcripts)
-            for episode, transcript, verdict in zip(deciding + others, transcripts, verdicts, strict=True):
-                scored[transcript.example_id] = Scored(transcript, verdict)
-                if len(scored) <= GALLERY:
-                    _keep_views(episode, out)
-            progress.advance(task, len(batch))
-    if not scored:
-        raise DataError(f"suite {suite}: every example failed; the first: {failed[0]['reason']}")
-    in_order = [scored[i] for i in order if i in scored]
-    _write_lines(out / "transcripts.jsonl", [s.to_dict() for s in in_order])
-    _write_lines(out / "failed.jsonl", failed)
-    summary = summarise(in_order, suite=suite, model=model_name, policy=policy)
-    summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+    route = routing(policy, model)
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = {"suite": suite, "model": model_name, "policy": policy, "judge": judge.identity, "examples": len(examples)}
+    chosen |= {"batch": batch_size, **(settings or {})}
+    judge = steady(judge)
+    with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
+        same_settings(out, chosen)
+        done, order, refused = _Done(), list[str](), dict[str, str]()
+        for _, record in whole_lines(out / "progress.jsonl"):
+            done.add(record)
+        _judge_again(done, judge)
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
+            for number, (lane, batch) in enumerate(_batches(_readable(examples, order, refused), route, batch_size)):
+                if number not in done.batches:
+                    done.add(_run(number, lane, batch, model, judge, out, progress_file))
+                progress.advance(task, len(batch))
+        failed = refused | done.failed
+        if not done.scored:
+            raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
+        in_order = [done.scored[i] for i in order if i in done.scored]
+        replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in in_order))
+        replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
+        summary = summarise(in_order, suite=suite, model=model_name, policy=policy, architecture=architecture_of(model))
+        if metric:
+            summary["metrics"] = dict(metric(in_order))
+        summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
+        replace_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def _readable(examples: Examples, order: list[str], failed: list[dict[str, str]]) -> Iterator[Example]:
-    """Examples one by one; `order` gets their ids, `failed` the rows that cannot be read."""
+def architecture_of(model: Model) -> Architecture | None:
+    """The shape of a local model; None where it is not known, as behind an endpoint."""
+    checkpoint = getattr(model.policy, "checkpoint", None)
+    if checkpoint is None:
+        return None
+    return Architecture.of(checkpoint.model.config, checkpoint.model.dtype.itemsize)
+
+
+def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a run down, or compare them with those that are.
+
+    Raises:
+        OptionError: one differs.
+    """
+    stored = out / "config.json"
+    if stored.is_file():
+        try:
+            before = json.loads(stored.read_text("utf-8"))
+        except ValueError:
+            raise OptionError(f"--out {out}: config.json is damaged") from None
+        for name in dict.fromkeys([*settings, *before]):
+            if before.get(name) != settings.get(name):
+                raise OptionError(
+                    f"--out {out}: {name} was {before.get(name)!r} there and is {settings.get(name)!r} now; use another folder"
+                )
+    else:
+        replace_text(stored, json.dumps(dict(settings), indent=1) + "\n")
+
+
+def _run(
+    number: int, lane: Lane, batch: Sequence[Example], model: Model, judge: Judge, out: Path, file: IO[bytes]
+) -> dict[str, Any]:
+    """Episodes, verdicts, one line."""
+    episodes, failed = list[Episode](), dict[str, str]()
+    for example in batch:
+        try:
+            episodes.append(model.episode(example, lane.ladder))
+        except InputError as error:
+            failed[example.id] = str(error)
+    # a forced decision needs something to decide: images too small for the ladder are left to the model
+    deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
+    others = [e for e in episodes if e not in deciding]
+    transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
+    verdicts = judge_transcripts(judge, transcripts)
+    scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
+    for episode in deciding + others:
+        if number * len(batch) < GALLERY and len(episode.levels) > 1:
+            _keep_views(episode, out)
+    record = {"batch": number, "scored": [s.to_dict() for s in scored], "failed": failed}
+    append_line(file, record)
+    return record
+
+
+def _judge_again(done: _Done, judge: Judge) -> None:
+    """What no judge could decide before."""
+    unscored = [s for s in done.scored.values() if s.verdict.verdict == "unscored"]
+    for scored, verdict in zip(unscored, judge_transcripts(judge, [s.transcript for s in unscored]), strict=True):
+        done.scored[scored.transcript.example_id] = Scored(scored.transcript, verdict)
+
+
+def _readable(examples: Examples, order: list[str], refused: dict[str, str]) -> Iterator[Example]:
+    """Examples one by one; `order` gets their ids, `refused` the rows that cannot be read."""
+    known = set[str]()
     for key in examples if isinstance(examples, Mapping) else range(len(examples)):
         try:
             example = examples[key]  # type: ignore[index]
         except InputError as error:
-            failed.append({"example_id": str(key), "reason": str(error)})
+            refused[str(key)] = str(error)
             continue
+        if example.id in known:
+            refused[f"{example.id} (again)"] = f"row {key}: its id {example.id} is that of an earlier row"
+            continue
+        known.add(example.id)
         order.append(example.id)
         yield example
 
@@ -105,17 +215,17 @@ def _batches(examples: Iterable[Example], route: Routing, size: int) -> Iterator
 
 def view_file(folder: Path, example_id: str, level: float) -> Path:
     """Where the picture of a view is kept."""
-    return folder / "views" / f"{quote(example_id, safe='')}@{level:g}.png"
+    name = quote(example_id, safe="")
+    if len(name) > 150:  # file names end at 255 bytes
+        name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return folder / "views" / f"{name}@{level:g}.png"
 
 
 def _keep_views(episode: Episode, out: Path) -> None:
     """Save the image at every level of the ladder, for the gallery of the report."""
+    (out / "views").mkdir(exist_ok=True)
     for level in episode.levels:
         episode.view(level).image.save(view_file(out, episode.example.id, level))
-
-
-def _write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:

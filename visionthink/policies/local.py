@@ -17,6 +17,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from visionthink.errors import OptionError
+from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.protocol import Protocol
@@ -31,7 +32,7 @@ class LocalPolicy:
         protocol: overrides the checkpoint's own (only its turn boundary matters here).
         temperature: 0 is greedy.
         max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
-        batch_size: histories per forward pass.
+        batch_size: histories per forward pass; None takes as many as fit into memory.
         seed: of the sampling; the same seed and order of calls give the same text.
     """
 
@@ -42,11 +43,11 @@ class LocalPolicy:
         protocol: Protocol | None = None,
         temperature: float = 0.0,
         max_new_tokens: int = 1024,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         seed: int = 0,
     ):
         for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise OptionError(f"{name} {value}: must be at least 1")
         if not 0 <= temperature < math.inf:
             raise OptionError(f"temperature {temperature}: must be a number of at least 0")
@@ -80,10 +81,29 @@ class LocalPolicy:
         lengths = [len(self.renderer.prompt_ids(history)) for history in histories]
         fitting = [history for history, n in zip(histories, lengths, strict=True) if n < context]
         completions: list[Completion] = []
-        for start in range(0, len(fitting), self.batch_size):
-            completions += self._complete_batch(fitting[start : start + self.batch_size])
+        while len(completions) < len(fitting):
+            rest = fitting[len(completions) :]
+            completions += self._complete_what_fits(rest[: self.batch_size or self._fitting(rest)])
         said = iter(completions)
         return [next(said) if n < context else _overlong(n, context) for n in lengths]
+
+    def _fitting(self, histories: Sequence[History]) -> int:
+        model = self.checkpoint.model
+        lengths = [len(self.renderer.prompt_ids(h)) + self.max_new_tokens for h in histories[: memory.MOST]]
+        per_token = memory.bytes_per_token(model.config, model.dtype.itemsize)
+        return memory.fitting(lengths, per_token, memory.free_bytes(model.device))
+
+    def _complete_what_fits(self, histories: Sequence[History]) -> list[Completion]:
+        """Halved where memory runs out; a single one that does not fit is an error of its own."""
+        try:
+            return self._complete_batch(histories)
+        except torch.OutOfMemoryError:
+            pass  # outside of the handler, whose traceback keeps the batch alive
+        if len(histories) == 1:
+            return [Completion("", "error", error="out of memory")]
+        torch.cuda.empty_cache()
+        half = len(histories) // 2
+        return self._complete_what_fits(histories[:half]) + self._complete_what_fits(histories[half:])
 
     def _complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         started = time.perf_counter()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from visionthink.errors import OptionError
 from visionthink.rewards.judge import Answer, Judge, Verdict
 
 
@@ -70,3 +71,36 @@ class Cascade:
 def _drawn(answer: Answer, share: float) -> bool:
     text = "\0".join((answer.question, answer.prediction, *answer.references))
     return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) < share * 2**32
+
+
+class _Steady:
+    """A judge that leaves unscored what it cannot be asked."""
+
+    def __init__(self, judge: Judge):
+        self._judge, self._down = judge, ""
+
+    @property
+    def identity(self) -> str:
+        try:
+            return self._judge.identity
+        except OptionError:
+            return "a judge that cannot be reached"
+
+    def usage(self) -> dict[str, float]:
+        return self._judge.usage()
+
+    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        if not self._down:
+            try:
+                return self._judge.compare(answers)
+            except OptionError as error:  # it has never answered: asking again and again would cost its deadline each time
+                self._down = str(error)
+        return [Verdict("unscored", self.identity, self._down) for _ in answers]
+
+
+def steady(judge: Judge) -> Judge:
+    """The same judge, for work whose answers are kept and can be judged again: where it is down, answers are left unscored, and
+    what the judges before it decide still counts."""
+    if isinstance(judge, Cascade):
+        return Cascade([_Steady(j) for j in judge.judges], audit=judge.audit)
+    return _Steady(judge)

@@ -21,6 +21,7 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.utils import get_datetime_str, sanitize_model_name, simple_parse_args_string
 from loguru import logger
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from visionthink.episode import Episode, Policy, run_batch
@@ -127,7 +128,7 @@ class VisionThink(lmms):
             path.open("a" if self._begun else "w", encoding="utf-8") as sidecar,
             Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
         ):
-            bar = progress.add_task(f"visionthink {self.policy}", total=len(requests))
+            bar = progress.add_task(escape(f"{self.name} {self.policy}"), total=len(requests))
             self._begun = True
 
             def keep(place: int, end: Transcript | Failed) -> None:

@@ -1,0 +1,55 @@
+"""How many prompts a model can read at once within the memory there is.
+
+An estimate from above, of what lives at the same time while a batch is read: keys and values of all layers, one layer's
+activations of decoder and vision tower. It errs on the safe side; a GPU that runs out all the same says so, and the batch is
+halved (`LocalPolicy`). A CPU does not say so: its process is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SHARE = 0.6
+"""Of the free memory; the rest is left to fragmentation and to other processes."""
+MOST = 64
+"""More at once gains little and holds up the first to finish."""
+
+
+def bytes_per_token(config: Any, value_bytes: int) -> int:
+    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+    text, vision = config.get_text_config(), config.vision_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head
+    decoder = 8 * text.hidden_size + 3 * text.intermediate_size
+    patches = vision.spatial_merge_size**2
+    tower = patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + vision.in_channels * 2 * vision.patch_size**2)
+    return value_bytes * (cache + decoder + tower)
+
+
+def fitting(lengths: Sequence[int], per_token: int, free: int) -> int:
+    """How many of the first prompts fit, padded to the longest of them; at least one."""
+    longest = 0
+    for count, length in enumerate(lengths[:MOST], 1):
+        longest = max(longest, length)
+        if count > 1 and count * longest * per_token > _SHARE * free:
+            return count - 1
+    return max(1, min(len(lengths), MOST))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for this process: on the GPU, what its allocator holds unused included; on a CPU, within its cgroup."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if not Path("/proc/meminfo").is_file():
+        return 4 << 30
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text("utf-8").splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and (most := limit.read_text("utf-8").strip()).isdecimal():
+        free = min(free, max(0, int(most) - int(used.read_text("utf-8"))))
+    return free

@@ -1,0 +1,67 @@
+"""Several models and policies on one suite, and the report that sets them side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from visionthink.errors import OptionError
+from visionthink.evals.report import report
+from visionthink.evals.runner import Metric, evaluate
+from visionthink.model import Model
+from visionthink.rewards.judge import Judge
+from visionthink.types import Examples
+
+_AFTER = ("adaptive", "low", "full")
+"""What a random mix without a share needs to know, to spend what the model spent."""
+
+
+def evaluate_all(
+    examples: Examples,
+    models: Sequence[str],
+    policies: Sequence[str],
+    out: Path,
+    *,
+    open_model: Callable[[str], Model],
+    suite: str,
+    judge: Judge,
+    settings: Mapping[str, Any] | None = None,
+    metric: Metric | None = None,
+) -> list[dict[str, Any]]:
+    """Every policy of every model into a folder of its own below `out`, then `report.html`; finished ones are not repeated.
+
+    `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
+
+    Raises:
+        OptionError: a policy twice, or `random` without the runs that give its share.
+    """
+    for names, what in ((models, "model"), (policies, "policy")):
+        if len(set(names)) < len(names):
+            raise OptionError(f"--{what} {','.join(names)}: one is named twice")
+    if "random" in policies and not set(_AFTER) <= set(policies):
+        raise OptionError(f"--policy random: takes its share from {', '.join(_AFTER)}; name them too, or write random:P")
+    summaries, folders = list[dict[str, Any]](), list[Path]()
+    for name in models:
+        model = open_model(name)
+        own: dict[str, dict[str, Any]] = {}
+        for policy in sorted(policies, key=lambda p: p == "random"):
+            exact = f"random:{_share(own):.4f}" if policy == "random" else policy
+            folder = out / _slug(f"{name}-{policy}")
+            own[policy] = evaluate(
+                examples, model, exact, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
+            )
+            folders.append(folder)
+        summaries += own.values()
+    report(folders, out / "report.html")
+    return summaries
+
+
+def _share(own: Mapping[str, Mapping[str, Any]]) -> float:
+    spent, low, full = (own[policy]["retain_cumulative"] for policy in _AFTER)
+    return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.:+-]+", "-", name).strip("-").replace(":", "-")
