@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from visionthink.endpoint import Endpoint
 from visionthink.errors import DataError, OptionError, StorageError
 from visionthink.rewards.cascade import Cascade
 from visionthink.rewards.judge import Answer
 from visionthink.rewards.llm.cache import VerdictCache
-from visionthink.rewards.llm.endpoint import Endpoint
 from visionthink.rewards.llm.injection import speaks_to_the_judge
 from visionthink.rewards.llm.judge import LLMJudge
 from visionthink.rewards.llm.preset import preset
@@ -226,10 +226,10 @@ price = [2.5, 10]
         ("[[judge]]\nkind = 'magic'", "judge.toml, judge 1: needs a url"),
         ("[[judge]]\nurl = 'http://x'\nspeed = 3", "judge.toml, judge 1: unknown setting speed"),
         ("[[judge]]\nurl = 'ftp://x'", "'ftp://x': not an http address"),
-        ("[[judge]]\nurl = 'http://u:p@x'", "judge url: holds a password"),
+        ("[[judge]]\nurl = 'http://u:p@x'", "endpoint: its url holds a password"),
         ("[[judge]]\nurl = 'http://x'\nkey_env = 'NOT_SET_ANYWHERE'", "the environment variable NOT_SET_ANYWHERE is not set"),
         ("[[judge]]\nurl = 'http://x'\nconcurrency = 'many'", "judge.toml, judge 1: concurrency has the wrong type"),
-        ("[[judge]]\nurl = 'http://x'\ndeadline = 0", "judge deadline 0: must be above 0"),
+        ("[[judge]]\nurl = 'http://x'\ndeadline = 0", "endpoint http://x: deadline 0: must be above 0"),
         ("[[judge]]\nurl = 'http://x'\nprompt = 'nowhere.txt'", "judge prompt 'nowhere.txt'"),
         ("judge = 3", "expected [[judge]] tables"),
     ],

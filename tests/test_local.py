@@ -201,5 +201,3 @@ def test_damaged_checkpoints(tiny, tmp_path):
         open_checkpoint(str(folder))
     with pytest.raises(ModelError, match="no such folder"):
         open_checkpoint(str(tmp_path / "nowhere"))
-    with pytest.raises(OptionError, match="remote endpoints"):
-        open_checkpoint("http://localhost:8000/v1")

@@ -14,7 +14,7 @@ ROOT = Path(visionthink.__file__).parent
 # A module imports only from its own layer or one that stands before it; names are folders or modules below visionthink/.
 LAYERS = [
     {"types", "errors"},
-    {"images", "resolution", "providers", "durable"},
+    {"images", "resolution", "providers", "durable", "endpoint"},
     {"protocol"},
     {"chatml"},
     {"episode"},

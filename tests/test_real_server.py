@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from visionthink.endpoint import Endpoint
 from visionthink.rewards.judge import Answer
-from visionthink.rewards.llm.endpoint import Endpoint
 from visionthink.rewards.llm.judge import LLMJudge, Sampling
 from visionthink.rewards.llm.preset import preset
 

@@ -148,10 +148,12 @@ class Episode:
         views = [part for message in self._pending for part in message.content if isinstance(part, ImageView)]
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         level = views[-1].level if views else self._turns[-1].level
-        shown = sum(v.visual_tokens for v in views)
-        text_tokens = len(completion.prompt_ids) - shown - sum(t.usage.visual_tokens for t in self._turns)
-        output = len(completion.token_ids)
-        usage = Usage(shown, max(0, text_tokens), output, completion.seconds, completion.first_token_seconds)
+        before = sum(t.usage.visual_tokens for t in self._turns)
+        shown = sum(v.visual_tokens for v in views) if completion.visual_tokens is None else completion.visual_tokens - before
+        context = len(completion.prompt_ids) if completion.prompt_tokens is None else completion.prompt_tokens
+        output = len(completion.token_ids) if completion.output_tokens is None else completion.output_tokens
+        text_tokens = max(0, context - shown - before)
+        usage = Usage(shown, text_tokens, output, completion.seconds, completion.first_token_seconds)
         prompt = "\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending)
         added = completion.prompt_ids[known:]
         self._turns.append(

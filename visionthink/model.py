@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.protocol import Protocol
-from visionthink.resolution import PixelBudget, ResolutionLadder
+from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
 from visionthink.types import Example, ImageSource, Transcript
+
+KEY = "VISIONTHINK_API_KEY"
+"""Environment variable whose value is sent to the endpoint of a remote model."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,25 @@ class Model:
         return Result(transcript.answer, transcript.levels_seen, transcript.usage(), transcript)
 
 
+def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> Model:
+    """A model behind an endpoint; what it serves is described by a checkpoint without its weights."""
+    from visionthink.endpoint import Endpoint
+    from visionthink.policies.checkpoint import describe
+    from visionthink.policies.remote import RemotePolicy
+
+    url, _, served = name.partition("#")
+    described = describe(checkpoint) if checkpoint else None
+    limits = ("concurrency", "timeout", "deadline", "requests_per_minute")
+    connection = {name: sampling.pop(name) for name in limits if name in sampling}
+    sampling.pop("batch_size", None)  # the server's business
+    key = KEY if os.environ.get(KEY) else ""
+    policy = RemotePolicy(
+        Endpoint(url, served, key_env=key, **connection), config=described.config if described else None, **sampling
+    )
+    chosen = dataclasses.replace(described.protocol if described else Protocol(), **protocol)
+    return Model(policy, chosen, ResolutionLadder(), described.budget if described else QWEN2_5_VL)
+
+
 def load(
     name: str | Path = "tiny",
     *,
@@ -71,31 +94,40 @@ def load(
     dialect: str | None = None,
     boundary: str | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    checkpoint: str | None = None,
     **sampling: Any,
 ) -> Model:
-    """Open a model: `tiny`, `tiny-base`, a checkpoint folder, or a hub id.
+    """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
 
     Args:
         ladder: levels to climb; default (0.25, 1).
         dialect, boundary: override what is stored beside the checkpoint, see `protocol.Protocol`.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
+        checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
+            default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
         sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`;
-            `device`, `dtype` of `policies.checkpoint.open_checkpoint`.
+            `device`, `dtype` of `policies.checkpoint.open_checkpoint`; for an endpoint `temperature`, `max_new_tokens`, `seed`,
+            and `concurrency`, `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
     """
-    from visionthink.policies.checkpoint import open_checkpoint
-
-    where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
-    checkpoint = open_checkpoint(str(name), **where)
-    chosen: dict[str, Any] = {"dialect": dialect, "boundary": boundary}
-    protocol = dataclasses.replace(checkpoint.protocol, **{k: v for k, v in chosen.items() if v})
-    from visionthink.policies.local import LocalPolicy
-
+    chosen: dict[str, Any] = {key: value for key, value in (("dialect", dialect), ("boundary", boundary)) if value}
     if isinstance(ladder, str):
         ladder = ResolutionLadder.parse(ladder)
     if ladder is not None and not isinstance(ladder, ResolutionLadder):
         ladder = ResolutionLadder(tuple(ladder))
-    policy = LocalPolicy(checkpoint, protocol=protocol, **sampling)
-    return Model(policy, protocol, ladder or ResolutionLadder(), checkpoint.budget, max_image_pixels)
+    if str(name).startswith(("http://", "https://")):
+        remote = _remote(str(name), checkpoint, chosen, sampling)
+        return Model(remote.policy, remote.protocol, ladder or ResolutionLadder(), remote.budget, max_image_pixels)
+    if checkpoint:
+        raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
+    from visionthink.policies.checkpoint import open_checkpoint
+
+    where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
+    opened = open_checkpoint(str(name), **where)
+    protocol = dataclasses.replace(opened.protocol, **chosen)
+    from visionthink.policies.local import LocalPolicy
+
+    policy = LocalPolicy(opened, protocol=protocol, **sampling)
+    return Model(policy, protocol, ladder or ResolutionLadder(), opened.budget, max_image_pixels)

@@ -10,7 +10,7 @@ import enum
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, TypeAlias
@@ -137,6 +137,18 @@ def extract_answer(text: str) -> str:
     visible = tagged[-1] if tagged else text.rpartition("</think>")[2]
     boxed = _last_boxed(visible)
     return (visible if boxed is None else boxed).strip()
+
+
+def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> str:
+    """The text that a server took apart into content, reasoning and tool calls (name, arguments as JSON), as the model said."""
+    parts = [f"<think>{reasoning}</think>" if reasoning else "", content]
+    for name, arguments in calls:
+        try:
+            call = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
+        except ValueError:
+            call = arguments  # malformed, and to be judged as such
+        parts.append(f"<tool_call>\n{call}\n</tool_call>")
+    return "".join(parts)
 
 
 def after_thinking(text: str) -> str:

@@ -81,6 +81,12 @@ class Completion:
     """Of these, until the first token was there; None where the policy does not say."""
     error: str | None = None
     """Why `finish_reason` is "error"; never shown to the model."""
+    prompt_tokens: int | None = None
+    """Of the whole context with its images, where the policy has no ids; None where it does not say."""
+    output_tokens: int | None = None
+    """Likewise, of what was said."""
+    visual_tokens: int | None = None
+    """Likewise, of all images in the context."""
 
 
 @dataclass(frozen=True)

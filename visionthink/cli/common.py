@@ -51,11 +51,16 @@ def pixel_limit(options: argparse.Namespace) -> int:
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
+    model = "tiny, tiny-base, a folder, a hub id or an endpoint as http://host/v1#MODEL (default: %(default)s)"
     parser.add_argument(
-        "--model", type=given, default="tiny", help="tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)"
+        "--model",
+        type=given,
+        default="tiny",
+        help=model,
     )
     parser.add_argument("--ladder", default="0.25,1", help="shares of the pixels to climb (default: %(default)s)")
     parser.add_argument("--dialect", help="protocol wording; default: what is stored beside the checkpoint, else agent")
+    parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 
 
@@ -71,6 +76,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         dialect=options.dialect,
         boundary=options.boundary,
         max_new_tokens=options.max_new_tokens,
+        checkpoint=options.checkpoint,
         **more,
     )
 

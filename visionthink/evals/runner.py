@@ -125,11 +125,9 @@ def evaluate(
 
 
 def architecture_of(model: Model) -> Architecture | None:
-    """The shape of a local model; None where it is not known, as behind an endpoint."""
-    checkpoint = getattr(model.policy, "checkpoint", None)
-    if checkpoint is None:
-        return None
-    return Architecture.of(checkpoint.model.config, checkpoint.model.dtype.itemsize)
+    """The shape of a model; None where it is not known, as behind an endpoint that nothing was said of."""
+    config = getattr(model.policy, "config", None)
+    return Architecture.of(config, getattr(model.policy, "value_bytes", 2)) if config is not None else None
 
 
 def same_settings(out: Path, settings: Mapping[str, Any]) -> None:

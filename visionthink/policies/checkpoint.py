@@ -62,8 +62,6 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         ModelError: a file is missing or damaged, or the architecture is neither Qwen2.5-VL nor Qwen3-VL.
     """
     path = resolve(name)
-    if name.startswith(("http://", "https://")):
-        raise OptionError(f"--model {name}: remote endpoints are not supported yet")
     folder = Path(path)
     if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
         check_folder(folder, name)
@@ -97,6 +95,32 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         protocol=_protocol(path, settings),
         budget=pixel_budget(image_processor),
     )
+
+
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint without its weights."""
+
+    protocol: Protocol
+    budget: PixelBudget
+    config: Any
+    """As transformers has it."""
+
+
+def describe(name: str) -> Described:
+    """What is known of a checkpoint without loading its weights.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    path = resolve(name)
+    _, transformers = _libraries()
+    try:
+        config = transformers.AutoConfig.from_pretrained(path)
+        image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
+    except Exception as error:  # as in open_checkpoint
+        raise ModelError(f"checkpoint {name}: cannot be read ({one_line(error)})") from error
+    return Described(_protocol(path, _settings(path)), pixel_budget(image_processor), config)
 
 
 def _protocol(path: str, settings: dict[str, Any]) -> Protocol:

@@ -60,6 +60,16 @@ class LocalPolicy:
         self._suppressed = self.renderer.never_sampled
         self._bad_words: list[list[int]] = []
 
+    @property
+    def config(self) -> Any:
+        """Of the model, as transformers has it."""
+        return self.checkpoint.model.config
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a weight, or of a value in the cache."""
+        return self.checkpoint.model.dtype.itemsize
+
     def forbidding(self, text: str) -> LocalPolicy:
         """The same policy, unable to say `text`; it shares the weights."""
         other = copy.copy(self)

@@ -105,8 +105,8 @@ def _from_file(name: str) -> list[Judge]:
 
 
 def _llm(where: str, table: Mapping[str, Any]) -> Judge:
+    from visionthink.endpoint import Endpoint
     from visionthink.rewards.llm.cache import VerdictCache, default_cache
-    from visionthink.rewards.llm.endpoint import Endpoint
     from visionthink.rewards.llm.judge import LLMJudge, Sampling
     from visionthink.rewards.llm.preset import preset
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from visionthink.endpoint import Client, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError
 from visionthink.rewards.judge import Answer, Verdict
 from visionthink.rewards.llm.cache import Judgement, VerdictCache
-from visionthink.rewards.llm.endpoint import Connection, Endpoint, Unanswered
 from visionthink.rewards.llm.injection import speaks_to_the_judge
 from visionthink.rewards.llm.preset import Preset
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _ATTEMPTS = 3
 """Replies that cannot be read, per question; each is asked for 0.2 warmer than the one before."""
@@ -85,10 +82,8 @@ class LLMJudge:
         self.used = Usage()
         self._model = endpoint.model
         self._one = threading.RLock()
-        self._process = os.getpid()
         self._failure: Exception | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: Connection | None = None
+        self._client = Client(endpoint)
 
     @property
     def identity(self) -> str:
@@ -98,7 +93,7 @@ class LLMJudge:
             OptionError: it cannot be reached, or serves several.
         """
         if not self._model:
-            self._model = self._run(self._only_model())
+            self._model = self._client.run(self._only_model)
         return f"{self._model}/{self.preset.name}:{self.preset.digest}"
 
     def usage(self) -> dict[str, float]:
@@ -116,44 +111,17 @@ class LLMJudge:
         with self._one:  # batches of several threads follow each other
             started = time.perf_counter()
             _ = self.identity
-            verdicts = self._run(self._compare(answers))
+            verdicts = self._client.run(lambda connection: self._compare(connection, answers))
             self.used.seconds += time.perf_counter() - started
             self.used.answers += len(verdicts)
             self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
         return verdicts
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        # its own loop in its own thread: connections and rate limits outlive a batch, and callers may have a running loop
-        if self._process != os.getpid():  # after a fork the thread is gone
-            self._process, self._loop, self._connection = os.getpid(), None, None
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, daemon=True, name="judge").start()
-            atexit.register(self.close)
-        running = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return running.result()
-        finally:
-            running.cancel()  # when interrupted; without effect on one that is done
-
-    def _connected(self) -> Connection:
-        """Called within the loop."""
-        if self._connection is None:
-            self._connection = Connection(self.endpoint)
-        return self._connection
-
     def close(self) -> None:
         """Close connections. A judge that is asked again opens new ones."""
-        if self._loop is None:
-            return
-        atexit.unregister(self.close)
-        if self._connection is not None:
-            asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._loop = self._connection = None
+        self._client.close()
 
-    async def _compare(self, answers: Sequence[Answer]) -> list[Verdict]:
-        connection = self._connected()
+    async def _compare(self, connection: Connection, answers: Sequence[Answer]) -> list[Verdict]:
         settled = [self._without_asking(a) for a in answers]
         keys = ["" if verdict else self._key(a) for a, verdict in zip(answers, settled, strict=True)]
         to_ask = {key: a for key, a in zip(keys, answers, strict=True) if key}
@@ -176,9 +144,9 @@ class LLMJudge:
             raise OptionError(f"judge {self.endpoint.url}: {asked[0].reason}")
         return [verdict or found[key] for key, verdict in zip(keys, settled, strict=True)]
 
-    async def _only_model(self) -> str:
+    async def _only_model(self, connection: Connection) -> str:
         try:
-            served = await self._connected().models()
+            served = await connection.models()
         except Unanswered as failure:
             raise OptionError(f"judge {self.endpoint.url}: {failure}") from None
         if len(served) != 1:
@@ -225,9 +193,10 @@ class LLMJudge:
                 except Unanswered as failure:
                     log.info("judge: %s", failure)
                     return Verdict("unscored", self.identity, str(failure))
-                self.used.prompt_tokens += completed.prompt_tokens
-                self.used.completion_tokens += completed.completion_tokens
-                reply = completed.text
+                self.used.prompt_tokens += completed.prompt_tokens or 0
+                self.used.completion_tokens += completed.completion_tokens or 0
+                # one that was cut off has not come to its end
+                reply = "" if completed.finish_reason == "length" else completed.text
                 if (correct := self.preset.read(reply)) is not None:
                     judgement = Judgement(correct, reply)
                     if self.cache:

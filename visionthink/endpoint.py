@@ -8,20 +8,24 @@ the server asks for; others are not.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import email.utils
 import json
 import os
 import random
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiolimiter import AsyncLimiter
 
 from visionthink.errors import OptionError
+
+T = TypeVar("T")
 
 _MOST_BYTES = 1 << 20
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
@@ -30,7 +34,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a judge is, and how much may be asked of it.
+    """Where a model is served, and how much may be asked of it.
 
     `key_env` names the environment variable that holds the key; "" sends none. `key_header` is `api-key` on Azure, whose URLs
     also need `query = {"api-version": ...}`. Seconds throughout.
@@ -51,16 +55,18 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OptionError(f"judge {self.url!r}: not an http address")
+            raise OptionError(f"endpoint {self.url!r}: not an http address")
         if parts.username or parts.password:
-            raise OptionError("judge url: holds a password; put the key into an environment variable and name it in key_env")
+            raise OptionError(
+                "endpoint: its url holds a password; put the key into an environment variable and name it in key_env"
+            )
         for name in ("concurrency", "timeout", "deadline"):
             if not 0 < getattr(self, name) < 1e6:
-                raise OptionError(f"judge {name} {getattr(self, name)}: must be above 0")
+                raise OptionError(f"endpoint {self.url}: {name} {getattr(self, name)}: must be above 0")
         if self.requests_per_minute < 0:
-            raise OptionError(f"judge requests_per_minute {self.requests_per_minute}: must be at least 0")
+            raise OptionError(f"endpoint {self.url}: requests_per_minute {self.requests_per_minute}: must be at least 0")
         if self.key_env and not os.environ.get(self.key_env):
-            raise OptionError(f"judge {self.url}: the environment variable {self.key_env} is not set")
+            raise OptionError(f"endpoint {self.url}: the environment variable {self.key_env} is not set")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -72,11 +78,18 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Completed:
-    """A reply, as text, and what it cost. One that was cut off at its token limit is empty: its end is not known."""
+    """A reply, as text, and what the server says it cost; None where it does not say."""
 
     text: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    finish_reason: str = "stop"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    image_tokens: int | None = None
+    """Of the prompt tokens."""
+    reasoning: str = ""
+    """What the server took out of the text as thinking."""
+    calls: tuple[tuple[str, str], ...] = ()
+    """Name, and arguments as text, of the tool calls that it took out of the text."""
 
 
 class Unanswered(Exception):
@@ -85,6 +98,46 @@ class Unanswered(Exception):
     def __init__(self, reason: str, *, final: bool = False, after: float | None = None):
         super().__init__(reason)
         self.final, self.after = final, after
+
+
+class Client:
+    """A connection for callers without an event loop, from any thread: it has a loop of its own, in a thread of its own, so that
+    connections and rate limits outlive a call."""
+
+    def __init__(self, endpoint: Endpoint):
+        self.endpoint = endpoint
+        self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Connection | None = None
+
+    def run(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        """What `work` makes of the connection."""
+        if self._process != os.getpid():  # after a fork the thread is gone
+            self._process, self._loop, self._connection = os.getpid(), None, None
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, daemon=True, name="endpoint").start()
+            atexit.register(self.close)
+        running = asyncio.run_coroutine_threadsafe(self._connected(work), self._loop)
+        try:
+            return running.result()
+        finally:
+            running.cancel()  # when interrupted; without effect on one that is done
+
+    async def _connected(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+        if self._connection is None:
+            self._connection = Connection(self.endpoint)
+        return await work(self._connection)
+
+    def close(self) -> None:
+        """Close connections. A client that is used again opens new ones."""
+        if self._loop is None:
+            return
+        atexit.unregister(self.close)
+        if self._connection is not None:
+            asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop = self._connection = None
 
 
 class Connection:
@@ -133,9 +186,17 @@ class Connection:
         """
         record = await self._persist("POST", "/chat/completions", body, end)
         usage = record.get("usage")
-        counts = [usage.get(n) if isinstance(usage, dict) else 0 for n in ("prompt_tokens", "completion_tokens")]
-        cut = record["choices"][0].get("finish_reason") == "length"
-        return Completed("" if cut else _content(record), *(max(0, c) if isinstance(c, int) else 0 for c in counts))
+        usage = usage if isinstance(usage, dict) else {}
+        reason = record["choices"][0].get("finish_reason")
+        return Completed(
+            _content(record),
+            reason if isinstance(reason, str) else "stop",
+            _count(usage.get("prompt_tokens")),
+            _count(usage.get("completion_tokens")),
+            _image_tokens(usage.get("prompt_tokens_details")),
+            _reasoning(_choice(record)),
+            _calls(_choice(record)),
+        )
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
         """Try until there is an answer, the deadline, or a failure that stays."""
@@ -194,6 +255,29 @@ class Connection:
         said = " ".join(content.decode("utf-8", "replace").split())[:160]
         final = status not in _PASSING or b"insufficient_quota" in content
         return Unanswered(f"HTTP {status} {said}".strip(), final=final, after=_seconds(retry_after))
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return found if isinstance(found, str) else ""
+
+
+def _calls(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    calls = message.get("tool_calls")
+    functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
+    return tuple((str(f.get("name")), str(f.get("arguments"))) for f in functions if isinstance(f, dict))
+
+
+def _count(value: Any) -> int | None:
+    return max(0, value) if isinstance(value, int) else None
+
+
+def _image_tokens(details: Any) -> int | None:
+    """As OpenAI counts them, or vLLM."""
+    if not isinstance(details, dict):
+        return None
+    by_kind = details.get("multimodal_tokens")
+    return _count(by_kind.get("image") if isinstance(by_kind, dict) else details.get("image_tokens"))
 
 
 def _seconds(retry_after: str | None) -> float | None:

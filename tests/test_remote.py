@@ -1,0 +1,167 @@
+"""The remote policy: against `transformers serve` with the shipped tiny model, and against a server that counts and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from visionthink.data import synth
+from visionthink.errors import OptionError
+from visionthink.evals.runner import evaluate
+from visionthink.model import load
+from visionthink.policies.checkpoint import resolve
+from visionthink.protocol import Protocol, written_out
+from visionthink.rewards.rules.judge import RulesJudge
+from visionthink.types import StopReason
+
+SERVE = Path(__file__).parent / "serve_tiny.py"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Address of `transformers serve` with the shipped tiny model."""
+    home = tmp_path_factory.mktemp("hub")
+    (home / "hub").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, str(SERVE), resolve("tiny"), *f"--host 127.0.0.1 --port {port} --device cpu --dtype float32".split()],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        assert process.poll() is None, "the server did not start"
+        yield f"http://127.0.0.1:{port}/v1#{resolve('tiny')}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
+    """Answers, requests and tokens, easy and hard."""
+    examples = synth.suite(50)
+    assert {e.need for e in examples} == {"easy", "hard"}
+    remote = load(served, checkpoint="tiny", max_new_tokens=8, concurrency=2)
+    local = load("tiny", max_new_tokens=8)
+    runs = {
+        name: evaluate(examples, m, "adaptive", tmp_path / name, suite="mini", model_name=name, judge=RulesJudge(closed=True))
+        for name, m in (("remote", remote), ("local", local))
+    }
+    remote.policy.close()
+    lines = {name: [json.loads(line) for line in (tmp_path / name / "transcripts.jsonl").open()] for name in runs}
+    for a, b in zip(lines["remote"], lines["local"], strict=True):
+        assert a["answer"] == b["answer"] and a["stop_reason"] == b["stop_reason"] and a["verdict"] == b["verdict"]
+        assert [t["text"] for t in a["turns"]] == [t["text"] for t in b["turns"]]
+        for usage, other in ((x["usage"], y["usage"]) for x, y in zip(a["turns"], b["turns"], strict=True)):
+            assert usage["visual_tokens"] == other["visual_tokens"]
+            assert usage["text_tokens"] == other["text_tokens"]  # as the server counts the prompt, less the image tokens
+    assert 0 < sum(line["stop_reason"] == "answered_after_request" for line in lines["remote"]) < 50
+    assert runs["remote"]["accuracy"] == runs["local"]["accuracy"]
+    assert runs["remote"]["flops"] == pytest.approx(runs["local"]["flops"], rel=0.02)  # the end of a turn is no token to a server
+
+
+class Counting(BaseHTTPRequestHandler):
+    """Counts image tokens as vLLM does, asks for more once, then answers; what it is sent is kept."""
+
+    sent: ClassVar[list[dict]]
+    replies: ClassVar[list[tuple[int, dict]]]
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.sent.append(body)
+        status, reply = self.replies.pop(0)
+        data = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def reply(message: dict, prompt: int, image: int, reason: str = "stop") -> tuple[int, dict]:
+    usage = {"prompt_tokens": prompt, "completion_tokens": 7, "prompt_tokens_details": {"multimodal_tokens": {"image": image}}}
+    return 200, {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
+
+
+@pytest.fixture
+def counting():
+    handler = type("Handler", (Counting,), {"sent": [], "replies": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1#model", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_the_server_counts_is_written_down(counting):
+    url, handler = counting
+    call = {"function": {"name": "resize_image", "arguments": '{"action": "resize"}'}}
+    handler.replies[:] = [
+        reply({"content": "", "reasoning_content": "too small", "tool_calls": [call]}, 150, 30, "tool_calls"),
+        reply({"content": "<think>ok</think><answer>7</answer>"}, 400, 150),
+    ]
+    model = load(url)
+    [transcript] = model.run([synth.draw("digits", 1)])
+    model.policy.close()
+    assert transcript.stop_reason is StopReason.ANSWERED_AFTER_REQUEST and transcript.answer == "7"
+    assert transcript.turns[0].text.startswith("<think>too small</think><tool_call>\n")
+    assert [t.usage.visual_tokens for t in transcript.turns] == [30, 120]
+    assert [t.usage.text_tokens for t in transcript.turns] == [120, 250]
+    assert transcript.output_tokens == 14
+    contents = [[p for m in body["messages"] if isinstance(m["content"], list) for p in m["content"]] for body in handler.sent]
+    images = [[p["image_url"]["url"] for p in parts if "image_url" in p] for parts in contents]
+    assert len(images[0]) == 1 and len(images[1]) == 2 and images[0][0] == images[1][0]  # a prefix cache can find it
+    assert {body["model"] for body in handler.sent} == {"model"}
+
+
+def test_endings_and_failures(counting):
+    url, handler = counting
+    model = load(url, deadline=3)
+    for answer, stop in (
+        (reply({"content": "<think>long"}, 9, 4, "length"), StopReason.LENGTH),
+        (reply({"content": ""}, 9, 4, "content_filter"), StopReason.REFUSED),
+        ((400, {"error": "too long"}), StopReason.POLICY_ERROR),
+    ):
+        handler.replies[:] = [answer]
+        [transcript] = model.run([synth.draw("digits", 1)])
+        assert transcript.stop_reason is stop
+    assert "HTTP 400" in transcript.turns[-1].note
+    model.policy.close()
+
+
+def test_a_call_is_written_out_as_it_was_said():
+    protocol = Protocol()
+    assert written_out("", "", [("resize_image", '{"action": "resize"}')]) == protocol.request.rpartition("</think>")[2].lstrip()
+    assert "<tool_call>\nnot JSON\n</tool_call>" in written_out("", "", [("resize_image", "not JSON")])
+
+
+def test_options_that_cannot_be(tmp_path):
+    with pytest.raises(OptionError, match="describes what an endpoint serves"):
+        load("tiny", checkpoint="tiny")
+    with pytest.raises(OptionError, match="not an http address"):
+        load("http://")

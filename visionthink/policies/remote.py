@@ -1,0 +1,111 @@
+"""A policy behind an endpoint that speaks OpenAI's chat completions: vLLM, SGLang, `transformers serve`, or a vendor.
+
+In prompt mode: the tool stands in the text, and a request comes back as text or, where the server parses it, as a call that is
+written out again; so any server will do. A view is sent as the same PNG bytes in every round, so that a prefix cache finds it.
+What the server says about tokens is written down as it says it; where it does not count image tokens, those that the model's own
+rule gives are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
+from visionthink.errors import OptionError
+from visionthink.protocol import written_out
+from visionthink.types import Completion, FinishReason, History, ImageView, Message
+
+_FINISHED: dict[str, FinishReason] = {"length": "length", "content_filter": "refused"}
+
+
+class RemotePolicy:
+    """Asks an endpoint, many histories at once.
+
+    Args:
+        config: configuration of the model that is served, as transformers has it, where it is known: costs are counted with it.
+        extra: further fields of the request body.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
+        config: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ):
+        if max_new_tokens < 1:
+            raise OptionError(f"max_new_tokens {max_new_tokens}: must be at least 1")
+        self.config = config
+        self._sampling = {"temperature": temperature, "max_tokens": max_new_tokens, "seed": seed, **(extra or {})}
+        self._client, self._model = Client(endpoint), endpoint.model
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]:
+        """One completion per history, in order; an error where the endpoint gave none.
+
+        Raises:
+            OptionError: the endpoint serves several models and none was named, or it does not say which.
+        """
+        return self._client.run(lambda connection: self._complete(connection, histories))
+
+    def close(self) -> None:
+        """Close connections; a policy that is used again opens new ones."""
+        self._client.close()
+
+    async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
+        if not self._model:
+            self._model = await _only_model(connection)
+        return await asyncio.gather(*(self._ask(connection, history) for history in histories))
+
+    async def _ask(self, connection: Connection, history: History) -> Completion:
+        body = {"model": self._model, "messages": [self._message(m) for m in history], **self._sampling}
+        async with connection.slots:
+            await connection.turn()
+            started = time.monotonic()
+            try:
+                completed = await connection.complete(body, started + connection.endpoint.deadline)
+            except Unanswered as failure:
+                return Completion("", "error", error=str(failure), seconds=time.monotonic() - started)
+            return _completion(completed, time.monotonic() - started)
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        if all(isinstance(part, str) for part in message.content):
+            return {"role": message.role, "content": "".join(map(str, message.content))}
+        return {"role": message.role, "content": [self._part(part) for part in message.content if part]}
+
+    def _part(self, part: str | ImageView) -> dict[str, Any]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        buffer = io.BytesIO()
+        part.image.save(buffer, "PNG", compress_level=1)
+        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return {"type": "image_url", "image_url": {"url": url}}
+
+
+async def _only_model(connection: Connection) -> str:
+    url = connection.endpoint.url
+    try:
+        served = await connection.models()
+    except Unanswered as failure:
+        raise OptionError(f"--model {url}: {failure}") from None
+    if len(served) != 1:
+        raise OptionError(f"--model {url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
+    return served[0]
+
+
+def _completion(completed: Completed, seconds: float) -> Completion:
+    return Completion(
+        written_out(completed.text, completed.reasoning, completed.calls),
+        _FINISHED.get(completed.finish_reason, "stop"),
+        seconds=seconds,
+        prompt_tokens=completed.prompt_tokens,
+        output_tokens=completed.completion_tokens,
+        visual_tokens=completed.image_tokens,
+    )
