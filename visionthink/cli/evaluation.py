@@ -49,7 +49,7 @@ def add(command: AddCommand) -> None:
     score.add_argument("--against", help="another judge to compare with; verdicts in the file are compared with anyway")
     score.add_argument("--out", type=folder, help="file for the verdicts; one that was begun is continued")
 
-    report = command("report", _report, "One HTML page for evaluation and training folders.")
+    report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=folder, required=True, metavar="FILE.html")
 
@@ -166,7 +166,9 @@ def _print_score(summary: dict[str, Any], console: Console) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from visionthink.evals.report import report
+    from visionthink.evals.report.page import report
 
-    report(options.folders, options.out)
+    runs = report(options.folders, options.out)
     Console(stderr=True, soft_wrap=True).print(f"wrote {options.out}", markup=False)
+    if options.json:
+        write_json({"runs": [run.to_dict() for run in runs]})

@@ -119,6 +119,7 @@ def evaluate(
         summary = summarise(in_order, suite=suite, model=model_name, policy=policy, architecture=architecture_of(model))
         if metric:
             summary["metrics"] = dict(metric(in_order))
+        summary["benchmark"] = chosen.get("benchmark")
         summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
         replace_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary

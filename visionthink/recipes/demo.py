@@ -16,7 +16,9 @@ from rich.table import Table
 
 from visionthink.errors import OptionError
 from visionthink.evals.metrics import random_mix
-from visionthink.evals.report import frontier, read, report
+from visionthink.evals.report.page import report
+from visionthink.evals.report.plots import frontier
+from visionthink.evals.report.runs import compared, read
 from visionthink.evals.runner import evaluate
 from visionthink.model import load
 from visionthink.recipes import recipe, suite
@@ -60,7 +62,7 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
         out / name for name in summaries if not name.startswith("tuned")
     ]  # where it equals `trained`, it would only cover it
     report([*shown, config.out], out / "report.html")
-    (out / "frontier.svg").write_text(frontier([read(folder) for folder in shown]), "utf-8")
+    (out / "frontier.svg").write_text(frontier(compared([read(folder) for folder in shown])), "utf-8")
     console.print(summary_table(list(summaries.values())))
     gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
     margin = {name: _margin(name, summaries) for name in gap}

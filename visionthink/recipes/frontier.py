@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.errors import OptionError
-from visionthink.evals.report import report
+from visionthink.evals.report.page import report
 from visionthink.evals.runner import Metric, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge

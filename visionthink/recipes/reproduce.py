@@ -34,7 +34,7 @@ from rich.table import Table
 from visionthink.data import synth
 from visionthink.errors import OptionError
 from visionthink.evals.metrics import Scored, summarise
-from visionthink.evals.report import curves_over_seeds
+from visionthink.evals.report.plots import curves_over_seeds
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import Renderer

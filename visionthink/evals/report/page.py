@@ -1,0 +1,146 @@
+"""Evaluation and training folders to one self-contained HTML page: plots, tables, episodes to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from visionthink.durable import replace_text
+from visionthink.errors import DataError
+from visionthink.evals import paper
+from visionthink.evals.benchmarks.benchmark import BENCHMARKS
+from visionthink.evals.report.gallery import gallery
+from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
+from visionthink.evals.report.runs import Run, as_csv, compared, read
+from visionthink.evals.report.training import training
+
+
+def report(folders: Sequence[Path], out: Path) -> list[Run]:
+    """Write the page, and beside it every figure as CSV; returns the evaluations that were read.
+
+    A folder is an evaluation (summary.json, transcripts.jsonl) or a training run (metrics.jsonl).
+
+    Raises:
+        DataError: a folder is neither, or there are none.
+    """
+    if not folders:
+        raise DataError("report: no folders given")
+    runs, trainings = [], []
+    for folder in folders:
+        try:
+            if (folder / "metrics.jsonl").is_file():
+                trainings.append(training(folder))
+            else:
+                runs.append(read(folder))
+                _row(runs[-1])
+        except DataError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DataError(f"{folder}: damaged, or not written by this program ({type(error).__name__}: {error})") from None
+    runs = compared(runs)
+    from jinja2 import Environment
+
+    template = (resources.files("visionthink") / "evals" / "report" / "page.html.jinja").read_text("utf-8")
+    suites = list(dict.fromkeys(run.suite for run in runs))
+    html = (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(template)
+        .render(
+            suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
+            paper=_beside_the_paper(runs),
+            trainings=trainings,
+            gallery=gallery(runs),
+        )
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, html)
+    if runs:
+        replace_text(out.with_suffix(".csv"), as_csv(runs))
+    return runs
+
+
+def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """One section: its frontier against every cost, and its tables."""
+    return {
+        "name": name,
+        "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
+        "rows": [_row(run) for run in runs],
+        "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _decides(run)],
+        "branches": [(run.name, run.branches) for run in runs if run.branches],
+        "costs": [(run.name, run.summary) for run in runs],
+        "families": requests_by_family(runs),
+        "time": _bars_of_time(runs),
+    }
+
+
+def _decides(run: Run) -> bool:
+    return run.summary["policy"] not in ("low", "full")
+
+
+def _row(run: Run) -> dict[str, Any]:
+    s, found = run.summary, run.comparison if run.comparison and run.comparison["n"] else {}
+    need = s["by_need"]
+    return {
+        "name": run.name,
+        "n": s["n"],
+        "accuracy": s["accuracy"],
+        "mix": found.get("mix"),
+        "against_mix": found.get("against_mix"),
+        "mix_by_family": found.get("mix_by_family"),
+        "against_mix_by_family": found.get("against_mix_by_family"),
+        "against_full": found.get("against_full"),
+        "oracle": found.get("oracle"),
+        "easy": need["easy"]["request_ratio"] if "easy" in need else None,
+        "hard": need["hard"]["request_ratio"] if "hard" in need else None,
+        "requests": s["request_ratio"],
+        "retain_final": s["retain_final"],
+        "retain_cumulative": s["retain_cumulative"],
+        "output_tokens": s["output_tokens"],
+        "unscored": s["unscored"],
+        "failed": s.get("failed", 0),
+    }
+
+
+def _router(run: Run) -> dict[str, Any]:
+    assert run.comparison is not None
+    return {"name": run.name, **run.comparison}
+
+
+def _bars_of_time(runs: Sequence[Run]) -> str:
+    """As Fig. 4 of the paper: seconds of each policy, by model."""
+    models = list(dict.fromkeys(r.summary["model"] for r in runs))
+    policies = [p for p in dict.fromkeys(r.summary["policy"] for r in runs) if p in ("full", "low", "adaptive")]
+    if len(policies) < 2:
+        return ""
+    known = {(r.summary["model"], r.summary["policy"]): r.summary["seconds"] for r in runs}
+    return bars(models, {p: [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
+
+
+def _beside_the_paper(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The paper's Tables 1, 2 and 7 with what was measured here in the last column, where a run is of one of its benchmarks."""
+    named = {b.key: b for b in BENCHMARKS}
+    ours: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if (benchmark := named.get(run.summary.get("benchmark") or "")) and (metrics := run.summary.get("metrics")):
+            value = metrics.get(benchmark.headline)
+            if value is not None:
+                ours.setdefault(run.name, {})[benchmark.name] = benchmark.scale * value
+    if not ours:
+        return None
+    printed = paper.by_benchmark()
+    shown = [b for b in BENCHMARKS if any(b.name in values for values in ours.values())]
+    methods: Mapping[str, Mapping[str, float]] = {
+        **{m: {b: v[m] for b, v in printed.items() if m in v} for m in ("Vanilla Qwen2.5-VL-7B", "Down-Sample", "VisionThink")},
+        **ours,
+    }
+    figure = bars([b.name for b in shown], {m: [v.get(b.name) for b in shown] for m, v in methods.items()}, "the paper's unit")
+    return {
+        "benchmarks": [b.name for b in shown],
+        "methods": [(name, [values.get(b.name) for b in shown]) for name, values in methods.items()],
+        "ours": list(ours),
+        "averages": paper.table_2(),
+        "caveats": [*paper.CAVEATS, *(f"{b.name}: {c}" for b in shown for c in b.caveats)],
+        "figure": figure,
+    }

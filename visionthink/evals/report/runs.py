@@ -1,0 +1,85 @@
+"""Evaluation folders as they were read, each beside the always-low and always-full run of its model and suite."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionthink.evals.comparison import Lines, branches, compare
+from visionthink.evals.metrics import Scored
+from visionthink.evals.runner import read_run
+
+_LEFT_OUT = ("architecture", "settings")
+"""Of a summary, in the table of everything."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluation folder that was read. `comparison` and `branches` are there where the runs they need are."""
+
+    folder: Path
+    summary: dict[str, Any]
+    scored: list[Scored]
+    comparison: dict[str, Any] | None = None
+    branches: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.summary['model']} · {self.summary['policy']}"
+
+    @property
+    def suite(self) -> str:
+        return str(self.summary.get("benchmark") or self.summary.get("suite"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"folder": self.folder.name, **self.summary, "comparison": self.comparison, "branches": self.branches}
+
+
+def adaptive(run: Run) -> bool:
+    """Whether the model decides."""
+    return bool(run.summary["policy"] == "adaptive")
+
+
+def read(folder: Path) -> Run:
+    """An evaluation folder; `DataError` where it is none, or damaged."""
+    return Run(folder, *read_run(folder))
+
+
+def compared(runs: Sequence[Run]) -> list[Run]:
+    """The same runs with what they are worth beside always-low and always-full of the same model on the same suite."""
+    by_policy = {(r.suite, r.summary["model"], r.summary["policy"]): r for r in runs}
+
+    def of(run: Run, policy: str) -> Run | None:
+        return by_policy.get((run.suite, run.summary["model"], policy))
+
+    result = []
+    for run in runs:
+        low, full, direct, request = (of(run, p) for p in ("low", "full", "forced:direct", "forced:request"))
+        comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
+        forced = branches(run.scored, direct.scored, request.scored) if adaptive(run) and direct and request else None
+        result.append(dataclasses.replace(run, comparison=comparison, branches=forced))
+    return result
+
+
+def as_csv(runs: Sequence[Run]) -> str:
+    """One line per run with every figure, columns named by their path."""
+    rows = [dict(_flat({k: v for k, v in run.to_dict().items() if k not in _LEFT_OUT})) for run in runs]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _flat(part, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
