@@ -15,8 +15,8 @@ NINE = ("ChartQA", "OCRBench", "DocVQA", "MME", "MMVet", "RealWorldQA", "POPE", 
 
 CAVEATS = (
     "RealWorldQA and MMVet are swapped between Table 1 (68.5 and 67.1) and Tables 2, 7 and 9 (67.1 and 68.5).",
-    "The share of 51.3 % of the visual tokens is not defined: both views counted, the ratios of Table 8 give 61.3 %, the last view "
-    "alone 52.2 %.",
+    "The share of 51.3 % of the visual tokens is not defined: both views counted, the ratios of Table 8 give 61.3 %, the last "
+    "view alone 52.2 %.",
     "ChartQA was judged by GPT-4o and people; relaxed accuracy is another figure.",
     "Third parties measured the released checkpoint at 61 % and at 99 % of the visual tokens.",
 )
@@ -44,8 +44,8 @@ def numbers() -> list[Printed]:
 
 
 def retained(request_ratio: float, low: float = 0.25) -> tuple[float, float]:
-    """(last view only, every view) of the visual tokens of always-full, when a share of the questions asks: `low + (1 - low) r` and
-    `low + r`."""
+    """(last view only, every view) of the visual tokens of always-full, when a share r of the questions asks: `low + (1 - low) r`
+    and `low + r`."""
     return low + (1 - low) * request_ratio, low + request_ratio
 
 

@@ -76,7 +76,8 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _decides(run: Run) -> bool:
-    return run.summary["policy"] not in ("low", "full")
+    """Whether a request is a decision: not where the level was given or a coin was thrown."""
+    return run.summary["policy"].partition(":")[0] not in ("low", "full", "random", "forced")
 
 
 def _row(run: Run) -> dict[str, Any]:
