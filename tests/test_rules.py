@@ -232,7 +232,8 @@ def test_traps_that_were_fallen_into(line):
 
 def test_a_closed_vocabulary_makes_another_short_text_wrong():
     assert verdict("banana", "apple") == "unscored" and verdict("banana", "apple", closed=True) == "wrong"
-    assert verdict("a red apple", "apple", closed=True) == "unscored"  # one holds the other
+    assert verdict("a red apple", "apple", closed=True) == "unscored"  # it holds the reference
+    assert verdict("bottom", "bottom left", closed=True) == "wrong"
     assert verdict("something like a much longer sentence here", "apple", closed=True) == "unscored"
 
 

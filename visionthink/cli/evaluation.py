@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
-    evaluate.add_argument("suite", metavar="SUITE", help="mini, or a table of examples: a file, a folder or a hub id")
+    evaluate.add_argument("suite", metavar="SUITE", nargs="?", help="mini, or a table of examples: a file, a folder or a hub id")
     model_options(evaluate)
     evaluate.add_argument(
         "--policy",
@@ -34,13 +34,14 @@ def add(command: AddCommand) -> None:
     )
     usual = "exact for mini, rules for other data"
     evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
-    evaluate.add_argument("--split", default="test", help="of a hub id or saved splits (default: %(default)s)")
+    evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
     evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
     evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
     evaluate.add_argument("--limit", type=int, help="only the first N examples")
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
     evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
     evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+    evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
     evaluate.add_argument("--out", type=folder, required=True, help="folder; one that was begun is continued")
 
     score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=True)
@@ -60,6 +61,11 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.recipes.frontier import evaluate_all
     from visionthink.rewards.spec import read_judge
 
+    if (options.suite is None) == (options.from_lmms is None):
+        raise OptionError("eval: takes a SUITE, or --from-lmms LOGS")
+    if options.from_lmms is not None:
+        _from_lmms(options)
+        return
     if options.batch_size is not None and options.batch_size < 1:
         raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
     models, policies = (_names(getattr(options, name), name) for name in ("model", "policy"))
@@ -95,6 +101,18 @@ def _eval(options: argparse.Namespace) -> None:
         console.print(f"open {options.out / 'report.html'}", markup=False)
 
 
+def _from_lmms(options: argparse.Namespace) -> None:
+    from visionthink.evals.lmms_logs import evaluate_logs
+    from visionthink.recipes.demo import summary_table
+    from visionthink.rewards.spec import read_judge
+
+    summary = evaluate_logs(options.from_lmms, options.out, judge=read_judge(options.judge) if options.judge else None)
+    if options.json:
+        write_json(summary)
+    else:
+        wide().print(summary_table([summary]))
+
+
 def _names(text: str, option: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
@@ -112,9 +130,9 @@ def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[st
     if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
         return {example.id: example for example in suite(options.suite, options.limit)}
     if task is None:
-        table = read_examples(options.suite, options.split, columns=options.columns, image_root=options.image_root)
+        table = read_examples(options.suite, options.split or "test", columns=options.columns, image_root=options.image_root)
     else:
-        rows, beside = open_rows(options.suite, options.split)
+        rows, beside = open_rows(options.suite, options.split or task.split)
         asked = task.rows(options.suite, rows, parse_columns(options.columns))
         table = ExampleTable(options.suite, asked, Path(options.image_root) if options.image_root else beside)
     return table.first(options.limit) if options.limit else table
