@@ -512,7 +512,7 @@ def test_import_is_light():
 
 @pytest.fixture(scope="session")
 def lmms_eval(tmp_path_factory):
-    """Calls a function of tests/data/lmms_eval_functions.py in a process where lmms-eval is installed; it is installed once."""
+    """Calls a function of tests/lmms_functions.py in a process where lmms-eval is installed; it is installed once."""
     home = ROOT / ".cache" / "lmms-eval-0.7.3"
     if not (home / "lmms_eval").is_dir():
         home.mkdir(parents=True, exist_ok=True)
@@ -524,7 +524,7 @@ def lmms_eval(tmp_path_factory):
 
     def call(name: str, *values):
         done = subprocess.run(
-            [sys.executable, str(ROOT / "tests" / "data" / "lmms_eval_functions.py")],
+            [sys.executable, str(ROOT / "tests" / "lmms_functions.py")],
             **{"input": json.dumps([name, values]), "capture_output": True, "text": True},
             env=os.environ | {"PYTHONPATH": str(home)},
         )

@@ -191,7 +191,7 @@ def test_evaluate_and_report(capsys, tmp_path):
     folders = [str(p) for p in tmp_path.iterdir() if p.is_dir()]
     assert run(capsys, "report", *folders, "--out", str(page))[0] == 0
     text = page.read_text()
-    assert text.count("<svg") == 2 and text.count("data:image/png;base64,") >= 12
+    assert text.count("<svg") == 6 and text.count("data:image/png;base64,") >= 12
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""
     )

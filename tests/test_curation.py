@@ -170,7 +170,7 @@ def test_machines_share_the_work(whole, tmp_path):
     summary = curate(config(out, shard="1/2"), QUIET)
     assert 0 < summary["looked_at"] < 12 and not (out / "curated.parquet").exists()
     to_come = summary["worker_seconds_per_example"] * (12 - summary["looked_at"])
-    assert summary["worker_seconds_to_come"] == pytest.approx(to_come, rel=0.05)
+    assert summary["worker_seconds_to_come"] == pytest.approx(to_come, abs=0.06)  # rounded
     assert f"{summary['looked_at']} of 12" in (out / "report.html").read_text()
     curate(config(out, shard="2/2"), QUIET)
     assert parquet.read_table(out / "counts.parquet").num_rows == 12

@@ -5,16 +5,11 @@ It knows nothing of judging, so its replies cannot be read: every answer must en
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from servers import transformers_serve
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from visionthink.endpoint import Endpoint
@@ -43,31 +38,8 @@ def model(tmp_path, tiny):
 @pytest.fixture
 def served(tmp_path, model):
     """Address of the server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "hub").mkdir()
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(model), "--host", "127.0.0.1"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--device", "cpu", "--dtype", "float32"],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2)
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
-        assert process.poll() is None, "the server did not start"
-        yield f"{url}/v1"
-    finally:
-        process.kill()
-        process.wait()
+    with transformers_serve([str(Path(sys.executable).parent / "transformers"), "serve", str(model)], tmp_path) as url:
+        yield url
 
 
 def test_every_answer_ends_and_is_counted(served, model):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from servers import transformers_serve
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
@@ -32,30 +27,8 @@ SERVE = Path(__file__).parent / "serve_tiny.py"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """Address of `transformers serve` with the shipped tiny model."""
-    home = tmp_path_factory.mktemp("hub")
-    (home / "hub").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, str(SERVE), resolve("tiny"), *f"--host 127.0.0.1 --port {port} --device cpu --dtype float32".split()],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
-                break
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
-        assert process.poll() is None, "the server did not start"
-        yield f"http://127.0.0.1:{port}/v1#{resolve('tiny')}"
-    finally:
-        process.kill()
-        process.wait()
+    with transformers_serve([sys.executable, str(SERVE), resolve("tiny")], tmp_path_factory.mktemp("hub")) as url:
+        yield f"{url}#{resolve('tiny')}"
 
 
 def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):

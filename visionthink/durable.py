@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from visionthink.errors import DataError, StorageError
+from visionthink.errors import DataError, OptionError, StorageError
 
 
 @contextlib.contextmanager
@@ -98,3 +98,24 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """As `replace`, with text; halves of UTF-16 pairs, which cannot be written, are escaped."""
     replace(path, lambda partial: partial.write_text(text, "utf-8", "backslashreplace"))
+
+
+def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a run down, or compare them with those that are.
+
+    Raises:
+        OptionError: one differs.
+    """
+    stored = out / "config.json"
+    if stored.is_file():
+        try:
+            before = json.loads(stored.read_text("utf-8"))
+        except ValueError:
+            raise OptionError(f"--out {out}: config.json is damaged") from None
+        for name in dict.fromkeys([*settings, *before]):
+            if before.get(name) != settings.get(name):
+                raise OptionError(
+                    f"--out {out}: {name} was {before.get(name)!r} there and is {settings.get(name)!r} now; use another folder"
+                )
+    else:
+        replace_text(stored, json.dumps(dict(settings), indent=1) + "\n")

@@ -173,6 +173,20 @@ class Connection:
         served = [m.get("id") for m in record["data"] if isinstance(m, dict)] if isinstance(record.get("data"), list) else []
         return [name for name in served if isinstance(name, str)]
 
+    async def only_model(self) -> str:
+        """The name of the only model that is served.
+
+        Raises:
+            OptionError: there are several or none, or the endpoint does not say.
+        """
+        try:
+            served = await self.models()
+        except Unanswered as failure:
+            raise OptionError(f"{self.endpoint.url}: {failure}") from None
+        if len(served) != 1:
+            raise OptionError(f"{self.endpoint.url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
+        return served[0]
+
     async def turn(self) -> None:
         """Wait for what the rate limit allows."""
         if self._rate:

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from visionthink.durable import append_line, lines_of_one, replace_text, whole_lines
+from visionthink.durable import append_line, lines_of_one, replace_text, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import DataError, InputError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
@@ -129,27 +129,6 @@ def architecture_of(model: Model) -> Architecture | None:
     """The shape of a model; None where it is not known, as behind an endpoint that nothing was said of."""
     config = getattr(model.policy, "config", None)
     return Architecture.of(config, getattr(model.policy, "value_bytes", 2)) if config is not None else None
-
-
-def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a run down, or compare them with those that are.
-
-    Raises:
-        OptionError: one differs.
-    """
-    stored = out / "config.json"
-    if stored.is_file():
-        try:
-            before = json.loads(stored.read_text("utf-8"))
-        except ValueError:
-            raise OptionError(f"--out {out}: config.json is damaged") from None
-        for name in dict.fromkeys([*settings, *before]):
-            if before.get(name) != settings.get(name):
-                raise OptionError(
-                    f"--out {out}: {name} was {before.get(name)!r} there and is {settings.get(name)!r} now; use another folder"
-                )
-    else:
-        replace_text(stored, json.dumps(dict(settings), indent=1) + "\n")
 
 
 def _run(

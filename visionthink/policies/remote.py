@@ -61,7 +61,7 @@ class RemotePolicy:
 
     async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
         if not self._model:
-            self._model = await _only_model(connection)
+            self._model = await connection.only_model()
         return await asyncio.gather(*(self._ask(connection, history) for history in histories))
 
     async def _ask(self, connection: Connection, history: History) -> Completion:
@@ -87,17 +87,6 @@ class RemotePolicy:
         part.image.save(buffer, "PNG", compress_level=1)
         url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         return {"type": "image_url", "image_url": {"url": url}}
-
-
-async def _only_model(connection: Connection) -> str:
-    url = connection.endpoint.url
-    try:
-        served = await connection.models()
-    except Unanswered as failure:
-        raise OptionError(f"--model {url}: {failure}") from None
-    if len(served) != 1:
-        raise OptionError(f"--model {url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
-    return served[0]
 
 
 def _completion(completed: Completed, seconds: float) -> Completion:

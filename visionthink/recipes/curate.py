@@ -21,6 +21,7 @@ from visionthink.data.curation import Curator, count_shard, counted, judge_again
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
+from visionthink.durable import same_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
@@ -132,23 +133,10 @@ def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
 
 
 def _same_settings(config: CurateConfig) -> None:
-    stored = config.out / "config.json"
-    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS} | {"judge_file": _content(config.judge)}
-    if stored.is_file():
-        try:
-            before = json.loads(stored.read_text("utf-8"))
-        except ValueError:
-            raise OptionError(f"--out {config.out}: config.json is damaged") from None
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise OptionError(f"--out {config.out}: {name} was {before.get(name)!r} there and is {value!r} now")
-        return
-    if config.out.exists() and any(config.out.iterdir()):
+    if not (config.out / "config.json").is_file() and config.out.exists() and any(config.out.iterdir()):
         raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
-    config.out.mkdir(parents=True, exist_ok=True)
-    partial = stored.with_suffix(".partial")
-    partial.write_text(json.dumps(settings, indent=1) + "\n", "utf-8")
-    partial.replace(stored)
+    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS} | {"judge_file": _content(config.judge)}
+    same_settings(config.out, settings)
 
 
 def _content(judge: str) -> str:

@@ -71,6 +71,7 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "branches": [(run.name, run.branches) for run in runs if run.branches],
         "costs": [(run.name, run.summary) for run in runs],
         "families": requests_by_family(runs),
+        "accuracy": _accuracy_by_family(runs),
         "time": _bars_of_time(runs),
     }
 
@@ -107,6 +108,20 @@ def _row(run: Run) -> dict[str, Any]:
 def _router(run: Run) -> dict[str, Any]:
     assert run.comparison is not None
     return {"name": run.name, **run.comparison}
+
+
+def _accuracy_by_family(runs: Sequence[Run]) -> str:
+    """As Fig. 1 of the paper: what each policy gets right, by family."""
+    shown = [r for r in runs if r.summary["policy"] in ("low", "full", "adaptive")]
+    families = sorted({f for r in shown for f in r.summary["by_family"]})
+    if not families or len(shown) < 2:
+        return ""
+    heights = {r.name: [_percent(r.summary["by_family"].get(f, {}).get("accuracy")) for f in families] for r in shown}
+    return bars(families, heights, "accuracy, %")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _bars_of_time(runs: Sequence[Run]) -> str:

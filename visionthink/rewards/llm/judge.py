@@ -93,7 +93,7 @@ class LLMJudge:
             OptionError: it cannot be reached, or serves several.
         """
         if not self._model:
-            self._model = self._client.run(self._only_model)
+            self._model = self._client.run(Connection.only_model)
         return f"{self._model}/{self.preset.name}:{self.preset.digest}"
 
     def usage(self) -> dict[str, float]:
@@ -143,15 +143,6 @@ class LLMJudge:
         if fresh and not connection.answered:
             raise OptionError(f"judge {self.endpoint.url}: {asked[0].reason}")
         return [verdict or found[key] for key, verdict in zip(keys, settled, strict=True)]
-
-    async def _only_model(self, connection: Connection) -> str:
-        try:
-            served = await connection.models()
-        except Unanswered as failure:
-            raise OptionError(f"judge {self.endpoint.url}: {failure}") from None
-        if len(served) != 1:
-            raise OptionError(f"judge {self.endpoint.url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
-        return served[0]
 
     def _without_asking(self, answer: Answer) -> Verdict | None:
         if not any(r.strip() for r in answer.references):
