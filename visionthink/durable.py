@@ -118,4 +118,5 @@ def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
                     f"--out {out}: {name} was {before.get(name)!r} there and is {settings.get(name)!r} now; use another folder"
                 )
     else:
+        out.mkdir(parents=True, exist_ok=True)
         replace_text(stored, json.dumps(dict(settings), indent=1) + "\n")
