@@ -87,6 +87,8 @@ class Completion:
     """Likewise, of what was said."""
     visual_tokens: int | None = None
     """Likewise, of all images in the context."""
+    retained_tokens: float | None = None
+    """Visual tokens of the context that were left, averaged over the decoder's layers, where the policy takes some out."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class Usage:
     output_tokens: int
     seconds: float
     first_token_seconds: float | None = None
+    retained_tokens: float | None = None
+    """Visual tokens of the whole context that a compressing policy left, averaged over the decoder's layers."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,13 @@ class Transcript:
     def retain_final(self) -> float:
         """The last view relative to the full view (the paper's likely reading of its 51.3 %)."""
         return self.visual_tokens_final / self.visual_tokens_full
+
+    @property
+    def retain_layers(self) -> float:
+        """Visual tokens of every view, averaged over the decoder's layers, relative to the full view alone; `retain_cumulative`
+        where nothing was taken out. The last context holds every view."""
+        left = self.turns[-1].usage.retained_tokens if self.turns else None
+        return self.retain_cumulative if left is None else left / self.visual_tokens_full
 
     @property
     def text_tokens(self) -> int:

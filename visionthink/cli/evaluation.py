@@ -30,7 +30,8 @@ def add(command: AddCommand) -> None:
         "--policy",
         default="adaptive",
         help="adaptive, full, low, random:P, oracle, forced:direct or forced:request; several with commas, then also random, "
-        "which spends what adaptive spent (default: %(default)s)",
+        "which spends what adaptive spent; or a compression method as fastv:0.5, or both as adaptive+visionzip:0.5 "
+        "(default: %(default)s)",
     )
     usual = "exact for mini, rules for other data"
     evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
@@ -57,8 +58,7 @@ def add(command: AddCommand) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.benchmarks.benchmark import benchmark
-    from visionthink.evals.runner import evaluate
-    from visionthink.recipes.frontier import evaluate_all
+    from visionthink.recipes.frontier import evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
     if (options.suite is None) == (options.from_lmms is None):
@@ -81,7 +81,7 @@ def _eval(options: argparse.Namespace) -> None:
 
     if len(models) == len(policies) == 1:
         model = open_model(models[0])
-        summaries = [evaluate(examples, model, policies[0], options.out, model_name=models[0], **common)]
+        summaries = [evaluate_one(policies[0], model, examples, options.out, model_name=models[0], **common)]
     else:
         summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
     if options.json:

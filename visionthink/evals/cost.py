@@ -31,11 +31,13 @@ class Cost:
 
 
 def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | None:
-    """None where the transcript does not say what its views or its tokens were."""
+    """None where the transcript does not say what its views or its tokens were, or where tokens left within the decoder."""
     decoder, vision = architecture.decoder, architecture.vision
     flops = cached = encoded = prefilled = prefilled_cached = visual = known = context = 0
     for turn in transcript.turns:
         usage = turn.usage
+        if usage.retained_tokens is not None:
+            return None
         if usage.visual_tokens:
             if turn.view_size is None:
                 return None

@@ -53,6 +53,12 @@ def retention(scored: Sequence[Scored], *, cumulative: bool) -> float:
     return fed / sum(s.transcript.visual_tokens_full for s in scored)
 
 
+def _retain_layers(scored: Sequence[Scored]) -> float:
+    """As `retention` of every view, averaged over the decoder's layers: less where a compressing policy takes tokens out."""
+    left = sum(s.transcript.retain_layers * s.transcript.visual_tokens_full for s in scored)
+    return left / sum(s.transcript.visual_tokens_full for s in scored)
+
+
 def random_mix(low: tuple[float, float], full: tuple[float, float], budget: float) -> float:
     """Expected accuracy of sending each example to the full view by a coin, at an average budget.
 
@@ -79,6 +85,7 @@ def summarise(
         "request_ratio": request_ratio(scored),
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
+        "retain_layers": _retain_layers(scored),
         **bill([s.transcript for s in scored], architecture),
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from visionthink.episode import Policy
 from visionthink.errors import OptionError
 from visionthink.model import Model
-from visionthink.policies.forced import ForcedAction, ForcedPolicy
-from visionthink.policies.local import LocalPolicy
+from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
 
-CHOICES = "adaptive, full, low, random:P, oracle, forced:direct, forced:request"
+CHOICES = "adaptive, full, low, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,6 @@ def _coin(example_id: str) -> float:
 def _forced(model: Model, action: ForcedAction) -> Lane:
     if len(model.ladder.levels) < 2:
         raise OptionError(f"forced and oracle policies need a ladder of two levels, not {model.ladder}")
-    if not isinstance(model.policy, LocalPolicy):
+    if not isinstance(model.policy, Steerable):
         raise OptionError("forced and oracle policies need a local model")
     return Lane(model.ladder, ForcedPolicy(model.policy, model.protocol, action))

@@ -71,12 +71,14 @@ def evaluate(
     batch_size: int = BATCH,
     settings: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
+    called: str | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
     A row or an image that cannot be used, and a second example with the same id, are written to `failed.jsonl` with their reason
     and counted. A judge that is down leaves answers unscored; running the same again asks it again. `settings` are whatever else
-    the answers depend on: a folder that was begun with others is refused.
+    the answers depend on: a folder that was begun with others is refused. `called` is the name of the run where it is more than
+    its routing, as with a compressed model.
 
     Raises:
         DataError: there is nothing to evaluate, or every example failed.
@@ -86,6 +88,7 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
+    policy = called or policy
     out.mkdir(parents=True, exist_ok=True)
     chosen = {"suite": suite, "model": model_name, "policy": policy, "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}

@@ -6,7 +6,7 @@ Both branches of a model are measured with it: "asks because it cannot answer" i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, runtime_checkable
 from typing import Protocol as TypingProtocol
 
 from visionthink.policies.render import Renderer
@@ -16,6 +16,7 @@ from visionthink.types import Completion, History
 ForcedAction = Literal["direct", "request"]
 
 
+@runtime_checkable
 class Steerable(TypingProtocol):
     """A policy whose tokens are in our hands: the local one, or the one under training."""
 

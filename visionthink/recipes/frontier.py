@@ -14,6 +14,7 @@ from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Examples
 
+_ROUTINGS = ("adaptive", "low", "full", "random", "oracle", "forced")
 _AFTER = ("adaptive", "low", "full")
 """What a random mix without a share needs to know, to spend what the model spent."""
 
@@ -49,13 +50,42 @@ def evaluate_all(
         for policy in sorted(policies, key=lambda p: p == "random"):
             exact = f"random:{_share(own):.4f}" if policy == "random" else policy
             folder = out / _slug(f"{name}-{policy}")
-            own[policy] = evaluate(
-                examples, model, exact, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
+            own[policy] = evaluate_one(
+                exact, model, examples, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
             )
             folders.append(folder)
         summaries += own.values()
     report(folders, out / "report.html")
     return summaries
+
+
+def with_method(policy: str, model: Model) -> tuple[str, Model]:
+    """The routing of a policy's name, and the model it is for: `fastv:0.5` is `full` with a compressed model, and
+    `adaptive+visionzip:0.5` composes both.
+
+    Raises:
+        OptionError: no such method.
+    """
+    routing, plus, method = policy.partition("+")
+    if routing.partition(":")[0] in _ROUTINGS:
+        if not plus:
+            return policy, model
+    else:
+        routing, method = "full", policy
+    from visionthink.compress.names import NAMES, parse
+
+    if method.partition(":")[0] not in NAMES:
+        return policy, model  # refused by name where routings are read
+    from visionthink.compress.policy import compressed
+
+    policy_ = compressed(model.policy, parse(method))
+    return routing, Model(policy_, model.protocol, model.ladder, model.budget, model.max_image_pixels)
+
+
+def evaluate_one(policy: str, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
+    """`evaluate`, under any policy's name."""
+    routing, opened = with_method(policy, model)
+    return evaluate(examples, opened, routing, out, called=policy, **settings)
 
 
 def _share(own: Mapping[str, Mapping[str, Any]]) -> float:

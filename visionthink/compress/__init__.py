@@ -1,0 +1,1 @@
+"""Which visual tokens a model can do without."""

@@ -1,0 +1,55 @@
+"""Baselines that look at nothing, and that every table must carry: tokens by chance, and tokens evenly spread.
+
+Of each image's N tokens k = round(keep N) are left, before the decoder.
+
+    Random   the first k of a permutation drawn from (seed, N): the same image size, the same tokens, on every machine
+    Uniform  token floor((i + 1/2) N / k) for i < k
+
+That random selection is a strong baseline, and at times stronger than methods: arXiv 2510.07143, 2511.02650.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from visionthink.compress.picking import count, per_image
+from visionthink.compress.selection import Selection, TrainingFree, VisionContext
+from visionthink.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Random(TrainingFree):
+    family: ClassVar[str] = "drop-random"
+    keep: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise OptionError(f"drop-random seed {self.seed}: a whole number of at least 0")
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        def choose(image: slice) -> Selection:
+            tokens = image.stop - image.start
+            drawn = np.random.default_rng([self.seed, tokens]).permutation(tokens)[: count(self.keep, tokens)]
+            return Selection(torch.from_numpy(np.sort(drawn)))
+
+        return per_image(context, choose)
+
+
+@dataclass(frozen=True)
+class Uniform(TrainingFree):
+    family: ClassVar[str] = "drop-uniform"
+    keep: float = 0.5
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        def choose(image: slice) -> Selection:
+            tokens = image.stop - image.start
+            k = count(self.keep, tokens)
+            return Selection(torch.tensor([(2 * i + 1) * tokens // (2 * k) for i in range(k)]))
+
+        return per_image(context, choose)

@@ -1,0 +1,83 @@
+"""What attention looks at: softmax rows and keys, computed again from a layer's own weights for the queries that are asked for.
+
+No attention implementation hands its weights out (flash and sdpa never have them), so that the few rows a method needs are
+computed beside it: R rows cost 2 R L H d operations and one projection, and no matrix of all pairs is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ROWS_AT_ONCE = 512
+
+
+def decoder_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(softmax rows [H, R, L], mean key [L, d]) of one sample in a decoder layer, causal.
+
+    `hidden` [L, D] is what the attention module was given; `cosine` and `sine` [L, d] its rotary embedding.
+    """
+    length, size = len(hidden), attention.head_dim
+    queries = attention.q_proj(hidden[rows]).view(len(rows), -1, size)
+    keys = attention.k_proj(hidden).view(length, -1, size)
+    if hasattr(attention, "q_norm"):
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    queries = _rotated(queries, cosine[rows], sine[rows]).float()
+    keys = _rotated(keys, cosine, sine).float()
+    groups = queries.shape[1] // keys.shape[1]
+    scores = torch.einsum("rhd,lhd->hrl", queries, keys.repeat_interleave(groups, dim=1)) * attention.scaling
+    ahead = torch.arange(length, device=hidden.device)[None, :] > rows[:, None]
+    return scores.masked_fill(ahead, -torch.inf).softmax(-1), keys.mean(1)
+
+
+def tower_attention(
+    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, images: Sequence[int], merge: int
+) -> tuple[Tensor, Tensor]:
+    """(received [N], mean key [N, d]) of visual tokens in a block of the vision tower, in the block's own order.
+
+    `hidden` [patches, D] is what the attention module was given, `images` the patches of each image, `merge` those of a token.
+    Received is the mean over heads of the sum over the queries of the same image, a mean over the patches of a token.
+    """
+    patches = len(hidden)
+    queries, keys, _ = attention.qkv(hidden).view(patches, 3, attention.num_heads, -1).unbind(1)
+    queries, keys = (_rotated(x, cosine, sine).float() for x in (queries, keys))
+    received = []
+    for q, k in zip(queries.split(list(images)), keys.split(list(images)), strict=True):
+        total = q.new_zeros(len(k))
+        for part in q.split(_ROWS_AT_ONCE):
+            total += (torch.einsum("rhd,lhd->hrl", part, k) * attention.scaling).softmax(-1).mean(0).sum(0)
+        received.append(total)
+    return torch.cat(received).view(-1, merge).mean(1), keys.mean(1).view(patches // merge, merge, -1).mean(1)
+
+
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary embedding of [positions, heads, d]: halves are the two parts of a rotation."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x.float() * cosine[:, None].float() + turned * sine[:, None].float()).to(x.dtype)
+
+
+def window_order(grids: Sequence[tuple[int, int, int]], window: int, merge: int) -> Tensor:
+    """Where the k-th visual token of a tower with windows stands in row-major order, image after image.
+
+    `grids` are (frames, rows, columns) in patches, `window` is the side of a window in tokens; 0 where there are no windows.
+    """
+    order, before = [], 0
+    for frames, rows, columns in grids:
+        height, width = rows // merge, columns // merge
+        tokens = torch.arange(frames * height * width).view(frames, height, width)
+        if window:
+            parts = [
+                frame[top : top + window, left : left + window].reshape(-1)
+                for frame in tokens
+                for top in range(0, height, window)
+                for left in range(0, width, window)
+            ]
+            order.append(before + torch.cat(parts))
+        else:
+            order.append(before + tokens.reshape(-1))
+        before += tokens.numel()
+    return torch.cat(order)

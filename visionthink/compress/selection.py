@@ -1,0 +1,148 @@
+"""What a compression method sees and what it answers: tensors of one sample in, the visual tokens to keep out.
+
+A method is pure arithmetic: it holds no model and no state. It may act once before the decoder (`vision`) and at the entry of
+decoder layers (`select`); the engine gathers what it sees and removes what it did not keep. Rules that hold for every method:
+
+    count     k = max(1, round(keep N)), halves to the even neighbour; `keep=1` keeps everything, bit for bit
+    order     kept tokens stay in their order and, unless `positions="renumber"`, at their positions
+    ties      the lower index first
+    precision half-precision inputs are scored in float32; replaced tokens come back in the input's dtype
+    merging   keep one token and overwrite it; what is not overwritten is copied unchanged
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from torch import Tensor
+
+from visionthink.errors import OptionError
+
+Rows = Literal["last", "text", "visual"]
+"""Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens."""
+
+Positions = Literal["keep", "renumber"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    keep: Tensor
+    """[k] int64, ascending: indices into the current visual tokens of one sample. Empty: none is left."""
+    values: Tensor | None = None
+    """[k, D] replacements; None: the tokens stay what they are."""
+
+
+@dataclass(frozen=True)
+class VisionContext:
+    """One sample, before the decoder."""
+
+    features: Tensor
+    """[N, D] visual tokens in decoder space, image after image."""
+    images: tuple[int, ...]
+    """Visual tokens of each image."""
+    received: Tensor | None = None
+    """[N] attention received in the last block of the vision tower: mean over heads, sum over the queries of the own image,
+    mean over the patches of a token."""
+    keys: Tensor | None = None
+    """[N, head_size] keys of that block: mean over heads, mean over the patches of a token."""
+
+
+@dataclass(frozen=True)
+class LayerContext:
+    """One sample at the entry of decoder layer `layer`; L positions are left, none of them padding."""
+
+    layer: int
+    """0-based."""
+    layers: int
+    """Of the decoder."""
+    hidden: Tensor
+    """[L, D] hidden states."""
+    visual: Tensor
+    """[L] bool."""
+    embeddings: Tensor
+    """[L, D] what entered the decoder at these positions."""
+    attention: Tensor
+    """[H, R, L] softmax rows of layer - 1, causal."""
+    rows: Tensor
+    """[R] which queries those rows are: indices into L."""
+    keys: Tensor | None
+    """[L, head_size] keys of layer - 1, mean over key-value heads."""
+    total: int
+    """Visual tokens of the sample before any was dropped."""
+    gravity: Tensor | None = None
+    """[R, L] what position alone contributes to a score, see `sparsevlm.gravity`; only SparseVLM+ asks for it."""
+
+
+class Method(Protocol):
+    @property
+    def name(self) -> str:
+        """As `names.parse` reads it."""
+
+    @property
+    def sees_tower(self) -> bool:
+        """Whether `vision` needs `received` and `keys`."""
+
+    @property
+    def positions(self) -> Positions:
+        """Whether kept tokens keep their positions or close the gaps."""
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        """Decoder layers at whose entry `select` is asked, and the attention rows it needs there."""
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        """Before the decoder; None keeps all."""
+
+    def select(self, context: LayerContext) -> Selection | None:
+        """At the entry of a decoder layer; None keeps all."""
+
+    def kept(self, layers: int) -> list[float]:
+        """Share of the visual tokens that enters each decoder layer."""
+
+
+@dataclass(frozen=True)
+class TrainingFree:
+    """What methods share: one dial, and doing nothing where they do not act."""
+
+    family: ClassVar[str] = ""
+    sees_tower: ClassVar[bool] = False
+    keep: float
+    positions: Positions = field(default="keep", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_share(self.family, "keep", self.keep)
+        if self.positions not in ("keep", "renumber"):
+            raise OptionError(f"{self.family} positions {self.positions!r}: choose keep or renumber")
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}:{self.keep:g}"
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        return {}
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        return None
+
+    def select(self, context: LayerContext) -> Selection | None:
+        return None
+
+    def kept(self, layers: int) -> list[float]:
+        return [float(self.keep)] * layers
+
+
+def check_share(family: str, option: str, value: float, least: float | None = None) -> None:
+    """A share lies in (0, 1], or in [least, 1]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value > 1 or (value <= 0 if least is None else value < least):
+        lowest = "above 0" if least is None else f"from {least:g}"
+        raise OptionError(f"{family} {option} {value}: a share, {lowest} and at most 1")
+
+
+def required(tensor: Tensor | None, family: str, what: str) -> Tensor:
+    """The tensor, or a clear line when the engine could not get it."""
+    if tensor is None:
+        raise OptionError(f"{family}: needs {what}, which this model does not give")
+    return tensor

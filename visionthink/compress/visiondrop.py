@@ -1,0 +1,87 @@
+"""VisionDrop (arXiv 2506.22283): visual tokens judged by visual tokens, in four stages from the tower to the late decoder.
+
+    stage 0     before the decoder: VisionZip within each image
+    stages 1-3  at the entry of layers T/4, T/2, 3T/4:  s_j = mean_h mean_{i visual} A[h, i, j]  of the layer before, causal;
+                dominant tokens by s, contextual ones merged as in VisionZip, by keys averaged over heads
+
+The authors leave 48, 35, 26 and 19 tokens for an average of 32 over 32 layers, of which 6, 5, 4 and 3 are contextual. Here every
+stage leaves the share p_i = min(1, c b_i) of the visual tokens with b = 48, 35, 26, 19 and c solved so that the mean of the four
+shares is `keep`: the average over the layers where their number is a multiple of four, close to it elsewhere (`kept` says what it
+is). Of a stage's tokens 6/48, 5/35, 4/26 and 3/19 are contextual. Stages 1-3 count over all images of a sample together.
+
+The authors' code recomputes queries and keys of the layer it enters, on states that layer has not attended with yet; here the
+attention is that of the layer before, as it was computed. It moves contextual tokens behind the dominant ones and renumbers; here
+they stay where their targets stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from visionthink.compress.picking import average, count, per_image, solved, steps
+from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree, VisionContext, required
+from visionthink.compress.visionzip import Merge, check_merge, zipped
+from visionthink.errors import OptionError
+
+LEFT = (48, 35, 26, 19)
+CONTEXTUAL = (6, 5, 4, 3)
+
+
+@dataclass(frozen=True)
+class VisionDrop(TrainingFree):
+    """`keep` is the average over the decoder layers."""
+
+    family: ClassVar[str] = "visiondrop"
+    sees_tower: ClassVar[bool] = True
+    keep: float = 0.5
+    merge: Merge = "sum"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_merge(self.family, self.merge)
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the visual tokens, left by each of the four stages."""
+
+        def scaled(c: float) -> list[float]:
+            return [min(1.0, c * left / LEFT[0]) for left in LEFT]
+
+        return scaled(solved(lambda c: average(scaled(c)), self.keep, LEFT[0] / LEFT[-1]))
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        return dict.fromkeys(entries(layers), "visual")
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        received = required(context.received, self.family, "the attention of the vision tower")
+        keys = required(context.keys, self.family, "the keys of the vision tower")
+
+        def choose(image: slice) -> Selection:
+            k = count(self.shares[0], image.stop - image.start)
+            return zipped(context.features[image], received[image], keys[image], k, CONTEXTUAL[0] / LEFT[0], self.merge)
+
+        return per_image(context, choose)
+
+    def select(self, context: LayerContext) -> Selection | None:
+        tokens = int(context.visual.sum())
+        if not tokens:
+            return None
+        stage = entries(context.layers).index(context.layer) + 1
+        k = min(tokens, count(self.shares[stage], context.total))
+        received = context.attention[..., context.visual].float().mean((0, 1))
+        keys = required(context.keys, self.family, "the keys of the layer before")[context.visual]
+        share = CONTEXTUAL[stage] / LEFT[stage]
+        return zipped(context.hidden[context.visual], received, keys, k, share, self.merge)
+
+    def kept(self, layers: int) -> list[float]:
+        return steps(layers, entries(layers), self.shares)
+
+
+def entries(layers: int) -> tuple[int, ...]:
+    """The layers at whose entry stages 1 to 3 stand."""
+    found = tuple(round(layers * quarter / 4) for quarter in (1, 2, 3))
+    if not 0 < found[0] < found[1] < found[2] < layers:
+        raise OptionError(f"visiondrop: its stages do not fit into {layers} layers; 4 are needed")
+    return found
