@@ -19,6 +19,9 @@ from visionthink.types import Example, ImageSource, Transcript
 KEY = "VISIONTHINK_API_KEY"
 """Environment variable whose value is sent to the endpoint of a remote model."""
 
+ENGINES = ("transformers", "vllm")
+"""What can run a model that is no endpoint."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -87,6 +90,16 @@ def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], samp
     return Model(policy, chosen, ResolutionLadder(), described.budget if described else QWEN2_5_VL)
 
 
+def _vllm(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> Model:
+    """A model that vLLM's offline engine runs."""
+    from visionthink.policies.checkpoint import describe
+    from visionthink.policies.vllm import VllmPolicy
+
+    described = describe(name)
+    chosen = dataclasses.replace(described.protocol, **protocol)
+    return Model(VllmPolicy(name, described, protocol=chosen, **sampling), chosen, ResolutionLadder(), described.budget)
+
+
 def load(
     name: str | Path = "tiny",
     *,
@@ -95,6 +108,7 @@ def load(
     boundary: str | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     checkpoint: str | None = None,
+    engine: str = "transformers",
     **sampling: Any,
 ) -> Model:
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
@@ -105,9 +119,11 @@ def load(
         max_image_pixels: larger images are refused by their header, before they are unpacked.
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
             default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
+        engine: what runs a model that is no endpoint, `transformers` or `vllm`.
         sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`;
             `device`, `dtype` of `policies.checkpoint.open_checkpoint`; for an endpoint `temperature`, `max_new_tokens`, `seed`,
-            and `concurrency`, `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`.
+            and `concurrency`, `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`; for `vllm` see
+            `policies.vllm.VllmPolicy`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
@@ -117,11 +133,18 @@ def load(
         ladder = ResolutionLadder.parse(ladder)
     if ladder is not None and not isinstance(ladder, ResolutionLadder):
         ladder = ResolutionLadder(tuple(ladder))
+    if engine not in ENGINES:
+        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if str(name).startswith(("http://", "https://")):
+        if engine != ENGINES[0]:
+            raise OptionError(f"engine {engine}: an endpoint has its own")
         remote = _remote(str(name), checkpoint, chosen, sampling)
         return Model(remote.policy, remote.protocol, ladder or ResolutionLadder(), remote.budget, max_image_pixels)
     if checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
+    if engine == "vllm":
+        model = _vllm(str(name), chosen, sampling)
+        return Model(model.policy, model.protocol, ladder or ResolutionLadder(), model.budget, max_image_pixels)
     from visionthink.policies.checkpoint import open_checkpoint
 
     where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}

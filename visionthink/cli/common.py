@@ -61,6 +61,9 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ladder", default="0.25,1", help="shares of the pixels to climb (default: %(default)s)")
     parser.add_argument("--dialect", help="protocol wording; default: what is stored beside the checkpoint, else agent")
     parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
+    parser.add_argument(
+        "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
+    )
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 
 
@@ -77,6 +80,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         boundary=options.boundary,
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
+        engine=options.engine,
         **more,
     )
 

@@ -72,7 +72,7 @@ def _eval(options: argparse.Namespace) -> None:
     task = benchmark(options.benchmark) if options.benchmark else None
     examples = _examples(options, task)
     judge = read_judge(options.judge or ("exact" if options.suite == "mini" else "rules"))
-    kept = ("ladder", "dialect", "boundary", "max_new_tokens", "limit", "split", "columns", "image_root", "benchmark")
+    kept = ("ladder", "dialect", "boundary", "engine", "max_new_tokens", "limit", "split", "columns", "image_root", "benchmark")
     settings = {name: getattr(options, name) for name in kept}
     common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
 

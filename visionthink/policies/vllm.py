@@ -1,0 +1,196 @@
+"""A policy on vLLM's offline engine: many histories at once, token-in and token-out, with log-probabilities and a prefix cache.
+
+vLLM is given one pad per image and writes out the rest of them by itself; what it read is compared with our own ids, so that a
+checkpoint whose image sizes the two see differently is an error and not a wrong count. vllm is imported when a policy is made.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from visionthink.errors import ModelError, OptionError, one_line
+from visionthink.policies.checkpoint import Described, describe, resolve
+from visionthink.policies.render import Renderer, views
+from visionthink.protocol import Protocol
+from visionthink.types import Completion, FinishReason, History
+
+
+class VllmPolicy:
+    """Samples from a checkpoint that vLLM has loaded.
+
+    Args:
+        name: `tiny`, `tiny-base`, a checkpoint folder or a hub id.
+        described: see `policies.checkpoint.describe`; default: read now.
+        protocol: overrides the checkpoint's own (only its turn boundary matters here).
+        temperature: up to 2; 0 is greedy.
+        max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
+        batch_size: histories at once; None leaves it to vLLM.
+        seed: of the sampling; the same seed and order of calls give the same text as far as vLLM's arithmetic does.
+        engine: further options of `vllm.LLM`, as `tensor_parallel_size`, `gpu_memory_utilization`, `dtype`; they win over ours.
+
+    Raises:
+        ModelError: vLLM is not installed, or cannot load the checkpoint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        described: Described | None = None,
+        *,
+        protocol: Protocol | None = None,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        batch_size: int | None = None,
+        seed: int = 0,
+        **engine: Any,
+    ):
+        for option, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            if value is not None and value < 1:
+                raise OptionError(f"{option} {value}: must be at least 1")
+        if not 0 <= temperature <= 2:
+            raise OptionError(f"temperature {temperature}: vLLM takes 0 to 2")
+        vllm, self._stopped = _library()
+        self._parameters = vllm.SamplingParams
+        described = described or describe(name)
+        if batch_size is not None:
+            engine = {"max_num_seqs": batch_size} | engine
+        try:
+            self._llm = vllm.LLM(resolve(name), **(_defaults() | engine))
+        except Exception as error:  # of many kinds; the details are in vLLM's log
+            raise ModelError(f"model {name}: vLLM cannot load it ({one_line(error)})") from error
+        from transformers import AutoTokenizer
+
+        self.renderer = Renderer(AutoTokenizer.from_pretrained(resolve(name)), (protocol or described.protocol).boundary)
+        self.config = described.config
+        """Of the model, as transformers has it."""
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self._seeds = random.Random(seed)
+        self._alone = threading.Lock()  # the engine takes one caller at a time; shared by every copy of the policy
+        self._suppressed = self.renderer.never_sampled
+        self._bad_words: list[str] = []
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a weight, or of a value in the cache."""
+        return self._llm.llm_engine.model_config.dtype.itemsize
+
+    def forbidding(self, text: str) -> VllmPolicy:
+        """The same policy, unable to say `text`; it shares the engine."""
+        other = copy.copy(self)
+        other._seeds = copy.copy(self._seeds)
+        if own := self.renderer.own_ids(text):
+            other._suppressed = sorted({*self._suppressed, *own})
+        else:
+            other._bad_words = [*self._bad_words, text]
+        return other
+
+    def seeded(self, seed: int) -> VllmPolicy:
+        """The same policy with its sampling begun anew; it shares the engine."""
+        other = copy.copy(self)
+        other._seeds = random.Random(seed)
+        return other
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]:
+        """One completion per history; an error where the prompt leaves the model's context no room for an answer.
+
+        Raises:
+            ModelError: the engine has stopped.
+        """
+        context = self._llm.llm_engine.model_config.max_model_len
+        prompts = [self.renderer.prompt_ids(history) for history in histories]
+        asked = [(ids, h) for ids, h in zip(prompts, histories, strict=True) if len(ids) < context]
+        started = time.perf_counter()
+        with self._alone:
+            outputs = self._generate([self._request(*one) for one in asked])
+        share = 1 / max(1, len(asked))
+        seconds = (time.perf_counter() - started) * share
+        said = iter([self._completion(ids, out, seconds, share) for (ids, _), out in zip(asked, outputs, strict=True)])
+        return [next(said) if len(ids) < context else _overlong(len(ids), context) for ids in prompts]
+
+    def _request(self, prompt: list[int], history: History) -> tuple[dict[str, Any], Any]:
+        pad = self.renderer.image_pad_id
+        # sampled ids hold no pad, and between two images stand their markers: a run of pads is one image
+        short = [token for i, token in enumerate(prompt) if token != pad or i == 0 or prompt[i - 1] != pad]
+        request: dict[str, Any] = {"prompt_token_ids": short}
+        if images := [view.image for view in views(history)]:
+            request["multi_modal_data"] = {"image": images}
+        return request, self._parameters(
+            max_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self._seeds.getrandbits(32) if self.temperature else None,
+            logprobs=0,  # of the sampled token alone
+            stop_token_ids=self.renderer.end_ids,
+            logit_bias=dict.fromkeys(self._suppressed, -math.inf),
+            bad_words=self._bad_words or None,
+            detokenize=False,
+        )
+
+    def _generate(self, requests: Sequence[tuple[dict[str, Any], Any]]) -> list[Any]:
+        """An output of vLLM per request, or what it found wrong with it."""
+        try:
+            return self._llm.generate([p for p, _ in requests], [s for _, s in requests], use_tqdm=False) if requests else []
+        except self._stopped as error:
+            raise ModelError(f"vLLM has stopped ({one_line(error)}); its log says why") from error
+        except Exception as error:  # one is refused, and all are taken back with it
+            if len(requests) == 1:
+                return [error]
+            return [output for request in requests for output in self._generate([request])]
+
+    def _completion(self, prompt: list[int], output: Any, seconds: float, share: float) -> Completion:
+        if isinstance(output, Exception):
+            return Completion("", "error", error=one_line(output), seconds=seconds)
+        if (read := list(output.prompt_token_ids)) != prompt:
+            error = f"vLLM read {len(read)} tokens where {len(prompt)} were meant: it sees images of other sizes"
+            return Completion("", "error", error=error, seconds=seconds)
+        [said] = output.outputs
+        ids = tuple(said.token_ids)
+        logprobs = tuple(step[token].logprob for token, step in zip(ids, said.logprobs, strict=True))
+        if not all(map(math.isfinite, logprobs)):
+            return Completion("", "error", error="the model's logits are not numbers", seconds=seconds)
+        ended = ids[-1:] and ids[-1] in self.renderer.end_ids
+        finish: FinishReason = "stop" if ended else "length"
+        kept = ids[:-1] if ended else ids
+        text = self.renderer.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        first = output.metrics.first_token_latency * share if output.metrics else None
+        return Completion(text, finish, ids, tuple(prompt), logprobs, seconds, first)
+
+
+def _library() -> tuple[Any, Any]:
+    """vLLM, and what it raises when its engine has died."""
+    # it logs to stdout, where a command's result belongs, unless it reads this when it is imported
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        vllm = import_module("vllm")
+        vllm.LLM  # noqa: B018  (is imported only now)
+        return vllm, import_module("vllm.v1.engine.exceptions").EngineDeadError
+    except ModuleNotFoundError as error:
+        raise ModelError(f"engine vllm: {error.name} is not installed; pip install vllm") from None
+    except Exception as error:  # built for another torch, CUDA or processor
+        raise ModelError(f"vLLM is installed and cannot be imported ({one_line(error)})") from error
+
+
+def _defaults() -> dict[str, Any]:
+    """Ours, of the engine. A CPU gets what `open_checkpoint` gives it, and no minutes of compiling."""
+    chosen = {
+        "max_model_len": -1,  # as long as memory allows
+        "limit_mm_per_prompt": {"video": 0},
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # nothing that is left out is filled in from the checkpoint
+        "logprobs_mode": "raw_logprobs",
+        "disable_log_stats": False,  # they tell when the first token was there
+    }
+    on_cpu = import_module("vllm.platforms").current_platform.is_cpu()
+    return chosen | ({"dtype": "float32", "enforce_eager": True} if on_cpu else {})
+
+
+def _overlong(length: int, context: int) -> Completion:
+    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")
