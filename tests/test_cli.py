@@ -15,8 +15,8 @@ from rich.console import Console
 
 from visionthink.cli import main
 from visionthink.data import synth
+from visionthink.evals.table import summary_table
 from visionthink.policies.checkpoint import resolve
-from visionthink.recipes.demo import summary_table
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -210,7 +210,8 @@ def test_the_table_of_results_fits_a_terminal_of_80_columns():
     need = {"easy": {"request_ratio": 0.5}, "hard": {"request_ratio": 1.0}}
     row = {"model": "trained", "policy": "random:0.484", "accuracy": 1.0, "by_need": need, "output_tokens": 12.5}
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary_table([row | {"retain_final": 1.0, "retain_cumulative": 1.25}] * 2))
+    row |= {"retain_final": 1.0, "retain_cumulative": 1.25}
+    console.print(summary_table([row, row | {"policy": "adaptive"}]))
     text = console.export_text()
     for value in ("trained", "random:0.484", "100.0", "125.0", "12.5", "accuracy", "50.0"):
         assert value in text

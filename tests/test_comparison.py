@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 
 import pytest
@@ -80,6 +81,13 @@ def test_what_is_unscored_takes_no_part():
     assert found["n"] == 1 and found["against_full"]["n"] == 1
     assert compare([scored("a", None, 25)], LINES) == {"n": 0}
     assert Lines.of([scored("a", None, 25)], FULL).low == {}
+
+
+def test_rows_of_two_tables_are_not_paired():
+    """Their ids are row numbers: the questions differ."""
+    other = [dataclasses.replace(s, transcript=dataclasses.replace(s.transcript, question="another")) for s in LOW]
+    assert compare(other, LINES) == {"n": 0}
+    assert branches(other, LOW, LOW)["asked"]["n"] == 0
 
 
 def test_routers_without_cases():

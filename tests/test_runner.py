@@ -23,7 +23,7 @@ from visionthink.protocol import Protocol
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.rewards.spec import read_judge
-from visionthink.types import Example
+from visionthink.types import Completion, Example
 
 KILLS = int(os.environ.get("KILLS", 3))
 EXACT = RulesJudge(closed=True)
@@ -108,6 +108,30 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         evaluate(synth.suite(2), model, "full", tmp_path, judge=EXACT, settings={"limit": 3}, **NAMES)
     with pytest.raises(OptionError, match="policy was 'full' there and is 'low' now"):
         evaluate(synth.suite(2), model, "low", tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
+
+
+def test_a_table_that_was_edited_in_between_is_refused(tmp_path):
+    model, _ = scripted()
+    examples = [dataclasses.replace(e, answer="4") for e in synth.suite(3)]
+    evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+    examples[1] = dataclasses.replace(examples[1], question="Another one?")
+    with pytest.raises(OptionError, match="begun with other examples"):
+        evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+
+
+def test_a_model_that_could_not_be_called_is_asked_again(tmp_path):
+    class Down(Counting):
+        def complete(self, histories):
+            self.asked += len(histories)
+            return [Completion("", "error", error="HTTP 503") for _ in histories]
+
+    examples = [dataclasses.replace(e, answer="4") for e in synth.suite(4)]
+    model, policy = scripted()
+    down = Model(Down(["-"]), model.protocol, model.ladder, model.budget)
+    summary = evaluate(examples, down, "full", tmp_path, judge=EXACT, **NAMES)
+    assert (summary["unscored"], summary["stop_reasons"]) == (4, {"policy_error": 4})
+    summary = evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+    assert (summary["accuracy"], summary["unscored"], policy.asked) == (1.0, 0, 4)
 
 
 def test_two_at_once_share_nothing(tmp_path):

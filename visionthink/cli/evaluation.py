@@ -33,7 +33,7 @@ def add(command: AddCommand) -> None:
         "which spends what adaptive spent; or a compression method as fastv:0.5, or both as adaptive+visionzip:0.5 "
         "(default: %(default)s)",
     )
-    usual = "exact for mini, rules for other data"
+    usual = "exact for mini and benchmarks without a judge of their own, rules for other data"
     evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
     evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
     evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
@@ -71,8 +71,9 @@ def _eval(options: argparse.Namespace) -> None:
     models, policies = (_names(getattr(options, name), name) for name in ("model", "policy"))
     task = benchmark(options.benchmark) if options.benchmark else None
     examples = _examples(options, task)
-    judge = read_judge(options.judge or ("exact" if options.suite == "mini" else "rules"))
-    kept = ("ladder", "dialect", "boundary", "engine", "max_new_tokens", "limit", "split", "columns", "image_root", "benchmark")
+    closed = options.suite == "mini" or (task is not None and not task.judged)
+    judge = read_judge(options.judge or ("exact" if closed else "rules"))
+    kept = "ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
     settings = {name: getattr(options, name) for name in kept}
     common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
 
@@ -87,14 +88,18 @@ def _eval(options: argparse.Namespace) -> None:
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
         return
-    from visionthink.recipes.demo import summary_table
+    from visionthink.evals.table import summary_table
 
     console = wide()
     console.print(summary_table(summaries))
     for s in summaries:
+        silent = s["stop_reasons"].get("policy_error", 0)
         if s["failed"] or s["unscored"]:
-            lost = f"{s['model']} {s['policy']}: {s['failed']} examples failed, {s['unscored']} answers could not be judged"
-            console.print(f"{lost}, {s['n'] - s['unscored']} count", markup=False)
+            console.print(
+                f"{s['model']} {s['policy']}: {s['failed']} examples failed (failed.jsonl), {silent} got no reply of the model, "
+                f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
+                markup=False,
+            )
         for name, value in s.get("metrics", {}).items():
             console.print(f"  {name} {value if value is None or isinstance(value, (int, str)) else f'{value:.4g}'}", markup=False)
     if len(summaries) > 1:
@@ -103,7 +108,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 def _from_lmms(options: argparse.Namespace) -> None:
     from visionthink.evals.lmms_logs import evaluate_logs
-    from visionthink.recipes.demo import summary_table
+    from visionthink.evals.table import summary_table
     from visionthink.rewards.spec import read_judge
 
     summary = evaluate_logs(options.from_lmms, options.out, judge=read_judge(options.judge) if options.judge else None)
@@ -128,6 +133,8 @@ def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[st
     if options.limit is not None and options.limit < 1:
         raise OptionError(f"--limit {options.limit}: must be at least 1")
     if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
+        if task is not None or options.split is not None:
+            raise OptionError(f"{options.suite}: is generated; --benchmark and --split are for tables")
         return {example.id: example for example in suite(options.suite, options.limit)}
     if task is None:
         table = read_examples(options.suite, options.split or "test", columns=options.columns, image_root=options.image_root)

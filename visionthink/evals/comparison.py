@@ -40,10 +40,17 @@ def right(scored: Scored) -> bool:
     return scored.verdict.verdict == "correct"
 
 
+def _same(a: Scored, b: Scored | None) -> bool:
+    """Whether both are of the same question: ids may be row numbers of two tables."""
+    if b is None:
+        return False
+    return (a.transcript.question, a.transcript.reference) == (b.transcript.question, b.transcript.reference)
+
+
 def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     """Differences with 95 % intervals, router quality, groups A and B of VTC-Bench (arXiv 2510.07143), damage and repairs."""
     own = by_id(run)
-    common = [i for i in own if i in lines.low and i in lines.full]
+    common = [i for i in own if _same(own[i], lines.low.get(i)) and _same(own[i], lines.full.get(i))]
     if not common:
         return {"n": 0}
     mixed = mix(own, lines, common)
@@ -128,7 +135,7 @@ def branches(run: Sequence[Scored], direct: Sequence[Scored], request: Sequence[
     """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is
     wrong by force where it asks, and right elsewhere; one that cannot answer because it always asks is wrong everywhere."""
     own, forced = by_id(run), {"direct": by_id(direct), "request": by_id(request)}
-    common = [i for i in own if i in forced["direct"] and i in forced["request"]]
+    common = [i for i in own if all(_same(own[i], by.get(i)) for by in forced.values())]
     parts = {
         "asked": [i for i in common if own[i].transcript.requested],
         "answered_directly": [i for i in common if not own[i].transcript.requested],

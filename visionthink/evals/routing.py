@@ -69,7 +69,7 @@ def _share(name: str, text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise OptionError(f"--policy {name!r}: expected random:P with P from 0 to 1")
+        raise OptionError(f"--policy {name!r}: expected random:P with P from 0 to 1; plain random goes with adaptive,low,full")
     return share
 
 

@@ -21,14 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visionthink.durable import append_line, lines_of_one, replace_text, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError, InputError
+from visionthink.errors import DataError, InputError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples
+from visionthink.types import Example, Examples, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
@@ -47,16 +47,19 @@ class Metric(Protocol):
 class _Done:
     """What is written down."""
 
-    batches: set[int] = field(default_factory=set)
+    batches: dict[int, str] = field(default_factory=dict)
+    """With a digest of what was asked."""
     scored: dict[str, Scored] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        self.batches.add(record["batch"])
+        """A batch in which the model could not be called counts as not done: it is asked again."""
         for entry in record["scored"]:
             scored = Scored.from_dict(entry)
             self.scored[scored.transcript.example_id] = scored
         self.failed |= record["failed"]
+        if all(entry["stop_reason"] != StopReason.POLICY_ERROR for entry in record["scored"]):
+            self.batches[record["batch"]] = record["of"]
 
 
 def evaluate(
@@ -96,8 +99,11 @@ def evaluate(
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
         same_settings(out, chosen)
         done, order, refused = _Done(), list[str](), dict[str, str]()
-        for _, record in whole_lines(out / "progress.jsonl"):
-            done.add(record)
+        for number, record in whole_lines(out / "progress.jsonl"):
+            try:
+                done.add(record)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program") from None
         _judge_again(done, judge)
         console = Console(stderr=True)
         columns = (
@@ -110,8 +116,11 @@ def evaluate(
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
             for number, (lane, batch) in enumerate(_batches(_readable(examples, order, refused), route, batch_size)):
+                digest = _digest(batch)
+                if done.batches.get(number, digest) != digest:
+                    raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
                 if number not in done.batches:
-                    done.add(_run(number, lane, batch, model, judge, out, progress_file))
+                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file))
                 progress.advance(task, len(batch))
         failed = refused | done.failed
         if not done.scored:
@@ -135,7 +144,7 @@ def architecture_of(model: Model) -> Architecture | None:
 
 
 def _run(
-    number: int, lane: Lane, batch: Sequence[Example], model: Model, judge: Judge, out: Path, file: IO[bytes]
+    number: int, digest: str, lane: Lane, batch: Sequence[Example], model: Model, judge: Judge, out: Path, file: IO[bytes]
 ) -> dict[str, Any]:
     """Episodes, verdicts, one line."""
     episodes, failed = list[Episode](), dict[str, str]()
@@ -153,9 +162,19 @@ def _run(
     for episode in deciding + others:
         if number * len(batch) < GALLERY and len(episode.levels) > 1:
             _keep_views(episode, out)
-    record = {"batch": number, "scored": [s.to_dict() for s in scored], "failed": failed}
+    record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
     append_line(file, record)
     return record
+
+
+def _digest(batch: Sequence[Example]) -> str:
+    """Of what is asked: a table that was edited in between is not the one that was begun with."""
+    digest = hashlib.sha256()
+    for example in batch:
+        image = example.image if isinstance(example.image, (bytes, str)) else getattr(example.image, "name", "")
+        for part in (example.id, example.question, example.answer, example.aliases, image):
+            digest.update(repr(part).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def _judge_again(done: _Done, judge: Judge) -> None:
@@ -232,4 +251,6 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
             scored.append(Scored.from_dict(json.loads(line)))
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{transcripts}, line {number}: not a transcript") from None
+    if "n" in summary and summary["n"] != len(scored):
+        raise DataError(f"{transcripts}: holds {len(scored)} transcripts, and summary.json says {summary['n']}")
     return summary, scored

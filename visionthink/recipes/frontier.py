@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visionthink.errors import OptionError
+from visionthink.errors import InputError, OptionError
 from visionthink.evals.report.page import report
+from visionthink.evals.routing import routing
 from visionthink.evals.runner import Metric, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge
-from visionthink.types import Examples
+from visionthink.types import Example, Examples
 
 _ROUTINGS = ("adaptive", "low", "full", "random", "oracle", "forced")
 _AFTER = ("adaptive", "low", "full")
@@ -46,6 +48,11 @@ def evaluate_all(
     summaries, folders = list[dict[str, Any]](), list[Path]()
     for name in models:
         model = open_model(name)
+        for policy in policies:  # a name that does not exist is found before hours of work
+            if policy != "random":
+                routing(*with_method(policy, model))
+        if "oracle" in policies and (example := _first(examples)) is not None:
+            routing("oracle", model)(example)
         own: dict[str, dict[str, Any]] = {}
         for policy in sorted(policies, key=lambda p: p == "random"):
             exact = f"random:{_share(own):.4f}" if policy == "random" else policy
@@ -59,6 +66,14 @@ def evaluate_all(
     return summaries
 
 
+def _first(examples: Examples) -> Example | None:
+    """The first that can be read."""
+    for key in examples if isinstance(examples, Mapping) else range(len(examples)):
+        with contextlib.suppress(InputError):
+            return examples[key]  # type: ignore[index]
+    return None
+
+
 def with_method(policy: str, model: Model) -> tuple[str, Model]:
     """The routing of a policy's name, and the model it is for: `fastv:0.5` is `full` with a compressed model, and
     `adaptive+visionzip:0.5` composes both.
@@ -66,12 +81,12 @@ def with_method(policy: str, model: Model) -> tuple[str, Model]:
     Raises:
         OptionError: no such method.
     """
-    routing, plus, method = policy.partition("+")
-    if routing.partition(":")[0] in _ROUTINGS:
+    base, plus, method = policy.partition("+")
+    if base.partition(":")[0] in _ROUTINGS:
         if not plus:
             return policy, model
     else:
-        routing, method = "full", policy
+        base, method = "full", policy
     from visionthink.compress.names import NAMES, parse
 
     if method.partition(":")[0] not in NAMES:
@@ -79,13 +94,13 @@ def with_method(policy: str, model: Model) -> tuple[str, Model]:
     from visionthink.compress.policy import compressed
 
     policy_ = compressed(model.policy, parse(method))
-    return routing, Model(policy_, model.protocol, model.ladder, model.budget, model.max_image_pixels)
+    return base, Model(policy_, model.protocol, model.ladder, model.budget, model.max_image_pixels)
 
 
 def evaluate_one(policy: str, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
     """`evaluate`, under any policy's name."""
-    routing, opened = with_method(policy, model)
-    return evaluate(examples, opened, routing, out, called=policy, **settings)
+    base, opened = with_method(policy, model)
+    return evaluate(examples, opened, base, out, called=policy, **settings)
 
 
 def _share(own: Mapping[str, Mapping[str, Any]]) -> float:

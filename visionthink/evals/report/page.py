@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.durable import replace_text
-from visionthink.errors import DataError
+from visionthink.errors import DataError, OptionError
 from visionthink.evals import paper
 from visionthink.evals.benchmarks.benchmark import BENCHMARKS
 from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
 from visionthink.evals.report.runs import Run, as_csv, compared, read
 from visionthink.evals.report.training import training
+from visionthink.evals.table import decides
 
 
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
@@ -27,6 +28,8 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
     """
     if not folders:
         raise DataError("report: no folders given")
+    if out.suffix == ".csv":
+        raise OptionError(f"--out {out}: names the page; the figures go to a .csv file beside it")
     runs, trainings = [], []
     for folder in folders:
         try:
@@ -65,9 +68,10 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """One section: its frontier against every cost, and its tables."""
     return {
         "name": name,
+        "judges": sorted({str(r.summary.get("judge")) for r in runs}),
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
-        "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _decides(run)],
+        "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
         "branches": [(run.name, run.branches) for run in runs if run.branches],
         "costs": [(run.name, run.summary) for run in runs],
         "families": requests_by_family(runs),
@@ -76,9 +80,8 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _decides(run: Run) -> bool:
-    """Whether a request is a decision: not where the level was given or a coin was thrown."""
-    return run.summary["policy"].partition(":")[0] not in ("low", "full", "random", "forced")
+def _asks(run: Run) -> bool:
+    return decides(run.summary["policy"]) and run.summary["policy"] != "forced:direct"
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def _row(run: Run) -> dict[str, Any]:
     need = s["by_need"]
     return {
         "name": run.name,
-        "n": s["n"],
+        "n": s["n"] - s["unscored"],
         "accuracy": s["accuracy"],
         "mix": found.get("mix"),
         "against_mix": found.get("against_mix"),

@@ -52,10 +52,14 @@ def read(folder: Path) -> Run:
 
 def compared(runs: Sequence[Run]) -> list[Run]:
     """The same runs with what they are worth beside always-low and always-full of the same model on the same suite."""
-    by_policy = {(r.suite, r.summary["model"], r.summary["policy"]): r for r in runs}
+
+    def key(run: Run, policy: str) -> tuple[object, ...]:
+        return run.suite, run.summary["model"], run.summary.get("judge"), policy
+
+    by_policy = {key(r, r.summary["policy"]): r for r in runs}
 
     def of(run: Run, policy: str) -> Run | None:
-        return by_policy.get((run.suite, run.summary["model"], policy))
+        return by_policy.get(key(run, policy))
 
     result = []
     for run in runs:

@@ -1,0 +1,49 @@
+"""Results side by side on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from visionthink.evals.metrics import random_mix
+
+
+def decides(policy: str) -> bool:
+    """Whether a request is somebody's decision: not where the level was given or a coin was thrown."""
+    return policy.partition("+")[0].partition(":")[0] in ("adaptive", "oracle", "forced")
+
+
+def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
+    """Results side by side, on a terminal of 80 columns too. The mix is what a coin between always-low and always-full would be
+    expected to score with the same visual tokens; a `random` row is such a coin, thrown."""
+    caption = "percent, but for output tokens; mix: always-low and always-full at the same visual tokens, expected"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left")
+    columns = ("accuracy", "mix", "asks\neasy", "asks\nhard", "last\nview", "every\nview", "output\ntokens")
+    for column in ("model", "policy"):
+        table.add_column(column, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    points = {(s["model"], s["policy"]): (s["retain_cumulative"], s["accuracy"]) for s in summaries if s["accuracy"] is not None}
+    for s in summaries:
+        low, full = points.get((s["model"], "low")), points.get((s["model"], "full"))
+        mix = random_mix(low, full, s["retain_cumulative"]) if low and full else None
+        need = s["by_need"]
+        table.add_row(
+            escape(s["model"]),
+            escape(s["policy"]),
+            _percent(s["accuracy"]),
+            _percent(mix),
+            *(_percent(need[n]["request_ratio"] if n in need and decides(s["policy"]) else None) for n in ("easy", "hard")),
+            _percent(s["retain_final"]),
+            _percent(s["retain_cumulative"]),
+            f"{s['output_tokens']:.1f}",
+        )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
