@@ -28,4 +28,4 @@ check: .venv/ready
 	@touch .venv/ready
 
 clean:
-	rm -rf .venv runs dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .cache runs dist .pytest_cache .mypy_cache .ruff_cache
