@@ -71,7 +71,10 @@ class Model:
         return Result(transcript.answer, transcript.levels_seen, transcript.usage(), transcript)
 
 
-def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> Model:
+_Opened = tuple[Policy, Protocol, PixelBudget]
+
+
+def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
     """A model behind an endpoint; what it serves is described by a checkpoint without its weights."""
     from visionthink.endpoint import Endpoint
     from visionthink.policies.checkpoint import describe
@@ -87,17 +90,29 @@ def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], samp
         Endpoint(url, served, key_env=key, **connection), config=described.config if described else None, **sampling
     )
     chosen = dataclasses.replace(described.protocol if described else Protocol(), **protocol)
-    return Model(policy, chosen, ResolutionLadder(), described.budget if described else QWEN2_5_VL)
+    return policy, chosen, described.budget if described else QWEN2_5_VL
 
 
-def _vllm(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> Model:
+def _vllm(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
     """A model that vLLM's offline engine runs."""
     from visionthink.policies.checkpoint import describe
     from visionthink.policies.vllm import VllmPolicy
 
     described = describe(name)
     chosen = dataclasses.replace(described.protocol, **protocol)
-    return Model(VllmPolicy(name, described, protocol=chosen, **sampling), chosen, ResolutionLadder(), described.budget)
+    return VllmPolicy(name, described, protocol=chosen, **sampling), chosen, described.budget
+
+
+def _local(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
+    """A model that transformers runs."""
+    from visionthink.policies.checkpoint import open_checkpoint
+
+    where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
+    opened = open_checkpoint(name, **where)
+    chosen = dataclasses.replace(opened.protocol, **protocol)
+    from visionthink.policies.local import LocalPolicy
+
+    return LocalPolicy(opened, protocol=chosen, **sampling), chosen, opened.budget
 
 
 def load(
@@ -138,19 +153,10 @@ def load(
     if str(name).startswith(("http://", "https://")):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
-        remote = _remote(str(name), checkpoint, chosen, sampling)
-        return Model(remote.policy, remote.protocol, ladder or ResolutionLadder(), remote.budget, max_image_pixels)
-    if checkpoint:
+        opened = _remote(str(name), checkpoint, chosen, sampling)
+    elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
-    if engine == "vllm":
-        model = _vllm(str(name), chosen, sampling)
-        return Model(model.policy, model.protocol, ladder or ResolutionLadder(), model.budget, max_image_pixels)
-    from visionthink.policies.checkpoint import open_checkpoint
-
-    where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
-    opened = open_checkpoint(str(name), **where)
-    protocol = dataclasses.replace(opened.protocol, **chosen)
-    from visionthink.policies.local import LocalPolicy
-
-    policy = LocalPolicy(opened, protocol=protocol, **sampling)
-    return Model(policy, protocol, ladder or ResolutionLadder(), opened.budget, max_image_pixels)
+    else:
+        opened = (_vllm if engine == "vllm" else _local)(str(name), chosen, sampling)
+    policy, protocol, budget = opened
+    return Model(policy, protocol, ladder or ResolutionLadder(), budget, max_image_pixels)

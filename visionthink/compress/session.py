@@ -127,6 +127,8 @@ class _Hooks:
         self.by_layer: dict[int, Prompt] = {}
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         """By layer: what its attention was given, cosine and sine."""
+        self.made: tuple[Prompt, tuple[Tensor, ...], Tensor | None] | None = None
+        """For which prompt, its rotary embedding and mask."""
         self.received: Tensor | None = None
         self.keys: Tensor | None = None
         self.embeddings: Tensor | None = None
@@ -313,17 +315,22 @@ class _Hooks:
             self.session.tokens[-1].append(self.prompt.counts)
             if self.prompt is not self.entered:
                 self.by_layer[layer] = self.prompt
-                if self.method.positions == "renumber":
-                    kwargs["position_embeddings"] = self._rotary(hidden, self.prompt.positions)
-                else:
-                    at = self._places()
-                    kwargs["position_embeddings"] = tuple(_gathered(x, at, None) for x in kwargs["position_embeddings"])
-                kwargs["attention_mask"] = self._mask(hidden)
+                if self.made is None or self.made[0] is not self.prompt:  # the same for every layer until more leaves
+                    self.made = self.prompt, self._embedded(hidden, kwargs["position_embeddings"]), self._mask(hidden)
+                _, kwargs["position_embeddings"], kwargs["attention_mask"] = self.made
                 if kwargs.get("position_ids") is not None:
                     kwargs["position_ids"] = self.prompt.positions
             return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
 
         return hook
+
+    def _embedded(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Cosine and sine of the positions that are left."""
+        assert self.prompt is not None
+        if self.method.positions == "renumber":
+            return self._rotary(hidden, self.prompt.positions)
+        at = self._places()
+        return tuple(_gathered(x, at, None) for x in rotary)
 
     def _places(self) -> Tensor:
         """[batch, length]: where the positions that are left stood when the prompt entered the decoder."""
@@ -335,6 +342,7 @@ class _Hooks:
         assert self.prompt is not None and self.entered is not None and self.embeddings is not None
         before, at = self.prompt, self._places()
         given, cosine, sine = self.seen.pop(layer - 1)
+        weighs_position = getattr(self.method, "gravity", False)  # SparseVLM+ alone: [R, L] that others have no use for
         keep, changed, values = [], False, hidden
         for sample in range(len(hidden)):
             valid = before.valid[sample]
@@ -360,7 +368,7 @@ class _Hooks:
                     rows,
                     keys,
                     before.total[sample],
-                    gravity(cosine[sample, valid], sine[sample, valid], rows),
+                    gravity(cosine[sample, valid], sine[sample, valid], rows) if weighs_position else None,
                 )
                 selection = self.method.select(context)
                 places = visual.nonzero()[:, 0]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionthink.evals.bootstrap import Interval, bootstrap
-from visionthink.evals.metrics import Scored
+from visionthink.evals.metrics import Scored, mix_share
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
         return {"n": 0}
     mixed = mix(own, lines, common)
     by_family = mix(own, lines, common, each_family=True)
-    hard = [i for i in common if lines.need(i)]
     a = [i for i in common if not right(lines.low[i])]
     b = [i for i in common if right(lines.low[i])]
     return {
@@ -67,7 +66,7 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
         "mix_by_family": sum(by_family.values()) / len(common),
         "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]),
         "oracle": oracle(lines, common),
-        "router": router({i: own[i].transcript.requested for i in common}, {i: i in set(hard) for i in common}),
+        "router": router({i: own[i].transcript.requested for i in common}, {i: lines.need(i) for i in common}),
         "router_known": _router_known(own),
         "group_a": _group(own, a),
         "group_b": _group(own, b),
@@ -88,7 +87,7 @@ def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_fam
         low = sum(lines.low[i].transcript.visual_tokens for i in members)
         full = sum(lines.full[i].transcript.visual_tokens for i in members)
         spent = sum(own[i].transcript.visual_tokens for i in members)
-        share = min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
+        share = mix_share(low, full, spent)
         expected |= {i: (1 - share) * right(lines.low[i]) + share * right(lines.full[i]) for i in members}
     return expected
 

@@ -14,6 +14,7 @@ from visionthink.errors import DataError
 from visionthink.evals.answers import SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.runner import write_run
 from visionthink.rewards.judge import Answer, Judge, Verdict, judge_transcripts
 from visionthink.types import StopReason, Transcript
 
@@ -84,17 +85,11 @@ def evaluate_logs(path: Path, out: Path, *, sidecar: Path | None = None, judge: 
     if not run.scored:
         raise DataError(f"{path}: no request of this run became an episode")
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "transcripts.jsonl", [s.to_dict() for s in run.scored])
-    _write(out / "failed.jsonl", [{"example_id": f.example_id, "reason": f.reason} for f in run.failed])
     summary = summarise(run.scored, suite=",".join(run.tasks), model=run.model, policy=run.policy)
     identity = "lmms-eval" if judge is None else f"lmms-eval,{judge.identity}"
     summary |= {"judge": identity, "judge_usage": judge.usage() if judge else {}, "failed": len(run.failed)}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+    write_run(out, summary, run.scored, {f.example_id: f.reason for f in run.failed})
     return summary
-
-
-def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), "utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ lmms-eval's files

@@ -59,15 +59,18 @@ def _retain_layers(scored: Sequence[Scored]) -> float:
     return left / sum(s.transcript.visual_tokens_full for s in scored)
 
 
+def mix_share(low: float, full: float, spent: float) -> float:
+    """Share of full views with which a coin between low and full spends as much; 1 where both cost the same."""
+    return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
+
+
 def random_mix(low: tuple[float, float], full: tuple[float, float], budget: float) -> float:
     """Expected accuracy of sending each example to the full view by a coin, at an average budget.
 
     `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
     cannot cost less than the first or more than the second.
     """
-    if full[0] <= low[0]:  # nothing to mix: both cost the same
-        return full[1]
-    share = min(1.0, max(0.0, (budget - low[0]) / (full[0] - low[0])))
+    share = mix_share(low[0], full[0], budget)
     return low[1] + share * (full[1] - low[1])
 
 

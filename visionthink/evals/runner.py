@@ -126,14 +126,12 @@ def evaluate(
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
         in_order = [done.scored[i] for i in order if i in done.scored]
-        replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in in_order))
-        replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
         summary = summarise(in_order, suite=suite, model=model_name, policy=policy, architecture=architecture_of(model))
         if metric:
             summary["metrics"] = dict(metric(in_order))
         summary["benchmark"] = chosen.get("benchmark")
         summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
-        replace_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+        write_run(out, summary, in_order, failed)
     return summary
 
 
@@ -226,6 +224,13 @@ def _keep_views(episode: Episode, out: Path) -> None:
     (out / "views").mkdir(exist_ok=True)
     for level in episode.levels:
         episode.view(level).image.save(view_file(out, episode.example.id, level))
+
+
+def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:
+    """The folder of a run: transcripts, reasons of what failed by id, and last the summary."""
+    replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in scored))
+    replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
+    replace_text(out / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:

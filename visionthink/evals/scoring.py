@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from visionthink.durable import lines_of_one
+from visionthink.durable import lines_of_one, replace
 from visionthink.errors import DataError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
@@ -144,7 +144,5 @@ def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[in
         if verdict.verdict != "unscored" and key in asked and key not in known:
             known[key] = verdict
             kept.append(raw)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_bytes(b"".join(kept))
-    partial.replace(out)
+    replace(out, lambda partial: partial.write_bytes(b"".join(kept)))
     return known

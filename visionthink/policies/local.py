@@ -19,7 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.render import Renderer, views
+from visionthink.policies.render import Renderer, overlong, views
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
 
@@ -89,19 +89,19 @@ class LocalPolicy:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
         lengths = [len(self.renderer.prompt_ids(history)) for history in histories]
-        fitting = [history for history, n in zip(histories, lengths, strict=True) if n < context]
+        fitting = [(history, n) for history, n in zip(histories, lengths, strict=True) if n < context]
         completions: list[Completion] = []
         while len(completions) < len(fitting):
             rest = fitting[len(completions) :]
-            completions += self._complete_what_fits(rest[: self.batch_size or self._fitting(rest)])
+            size = self.batch_size or self._fitting([n for _, n in rest])
+            completions += self._complete_what_fits([history for history, _ in rest[:size]])
         said = iter(completions)
-        return [next(said) if n < context else _overlong(n, context) for n in lengths]
+        return [next(said) if n < context else overlong(n, context) for n in lengths]
 
-    def _fitting(self, histories: Sequence[History]) -> int:
+    def _fitting(self, lengths: Sequence[int]) -> int:
         model = self.checkpoint.model
-        lengths = [len(self.renderer.prompt_ids(h)) + self.max_new_tokens for h in histories[: memory.MOST]]
         per_token = memory.bytes_per_token(model.config, model.dtype.itemsize)
-        return memory.fitting(lengths, per_token, memory.free_bytes(model.device))
+        return memory.fitting([n + self.max_new_tokens for n in lengths], per_token, memory.free_bytes(model.device))
 
     def _complete_what_fits(self, histories: Sequence[History]) -> list[Completion]:
         """Halved where memory runs out; a single one that does not fit is an error of its own."""
@@ -188,10 +188,6 @@ class LocalPolicy:
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
-
-
-def _overlong(length: int, context: int) -> Completion:
-    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")
 
 
 class _LogprobRecorder(LogitsProcessor):

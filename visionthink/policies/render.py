@@ -85,3 +85,8 @@ class Renderer:
 def views(history: History) -> list[ImageView]:
     """Every view in a history, in order."""
     return [part for message in history for part in message.content if isinstance(part, ImageView)]
+
+
+def overlong(length: int, context: int) -> Completion:
+    """Of a prompt that leaves the model's context no room for an answer."""
+    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.checkpoint import Described, describe, resolve
-from visionthink.policies.render import Renderer, views
+from visionthink.policies.render import Renderer, overlong, views
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
 
@@ -113,7 +113,7 @@ class VllmPolicy:
         share = 1 / max(1, len(asked))
         seconds = (time.perf_counter() - started) * share
         said = iter([self._completion(ids, out, seconds, share) for (ids, _), out in zip(asked, outputs, strict=True)])
-        return [next(said) if len(ids) < context else _overlong(len(ids), context) for ids in prompts]
+        return [next(said) if len(ids) < context else overlong(len(ids), context) for ids in prompts]
 
     def _request(self, prompt: list[int], history: History) -> tuple[dict[str, Any], Any]:
         pad = self.renderer.image_pad_id
@@ -190,7 +190,3 @@ def _defaults() -> dict[str, Any]:
     }
     on_cpu = import_module("vllm.platforms").current_platform.is_cpu()
     return chosen | ({"dtype": "float32", "enforce_eager": True} if on_cpu else {})
-
-
-def _overlong(length: int, context: int) -> Completion:
-    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from visionthink.errors import OptionError
-from visionthink.evals.metrics import random_mix
+from visionthink.evals.metrics import mix_share, random_mix
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier
 from visionthink.evals.report.runs import compared, read
@@ -90,8 +90,8 @@ def _measure(name: str, model_name: str, examples: Sequence[Example], out: Path,
     low, full = run("low", "low"), run("full", "full")
     run("oracle", "oracle")
     spent = run("adaptive", "adaptive")["retain_cumulative"]
-    share = (spent - low["retain_cumulative"]) / (full["retain_cumulative"] - low["retain_cumulative"])
-    run(f"random:{min(1.0, share):.3f}", "random")
+    share = mix_share(low["retain_cumulative"], full["retain_cumulative"], spent)
+    run(f"random:{share:.3f}", "random")
 
 
 def _gap(summary: dict[str, Any]) -> float:

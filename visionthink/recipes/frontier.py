@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.errors import InputError, OptionError
+from visionthink.evals.metrics import mix_share
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import routing
 from visionthink.evals.runner import Metric, evaluate
@@ -105,7 +106,7 @@ def evaluate_one(policy: str, model: Model, examples: Examples, out: Path, **set
 
 def _share(own: Mapping[str, Mapping[str, Any]]) -> float:
     spent, low, full = (own[policy]["retain_cumulative"] for policy in _AFTER)
-    return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
+    return mix_share(low, full, spent)
 
 
 def _slug(name: str) -> str:

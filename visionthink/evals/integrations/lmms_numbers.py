@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visionthink.evals.cost import bill
-from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, request_ratio, retention
+from visionthink.evals.runner import architecture_of
 from visionthink.model import Model
 from visionthink.rewards.judge import Verdict
 from visionthink.types import Transcript
@@ -24,12 +24,6 @@ def run_numbers(transcripts: Sequence[Transcript], failed: int, model: Model) ->
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
     }
-    costs = bill(transcripts, _architecture(model))
+    costs = bill(transcripts, architecture_of(model))
     wanted = ("visual_tokens", "output_tokens", "flops", "flops_cached")
     return numbers | {name: costs[name] for name in wanted if costs[name] is not None}
-
-
-def _architecture(model: Model) -> Architecture | None:
-    """None where the policy is no local model."""
-    checkpoint = getattr(model.policy, "checkpoint", None)
-    return Architecture.of(checkpoint.model.config) if checkpoint else None

@@ -14,9 +14,6 @@ from visionthink.evals.comparison import Lines, branches, compare
 from visionthink.evals.metrics import Scored
 from visionthink.evals.runner import read_run
 
-_LEFT_OUT = ("architecture", "settings")
-"""Of a summary, in the table of everything."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -72,7 +69,7 @@ def compared(runs: Sequence[Run]) -> list[Run]:
 
 def as_csv(runs: Sequence[Run]) -> str:
     """One line per run with every figure, columns named by their path."""
-    rows = [dict(_flat({k: v for k, v in run.to_dict().items() if k not in _LEFT_OUT})) for run in runs]
+    rows = [dict(_flat({k: v for k, v in run.to_dict().items() if k != "architecture"})) for run in runs]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
