@@ -153,7 +153,15 @@ class Episode:
         context = len(completion.prompt_ids) if completion.prompt_tokens is None else completion.prompt_tokens
         output = len(completion.token_ids) if completion.output_tokens is None else completion.output_tokens
         text_tokens = max(0, context - shown - before)
-        usage = Usage(shown, text_tokens, output, completion.seconds, completion.first_token_seconds, completion.retained_tokens)
+        usage = Usage(
+            shown,
+            text_tokens,
+            output,
+            completion.seconds,
+            completion.first_token_seconds,
+            completion.visual_by_layer,
+            completion.selection_flops,
+        )
         prompt = "\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending)
         added = completion.prompt_ids[known:]
         self._turns.append(

@@ -87,8 +87,10 @@ class Completion:
     """Likewise, of what was said."""
     visual_tokens: int | None = None
     """Likewise, of all images in the context."""
-    retained_tokens: float | None = None
-    """Visual tokens of the context that were left, averaged over the decoder's layers, where the policy takes some out."""
+    visual_by_layer: tuple[int, ...] | None = None
+    """Visual tokens of the context that entered each layer of the decoder, where the policy takes some out."""
+    selection_flops: int = 0
+    """Operations of finding out which ones."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,15 @@ class Usage:
     output_tokens: int
     seconds: float
     first_token_seconds: float | None = None
-    retained_tokens: float | None = None
-    """Visual tokens of the whole context that a compressing policy left, averaged over the decoder's layers."""
+    visual_by_layer: tuple[int, ...] | None = None
+    """Visual tokens of the whole context that entered each layer of the decoder, where the policy takes some out."""
+    selection_flops: int = 0
+    """Floating-point operations that finding out which ones took."""
+
+    @property
+    def retained_tokens(self) -> float | None:
+        """`visual_by_layer`, averaged over the layers."""
+        return None if self.visual_by_layer is None else sum(self.visual_by_layer) / len(self.visual_by_layer)
 
 
 @dataclass(frozen=True)
@@ -293,7 +302,10 @@ class Transcript:
 
 def _turn(record: Mapping[str, Any]) -> Turn:
     fields = dict(record)
-    fields["usage"] = Usage(**fields["usage"])
+    usage = dict(fields["usage"])
+    if usage.get("visual_by_layer") is not None:
+        usage["visual_by_layer"] = tuple(usage["visual_by_layer"])
+    fields["usage"] = Usage(**usage)
     fields["token_ids"] = tuple(fields["token_ids"])
     fields["view_size"] = tuple(fields["view_size"]) if fields.get("view_size") else None
     fields["logprobs"] = None if fields["logprobs"] is None else tuple(fields["logprobs"])

@@ -47,9 +47,13 @@ class CompressedPolicy:
         """One completion per history."""
         with compress(self.policy.checkpoint.model, self.method) as session:
             completions = self.policy.complete(histories)
-        left = iter(session.by_sample())
+        left = iter(session.samples())
         # a prompt that was too long for the model was never read
-        return [c if not c.prompt_ids else dataclasses.replace(c, retained_tokens=next(left)) for c in completions]
+        return [c if not c.prompt_ids else _with_bill(c, *next(left)) for c in completions]
+
+
+def _with_bill(completion: Completion, visual_by_layer: tuple[int, ...], flops: int) -> Completion:
+    return dataclasses.replace(completion, visual_by_layer=visual_by_layer, selection_flops=flops)
 
 
 def compressed(policy: Any, method: Method) -> CompressedPolicy:

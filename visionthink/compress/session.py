@@ -63,25 +63,31 @@ class Prompt:
 
 @dataclass
 class Session:
-    """What happened. For each prompt batch that was read, `totals` has the visual tokens of each sample before any left, and
-    `tokens` those that entered each decoder layer, [layer][sample]."""
+    """What happened. For each prompt batch that was read, `totals` has the visual tokens of each sample before any left, `tokens`
+    those that entered each decoder layer, [layer][sample], and `flops` what choosing them took, [sample]."""
 
     method: Method
     layers: int
     tokens: list[list[list[int]]] = field(default_factory=list)
     totals: list[list[int]] = field(default_factory=list)
+    flops: list[list[int]] = field(default_factory=list)
 
-    def by_sample(self) -> list[float]:
-        """Visual tokens of each sample, averaged over the layers: what compute and cache follow. In the order of reading."""
-        return [sum(layer[i] for layer in t) / self.layers for t in self.tokens for i in range(len(t[0]))]
+    def samples(self) -> list[tuple[tuple[int, ...], int]]:
+        """(visual tokens that entered each layer, operations of choosing them) of each sample, in the order of reading."""
+        return [
+            (tuple(layer[i] for layer in tokens), flops[i])
+            for tokens, flops in zip(self.tokens, self.flops, strict=True)
+            for i in range(len(flops))
+        ]
 
     def report(self) -> dict[str, float]:
         """Shares of the visual tokens that stayed, averaged over layers and in the last one."""
         whole = sum(map(sum, self.totals))
+        left = sum(sum(layer) for tokens in self.tokens for layer in tokens)
         last = sum(sum(t[-1]) for t in self.tokens)
         return {
             "visual_tokens": whole,
-            "retained": sum(self.by_sample()) / whole if whole else 1.0,
+            "retained": left / self.layers / whole if whole else 1.0,
             "retained_last": last / whole if whole else 1.0,
         }
 
@@ -190,6 +196,7 @@ class _Hooks:
         self.full, self.by_layer, self.seen = ids.shape[1], {}, {}
         self.session.totals.append(self.prompt.total)
         self.session.tokens.append([])
+        self.session.flops.append([0] * len(ids))
 
     def _before_tower(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         # generation encodes images before it calls the model: only here are their sizes always known
