@@ -49,8 +49,8 @@ def example(red):
 
 @pytest.fixture(scope="session")
 def qwen3_folder(tiny, tmp_path_factory):
-    """A random Qwen3-VL of two layers with the tiny model's tokenizer, saved as a checkpoint folder."""
-    from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    """A random Qwen3-VL of six layers with the tiny model's tokenizer, saved as a checkpoint folder."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     ids = tiny.tokenizer.convert_tokens_to_ids
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def qwen3_folder(tiny, tmp_path_factory):
             "vocab_size": tiny.model.config.text_config.vocab_size,
             "hidden_size": 64,
             "intermediate_size": 128,
-            "num_hidden_layers": 3,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "head_dim": 16,
@@ -87,16 +87,48 @@ def qwen3_folder(tiny, tmp_path_factory):
         vision_end_token_id=ids("<|vision_end|>"),
         tie_word_embeddings=False,
     )
+    return saved(Qwen3VLForConditionalGeneration(config), tiny, tmp_path_factory.mktemp("qwen3"), patch=16)
+
+
+@pytest.fixture(scope="session")
+def qwen2_folder(tiny, tmp_path_factory):
+    """A random Qwen2-VL of three layers, likewise."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    ids = tiny.tokenizer.convert_tokens_to_ids
+    torch.manual_seed(0)
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": tiny.model.config.text_config.vocab_size,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+            "eos_token_id": ids("<|im_end|>"),
+            "pad_token_id": ids("<|endoftext|>"),
+            "bos_token_id": None,
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 2, "hidden_size": 64, "patch_size": 14},
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    return saved(Qwen2VLForConditionalGeneration(config), tiny, tmp_path_factory.mktemp("qwen2"), patch=14)
+
+
+def saved(model, tiny, folder, patch):
+    from transformers import Qwen2VLImageProcessorPil
+
     from visionthink.policies.checkpoint import save_checkpoint
 
-    folder = tmp_path_factory.mktemp("qwen3")
-    save_checkpoint(
-        folder,
-        model=Qwen3VLForConditionalGeneration(config),
-        tokenizer=tiny.tokenizer,
-        image_processor=Qwen2VLImageProcessorPil(
-            size={"shortest_edge": 32 * 32, "longest_edge": 128 * 128}, patch_size=16, merge_size=2
-        ),
-        protocol=tiny.protocol,
+    side = 2 * patch
+    processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": side**2, "longest_edge": (4 * side) ** 2}, patch_size=patch, merge_size=2
     )
+    save_checkpoint(folder, model=model, tokenizer=tiny.tokenizer, image_processor=processor, protocol=tiny.protocol)
     return folder

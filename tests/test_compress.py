@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import threading
 from collections.abc import Mapping
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from visionthink.chatml import IMAGE_PAD
+from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import LayerContext, Rows, Selection, VisionContext
 from visionthink.compress.session import CompressionError, compress
 from visionthink.data import synth
@@ -49,10 +51,10 @@ class Every:
         return [1.0 if self.layer is not None and i < self.layer else 1 / self.step for i in range(layers)]
 
 
-@pytest.fixture(scope="module", params=["qwen2.5-sdpa", "qwen2.5-eager", "qwen3-sdpa", "qwen3-eager"])
-def policy(request, qwen3_folder):
+@pytest.fixture(scope="module", params=["qwen2-sdpa", "qwen2.5-sdpa", "qwen2.5-eager", "qwen3-sdpa", "qwen3-eager"])
+def policy(request, qwen2_folder, qwen3_folder):
     kind, attention = request.param.split("-")
-    checkpoint = open_checkpoint("tiny-base" if kind == "qwen2.5" else str(qwen3_folder))
+    checkpoint = open_checkpoint({"qwen2": str(qwen2_folder), "qwen2.5": "tiny-base", "qwen3": str(qwen3_folder)}[kind])
     checkpoint.model.set_attn_implementation(attention)
     return LocalPolicy(checkpoint, max_new_tokens=6)
 
@@ -86,8 +88,8 @@ def logits_of(policy, inputs):
 
 
 @contextlib.contextmanager
-def masked(model, dropped: torch.Tensor, layer: int):
-    """The plain model with what `dropped` [batch, length] names hidden from attention, from a layer on."""
+def masked(model, dropped: torch.Tensor, layer: int, behind: int = 1000):
+    """The plain model with what `dropped` [batch, length] names hidden from attention, from a layer on, up to another."""
 
     def hide(_module, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -102,7 +104,9 @@ def masked(model, dropped: torch.Tensor, layer: int):
         return args, kwargs | {"attention_mask": zero.masked_fill(~seen, torch.finfo(zero.dtype).min) if eager else seen}
 
     hooks = [
-        x.register_forward_pre_hook(hide, with_kwargs=True) for i, x in enumerate(model.model.language_model.layers) if i >= layer
+        x.register_forward_pre_hook(hide, with_kwargs=True)
+        for i, x in enumerate(model.model.language_model.layers)
+        if layer <= i < behind
     ]
     try:
         yield
@@ -125,6 +129,15 @@ def dropped_by(inputs, method, image_id: int) -> torch.Tensor:
         gone[:: method.step] = False
         dropped[i, places[gone]] = True
     return dropped
+
+
+def with_answer(inputs, sequences):
+    """What the model would read if prompt and answer [batch, length] were one prompt."""
+    said = sequences[:, inputs["input_ids"].shape[1] :]
+    whole = dict(inputs) | {"input_ids": sequences}
+    whole["attention_mask"] = torch.cat((inputs["attention_mask"], torch.ones_like(said)), 1)
+    whole["mm_token_type_ids"] = torch.cat((inputs["mm_token_type_ids"], torch.zeros_like(said)), 1)
+    return whole
 
 
 def methods(policy):
@@ -184,11 +197,7 @@ def test_cached_generation_is_full_recomputation(policy):
                     output_logits=True,
                     return_dict_in_generate=True,
                 )
-            sampled = output.sequences[:, inputs["input_ids"].shape[1] :]
-            whole = dict(inputs)
-            whole["input_ids"] = output.sequences
-            whole["attention_mask"] = torch.cat((inputs["attention_mask"], torch.ones_like(sampled)), 1)
-            whole["mm_token_type_ids"] = torch.cat((inputs["mm_token_type_ids"], torch.zeros_like(sampled)), 1)
+            whole = with_answer(inputs, output.sequences)
             dropped = dropped_by(whole, method, model.config.image_token_id)
             with masked(model, dropped, method.layer or 0), torch.inference_mode():
                 expected = model(**whole).logits[:, -5:-1].float()
@@ -282,32 +291,34 @@ class Recording:
         return getattr(self.method, name)
 
     def vision(self, context):
-        self.chosen.append(self.method.vision(context))
-        return self.chosen[-1]
+        self.chosen.append((None, self.method.vision(context)))
+        return self.chosen[-1][1]
 
     def select(self, context):
-        self.chosen.append(self.method.select(context))
-        return self.chosen[-1]
+        self.chosen.append((context.layer, self.method.select(context)))
+        return self.chosen[-1][1]
 
 
 def real(policy, keep: float):
-    """Every method, as far as the model has layers for it."""
-    from visionthink.compress import baselines, fastv, sparsevlm, todre, visionzip
+    """Every method."""
+    from visionthink.compress import baselines, fastv, sparsevlm, todre, visiondrop, visionzip
 
-    last = deepest(policy)
-    found = [
-        fastv.FastV(keep=keep, layer=last),
+    # the tokens of Qwen3-VL are complete from the second layer on
+    layers = (2, 4) if policy.checkpoint.model.config.model_type == "qwen3_vl" else None
+    return [
+        fastv.FastV(keep=keep),
+        sparsevlm.SparseVLM(keep=keep, layers=layers),
+        sparsevlm.SparseVLM(keep=keep, layers=layers, positions="renumber"),
+        sparsevlm.SparseVLM(keep=keep, layers=layers, version="plus"),
         visionzip.VisionZip(keep=keep),
         visionzip.VisionZip(keep=keep, merge="mean"),
         todre.ToDRE(keep=keep),
         todre.ToDRE(keep=keep, objective="k_center"),
+        todre.ToDRE(keep=keep, stage2=True),
+        visiondrop.VisionDrop(keep=keep),
         baselines.Random(keep=keep),
         baselines.Uniform(keep=keep),
     ]
-    share = keep if keep == 1 else max(keep, 0.8)  # what one layer of three can bring the average down to
-    found += [sparsevlm.SparseVLM(keep=share, layers=(last,)), sparsevlm.SparseVLM(keep=share, version="plus", layers=(last,))]
-    found.append(sparsevlm.SparseVLM(keep=share, layers=(last,), positions="renumber"))
-    return found
 
 
 def test_every_method_at_keep_one_is_bit_identical(policy):
@@ -345,32 +356,286 @@ def test_every_method_generates_on_what_it_left(policy):
             assert output.past_key_values.layers[layer].keys.shape[2] == longest + 2, (method, layer)
 
 
-@pytest.mark.parametrize("name", ["fastv", "random", "uniform", "todre"])
-def test_methods_without_merging_mask_what_they_drop(policy, name):
-    from visionthink.compress import baselines, fastv, todre
+@contextlib.contextmanager
+def as_recorded(model, inputs, chosen: list[tuple[int | None, Selection | None]]):
+    """The plain model with what a method chose: dropped tokens hidden from attention from there on, kept ones overwritten."""
+    ids, layers = inputs["input_ids"], len(model.model.language_model.layers)
+    current = [(row == model.config.image_token_id).nonzero()[:, 0] for row in ids]
+    dropped, written = {0: torch.zeros_like(ids, dtype=torch.bool)}, {}
+    for stage in dict.fromkeys(where for where, _ in chosen):
+        layer = stage or 0
+        dropped[layer] = dropped[max(dropped)].clone()
+        for i, selection in enumerate([s for where, s in chosen if where == stage]):
+            if selection is None:
+                continue
+            kept = current[i][selection.keep]
+            dropped[layer][i, current[i]] = True
+            dropped[layer][i, kept] = False
+            current[i] = kept
+            if selection.values is not None:
+                written.setdefault(layer, []).append((i, kept, selection.values))
 
-    last = deepest(policy)
-    method = {
-        "fastv": fastv.FastV(keep=0.4, layer=last),
-        "random": baselines.Random(keep=0.4),
-        "uniform": baselines.Uniform(keep=0.4),
-        "todre": todre.ToDRE(keep=0.4),
-    }[name]
+    def write(layer):
+        def hook(_module, args, kwargs):
+            hidden = (args[0] if args else kwargs["hidden_states"]).clone()
+            for i, kept, values in written[layer]:
+                hidden[i, kept] = values.to(hidden.dtype)
+            return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
+
+        return hook
+
+    stages = sorted(dropped)
+    with contextlib.ExitStack() as stack:
+        for layer in written:
+            hook = model.model.language_model.layers[layer].register_forward_pre_hook(write(layer), with_kwargs=True)
+            stack.callback(hook.remove)
+        for layer, behind in zip(stages, [*stages[1:], layers], strict=True):
+            stack.enter_context(masked(model, dropped[layer], layer, behind))
+        yield
+
+
+def test_every_method_leaves_what_masking_leaves(policy):
+    """Three samples of two images each, padded: the plain model under a mask, with merged tokens written in by hand."""
     model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True))
-    recording = Recording(method)
-    with compress(model, recording):
-        found = logits_of(policy, inputs)
-    chosen = [c for c in recording.chosen if c is not None]
-    dropped = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for i, selection in enumerate(chosen):
-        assert selection.values is None
-        places = (inputs["input_ids"][i] == model.config.image_token_id).nonzero()[:, 0]
-        gone = torch.ones(len(places), dtype=torch.bool)
-        gone[selection.keep] = False
-        dropped[i, places[gone]] = True
-    assert len(chosen) == 3 and dropped.any(1).all()
-    with masked(model, dropped, last if name == "fastv" else 0):
-        assert close(found, logits_of(policy, inputs))
+    for method in real(policy, 0.4):
+        if method.positions == "renumber":
+            continue  # a mask cannot move positions
+        recording = Recording(method)
+        with compress(model, recording):
+            found = logits_of(policy, inputs)
+        with as_recorded(model, inputs, recording.chosen):
+            assert close(found, logits_of(policy, inputs)), method
+
+
+class Replaying(Recording):
+    """A method that selects what another one did."""
+
+    def __init__(self, recording):
+        self.method, self.chosen = recording.method, iter(recording.chosen)
+
+    def vision(self, context):
+        return next(self.chosen)[1]
+
+    select = vision
+
+
+def test_every_method_cached_is_recomputed(policy):
+    """Logits of every token generated behind a compressed cache, against prompt and answer read at once."""
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True))
+    for method in real(policy, 0.4):
+        recording = Recording(method)
+        with compress(model, recording), torch.inference_mode():
+            output = model.generate(
+                **inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
+        with compress(model, Replaying(recording)), torch.inference_mode():
+            expected = model(**with_answer(inputs, output.sequences)).logits[:, -5:-1].float()
+        assert close(torch.stack(output.logits, 1).float(), expected), method
+
+
+def test_samples_and_beams_share_a_prompt(policy):
+    """Two answers per prompt: drawn, and by beam search, whose cache is put in another order as it goes."""
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 2, asked=True))
+    for how in ({"do_sample": True, "num_return_sequences": 2}, {"do_sample": False, "num_beams": 2, "num_return_sequences": 2}):
+        for method in methods(policy)[:2]:
+            torch.manual_seed(0)
+            with compress(model, method), torch.inference_mode():
+                output = model.generate(
+                    **inputs, max_new_tokens=4, min_new_tokens=4, output_logits=True, return_dict_in_generate=True, **how
+                )
+            whole = {k: x if k.startswith(("pixel", "image")) else x.repeat_interleave(2, 0) for k, x in inputs.items()}
+            images = inputs["image_grid_thw"]
+            order = [j for i in range(2) for _ in range(2) for j in (2 * i, 2 * i + 1)]
+            patches = inputs["pixel_values"].split(images.prod(1).tolist())
+            whole["pixel_values"], whole["image_grid_thw"] = torch.cat([patches[j] for j in order]), images[order]
+            whole = with_answer(whole, output.sequences)
+            with masked(model, dropped_by(whole, method, model.config.image_token_id), method.layer or 0), torch.inference_mode():
+                expected = model(**whole).logits[:, -5:-1].float()
+            if "num_beams" in how:
+                steps = [scores[beams] for scores, beams in zip(output.logits, output.beam_indices.T, strict=False)]
+                assert close(torch.stack(steps, 1).float(), expected), method
+            else:
+                assert close(torch.stack(output.logits, 1).float(), expected), method
+
+
+def test_the_method_acts_on_the_views_it_is_told_to(policy):
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True))
+    image = model.config.image_token_id
+    for method in methods(policy):
+        for which in (0, 1):
+            dropped = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+            for i, row in enumerate(inputs["input_ids"]):
+                places = (row == image).nonzero()[:, 0]
+                sizes = (inputs["image_grid_thw"][2 * i : 2 * i + 2].prod(1) // 4).tolist()
+                places = places.split(sizes)[which]
+                dropped[i, [p for j, p in enumerate(places.tolist()) if j % method.step]] = True
+            with masked(model, dropped, method.layer or 0):
+                expected = logits_of(policy, inputs)
+            with compress(model, method, views=[[which == 0, which == 1]] * 3) as session:
+                assert close(logits_of(policy, inputs), expected), (method, which)
+            gone = sum(session.totals[0]) - sum(session.tokens[0][-1])
+            assert gone == dropped.sum()
+    plain = logits_of(policy, inputs)
+    with compress(model, methods(policy)[0], views=[[False, False]] * 3):
+        assert torch.equal(logits_of(policy, inputs), plain)
+    with pytest.raises(CompressionError, match="views: 1 for a prompt of 2 images"), compress(model, Every(), views=[[True]] * 3):
+        logits_of(policy, inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit(Every):
+    """Adds one to the visual tokens at a layer, or lets every second one pass the layer by."""
+
+    passing: bool = False
+
+    def select(self, context):
+        if self.passing:
+            return Selection(self._kept(int(context.visual.sum())).keep, others="pass")
+        return Selection(torch.arange(int(context.visual.sum())), context.hidden[context.visual] + 1)
+
+    def kept(self, layers):
+        return [1.0] * layers
+
+
+def test_tokens_can_be_edited_in_place(policy):
+    model, inputs, layer = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True)), deepest(policy)
+    visual = inputs["input_ids"] == model.config.image_token_id
+
+    def edit(_module, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = hidden + visual[..., None]
+        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
+
+    hook = model.model.language_model.layers[layer].register_forward_pre_hook(edit, with_kwargs=True)
+    expected = logits_of(policy, inputs)
+    hook.remove()
+    with compress(model, Edit(layer=layer)) as session:
+        assert close(logits_of(policy, inputs), expected)
+    assert session.report()["retained"] == 1.0
+
+
+def test_tokens_can_pass_a_layer_by(policy):
+    """As in mixture-of-depths: neither attention nor feed-forward in that layer, and there again in the next."""
+    model, inputs, layer = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True)), deepest(policy) - 1
+    layer = max(layer, 1 if model.config.model_type != "qwen3_vl" else 2)
+    method = Edit(layer=layer, passing=True)
+
+    with compress(model, method) as session, torch.inference_mode():
+        output = model.generate(
+            **inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    whole = with_answer(inputs, output.sequences)
+    dropped = dropped_by(whole, method, model.config.image_token_id)
+
+    def restore(_module, args, kwargs, result):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return torch.where(dropped[..., None], hidden, result)
+
+    hook = model.model.language_model.layers[layer].register_forward_hook(restore, with_kwargs=True)
+    with masked(model, dropped, layer, layer + 1), torch.inference_mode():
+        expected = model(**whole).logits[:, -4:-1].float()
+    hook.remove()
+    assert close(torch.stack(output.logits, 1).float(), expected)
+    counts = [sum(c) for c in session.tokens[0]]
+    assert counts[layer] < counts[0] and counts[:layer] + counts[layer + 1 :] == [counts[0]] * deepest(policy)
+    lengths = [x.keys.shape[2] for x in output.past_key_values.layers]
+    assert lengths[layer] < lengths[0] and {*lengths[:layer], *lengths[layer + 1 :]} == {lengths[0]}
+
+
+def test_a_prepared_batch_needs_no_hooks(policy):
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True))
+    layered = model.config.model_type == "qwen3_vl"
+    for method in real(policy, 0.4):
+        if method.at(deepest(policy) + 1):
+            with pytest.raises(OptionError, match="within the decoder, which only `compress` can do"):
+                prepare(model, inputs, method)
+            continue
+        with compress(model, method):
+            expected = logits_of(policy, inputs)
+        batch = prepare(model, inputs | {"labels": inputs["input_ids"]}, method)
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+        labels = batch.pop("labels")
+        kept = batch["attention_mask"].bool() & (labels != model.config.image_token_id)
+        text = inputs["attention_mask"].bool() & (inputs["input_ids"] != model.config.image_token_id)
+        assert torch.equal(labels[kept], inputs["input_ids"][text])
+        assert set(labels[~batch["attention_mask"].bool()].tolist()) <= {-100}
+        with torch.inference_mode():
+            if layered:
+                found = model.lm_head(model.model.language_model(**batch).last_hidden_state)[:, -1]
+            else:
+                found = model(**batch).logits[:, -1]
+        assert close(found.float(), expected), method
+
+
+def test_a_prepared_batch_trains(policy):
+    from visionthink.compress.visionzip import VisionZip
+
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 2, asked=True))
+    batch = prepare(model, inputs, VisionZip(keep=0.4))
+    batch["inputs_embeds"].square().sum().backward()
+    patch = model.model.visual.patch_embed.proj.weight
+    assert patch.grad is not None and patch.grad.abs().sum() > 0
+    model.zero_grad(set_to_none=True)
+
+
+# ------------------------------------------------------------------------------------- what users of the forks complain about
+
+
+def test_no_flash_attention_is_needed_and_no_implementation_is_changed(policy):
+    assert importlib.util.find_spec("flash_attn") is None
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 2, asked=True))
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    for method in real(policy, 0.5):
+        with compress(model, method):
+            assert logits_of(policy, inputs).isfinite().all()
+            assert config._attn_implementation == before
+
+
+LAYOUTS = {
+    "image first": ["image", 5],
+    "image last": [7, "image"],
+    "nothing but an image": ["image"],
+    "two images side by side": [3, "image", "image", 4],
+    "images between words": [2, "image", 9, "image", 1, "image", 6],
+    "no chat at all, a long question": [1, "image", 60],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_images_may_stand_anywhere_in_any_prompt(policy, layout):
+    """Random words instead of a chat template, images of different sizes: every method, against the mask of what it dropped."""
+    model, image = policy.checkpoint.model, policy.checkpoint.model.config.image_token_id
+    vision = model.config.vision_config
+    generator = torch.Generator().manual_seed(len(layout))
+    ids, grids = [], []
+    for part in layout:
+        if part == "image":
+            grids.append((1, 4 + 2 * len(grids), 6))
+            ids += [model.config.vision_start_token_id, *[image] * (grids[-1][1] * 6 // 4), model.config.vision_end_token_id]
+        else:
+            ids += torch.randint(260, 500, (part,), generator=generator).tolist()
+    if layout[-1] == "image":
+        ids.pop()  # the last position is a visual token
+    if layout[0] == "image":
+        ids.pop(0)  # and the first one
+    values = sum(t * h * w for t, h, w in grids), 3 * vision.temporal_patch_size * vision.patch_size**2
+    inputs = {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "pixel_values": torch.randn(*values, generator=generator),
+        "image_grid_thw": torch.tensor(grids),
+        "mm_token_type_ids": (torch.tensor([ids]) == image).long(),
+    }
+    for method in real(policy, 0.5):
+        recording = Recording(method)
+        with compress(model, recording) as session:
+            found = logits_of(policy, inputs)
+        assert session.report()["visual_tokens"] == sum(h * w // 4 for _, h, w in grids)
+        assert session.report()["retained"] < 1
+        if method.positions == "keep":
+            with as_recorded(model, inputs, recording.chosen):
+                assert close(found, logits_of(policy, inputs)), method
 
 
 def test_what_the_tower_says_stands_in_the_order_of_the_tokens(policy):
@@ -423,6 +688,7 @@ def test_a_compressed_policy_says_what_was_left():
     for transcript in transcripts:
         assert transcript.retain_layers == transcript.retain_cumulative / 2
         assert [t.usage.retained_tokens for t in transcript.turns] == ([2.0, 10.0] if transcript.requested else [2.0])
+        assert all(t.usage.selection_flops == 0 for t in transcript.turns)
     with pytest.raises(OptionError, match="needs a local model"):
         compressed(ScriptedPolicy(["a"]), Uniform(keep=0.5))
 
@@ -436,3 +702,25 @@ def test_windows_are_counted_as_the_tower_counts_them():
     theirs, _ = get_vision_window_index(torch.tensor(grids), spatial_merge_size=2, window_size=112, patch_size=14)
     assert window_order(grids, 4, 2).tolist() == torch.as_tensor(theirs).tolist()
     assert window_order([(1, 4, 4), (1, 2, 2)], 0, 2).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_attention_that_a_method_sees_is_the_layers_own(policy):
+    """Against the weights that eager attention hands out, in a batch with padding."""
+    model, layer, seen, caught = policy.checkpoint.model, deepest(policy), [], {}
+    if model.config.get_text_config()._attn_implementation != "eager":
+        pytest.skip("no other implementation hands its weights out")
+
+    class Looking(Every):
+        def select(self, context):
+            seen.append(context)
+            return super().select(context)
+
+    inputs = inputs_of(policy, histories(policy, asked=True))
+    attention = model.model.language_model.layers[layer - 1].self_attn
+    hook = attention.register_forward_hook(lambda m, a, out: caught.update(weights=out[1]))
+    with compress(model, Looking(layer=layer, rows="text")):
+        logits_of(policy, inputs)
+    hook.remove()
+    assert len(seen) == len(inputs["input_ids"])
+    for context, weights, mask in zip(seen, caught["weights"], inputs["attention_mask"].bool(), strict=True):
+        assert close(context.attention, weights[:, mask][:, :, mask][:, context.rows])

@@ -46,9 +46,9 @@ def layer(seed, rows, tokens=24, at=3, layers=32, dtype=torch.float32, total=Non
     scores = 2 * random(seed, 4, len(index), length)
     scores = scores.masked_fill(torch.arange(length)[None, :] > index[:, None], -torch.inf)
     hidden, embeddings = random(seed + 1, length, 8).to(dtype), random(seed + 2, length, 8).to(dtype)
-    keys, pull = random(seed + 3, length, 6).to(dtype), 0.5 + random(seed + 4, len(index), length).abs()
+    keys, rotary = random(seed + 3, length, 6).to(dtype), (random(seed + 4, length, 4), random(seed + 5, length, 4))
     attention = scores.softmax(-1).to(dtype)
-    return LayerContext(at, layers, hidden, visual, embeddings, attention, index, keys, total or tokens, pull)
+    return LayerContext(at, layers, hidden, visual, embeddings, attention, index, keys, total or tokens, rotary)
 
 
 def wide(tensor):
@@ -107,6 +107,7 @@ def test_fastv_by_hand():
     check(FastV(keep=0.5).select(context), [1, 2])  # means .1 .2 .2 .1
     assert FastV(layer=2).at(6) == {2: "last"}
     assert FastV(layer=2, keep=0.25).kept(4) == [1, 1, 0.25, 0.25]
+    assert [list(FastV().at(n)) for n in (28, 4, 3, 2)] == [[3], [3], [2], [1]]
 
 
 # -------------------------------------------------------------------------------------------------------- VisionZip
@@ -196,6 +197,12 @@ def test_visiondrop_leaves_what_the_authors_leave():
     check(VisionDrop(keep=0.4).vision(vision(3, (12, 9))), first.keep.tolist(), wide(first.values))
 
 
+def test_visiondrop_in_a_shallow_decoder_leaves_out_a_stage():
+    shares = VisionDrop(keep=0.5).shares
+    assert list(VisionDrop().at(3)) == [1, 2]
+    assert VisionDrop(keep=0.5).kept(3) == [shares[0], shares[1], shares[3]]
+
+
 @pytest.mark.parametrize("layers", [28, 32, 36, 64])
 @pytest.mark.parametrize("keep", [0.01, 0.1, 0.5, 0.9, 1.0])
 def test_visiondrop_averages_to_its_target(keep, layers):
@@ -251,7 +258,9 @@ def sparse_oracle(context, method, target):
     places = [i for i, v in enumerate(context.visual.tolist()) if v]
     attention = wide(context.attention)[:, raters][:, :, places]
     if method.version == "plus":
-        attention = attention / wide(context.gravity)[raters][:, places]
+        cosine, sine = map(wide, context.rotary)
+        ones = cosine + np.array([-1, -1, 1, 1]) * sine  # a vector of ones, turned
+        attention = attention / ((ones @ ones.T) / 2)[np.ix_([rows[i] for i in raters], places)]
         attention = attention[highest([head.sum() for head in attention], len(attention) // 2)]
     scores = [attention[:, :, j].mean() for j in range(tokens)]
     if method.version == "plus" or not method.recycle:
@@ -325,6 +334,7 @@ def test_the_schedule_averages_to_its_target_and_falls(keep, layers):
 
 def test_the_layers_of_the_paper_scale_with_the_depth():
     assert [list(SparseVLM().at(n)) for n in (32, 28, 36, 6, 4)] == [[3, 7, 16], [3, 6, 14], [3, 8, 18], [1, 2, 3], [1, 2, 3]]
+    assert list(SparseVLM().at(3)) == [1, 2]  # no room for the third
     assert SparseVLM(layers=(3, 5), keep=0.7).at(6) == {3: "text", 5: "text"}
     assert SparseVLM(layers=(3, 5), keep=0.7).kept(6)[:3] == [1, 1, 1]
 
@@ -341,8 +351,8 @@ def test_gravity_is_the_rotary_score_of_ones():
 
 def test_plus_without_positions_says_so():
     context = layer(0, "text")
-    bare = LayerContext(**{**vars(context), "gravity": None})
-    with pytest.raises(OptionError, match=r"sparsevlm\+: needs LayerContext.gravity"):
+    bare = LayerContext(**{**vars(context), "rotary": None})
+    with pytest.raises(OptionError, match=r"sparsevlm\+: needs the rotary embedding"):
         SparseVLM(version="plus").select(bare)
     assert SparseVLM(version="plus", gravity=False).select(bare) is not None
 
@@ -569,13 +579,14 @@ def test_names_are_light():
         (lambda: VisionZip(contextual=-0.1), "visionzip contextual -0.1: a share, from 0 and at most 1"),
         (lambda: VisionZip(merge="max"), "visionzip merge 'max': choose sum or mean"),
         (lambda: VisionDrop(merge="max"), "visiondrop merge 'max'"),
-        (lambda: VisionDrop().at(3), "visiondrop: its stages do not fit into 3 layers"),
+        (lambda: VisionDrop().at(1), "visiondrop: a decoder of 1 layer has no layer to read before"),
         (lambda: SparseVLM(version="2"), "sparsevlm version '2': choose 1 or plus"),
         (lambda: SparseVLM(recycle=2), "sparsevlm recycle 2: a share"),
         (lambda: SparseVLM(layers=(3, 3)), r"sparsevlm layers \(3, 3\): whole numbers"),
         (lambda: SparseVLM(layers=()), r"sparsevlm layers \(\): whole numbers"),
         (lambda: SparseVLM(layers=(0, 3)), "whole numbers from 1"),
-        (lambda: SparseVLM().at(3), r"sparsevlm layers \(1, 2, 3\): this model's last layer is 2"),
+        (lambda: SparseVLM(layers=(1, 3), keep=0.9).at(3), r"sparsevlm layers \(1, 3\): this model's last layer is 2"),
+        (lambda: SparseVLM().at(1), "sparsevlm: a decoder of 1 layer has no layer to read before"),
         (
             lambda: SparseVLM(keep=0.09).at(32),
             "sparsevlm keep 0.09: must be above 0.094, since the first 3 layers see every token",

@@ -7,6 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig
 
+from visionthink.compress.baselines import Uniform
+from visionthink.compress.fastv import FastV
+from visionthink.compress.policy import compressed
+from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.episode import run_batch
 from visionthink.evals.cost import episode_cost, percentile
@@ -21,6 +25,7 @@ from visionthink.evals.flops import (
 )
 from visionthink.evals.paper_flops import paper_flops
 from visionthink.model import load
+from visionthink.types import StopReason, Transcript, Turn, Usage
 
 DECODER = DecoderShape(layers=2, hidden=4, ffn=8, heads=2, kv_heads=1, head_size=2, vocabulary=10)
 
@@ -39,6 +44,49 @@ def test_cache_by_hand():
     assert cache_bytes(architecture, 5) == 2 * 2 * 1 * 2 * 5 * 2
 
 
+def test_layers_of_different_lengths_by_hand():
+    # 3 new behind 5 in the first layer, as above; 1 behind 2 in the second: 2*1*4*12 = 96, 4*1*(2+1)*4 = 48, 6*1*4*8 = 192
+    assert decoder_flops(DECODER, new=[3, 1], past=[5, 2]) == (288 + 384 + 576) + (96 + 48 + 192) + 80
+    assert decoder_flops(DECODER, new=[3, 3], past=[5, 5]) == decoder_flops(DECODER, 3, 5)
+    one_by_one = sum(decoder_flops(DECODER, 1, past) for past in ([7, 4], [8, 5], [9, 6]))
+    assert generation_flops(DECODER, prompt=[7, 4], output=4) == one_by_one
+    assert generation_flops(DECODER, [7, 4], 1) == 0
+    assert paper_flops(DECODER, [3, 1]) == (4 * 3 * 16 + 2 * 9 * 4 + 2 * 3 * 4 * 8) + (4 * 16 + 2 * 4 + 2 * 4 * 8)
+    assert cache_bytes(Architecture(None, DECODER), [5, 3]) == 2 * 1 * 2 * (5 + 3) * 2
+    with pytest.raises(ValueError, match="zip"):
+        decoder_flops(DECODER, [3, 1, 1])
+
+
+VISION = VisionShape(1, 2, 2, False, windowed=0, window=0, patch=14, merge=2, patch_values=3, mergers=1)
+# of 28 x 28 px, 4 patches: embed 2*4*3*2 = 48, layer 2*4*(16 + 2*2*2) = 192, attention 4*2*16 = 128, merger 2*(64 + 8*4) = 192
+ONE_TOKEN = 48 + 192 + 128 + 192
+
+
+def compressed_episode(*turns: Usage) -> Transcript:
+    """Each turn shows a view of one token."""
+    said = tuple(Turn(1.0, "", "", "answer", usage, view_size=(28, 28)) for usage in turns)
+    return Transcript("e", "q", (1.0,), 1, said, StopReason.ANSWERED, "a")
+
+
+def test_compressed_rounds_by_hand():
+    """2 words and 1 visual token, which the second layer does not see; then 4 words and 2, of which it sees 1."""
+    architecture = Architecture(VISION, DECODER)
+    first = Usage(1, 2, 2, 0.0, visual_by_layer=(1, 0), selection_flops=100)
+    second = Usage(1, 4, 1, 0.0, visual_by_layer=(2, 1), selection_flops=1000)
+    cost = episode_cost(compressed_episode(first, second), architecture)
+    # a token behind n others: 96 + 16 (n + 1) + 192 per layer
+    read = (3 * 288 + 16 * 9) + (2 * 288 + 16 * 4) + 80, (6 * 288 + 16 * 36) + (5 * 288 + 16 * 25) + 80
+    said = (288 + 16 * 4) + (288 + 16 * 3) + 80
+    assert cost.flops == 3 * ONE_TOKEN + sum(read) + said + 1100
+    assert cost.flops_cached == 2 * ONE_TOKEN + sum(read) + said + 1100  # only the vision tower's work is found again
+    assert (cost.vision_flops, cost.selection_flops) == (2 * ONE_TOKEN, 1100)
+    assert cost.prefill_tokens == cost.prefill_tokens_cached == 3 + 6
+    assert cost.flops_paper == paper_flops(DECODER, [6, 5])
+    assert cost.kv_bytes == 2 * 1 * 2 * ((6 + 1) + (5 + 1)) * 2
+    of_three_layers = Usage(1, 2, 2, 0.0, visual_by_layer=(1, 1, 1))
+    assert episode_cost(compressed_episode(of_three_layers), architecture) is None
+
+
 def test_windows_at_the_edge_are_smaller():
     shape = VisionShape(1, 4, 8, True, windowed=1, window=2, patch=14, merge=2, patch_values=6, mergers=1)
     # 6 x 4 patches in windows of 4 x 4: 16 and 2 * 4 = 8 patches
@@ -55,7 +103,7 @@ def small(config, **changes):
 
 
 def of_7b_widths(kind: str):
-    """Two layers with the widths of Qwen2.5-VL-7B; and a small Qwen3-VL with DeepStack."""
+    """Two layers with the widths of Qwen2.5-VL-7B; a small Qwen2-VL; and a small Qwen3-VL with DeepStack."""
     if kind == "tiny":
         return AutoConfig.from_pretrained("visionthink/assets/tiny/tuned")
     if kind == "7b":
@@ -64,11 +112,22 @@ def of_7b_widths(kind: str):
         return AutoConfig.for_model(
             "qwen2_5_vl",
             vision_config=vision | {"out_hidden_size": 3584, "window_size": 112},
-            text_config=text | {"num_hidden_layers": 2, "vocab_size": 2048, "layer_types": ["full_attention"] * 2},
+            text_config=text
+            | {"num_hidden_layers": 2, "vocab_size": 2048, "layer_types": ["full_attention"] * 2}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}},
+            image_token_id=7,
+        )
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    if kind == "qwen2":
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
+        return AutoConfig.for_model(
+            "qwen2_vl",
+            vision_config={"depth": 3, "embed_dim": 64, "mlp_ratio": 2, "num_heads": 4, "hidden_size": 128},
+            text_config=text | {"num_hidden_layers": 3, "vocab_size": 512, "rope_parameters": rope},
             image_token_id=7,
         )
     vision = {"depth": 3, "deepstack_visual_indexes": [0, 1], "hidden_size": 64, "intermediate_size": 96, "num_heads": 4}
-    text = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    text |= {"head_dim": 32}
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5]}
     return Qwen3VLConfig(
         vision_config=vision | {"out_hidden_size": 128},
@@ -77,7 +136,7 @@ def of_7b_widths(kind: str):
     )
 
 
-@pytest.mark.parametrize("kind", ["tiny", "7b", "qwen3"])
+@pytest.mark.parametrize("kind", ["tiny", "7b", "qwen2", "qwen3"])
 @pytest.mark.parametrize("size", [(10, 6), (16, 22)])
 def test_as_pytorch_counts_under_eager_attention(kind, size):
     config = of_7b_widths(kind)
@@ -88,22 +147,46 @@ def test_as_pytorch_counts_under_eager_attention(kind, size):
         model = model.to_empty(device="cpu")
         for parameter in model.parameters():
             parameter.data.zero_()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs_of(config, *size), logits_to_keep=1)
+    ours = forward_flops(config, size, TEXT + size[0] * size[1] // 4)
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+TEXT = 20
+
+
+def inputs_of(config, rows: int, columns: int) -> dict[str, torch.Tensor]:
+    """An image of rows x columns patches within 20 words."""
     v = config.vision_config
-    rows, columns = size
-    tokens, text = rows * columns // 4, 20
-    ids = torch.tensor([[9] * 10 + [config.image_token_id] * tokens + [9] * (text - 10)])
-    inputs = {
+    ids = torch.tensor([[9] * 10 + [config.image_token_id] * (rows * columns // 4) + [9] * (TEXT - 10)])
+    return {
         "input_ids": ids,
         "pixel_values": torch.zeros(rows * columns, 3 * v.temporal_patch_size * v.patch_size**2),
         "image_grid_thw": torch.tensor([[1, rows, columns]]),
         "mm_token_type_ids": (ids == config.image_token_id).long(),
     }
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(**inputs, logits_to_keep=1)
-    architecture = Architecture.of(config)
-    ours = vision_flops(architecture.vision, columns * v.patch_size, rows * v.patch_size, architecture.decoder.hidden)
-    ours += decoder_flops(architecture.decoder, tokens + text)
-    assert ours == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def forward_flops(config, size: tuple[int, int], tokens) -> int:
+    architecture, (rows, columns), patch = Architecture.of(config), size, config.vision_config.patch_size
+    encoded = vision_flops(architecture.vision, columns * patch, rows * patch, architecture.decoder.hidden)
+    return encoded + decoder_flops(architecture.decoder, tokens)
+
+
+@pytest.mark.parametrize("method", [Uniform(keep=0.5), FastV(layer=2, keep=0.5)], ids=lambda m: m.family)
+@pytest.mark.parametrize(("size", "whole", "half"), [((10, 6), 15, 8), ((16, 22), 88, 44), ((40, 40), 400, 200)])
+def test_compressed_as_pytorch_counts_under_eager_attention(method, size, whole, half):
+    """The engine counts what choosing takes; the decoder is counted by what entered each of its three layers."""
+    config = of_7b_widths("tiny")
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), compress(model, method) as session:
+        model(**inputs_of(config, *size), logits_to_keep=1)
+    [(visual_by_layer, selection_flops)] = session.samples()
+    assert visual_by_layer == ((half,) * 3 if isinstance(method, Uniform) else (whole, whole, half))
+    ours = forward_flops(config, size, [TEXT + n for n in visual_by_layer]) + selection_flops
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.001)  # choosing alone is 0.0014 and more
 
 
 def test_the_bill_of_an_episode():
@@ -127,6 +210,21 @@ def test_the_bill_of_an_episode():
     assert cost.vision_flops == sum(views)
     assert cost.flops_paper == paper_flops(architecture.decoder, both)
     assert cost.kv_bytes == 2 * 3 * 2 * 40 * (both + len(second.token_ids)) * 4
+
+
+def test_the_bill_of_a_compressed_episode():
+    """Every second visual token of the tiny model's views: half of 4, and of 4 and 16 in the second round."""
+    model = load("tiny", max_new_tokens=8)
+    architecture = Architecture.of(model.policy.checkpoint.model.config, value_bytes=4)
+    [plain] = run_batch([model.episode(synth.draw("digits", 3, hard=True))], model.policy)
+    [transcript] = run_batch([model.episode(synth.draw("digits", 3, hard=True))], compressed(model.policy, Uniform(keep=0.5)))
+    assert [t.usage.visual_by_layer for t in transcript.turns] == [(2, 2, 2), (10, 10, 10)]
+    cost, whole = episode_cost(transcript, architecture), episode_cost(plain, architecture)
+    contexts = [t.usage.text_tokens + t.usage.visual_by_layer[0] for t in transcript.turns]
+    assert cost.prefill_tokens == cost.prefill_tokens_cached == sum(contexts)
+    assert cost.kv_bytes == 2 * 3 * 2 * 40 * (contexts[-1] + len(transcript.turns[-1].token_ids)) * 4
+    assert cost.flops_paper == paper_flops(architecture.decoder, contexts[-1])
+    assert cost.vision_flops == whole.vision_flops and cost.flops < whole.flops
 
 
 def test_percentiles():

@@ -29,8 +29,8 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, random:P, oracle, forced:direct or forced:request; several with commas, then also random, "
-        "which spends what adaptive spent; or a compression method as fastv:0.5, or both as adaptive+visionzip:0.5 "
+        help="adaptive, full, low, resize:R, random:P, oracle, forced:direct or forced:request; several with commas, then "
+        "also random, which spends what adaptive spent; or a compression method as fastv:0.5, or both as adaptive+visionzip:0.5 "
         "(default: %(default)s)",
     )
     usual = "exact for mini and benchmarks without a judge of their own, rules for other data"

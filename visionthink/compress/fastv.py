@@ -4,8 +4,9 @@
     keep the round(keep N) highest s_j at the entry of layer K
 
 N counts the visual tokens of all images of a sample together, so a picture that the question does not need may lose all of its
-tokens. The paper's K is 2; the default here is 3, as in the authors' cached version and as Qwen3-VL requires, whose first three
-layers add features to every visual token. The authors' code was not used: this follows the paper and notes on the code.
+tokens. The paper's K is 2; the default here is 3 (the last layer of decoders that have no more), as in the authors' cached
+version and as Qwen3-VL requires, whose first three layers add features to every visual token. The authors' code was not used:
+this follows the paper and notes on the code.
 """
 
 from __future__ import annotations
@@ -14,28 +15,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from visionthink.compress.picking import count, everything, top
+from visionthink.compress.picking import count, everything, steps, top
 from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree
 from visionthink.errors import OptionError
+
+LAYER = 3
 
 
 @dataclass(frozen=True)
 class FastV(TrainingFree):
-    """`layer` is the first decoder layer (0-based) that sees fewer tokens."""
+    """`layer` is the first decoder layer (0-based) that sees fewer tokens; None: 3."""
 
     family: ClassVar[str] = "fastv"
-    layer: int = 3
+    layer: int | None = None
     keep: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.layer, int) or self.layer < 1:
+        if self.layer is not None and (not isinstance(self.layer, int) or self.layer < 1):
             raise OptionError(f"fastv layer {self.layer}: a whole number of at least 1, since the layer before it is the judge")
 
-    def at(self, layers: int) -> Mapping[int, Rows]:
+    def entry(self, layers: int) -> int:
+        """The layer at whose entry tokens leave."""
+        if self.layer is None:
+            return max(1, min(LAYER, layers - 1))
         if self.layer >= layers:
             raise OptionError(f"fastv layer {self.layer}: this model's last layer is {layers - 1}")
-        return {self.layer: "last"}
+        return self.layer
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        return {self.entry(layers): "last"}
 
     def select(self, context: LayerContext) -> Selection | None:
         tokens = int(context.visual.sum())
@@ -47,5 +56,4 @@ class FastV(TrainingFree):
         return Selection(top(context.attention[:, -1, context.visual].float().mean(0), k))
 
     def kept(self, layers: int) -> list[float]:
-        before = min(self.layer, layers)
-        return [1.0] * before + [float(self.keep)] * (layers - before)
+        return steps(layers, (self.entry(layers),), (1.0, float(self.keep)))

@@ -2,61 +2,43 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from visionthink.compress.selection import Method
 from visionthink.compress.session import compress
 from visionthink.errors import OptionError
 from visionthink.policies.local import LocalPolicy
+from visionthink.policies.render import views
 from visionthink.types import Completion, History
 
-
-class CompressedPolicy:
-    """A local policy whose prompts are compressed, every view of every round. Completions say how many visual tokens were left,
-    averaged over the decoder's layers."""
-
-    def __init__(self, policy: LocalPolicy, method: Method):
-        self.policy, self.method = policy, method
-        self.renderer = policy.renderer
-
-    @property
-    def config(self) -> Any:
-        return self.policy.config
-
-    @property
-    def value_bytes(self) -> int:
-        return self.policy.value_bytes
-
-    def forbidding(self, text: str) -> CompressedPolicy:
-        """The same policy, unable to say `text`."""
-        return self._with(self.policy.forbidding(text))
-
-    def seeded(self, seed: int) -> CompressedPolicy:
-        """The same policy with its sampling begun anew."""
-        return self._with(self.policy.seeded(seed))
-
-    def _with(self, policy: LocalPolicy) -> CompressedPolicy:
-        other = copy.copy(self)
-        other.policy = policy
-        return other
-
-    def complete(self, histories: Sequence[History]) -> list[Completion]:
-        """One completion per history."""
-        with compress(self.policy.checkpoint.model, self.method) as session:
-            completions = self.policy.complete(histories)
-        left = iter(session.samples())
-        # a prompt that was too long for the model was never read
-        return [c if not c.prompt_ids else _with_bill(c, *next(left)) for c in completions]
+Which = Literal["all", "low", "full"]
+"""Views that a method acts on: every one, those below full resolution, those at full resolution."""
 
 
-def _with_bill(completion: Completion, visual_by_layer: tuple[int, ...], flops: int) -> Completion:
-    return dataclasses.replace(completion, visual_by_layer=visual_by_layer, selection_flops=flops)
+class CompressedPolicy(LocalPolicy):
+    """A local policy whose prompts are compressed, in every round. Completions say how many visual tokens entered each layer of
+    the decoder, and what choosing them took."""
+
+    def __init__(self, policy: LocalPolicy, method: Method, which: Which = "all"):
+        self.__dict__.update(policy.__dict__)  # the same checkpoint, settings and lock
+        self.method, self.which = method, which
+
+    def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
+        """One completion per history, all read at once."""
+        acting = None
+        if self.which != "all":
+            acting = [[(view.level == 1) == (self.which == "full") for view in views(history)] for history in histories]
+        with compress(self.checkpoint.model, self.method, views=acting) as session:
+            completions = super().complete_batch(histories)
+        return [
+            dataclasses.replace(completion, visual_by_layer=left, selection_flops=flops)
+            for completion, (left, flops) in zip(completions, session.samples(), strict=True)
+        ]
 
 
-def compressed(policy: Any, method: Method) -> CompressedPolicy:
+def compressed(policy: Any, method: Method, which: Which = "all") -> CompressedPolicy:
     """`policy` with a method.
 
     Raises:
@@ -64,4 +46,4 @@ def compressed(policy: Any, method: Method) -> CompressedPolicy:
     """
     if not isinstance(policy, LocalPolicy):
         raise OptionError(f"{method.name}: needs a local model")
-    return CompressedPolicy(policy, method)
+    return CompressedPolicy(policy, method, which)

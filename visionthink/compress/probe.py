@@ -15,8 +15,11 @@ from torch import Tensor
 _ROWS_AT_ONCE = 512
 
 
-def decoder_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(softmax rows [H, R, L], mean key [L, d]) of one sample in a decoder layer, causal.
+def decoder_attention(
+    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, rows: Tensor, *, averaged: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(softmax rows [H, R, L], mean key [L, d]) of one sample in a decoder layer, causal; with `averaged` the mean over heads and
+    rows, [1, 1, L], for which no more than some rows are held at a time.
 
     `hidden` [L, D] is what the attention module was given; `cosine` and `sine` [L, d] its rotary embedding.
     """
@@ -28,29 +31,41 @@ def decoder_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tens
     queries = _rotated(queries, cosine[rows], sine[rows]).float()
     keys = _rotated(keys, cosine, sine).float()
     groups = queries.shape[1] // keys.shape[1]
-    scores = torch.einsum("rhd,lhd->hrl", queries, keys.repeat_interleave(groups, dim=1)) * attention.scaling
-    ahead = torch.arange(length, device=hidden.device)[None, :] > rows[:, None]
-    return scores.masked_fill(ahead, -torch.inf).softmax(-1), keys.mean(1)
+    every, places = keys.repeat_interleave(groups, dim=1), torch.arange(length, device=hidden.device)
+
+    def weights(some: Tensor, where: Tensor) -> Tensor:
+        scores = torch.einsum("rhd,lhd->hrl", some, every) * attention.scaling
+        return scores.masked_fill(places[None, :] > where[:, None], -torch.inf).softmax(-1)
+
+    if not averaged:
+        return weights(queries, rows), keys.mean(1)
+    parts = zip(queries.split(_ROWS_AT_ONCE), rows.split(_ROWS_AT_ONCE), strict=True)
+    total = sum((weights(*part).sum(1).mean(0) for part in parts), queries.new_zeros(length))
+    return (total / len(rows))[None, None], keys.mean(1)
 
 
-def tower_attention(
-    attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, images: Sequence[int], merge: int
-) -> tuple[Tensor, Tensor]:
-    """(received [N], mean key [N, d]) of visual tokens in a block of the vision tower, in the block's own order.
+def tower_attention(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor, merge: int) -> tuple[Tensor, Tensor]:
+    """(received [N], mean key [N, d]) of one image's visual tokens in a block of the vision tower, in the block's own order.
 
-    `hidden` [patches, D] is what the attention module was given, `images` the patches of each image, `merge` those of a token.
-    Received is the mean over heads of the sum over the queries of the same image, a mean over the patches of a token.
+    `hidden` [patches, D] is what the attention module was given, `merge` the patches of a token. Received is the mean over heads
+    of the sum over queries, a mean over the patches of a token.
     """
     patches = len(hidden)
     queries, keys, _ = attention.qkv(hidden).view(patches, 3, attention.num_heads, -1).unbind(1)
     queries, keys = (_rotated(x, cosine, sine).float() for x in (queries, keys))
-    received = []
-    for q, k in zip(queries.split(list(images)), keys.split(list(images)), strict=True):
-        total = q.new_zeros(len(k))
-        for part in q.split(_ROWS_AT_ONCE):
-            total += (torch.einsum("rhd,lhd->hrl", part, k) * attention.scaling).softmax(-1).mean(0).sum(0)
-        received.append(total)
-    return torch.cat(received).view(-1, merge).mean(1), keys.mean(1).view(patches // merge, merge, -1).mean(1)
+    received = queries.new_zeros(patches)
+    for part in queries.split(_ROWS_AT_ONCE):
+        received += (torch.einsum("rhd,lhd->hrl", part, keys) * attention.scaling).softmax(-1).mean(0).sum(0)
+    return received.view(-1, merge).mean(1), keys.mean(1).view(patches // merge, merge, -1).mean(1)
+
+
+def merged(x: Tensor, config: Any) -> Tensor:
+    """[batch, length, d] of a decoder's cosine or sine. Up to transformers 5.16, those of Qwen2-VL and Qwen2.5-VL have an axis
+    for time, height and width in front, and attention takes its sections from each in turn; later they come as one."""
+    if x.ndim == 3:
+        return x
+    sections = x.split(2 * list(config.rope_parameters["mrope_section"]), dim=-1)
+    return torch.cat([section[i % 3] for i, section in enumerate(sections)], dim=-1)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from visionthink.errors import OptionError
 
 Rows = Literal["last", "text", "visual"]
 """Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens."""
+
+T = TypeVar("T")
 
 Positions = Literal["keep", "renumber"]
 
@@ -32,7 +34,10 @@ class Selection:
     keep: Tensor
     """[k] int64, ascending: indices into the current visual tokens of one sample. Empty: none is left."""
     values: Tensor | None = None
-    """[k, D] replacements; None: the tokens stay what they are."""
+    """[k, D] replacements; None: the tokens stay what they are. With all tokens kept, this edits them in place."""
+    others: Literal["leave", "pass"] = "leave"
+    """What those that are not kept do: leave the decoder, or (`select` only) pass this layer by and stand there again behind it,
+    unchanged, as in mixture-of-depths."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,19 @@ class LayerContext:
     hidden: Tensor
     """[L, D] hidden states."""
     visual: Tensor
-    """[L] bool."""
+    """[L] bool: the visual tokens to choose from."""
     embeddings: Tensor
     """[L, D] what entered the decoder at these positions."""
     attention: Tensor
-    """[H, R, L] softmax rows of layer - 1, causal."""
+    """[H, R, L] softmax rows of layer - 1, causal; for the rows of all visual tokens their mean, [1, 1, L]."""
     rows: Tensor
     """[R] which queries those rows are: indices into L."""
     keys: Tensor | None
     """[L, head_size] keys of layer - 1, mean over key-value heads."""
     total: int
     """Visual tokens of the sample before any was dropped."""
-    gravity: Tensor | None = None
-    """[R, L] what position alone contributes to a score, see `sparsevlm.gravity`; only SparseVLM+ asks for it."""
+    rotary: tuple[Tensor, Tensor] | None = None
+    """Cosine and sine [L, head_size] of the rotary embedding of layer - 1."""
 
 
 class Method(Protocol):
@@ -141,8 +146,8 @@ def check_share(family: str, option: str, value: float, least: float | None = No
         raise OptionError(f"{family} {option} {value}: a share, {lowest} and at most 1")
 
 
-def required(tensor: Tensor | None, family: str, what: str) -> Tensor:
-    """The tensor, or a clear line when the engine could not get it."""
-    if tensor is None:
+def required(given: T | None, family: str, what: str) -> T:
+    """What was given, or a clear line when the engine could not get it."""
+    if given is None:
         raise OptionError(f"{family}: needs {what}, which this model does not give")
-    return tensor
+    return given

@@ -1,4 +1,5 @@
-"""Visual tokens leave a stock Qwen2.5-VL or Qwen3-VL while it reads a prompt: forward hooks on one model, gone with the session.
+"""Visual tokens leave a stock Qwen2-VL, Qwen2.5-VL or Qwen3-VL while it reads a prompt: forward hooks on one model, gone with the
+session.
 
 A method says which of a sample's visual tokens stay: before the decoder (`vision`), at the entry of some of its layers
 (`select`), or both. Samples of a batch keep different numbers; they are aligned to the right behind padding that attention does
@@ -14,51 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from visionthink.compress.probe import decoder_attention, tower_attention, window_order
+from visionthink.compress.probe import decoder_attention, merged, tower_attention, window_order
+from visionthink.compress.products import Products
+from visionthink.compress.prompt import Prompt, gathered, rows_of
 from visionthink.compress.selection import LayerContext, Method, Rows, Selection, VisionContext
-from visionthink.compress.sparsevlm import gravity
 from visionthink.errors import OptionError, VisionThinkError
 
-MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 class CompressionError(VisionThinkError):
     """A model, cache or call that tokens cannot be taken out of."""
-
-
-@dataclass
-class Prompt:
-    """A batch while it is read: its samples aligned to the right, [batch, length] throughout."""
-
-    valid: Tensor
-    visual: Tensor
-    index: Tensor
-    """Where each position stood when it entered the decoder."""
-    total: list[int]
-    """Visual tokens of each sample before any left."""
-
-    @property
-    def counts(self) -> list[int]:
-        return [int(n) for n in (self.visual & self.valid).sum(1)]
-
-    @property
-    def positions(self) -> Tensor:
-        """From 0 without gaps."""
-        return (self.valid.cumsum(1) - 1).clamp(min=0)
-
-    def without(self, keep: list[Tensor]) -> tuple[Prompt, Tensor]:
-        """The positions [k] of each sample that stay, aligned again; and, for gathering, where each of the new ones was."""
-        length = max(map(len, keep))
-        source = torch.stack([torch.nn.functional.pad(k, (length - len(k), 0)) for k in keep])
-        valid = torch.stack([torch.arange(length, device=k.device) >= length - len(k) for k in keep])
-        return Prompt(valid, self.visual.gather(1, source) & valid, self.index.gather(1, source), self.total), source
 
 
 @dataclass
@@ -71,6 +45,8 @@ class Session:
     tokens: list[list[list[int]]] = field(default_factory=list)
     totals: list[list[int]] = field(default_factory=list)
     flops: list[list[int]] = field(default_factory=list)
+    expected: float = 0.0
+    """How many tokens at least should have left, rounding aside."""
 
     def samples(self) -> list[tuple[tuple[int, ...], int]]:
         """(visual tokens that entered each layer, operations of choosing them) of each sample, in the order of reading."""
@@ -91,39 +67,48 @@ class Session:
             "retained_last": last / whole if whole else 1.0,
         }
 
+    def check(self) -> None:
+        """A method that takes nothing out is an error, not a slower way to do nothing."""
+        if self.expected >= 1 and self.report()["retained"] == 1:
+            raise CompressionError(f"{self.method.name}: took no token out of {sum(map(sum, self.totals))}")
+
 
 @contextlib.contextmanager
-def compress(model: Any, method: Method) -> Iterator[Session]:
+def compress(model: Any, method: Method, *, views: Sequence[Sequence[bool]] | None = None) -> Iterator[Session]:
     """Compress every prompt that this thread lets the model read.
+
+    `views` says, for each sample in the order of reading and for each of its images, whether the method acts on it; None: on all.
 
     Raises:
         CompressionError: the model, its cache or a call is not one that tokens can be taken out of; or nothing was taken out.
+        OptionError: the method has no place in this model.
     """
-    hooks = _Hooks(model, method)
+    hooks = Hooks(model, method, views)
     with contextlib.ExitStack() as stack:
         for handle in hooks.register():
             stack.callback(handle.remove)
         yield hooks.session
-    hooks.check()
+    hooks.session.check()
 
 
-class _Hooks:
+class Hooks:
     """The hooks of one session; what they know of the prompt that is being read."""
 
-    def __init__(self, model: Any, method: Method):
+    def __init__(self, model: Any, method: Method, views: Iterable[Sequence[bool]] | None = None):
         kind = getattr(getattr(model, "config", None), "model_type", "")
         if kind not in MODEL_TYPES:
-            raise CompressionError(f"{kind or type(model).__name__}: tokens can be taken out of {' and '.join(MODEL_TYPES)} only")
+            raise CompressionError(f"{kind or type(model).__name__}: tokens can be taken out of {', '.join(MODEL_TYPES)} only")
         self.model, self.method = model, method
         self.inner, self.decoder, self.tower = model.model, model.model.language_model, model.model.visual
         self.at: dict[int, Rows] = dict(method.at(len(self.decoder.layers)))
-        first = len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()) if kind == "qwen3_vl" else 1
+        least = max(1, len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()))
         for layer in self.at:
-            if not max(first, 1) <= layer < len(self.decoder.layers):
-                raise OptionError(f"{method.name}: layer {layer}: must be from {max(first, 1)} to {len(self.decoder.layers) - 1}")
+            if not least <= layer < len(self.decoder.layers):
+                raise OptionError(f"{method.name}: layer {layer}: must be from {least} to {len(self.decoder.layers) - 1}")
         if method.sees_tower and kind == "qwen2_5_vl" and len(self.tower.blocks) - 1 not in self.tower.fullatt_block_indexes:
             raise CompressionError("the last block of the vision tower attends within windows only")
         self.session = Session(method, len(self.decoder.layers))
+        self.views = None if views is None else iter(views)
         self.thread = threading.get_ident()
         self.prompt: Prompt | None = None
         self.entered: Prompt | None = None
@@ -131,7 +116,9 @@ class _Hooks:
         self.full = 0
         """Positions of the prompt before anything left, padding included."""
         self.by_layer: dict[int, Prompt] = {}
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.passed: tuple[Tensor, Prompt, Tensor] | None = None
+        """While a layer is passed by: all hidden states, whose they are, and where those that go through it stand."""
+        self.seen: dict[int, tuple[Prompt, Tensor, Tensor, Tensor]] = {}
         """By layer: what its attention was given, cosine and sine."""
         self.made: tuple[Prompt, tuple[Tensor, ...], Tensor | None] | None = None
         """For which prompt, its rotary embedding and mask."""
@@ -139,6 +126,9 @@ class _Hooks:
         self.keys: Tensor | None = None
         self.embeddings: Tensor | None = None
         self.grids: list[tuple[int, int, int]] = []
+        self.tower_flops: list[int] = []
+        self.flops: dict[Hashable, int] = {}
+        """Operations of choosing tokens, by the shapes that decide them: counted once."""
         self.decoding = False
 
     def register(self) -> Iterator[Any]:
@@ -152,16 +142,24 @@ class _Hooks:
         for layer in self.at:
             attention = self.decoder.layers[layer - 1].self_attn
             yield attention.register_forward_pre_hook(self._before_attention(layer - 1), with_kwargs=True)
-
-    def check(self) -> None:
-        """A method that takes nothing out is an error, not a slower way to do nothing."""
-        session, whole = self.session, sum(map(sum, self.session.totals))
-        if whole > 4 * len(session.totals) and min(self.method.kept(session.layers)) < 1 and session.report()["retained"] == 1:
-            raise CompressionError(f"{self.method.name}: took no token out of {whole}")
+            yield self.decoder.layers[layer].register_forward_hook(self._behind_layer)
 
     @property
     def _mine(self) -> bool:
         return threading.get_ident() == self.thread
+
+    @property
+    def _implementation(self) -> str:
+        return str(self.model.config.get_text_config()._attn_implementation)
+
+    @contextlib.contextmanager
+    def _counting(self, key: Hashable) -> Iterator[None]:
+        if key in self.flops:
+            yield
+            return
+        with Products() as products:
+            yield
+        self.flops[key] = products.flops
 
     # -------------------------------------------------------------------------------------------- a prompt arrives
 
@@ -177,7 +175,9 @@ class _Hooks:
         ids = kwargs.get("input_ids")
         self.decoding = past > 0
         if self.decoding:
-            if ids is not None and ids.shape[1] > 1 and self.prompt is not None and self.by_layer:
+            if self.entered is None:
+                raise CompressionError("compression needs the whole prompt, and this cache was filled before")
+            if ids is not None and ids.shape[1] > 1 and (self.by_layer or self.entered.valid.shape[1] < self.full):
                 raise CompressionError("a prompt that goes on where tokens have left the cache: read it again as a whole")
             return
         if ids is None:
@@ -192,26 +192,29 @@ class _Hooks:
         if (ids == self.model.config.video_token_id).any():
             raise CompressionError("videos are not supported")
         index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        self.prompt = Prompt(valid, visual, index, [int(n) for n in visual.sum(1)])
+        self.prompt, self.entered = Prompt(valid, visual, visual, index, []), None
         self.full, self.by_layer, self.seen = ids.shape[1], {}, {}
-        self.session.totals.append(self.prompt.total)
-        self.session.tokens.append([])
-        self.session.flops.append([0] * len(ids))
 
     def _before_tower(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         # generation encodes images before it calls the model: only here are their sizes always known
         if self._mine:
             grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
             self.grids = [(int(t), int(h), int(w)) for t, h, w in grid.tolist()]
+            self.tower_flops = [0] * len(self.grids)
 
     def _before_tower_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if not self._mine:
             return
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        cosine, sine = kwargs["position_embeddings"]
         merge = self.tower.config.spatial_merge_size
-        images = [t * h * w for t, h, w in self.grids]
-        received, keys = tower_attention(module, hidden, cosine, sine, images, merge**2)
+        patches = [t * h * w for t, h, w in self.grids]
+        found = []
+        parts = (x.split(patches) for x in (hidden, *kwargs["position_embeddings"]))
+        for image, (own, cosine, sine) in enumerate(zip(*parts, strict=True)):
+            with torch.no_grad(), self._counting(("tower", len(own))):
+                found.append(tower_attention(module, own, cosine, sine, merge**2))
+            self.tower_flops[image] = self.flops["tower", len(own)]
+        received, keys = (torch.cat(x) for x in zip(*found, strict=True))
         windowed = hasattr(self.tower, "fullatt_block_indexes")
         window = self.tower.window_size // merge // self.tower.patch_size if windowed else 0
         order = window_order(self.grids, window, merge).argsort().to(received.device)
@@ -225,14 +228,18 @@ class _Hooks:
         kwargs = dict(kwargs)
         if self.decoding:
             mask, entered = kwargs.get("attention_mask"), self.entered
-            if entered is not None and torch.is_tensor(mask) and mask.ndim == 2 and entered.valid.shape[1] != self.full:
+            assert entered is not None
+            if torch.is_tensor(mask) and mask.ndim == 2 and entered.valid.shape[1] != self.full:
                 kwargs["attention_mask"] = torch.cat((entered.valid.to(mask.dtype), mask[:, self.full :]), 1)
-            if entered is not None and self.method.positions == "renumber" and entered.valid.shape[1] != self.full:
+            if self.method.positions == "renumber" and entered.valid.shape[1] != self.full:
                 past = kwargs["past_key_values"].get_seq_length() - entered.valid.shape[1]
                 position = entered.valid.sum(1, keepdim=True) + past
                 kwargs["position_ids"] = position.expand(3, *position.shape)
             return args, kwargs
         embeddings = kwargs["inputs_embeds"]
+        self.session.totals.append(self.prompt.counts)
+        self.session.tokens.append([])
+        self.session.flops.append([0] * len(embeddings))
         chosen = self._vision(embeddings)
         if any(s is not None for s in chosen):
             kwargs = self._shortened(kwargs, embeddings, chosen)
@@ -240,24 +247,59 @@ class _Hooks:
         self.embeddings = kwargs["inputs_embeds"]
         return args, kwargs
 
-    def _vision(self, embeddings: Tensor) -> list[Selection | None]:
-        """What the method keeps of each sample; None where that is everything as it is."""
+    def _images(self) -> list[list[int]]:
+        """Visual tokens of each image of each sample."""
         assert self.prompt is not None
-        merge = self.tower.config.spatial_merge_size**2
-        sizes = [t * h * w // merge for t, h, w in self.grids]
-        chosen: list[Selection | None] = []
-        first = done = 0
-        for sample, count in enumerate(self.prompt.total):
+        sizes = iter([t * h * w // self.tower.config.spatial_merge_size**2 for t, h, w in self.grids])
+        found = []
+        for count in self.prompt.counts:
             images = list[int]()
             while sum(images) < count:
-                images.append(sizes[first + len(images)])
-            features = embeddings[sample, self.prompt.visual[sample]]
-            span = slice(done, done + count)
-            received, keys = (None if x is None else x[span] for x in (self.received, self.keys))
-            chosen.append(self.method.vision(VisionContext(features, tuple(images), received, keys)) if count else None)
-            first, done = first + len(images), done + count
-        whole = zip(chosen, self.prompt.total, strict=True)
-        return [None if s is None or (len(s.keep) == n and s.values is None) else s for s, n in whole]
+                images.append(next(sizes, 0) or count)
+            if sum(images) > count:
+                raise CompressionError(f"{count} visual tokens in a prompt whose images have {sum(images)}")
+            found.append(images)
+        return found
+
+    def _acting_on(self, images: Sequence[int]) -> list[bool]:
+        """Whether the method acts on each image of the next sample."""
+        if self.views is None:
+            return [True] * len(images)
+        acting = list(next(self.views, ()))
+        if len(acting) != len(images):
+            raise CompressionError(f"views: {len(acting)} for a prompt of {len(images)} images")
+        return acting
+
+    def _vision(self, embeddings: Tensor) -> list[Selection | None]:
+        """What the method keeps of each sample before the decoder; None where that is everything as it is."""
+        assert self.prompt is not None
+        prompt, chosen, images_done, tokens_done = self.prompt, list[Selection | None](), 0, 0
+        rows = list[Tensor]()  # not written into one tensor: what was indexed by it may want gradients later
+        least = min(self.method.kept(self.session.layers))
+        for sample, images in enumerate(self._images()):
+            acting = self._acting_on(images)
+            among = torch.tensor([a for a, n in zip(acting, images, strict=True) for _ in range(n)], dtype=torch.bool)
+            offered = [n for a, n in zip(acting, images, strict=True) if a]
+            if prompt.visual[sample, -1] and acting[-1]:  # what comes next is read off the last position: it stays
+                among[-1], offered[-1] = False, offered[-1] - 1
+            rows.append(prompt.visual[sample].masked_scatter(prompt.visual[sample], among.to(embeddings.device)))
+            prompt.total.append(sum(offered))
+            self.session.expected += max(0.0, sum(offered) * (1 - least) - len(offered))
+            if offered:
+                features = embeddings[sample, rows[sample]]
+                own = torch.arange(tokens_done, tokens_done + sum(images))[among].to(embeddings.device)
+                received, keys = (None if x is None else x[own] for x in (self.received, self.keys))
+                with self._counting(key := ("vision", *offered)):
+                    selection = self.method.vision(VisionContext(features, tuple(offered), received, keys))
+                tower = self.tower_flops[images_done : images_done + len(images)]
+                self.session.flops[-1][sample] += self.flops[key] + sum(tower)
+                whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)
+                chosen.append(None if whole else selection)
+            else:
+                chosen.append(None)
+            images_done, tokens_done = images_done + len(images), tokens_done + sum(images)
+        prompt.offered = torch.stack(rows)
+        return chosen
 
     def _shortened(self, kwargs: dict[str, Any], embeddings: Tensor, chosen: list[Selection | None]) -> dict[str, Any]:
         """The decoder's inputs without what left."""
@@ -265,16 +307,16 @@ class _Hooks:
         before, embeddings = self.prompt, embeddings.clone()
         keep, stay = [], []
         for sample, selection in enumerate(chosen):
-            places = before.visual[sample].nonzero()[:, 0]
+            places = before.offered[sample].nonzero()[:, 0]
             kept = places if selection is None else places[selection.keep]
             if selection is not None and selection.values is not None:
                 embeddings[sample, kept] = selection.values.to(embeddings.dtype)
-            left = before.valid[sample] & ~before.visual[sample]
+            left = before.valid[sample] & ~before.offered[sample]
             left[kept] = True
             keep.append(left.nonzero()[:, 0])
-            stay.append(torch.isin(places, kept))
+            stay.append(left[before.visual[sample]])
         self.prompt, source = before.without(keep)
-        kwargs["inputs_embeds"] = _gathered(embeddings, source, self.prompt.valid)
+        kwargs["inputs_embeds"] = gathered(embeddings, source, self.prompt.valid)
         position_ids = kwargs["position_ids"]
         rows = position_ids.gather(2, source.expand(position_ids.shape[0], -1, -1))
         if position_ids.shape[0] == 4:  # text positions: gaps in them would read as packed sequences
@@ -299,7 +341,8 @@ class _Hooks:
         def hook(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             if self._mine and not self.decoding and self.prompt is not None:
                 hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-                self.seen[layer] = (hidden, *kwargs["position_embeddings"])
+                cosine, sine = (merged(x, self.decoder.config) for x in kwargs["position_embeddings"])
+                self.seen[layer] = self.prompt, hidden, cosine, sine
 
         return hook
 
@@ -308,22 +351,25 @@ class _Hooks:
             if not self._mine or self.prompt is None or self.entered is None:
                 return None
             kwargs = dict(kwargs)
+            hidden = args[0] if args else kwargs["hidden_states"]
             if self.decoding:
                 if (read := self.by_layer.get(layer)) is not None:
-                    kwargs["attention_mask"] = self._mask_of_one(read, kwargs, args)
+                    if hidden.shape[1] != 1:
+                        raise CompressionError("several tokens at once behind a prompt that tokens have left")
+                    # behind the prompt; the first layer has the new token in its cache already
+                    said = int(kwargs["past_key_values"].get_seq_length()) - self.entered.valid.shape[1]
+                    kwargs["attention_mask"] = read.mask_of_next(said, self._implementation, hidden.dtype)
                     if self.method.positions == "renumber":
-                        hidden = args[0] if args else kwargs["hidden_states"]
-                        position = read.valid.sum(1, keepdim=True) + self._said(kwargs) - 1
-                        kwargs["position_embeddings"] = self._rotary(hidden, position)
+                        kwargs["position_embeddings"] = self._rotary(hidden, read.valid.sum(1, keepdim=True) + said - 1)
                 return args, kwargs
-            hidden = args[0] if args else kwargs["hidden_states"]
             if layer in self.at:
                 hidden = self._select(layer, hidden)
             self.session.tokens[-1].append(self.prompt.counts)
             if self.prompt is not self.entered:
                 self.by_layer[layer] = self.prompt
                 if self.made is None or self.made[0] is not self.prompt:  # the same for every layer until more leaves
-                    self.made = self.prompt, self._embedded(hidden, kwargs["position_embeddings"]), self._mask(hidden)
+                    rotary = self._embedded(hidden, kwargs["position_embeddings"])
+                    self.made = self.prompt, rotary, self.prompt.mask(self._implementation, hidden.dtype)
                 _, kwargs["position_embeddings"], kwargs["attention_mask"] = self.made
                 if kwargs.get("position_ids") is not None:
                     kwargs["position_ids"] = self.prompt.positions
@@ -331,124 +377,88 @@ class _Hooks:
 
         return hook
 
+    def _behind_layer(self, _module: Any, _args: Any, output: Tensor) -> Tensor | None:
+        """Those that passed the layer by come back."""
+        if not self._mine or self.passed is None:
+            return None
+        hidden, prompt, source = self.passed
+        assert self.prompt is not None
+        through = torch.zeros_like(hidden).scatter(1, source[..., None].expand_as(output), output)
+        sample, place = self.prompt.valid.nonzero(as_tuple=True)
+        gone = torch.zeros_like(prompt.valid)
+        gone[sample, source[sample, place]] = True
+        self.prompt, self.passed = prompt, None
+        return torch.where(gone[..., None], through, hidden)
+
     def _embedded(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Cosine and sine of the positions that are left."""
-        assert self.prompt is not None
+        assert self.prompt is not None and self.entered is not None
         if self.method.positions == "renumber":
             return self._rotary(hidden, self.prompt.positions)
-        at = self._places()
-        return tuple(_gathered(x, at, None) for x in rotary)
-
-    def _places(self) -> Tensor:
-        """[batch, length]: where the positions that are left stood when the prompt entered the decoder."""
-        assert self.prompt is not None and self.entered is not None
-        entered = self.entered.index.masked_fill(~self.entered.valid, -1)
-        return torch.searchsorted(entered.contiguous(), self.prompt.index.contiguous()).clamp(max=entered.shape[1] - 1)
-
-    def _select(self, layer: int, hidden: Tensor) -> Tensor:
-        assert self.prompt is not None and self.entered is not None and self.embeddings is not None
-        before, at = self.prompt, self._places()
-        given, cosine, sine = self.seen.pop(layer - 1)
-        weighs_position = getattr(self.method, "gravity", False)  # SparseVLM+ alone: [R, L] that others have no use for
-        keep, changed, values = [], False, hidden
-        for sample in range(len(hidden)):
-            valid = before.valid[sample]
-            visual = before.visual[sample, valid]
-            stay = torch.ones_like(visual)
-            if visual.any():
-                rows = _rows(self.at[layer], visual)
-                attention, keys = decoder_attention(
-                    self.decoder.layers[layer - 1].self_attn,
-                    given[sample, valid],
-                    cosine[sample, valid],
-                    sine[sample, valid],
-                    rows,
-                )
-                embedded = self.embeddings[sample, at[sample, valid]]
-                context = LayerContext(
-                    layer,
-                    len(self.decoder.layers),
-                    hidden[sample, valid],
-                    visual,
-                    embedded,
-                    attention,
-                    rows,
-                    keys,
-                    before.total[sample],
-                    gravity(cosine[sample, valid], sine[sample, valid], rows) if weighs_position else None,
-                )
-                selection = self.method.select(context)
-                places = visual.nonzero()[:, 0]
-                if selection is not None and (len(selection.keep) < len(places) or selection.values is not None):
-                    changed = True
-                    stay[places] = False
-                    stay[places[selection.keep]] = True
-                    if selection.values is not None:
-                        values = values.clone() if values is hidden else values
-                        values[sample, valid.nonzero()[:, 0][places[selection.keep]]] = selection.values.to(hidden.dtype)
-            keep.append(valid.nonzero()[:, 0][stay])
-        if not changed:
-            return hidden
-        self.prompt, source = before.without(keep)
-        return _gathered(values, source, self.prompt.valid)
-
-    def _mask(self, hidden: Tensor) -> Tensor | None:
-        """What the layer's attention may see of the prompt that is left."""
-        assert self.prompt is not None
-        valid, kind = self.prompt.valid, self.model.config.get_text_config()._attn_implementation
-        if "flash" in kind:
-            return None if valid.all() else valid.long()
-        if valid.all() and kind == "sdpa":
-            return None
-        length = valid.shape[1]
-        seen = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril() & valid[:, None]
-        seen |= torch.eye(length, dtype=torch.bool, device=valid.device)  # padding sees itself: a row of nothing is no number
-        return _as_mask(seen[:, None], kind, hidden.dtype)
-
-    def _mask_of_one(self, read: Prompt, kwargs: dict[str, Any], args: Any) -> Tensor | None:
-        """What a new token may see in a layer whose cache holds less than the first one's."""
-        hidden = args[0] if args else kwargs["hidden_states"]
-        kind = self.model.config.get_text_config()._attn_implementation
-        said = self._said(kwargs)
-        if hidden.shape[1] != 1:
-            raise CompressionError("several tokens at once behind a prompt that tokens have left")
-        if read.valid.all() and (kind == "sdpa" or "flash" in kind):
-            return None
-        said_mask = torch.ones(len(read.valid), said, dtype=torch.bool, device=read.valid.device)
-        seen = torch.cat((read.valid, said_mask), 1)
-        return seen.long() if "flash" in kind else _as_mask(seen[:, None, None], kind, hidden.dtype)
-
-    def _said(self, kwargs: dict[str, Any]) -> int:
-        """Tokens behind the prompt, the one that is read now included: the first layer has it in its cache already."""
-        assert self.entered is not None
-        return int(kwargs["past_key_values"].get_seq_length()) - self.entered.valid.shape[1]
+        at = self.prompt.places_in(self.entered)
+        return tuple(gathered(x, at) if x.ndim == 3 else torch.stack([gathered(axis, at) for axis in x]) for x in rotary)
 
     def _rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of positions [batch, length] that are the same along time, height and width."""
         cosine, sine = self.decoder.rotary_emb(hidden, positions.expand(3, *positions.shape))
         return cosine, sine
 
+    def _select(self, layer: int, hidden: Tensor) -> Tensor:
+        """The hidden states of what enters the layer."""
+        assert self.prompt is not None
+        before, keep, changed, passing, values = self.prompt, list[Tensor](), False, False, hidden
+        for sample in range(len(hidden)):
+            offered = before.offered[sample, before.valid[sample]]
+            stay = torch.ones_like(offered)
+            selection = self._selected(layer, sample, hidden) if offered.any() else None
+            places = offered.nonzero()[:, 0]
+            if selection is not None and (len(selection.keep) < len(places) or selection.values is not None):
+                changed, passing = True, passing or selection.others == "pass"
+                stay[places] = False
+                stay[places[selection.keep]] = True
+                if selection.values is not None:
+                    values = values.clone() if values is hidden else values
+                    where = before.valid[sample].nonzero()[:, 0][places[selection.keep]]
+                    values[sample, where] = selection.values.to(hidden.dtype)
+            keep.append(before.valid[sample].nonzero()[:, 0][stay])
+        self.seen.pop(layer - 1)
+        if not changed:
+            return hidden
+        self.prompt, source = before.without(keep)
+        if passing:
+            self.passed = hidden, before, source
+        return gathered(values, source, self.prompt.valid)
 
-def _rows(kind: Rows, visual: Tensor) -> Tensor:
-    """Queries by name: the last position, the text behind the last visual token, the visual tokens."""
-    if kind == "visual":
-        return visual.nonzero()[:, 0]
-    length = len(visual)
-    last_visual = int(visual.nonzero()[-1, 0])
-    first = length - 1 if kind == "last" else min(last_visual + 1, length - 1)
-    return torch.arange(first, length, device=visual.device)
-
-
-def _gathered(x: Tensor, source: Tensor, valid: Tensor | None) -> Tensor:
-    """[batch, length, D] at [batch, new length]; zero where that is padding."""
-    if x.shape[0] != source.shape[0]:
-        x = x.expand(source.shape[0], *x.shape[1:])
-    taken = x.gather(1, source[..., None].expand(-1, -1, x.shape[-1]))
-    return taken if valid is None or valid.all() else taken * valid[..., None].to(taken.dtype)
-
-
-def _as_mask(seen: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
-    """[batch, 1, queries, keys] as the implementation wants it: booleans, or what is added to the scores."""
-    if kind != "eager":
-        return seen
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+    def _selected(self, layer: int, sample: int, hidden: Tensor) -> Selection | None:
+        """What the method keeps of a sample at the entry of a layer."""
+        assert self.prompt is not None and self.entered is not None and self.embeddings is not None
+        prompt, layers = self.prompt, self.session.layers
+        valid = prompt.valid[sample]
+        visual, offered = prompt.visual[sample, valid], prompt.offered[sample, valid]
+        rows = rows_of(self.at[layer], visual, offered)
+        attended, given, cosine, sine = self.seen[layer - 1]
+        if attended is not prompt:
+            raise OptionError(
+                f"{self.method.name}: layer {layer}: tokens passed the layer before by, so that it has no attention"
+            )
+        given, cosine, sine = given[sample, valid], cosine[sample, valid], sine[sample, valid]
+        embedded = self.embeddings[sample, prompt.places_in(self.entered)[sample, valid]]
+        module, averaged = self.decoder.layers[layer - 1].self_attn, self.at[layer] == "visual"
+        with self._counting(key := (layer, len(given), len(rows), int(offered.sum()), prompt.total[sample])):
+            with torch.no_grad():
+                attention, keys = decoder_attention(module, given, cosine, sine, rows, averaged=averaged)
+            context = LayerContext(
+                layer,
+                layers,
+                hidden[sample, valid],
+                offered,
+                embedded,
+                attention,
+                rows,
+                keys,
+                prompt.total[sample],
+                (cosine, sine),
+            )
+            selection = self.method.select(context)
+        self.session.flops[-1][sample] += self.flops[key]
+        return selection

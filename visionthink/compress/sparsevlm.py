@@ -9,10 +9,10 @@
 
 Schedule. The authors prune behind layers 2, 6 and 15 of 32 (0-based), that is at the entry of 3, 7 and 16, with fixed lists for
 576 tokens whose true averages are above their names (206, 145 and 82 for "192", "128" and "64") because clusters come on top.
-Here the entries scale with the depth, every entry leaves the same share q of what reaches it, and q is solved so that the average
-over all layers is `keep`, clusters included: with w_i layers behind entry i, sum_i w_i q^i = keep T. Averages of w_0 / T and less
-cannot be had. At 192/576 this gives 0.55, 0.31, 0.17, where the authors have 0.52, 0.35, 0.19. The paper's rank-adaptive count is
-neither in their code nor here.
+Here the entries scale with the depth (a decoder of fewer than four layers has room for fewer), every entry leaves the same
+share q of what reaches it, and q is solved so that the average over all layers is `keep`, clusters included: with w_i layers
+behind entry i, sum_i w_i q^i = keep T. Averages of w_0 / T and less cannot be had. At 192/576 this gives 0.55, 0.31, 0.17,
+where the authors have 0.52, 0.35, 0.19. The paper's rank-adaptive count is neither in their code nor here.
 
 Differences: a cluster's mean stands where its centre stood, so that positions mean something in three dimensions; the authors
 append it and number anew. Raters at the second and third entry are found with the visual tokens that are left. Formulas read in
@@ -61,12 +61,16 @@ class SparseVLM(TrainingFree):
 
     def entries(self, layers: int) -> tuple[int, ...]:
         """Layers at whose entry tokens leave."""
-        found = list(self.layers or ())
-        for entry in () if found else ENTRIES:
+        if self.layers is not None:
+            if self.layers[-1] >= layers:
+                raise OptionError(f"sparsevlm layers {self.layers}: this model's last layer is {layers - 1}")
+            return self.layers
+        if layers < 2:
+            raise OptionError(f"sparsevlm: a decoder of {layers} layer has no layer to read before the one it acts at")
+        found = list[int]()
+        for entry in ENTRIES:
             found.append(max(found[-1] + 1 if found else 1, round(entry * layers / DEPTH)))
-        if found[-1] >= layers:
-            raise OptionError(f"sparsevlm layers {tuple(found)}: this model's last layer is {layers - 1}")
-        return tuple(found)
+        return tuple(entry for entry in found if entry < layers)
 
     def at(self, layers: int) -> Mapping[int, Rows]:
         self.kept(layers)  # refuses a share that cannot be had
@@ -119,8 +123,9 @@ class SparseVLM(TrainingFree):
         attention = context.attention[:, raters][..., context.visual].float()
         if self.version == "plus":
             if self.gravity:
-                pull = required(context.gravity, "sparsevlm+", "LayerContext.gravity")
-                attention = attention / pull[raters][:, context.visual].float()
+                cosine, sine = required(context.rotary, "sparsevlm+", "the rotary embedding")
+                pull = gravity(cosine, sine, context.rows[raters])
+                attention = attention / pull[:, context.visual]
             attention = attention[top(attention.sum((1, 2)), max(1, len(attention) // 2))]
         return attention.mean((0, 1))
 

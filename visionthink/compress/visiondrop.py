@@ -52,7 +52,7 @@ class VisionDrop(TrainingFree):
         return scaled(solved(lambda c: average(scaled(c)), self.keep, LEFT[0] / LEFT[-1]))
 
     def at(self, layers: int) -> Mapping[int, Rows]:
-        return dict.fromkeys(entries(layers), "visual")
+        return dict.fromkeys(stages(layers), "visual")
 
     def vision(self, context: VisionContext) -> Selection | None:
         received = required(context.received, self.family, "the attention of the vision tower")
@@ -68,7 +68,7 @@ class VisionDrop(TrainingFree):
         tokens = int(context.visual.sum())
         if not tokens:
             return None
-        stage = entries(context.layers).index(context.layer) + 1
+        stage = stages(context.layers)[context.layer]
         k = min(tokens, count(self.shares[stage], context.total))
         received = context.attention[..., context.visual].float().mean((0, 1))
         keys = required(context.keys, self.family, "the keys of the layer before")[context.visual]
@@ -76,12 +76,12 @@ class VisionDrop(TrainingFree):
         return zipped(context.hidden[context.visual], received, keys, k, share, self.merge)
 
     def kept(self, layers: int) -> list[float]:
-        return steps(layers, entries(layers), self.shares)
+        entries = stages(layers)
+        return steps(layers, tuple(entries), [self.shares[stage] for stage in (0, *entries.values())])
 
 
-def entries(layers: int) -> tuple[int, ...]:
-    """The layers at whose entry stages 1 to 3 stand."""
-    found = tuple(round(layers * quarter / 4) for quarter in (1, 2, 3))
-    if not 0 < found[0] < found[1] < found[2] < layers:
-        raise OptionError(f"visiondrop: its stages do not fit into {layers} layers; 4 are needed")
-    return found
+def stages(layers: int) -> dict[int, int]:
+    """Stages 1 to 3 by the layer at whose entry they stand; where two fall together in a shallow decoder, the later one."""
+    if layers < 2:
+        raise OptionError(f"visiondrop: a decoder of {layers} layer has no layer to read before the one it acts at")
+    return {max(1, round(layers * stage / 4)): stage for stage in (1, 2, 3)}

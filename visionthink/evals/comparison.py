@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionthink.evals.bootstrap import Interval, bootstrap
-from visionthink.evals.metrics import Scored, mix_share
+from visionthink.evals.metrics import Scored, mix_share, retained_tokens
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
 
 
 def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_family: bool = False) -> dict[str, float]:
-    """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens:
-    over all examples, or within each family, so that recognising the data set is not mistaken for skill."""
+    """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens
+    (averaged over the layers, where some were taken out): over all examples, or within each family, so that recognising the data
+    set is not mistaken for skill."""
     groups: dict[str | None, list[str]] = {}
     for i in ids:
         groups.setdefault(own[i].transcript.family if each_family else None, []).append(i)
@@ -86,7 +87,7 @@ def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_fam
     for members in groups.values():
         low = sum(lines.low[i].transcript.visual_tokens for i in members)
         full = sum(lines.full[i].transcript.visual_tokens for i in members)
-        spent = sum(own[i].transcript.visual_tokens for i in members)
+        spent = sum(retained_tokens(own[i].transcript) for i in members)
         share = mix_share(low, full, spent)
         expected |= {i: (1 - share) * right(lines.low[i]) + share * right(lines.full[i]) for i in members}
     return expected

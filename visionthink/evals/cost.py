@@ -17,6 +17,11 @@ class Cost:
 
     `flops` is what runs when every round reads its whole context again, as `LocalPolicy` does; `flops_cached` when a round finds
     the one before in a prefix cache. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context.
+
+    Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves
+    others: nothing of an earlier round is reused, and every round is read anew in the cached figures too, vision tower excepted.
+    `prefill_tokens` then counts what entered the first layer: a method that takes tokens out further up reads them first, and
+    what it saves shows in `flops` and `kv_bytes`, which go by layers.
     """
 
     flops: int
@@ -24,6 +29,8 @@ class Cost:
     flops_paper: int
     vision_flops: int
     """The part of `flops_cached` that is the vision tower's."""
+    selection_flops: int
+    """The part of `flops` and of `flops_cached` that chose which visual tokens stay."""
     prefill_tokens: int
     prefill_tokens_cached: int
     kv_bytes: int
@@ -31,13 +38,12 @@ class Cost:
 
 
 def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | None:
-    """None where the transcript does not say what its views or its tokens were, or where tokens left within the decoder."""
+    """None where the transcript does not say what its views or its tokens were, or where it is of a model with other layers."""
     decoder, vision = architecture.decoder, architecture.vision
-    flops = cached = encoded = prefilled = prefilled_cached = visual = known = context = 0
+    flops = cached = encoded = selected = prefilled = prefilled_cached = visual = known = output = 0
+    prompt: list[int] = []
     for turn in transcript.turns:
         usage = turn.usage
-        if usage.retained_tokens is not None:
-            return None
         if usage.visual_tokens:
             if turn.view_size is None:
                 return None
@@ -45,21 +51,32 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
             encoded += view
             cached += view
         visual += usage.visual_tokens
-        prompt = usage.text_tokens + visual
         if usage.text_tokens == 0 and usage.output_tokens == 0:
             continue  # the policy failed before it read anything
-        said = generation_flops(decoder, prompt, usage.output_tokens)
-        flops += encoded + decoder_flops(decoder, prompt) + said
-        cached += decoder_flops(decoder, prompt - known, known) + said
-        prefilled += prompt
-        prefilled_cached += prompt - known
-        context = prompt + usage.output_tokens
-        known = max(0, context - 1)  # the last token was sampled and never read
-    if not context:
+        left = [visual] * decoder.layers
+        if usage.visual_by_layer is not None:
+            if len(usage.visual_by_layer) != decoder.layers:
+                return None
+            left, known = list(usage.visual_by_layer), 0
+        prompt, output = [usage.text_tokens + n for n in left], usage.output_tokens
+        behind = generation_flops(decoder, prompt, output) + usage.selection_flops
+        flops += encoded + decoder_flops(decoder, prompt) + behind
+        cached += decoder_flops(decoder, [n - known for n in prompt], known) + behind
+        selected += usage.selection_flops
+        prefilled += prompt[0]
+        prefilled_cached += prompt[0] - known
+        known = max(0, prompt[0] + output - 1)  # the last token was sampled and never read
+    if not prompt:
         return None
-    last = context - transcript.turns[-1].usage.output_tokens
     return Cost(
-        flops, cached, paper_flops(decoder, last), encoded, prefilled, prefilled_cached, cache_bytes(architecture, context)
+        flops,
+        cached,
+        paper_flops(decoder, prompt),
+        encoded,
+        selected,
+        prefilled,
+        prefilled_cached,
+        cache_bytes(architecture, [n + output for n in prompt]),
     )
 
 

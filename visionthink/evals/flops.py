@@ -11,15 +11,19 @@ Decoder layer (width d, FFN m, h heads of size s, g key-value heads) for n new t
 
     2 n d s (2h + 2g) + 4 n (past + n) h s + 6 n d m
 
-and 2 d V for every position whose logits are computed. The causal half of the scores is computed and counted too, as stock
-attention does. The shapes are those of Qwen2.5-VL (arXiv 2502.13923) and Qwen3-VL.
+summed over the layers, with n_l and past_l of each where layers see different numbers of tokens; and 2 d V for every position
+whose logits are computed. The causal half of the scores is computed and counted too, as stock attention does. A cache of n_l
+tokens per layer holds 2 g s sum_l n_l values. The shapes are those of Qwen2.5-VL (arXiv 2502.13923) and Qwen3-VL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+Tokens: TypeAlias = "int | Sequence[int]"
+"""As many in every layer of the decoder, or a number for each."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,14 @@ class Architecture:
 
     @classmethod
     def of(cls, config: Any, value_bytes: int = 2) -> Architecture:
-        """Read from a Qwen2.5-VL or Qwen3-VL configuration of transformers."""
+        """Read from a Qwen2-VL, Qwen2.5-VL or Qwen3-VL configuration of transformers."""
         v, t = config.vision_config, config.get_text_config()
         full = getattr(v, "fullatt_block_indexes", None)
+        hidden = getattr(v, "embed_dim", None) or v.hidden_size  # Qwen2-VL's hidden_size is that of the decoder
         vision = VisionShape(
             layers=v.depth,
-            hidden=v.hidden_size,
-            ffn=v.intermediate_size,
+            hidden=hidden,
+            ffn=round(hidden * v.mlp_ratio) if hasattr(v, "mlp_ratio") else v.intermediate_size,
             gated=full is not None,
             windowed=0 if full is None else v.depth - len(set(full) & set(range(v.depth))),
             window=0 if full is None else v.window_size // v.spatial_merge_size // v.patch_size,
@@ -120,15 +125,24 @@ def _window_pairs(shape: VisionShape, columns: int, rows: int) -> int:
     return sum((a * b) ** 2 for a in parts(columns) for b in parts(rows))
 
 
-def decoder_flops(shape: DecoderShape, new: int, past: int = 0, logits: int = 1) -> int:
+def by_layer(shape: DecoderShape, tokens: Tokens) -> Sequence[int]:
+    """One number per layer."""
+    return [tokens] * shape.layers if isinstance(tokens, int) else tokens
+
+
+def decoder_flops(shape: DecoderShape, new: Tokens, past: Tokens = 0, logits: int = 1) -> int:
     """Of `new` tokens behind `past` cached ones; `logits` positions are given to the head."""
+    layers = zip(by_layer(shape, new), by_layer(shape, past), strict=True)
+    return sum(_layer_flops(shape, n, p) for n, p in layers) + 2 * logits * shape.hidden * shape.vocabulary
+
+
+def _layer_flops(shape: DecoderShape, new: int, past: int) -> int:
     d, attended = shape.hidden, shape.heads * shape.head_size
     projections = 2 * new * d * (2 * attended + 2 * shape.kv_heads * shape.head_size)
-    layer = projections + 4 * new * (past + new) * attended + 6 * new * d * shape.ffn
-    return shape.layers * layer + 2 * logits * d * shape.vocabulary
+    return projections + 4 * new * (past + new) * attended + 6 * new * d * shape.ffn
 
 
-def generation_flops(shape: DecoderShape, prompt: int, output: int) -> int:
+def generation_flops(shape: DecoderShape, prompt: Tokens, output: int) -> int:
     """Of sampling `output` tokens one by one behind a prompt that is in the cache; the first comes with the prompt."""
     later = max(0, output - 1)
     # the sum of decoder_flops(new=1, past=prompt + i) for i < later; attention grows by one position each time
@@ -136,7 +150,7 @@ def generation_flops(shape: DecoderShape, prompt: int, output: int) -> int:
     return later * decoder_flops(shape, 1, prompt) + attended * (later * (later - 1) // 2)
 
 
-def cache_bytes(architecture: Architecture, tokens: int) -> int:
+def cache_bytes(architecture: Architecture, tokens: Tokens) -> int:
     """Keys and values of a context."""
     d = architecture.decoder
-    return 2 * d.layers * d.kv_heads * d.head_size * tokens * architecture.value_bytes
+    return 2 * d.kv_heads * d.head_size * sum(by_layer(d, tokens)) * architecture.value_bytes

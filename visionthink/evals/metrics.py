@@ -53,9 +53,14 @@ def retention(scored: Sequence[Scored], *, cumulative: bool) -> float:
     return fed / sum(s.transcript.visual_tokens_full for s in scored)
 
 
+def retained_tokens(transcript: Transcript) -> float:
+    """Visual tokens of every view, averaged over the decoder's layers."""
+    return transcript.retain_layers * transcript.visual_tokens_full
+
+
 def _retain_layers(scored: Sequence[Scored]) -> float:
     """As `retention` of every view, averaged over the decoder's layers: less where a compressing policy takes tokens out."""
-    left = sum(s.transcript.retain_layers * s.transcript.visual_tokens_full for s in scored)
+    left = sum(retained_tokens(s.transcript) for s in scored)
     return left / sum(s.transcript.visual_tokens_full for s in scored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
 
-CHOICES = "adaptive, full, low, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
+CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def routing(name: str, model: Model) -> Routing:
 
     - `adaptive`: the model decides, on its own ladder.
     - `full`, `low`: one level for all; the tool is not mentioned.
+    - `resize:R`: the image at share R of its pixels for all, 0 < R <= 1; the tool is not mentioned.
     - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run.
     - `oracle`: the first decision follows the known need: hard is asked for, easy is answered directly. It sees the low view
       first, as the model does, so it is what a perfect decision would cost.
@@ -45,6 +47,9 @@ def routing(name: str, model: Model) -> Routing:
     if name in ("adaptive", "low", "full"):
         lane = {"adaptive": Lane(model.ladder, model.policy), "low": low, "full": full}[name]
         return lambda example: lane
+    if kind == "resize":
+        resized = Lane(dataclasses.replace(model.ladder, levels=(_share(name, argument, above_zero=True),)), model.policy)
+        return lambda example: resized
     if kind == "random":
         share = _share(name, argument)
         return lambda example: full if _coin(example.id) < share else low
@@ -63,11 +68,13 @@ def routing(name: str, model: Model) -> Routing:
     raise OptionError(f"--policy {name!r}: choose one of {CHOICES}")
 
 
-def _share(name: str, text: str) -> float:
+def _share(name: str, text: str, *, above_zero: bool = False) -> float:
     try:
         share = float(text)
     except ValueError:
         share = -1.0
+    if above_zero and not 0 < share <= 1:
+        raise OptionError(f"--policy {name!r}: expected resize:R with R above 0 and up to 1, a share of the pixels")
     if not 0 <= share <= 1:
         raise OptionError(f"--policy {name!r}: expected random:P with P from 0 to 1; plain random goes with adaptive,low,full")
     return share

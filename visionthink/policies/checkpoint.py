@@ -28,7 +28,7 @@ SETTINGS = "visionthink.json"
 """Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
 
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
-_MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl")
+_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere.
 
     Raises:
-        ModelError: a file is missing or damaged, or the architecture is neither Qwen2.5-VL nor Qwen3-VL.
+        ModelError: a file is missing or damaged, or the architecture is none of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
     """
     path = resolve(name)
     folder = Path(path)

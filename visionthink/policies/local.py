@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -70,7 +70,7 @@ class LocalPolicy:
         """Of a weight, or of a value in the cache."""
         return self.checkpoint.model.dtype.itemsize
 
-    def forbidding(self, text: str) -> LocalPolicy:
+    def forbidding(self, text: str) -> Self:
         """The same policy, unable to say `text`; it shares the weights."""
         other = copy.copy(self)
         if own := self.renderer.own_ids(text):
@@ -79,7 +79,7 @@ class LocalPolicy:
             other._bad_words = [*self._bad_words, self.renderer.plain(text)]
         return other
 
-    def seeded(self, seed: int) -> LocalPolicy:
+    def seeded(self, seed: int) -> Self:
         """The same policy with its sampling begun anew; it shares the weights."""
         other = copy.copy(self)
         other._generator_seed = seed
@@ -106,7 +106,7 @@ class LocalPolicy:
     def _complete_what_fits(self, histories: Sequence[History]) -> list[Completion]:
         """Halved where memory runs out; a single one that does not fit is an error of its own."""
         try:
-            return self._complete_batch(histories)
+            return self.complete_batch(histories)
         except torch.OutOfMemoryError:
             pass  # outside of the handler, whose traceback keeps the batch alive
         if len(histories) == 1:
@@ -115,7 +115,8 @@ class LocalPolicy:
         half = len(histories) // 2
         return self._complete_what_fits(histories[:half]) + self._complete_what_fits(histories[half:])
 
-    def _complete_batch(self, histories: Sequence[History]) -> list[Completion]:
+    def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
+        """One completion per history, all read at once."""
         started = time.perf_counter()
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         recorder = _LogprobRecorder()

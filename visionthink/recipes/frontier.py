@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.metrics import mix_share
@@ -17,7 +17,7 @@ from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example, Examples
 
-_ROUTINGS = ("adaptive", "low", "full", "random", "oracle", "forced")
+_ROUTINGS = ("adaptive", "low", "full", "resize", "random", "oracle", "forced")
 _AFTER = ("adaptive", "low", "full")
 """What a random mix without a share needs to know, to spend what the model spent."""
 
@@ -76,11 +76,11 @@ def _first(examples: Examples) -> Example | None:
 
 
 def with_method(policy: str, model: Model) -> tuple[str, Model]:
-    """The routing of a policy's name, and the model it is for: `fastv:0.5` is `full` with a compressed model, and
-    `adaptive+visionzip:0.5` composes both.
+    """The routing of a policy's name, and the model it is for: `fastv:0.5` is `full` with a compressed model,
+    `adaptive+visionzip:0.5` composes both on every view, `adaptive+visionzip:0.5@full` on the full view only (or `@low`).
 
     Raises:
-        OptionError: no such method.
+        OptionError: no such method, or views that the routing does not have.
     """
     base, plus, method = policy.partition("+")
     if base.partition(":")[0] in _ROUTINGS:
@@ -92,9 +92,14 @@ def with_method(policy: str, model: Model) -> tuple[str, Model]:
 
     if method.partition(":")[0] not in NAMES:
         return policy, model  # refused by name where routings are read
-    from visionthink.compress.policy import compressed
+    from visionthink.compress.policy import Which, compressed
 
-    policy_ = compressed(model.policy, parse(method))
+    method, at, which = method.partition("@")
+    if at and which not in ("low", "full"):
+        raise OptionError(f"--policy {policy!r}: a method acts on every view, @low or @full")
+    if at and base.partition(":")[0] in ("low", "full", "resize"):
+        raise OptionError(f"--policy {policy!r}: {base} shows one view only; @{which} goes with a policy that shows two")
+    policy_ = compressed(model.policy, parse(method), cast("Which", which or "all"))
     return base, Model(policy_, model.protocol, model.ladder, model.budget, model.max_image_pixels)
 
 

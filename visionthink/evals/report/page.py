@@ -66,13 +66,16 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
 
 def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """One section: its frontier against every cost, and its tables."""
+    compressed = any(r.summary["retain_layers"] != r.summary["retain_cumulative"] for r in runs)
     return {
         "name": name,
         "judges": sorted({str(r.summary.get("judge")) for r in runs}),
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
+        "compressed": compressed,
         "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
         "branches": [(run.name, run.branches) for run in runs if run.branches],
+        "break_even": [(run.name, run.break_even) for run in runs if run.break_even and run.break_even["n"]],
         "costs": [(run.name, run.summary) for run in runs],
         "families": requests_by_family(runs),
         "accuracy": _accuracy_by_family(runs),
@@ -102,6 +105,7 @@ def _row(run: Run) -> dict[str, Any]:
         "requests": s["request_ratio"],
         "retain_final": s["retain_final"],
         "retain_cumulative": s["retain_cumulative"],
+        "retain_layers": s["retain_layers"],
         "output_tokens": s["output_tokens"],
         "unscored": s["unscored"],
         "failed": s.get("failed", 0),

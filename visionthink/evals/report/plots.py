@@ -11,7 +11,7 @@ from visionthink.evals.report.runs import Run, adaptive
 COLOURS = ("#2f6fdb", "#d9822b", "#3a9e5c", "#a347ba", "#c23b3b", "#5b6b7a", "#0f9ba8", "#8a6d1b")
 
 COSTS = {
-    "retain_cumulative": ("visual tokens fed, % of the full views (every view counted)", 100.0),
+    "retain_layers": ("visual tokens, % of the full views (every view, mean over the layers)", 100.0),
     "flops": ("operations per example, every round read again, GFLOP", 1e-9),
     "seconds": ("seconds per example", 1.0),
 }
@@ -41,7 +41,7 @@ def svg(drawn: Any) -> str:
     return buffer.getvalue().partition("<!DOCTYPE")[2].partition(">")[2]
 
 
-def frontier(runs: Sequence[Run], cost: str = "retain_cumulative") -> str:
+def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
     """Accuracy against a cost. A star is where the model decides; a dashed line is what a coin between low and full would get; a
     diamond is a router that asks exactly where the measured need is. Nothing where no run knows the cost."""
     title, scale = COSTS[cost]
@@ -58,7 +58,7 @@ def frontier(runs: Sequence[Run], cost: str = "retain_cumulative") -> str:
         if {"low", "full"} <= set(ends):
             axes.plot(*zip(ends["low"], ends["full"], strict=True), "--", color=colour, alpha=0.6)
         oracles = [r.comparison["oracle"] for r in own if r.comparison and r.comparison.get("n")]
-        if oracles and cost == "retain_cumulative":
+        if oracles and cost == "retain_layers":
             axes.plot(100 * oracles[0]["retain_cumulative"], 100 * oracles[0]["accuracy"], "D", mfc="none", color=colour)
         for run in own:
             point = ends[run.summary["policy"]]

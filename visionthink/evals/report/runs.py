@@ -10,20 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionthink.evals import break_even
 from visionthink.evals.comparison import Lines, branches, compare
+from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
 from visionthink.evals.runner import read_run
+from visionthink.evals.table import decides
 
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation folder that was read. `comparison` and `branches` are there where the runs they need are."""
+    """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are."""
 
     folder: Path
     summary: dict[str, Any]
     scored: list[Scored]
     comparison: dict[str, Any] | None = None
     branches: dict[str, Any] | None = None
+    break_even: dict[str, Any] | None = None
+    """Of the model's adaptive run with this one."""
+    architecture: Architecture | None = None
 
     @property
     def name(self) -> str:
@@ -34,7 +40,8 @@ class Run:
         return str(self.summary.get("benchmark") or self.summary.get("suite"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"folder": self.folder.name, **self.summary, "comparison": self.comparison, "branches": self.branches}
+        found = {"comparison": self.comparison, "branches": self.branches, "break_even": self.break_even}
+        return {"folder": self.folder.name, **self.summary, **found}
 
 
 def adaptive(run: Run) -> bool:
@@ -42,13 +49,21 @@ def adaptive(run: Run) -> bool:
     return bool(run.summary["policy"] == "adaptive")
 
 
+def shows_one_view(policy: str) -> bool:
+    """Whether every example costs what a method makes it cost: the full view, resized or compressed."""
+    return not decides(policy) and policy != "low" and not policy.startswith("random")
+
+
 def read(folder: Path) -> Run:
     """An evaluation folder; `DataError` where it is none, or damaged."""
-    return Run(folder, *read_run(folder))
+    summary, scored = read_run(folder)
+    summary.setdefault("retain_layers", summary["retain_cumulative"])  # folders from before tokens were taken out
+    shape = summary.get("architecture")
+    return Run(folder, summary, scored, architecture=Architecture.from_dict(shape) if shape else None)
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:
-    """The same runs with what they are worth beside always-low and always-full of the same model on the same suite."""
+    """The same runs with what they are worth beside always-low, always-full and adaptive of the same model on the same suite."""
 
     def key(run: Run, policy: str) -> tuple[object, ...]:
         return run.suite, run.summary["model"], run.summary.get("judge"), policy
@@ -58,12 +73,21 @@ def compared(runs: Sequence[Run]) -> list[Run]:
     def of(run: Run, policy: str) -> Run | None:
         return by_policy.get(key(run, policy))
 
+    ledgers = dict[int, break_even.Ledger]()
+
+    def ledger(run: Run) -> break_even.Ledger:
+        if id(run) not in ledgers:
+            ledgers[id(run)] = break_even.ledger((s.transcript for s in run.scored), run.architecture)
+        return ledgers[id(run)]
+
     result = []
     for run in runs:
         low, full, direct, request = (of(run, p) for p in ("low", "full", "forced:direct", "forced:request"))
+        own = of(run, "adaptive")
         comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
         forced = branches(run.scored, direct.scored, request.scored) if adaptive(run) and direct and request else None
-        result.append(dataclasses.replace(run, comparison=comparison, branches=forced))
+        even = break_even.against(ledger(own), ledger(run)) if own and shows_one_view(run.summary["policy"]) else None
+        result.append(dataclasses.replace(run, comparison=comparison, branches=forced, break_even=even))
     return result
 
 

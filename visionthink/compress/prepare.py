@@ -1,0 +1,64 @@
+"""A batch whose visual tokens are chosen already: plain tensors for training and export, and no hook in sight."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from visionthink.compress.selection import Method
+from visionthink.compress.session import Hooks
+from visionthink.errors import OptionError
+
+
+def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[str, Any]:
+    """The inputs of the decoder, without the tokens that a method drops before it.
+
+    `inputs` are those of the model: input_ids and attention_mask [batch, length], pixel_values, image_grid_thw, and labels
+    [batch, length] where there are any. Returns, for the L' positions that are left, padding on the left:
+
+        inputs_embeds [batch, L', D]   position_ids [3 or 4, batch, L']   attention_mask [batch, L']   labels [batch, L']
+
+    which `model(...)` and `model.generate(...)` take as they are. Gradients flow into the embeddings and the vision tower. For
+    Qwen3-VL, whose decoder also wants visual_pos_masks [batch, L'] and deepstack_visual_embeds, they are there as well, and the
+    batch is one of `model.model.language_model`.
+
+    Raises:
+        OptionError: the method acts within the decoder.
+        CompressionError: the model or the inputs are not ones that tokens can be taken out of; or nothing was taken out.
+    """
+    if method.at(len(model.model.language_model.layers)):
+        raise OptionError(f"{method.name}: takes tokens out within the decoder, which only `compress` can do")
+    hooks, caught = Hooks(model, method), dict[str, Any]()
+    with contextlib.ExitStack() as stack:
+        # the model reads the prompt under the session's own hooks, as far as the decoder
+        for handle in hooks.register():
+            stack.callback(handle.remove)
+        stop = hooks.decoder.register_forward_pre_hook(_stop_with(caught), with_kwargs=True)
+        stack.callback(stop.remove)
+        with contextlib.suppress(_Stopped):
+            model.model(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
+    prompt = hooks.prompt
+    assert prompt is not None
+    hooks.session.tokens[-1] = [prompt.counts] * hooks.session.layers
+    hooks.session.check()
+    names = ("inputs_embeds", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")
+    batch = {name: caught[name] for name in names if caught.get(name) is not None}
+    batch["attention_mask"] = prompt.valid.long()
+    if "labels" in inputs:
+        batch["labels"] = inputs["labels"].gather(1, prompt.index).masked_fill(~prompt.valid, -100)
+    return batch
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_with(caught: dict[str, Any]) -> Any:
+    def hook(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        caught.update(kwargs)
+        raise _Stopped
+
+    return hook
