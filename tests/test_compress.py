@@ -140,6 +140,12 @@ def with_answer(inputs, sequences):
     return whole
 
 
+def text_of(inputs, sequences):
+    """Prompt, answer and three more words [batch, length], whose images a cache has already."""
+    mask = torch.cat((inputs["attention_mask"], torch.ones_like(sequences[:, inputs["input_ids"].shape[1] :])), 1)
+    return {name: torch.nn.functional.pad(x, (0, 3), value=1) for name, x in (("input_ids", sequences), ("attention_mask", mask))}
+
+
 def methods(policy):
     layer = deepest(policy)
     return [Every(), Every(layer=layer), Every(step=3, layer=layer, rows="visual"), Every(layer=layer, rows="text")]
@@ -264,6 +270,13 @@ def test_what_cannot_be_done_is_refused(policy):
         model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))
     with pytest.raises(CompressionError, match="static cache"), compress(model, Every()), torch.inference_mode():
         model.generate(**inputs, max_new_tokens=2, cache_implementation="static")
+    for method in methods(policy):
+        with compress(model, method), torch.inference_mode():
+            said = model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, return_dict_in_generate=True)
+            with pytest.raises(CompressionError, match="goes on where tokens have left the cache"):
+                model.generate(**text_of(inputs, said.sequences), past_key_values=said.past_key_values, max_new_tokens=2)
+        with pytest.raises(CompressionError, match="was filled before"), compress(model, method), torch.inference_mode():
+            model.generate(**text_of(inputs, said.sequences), past_key_values=said.past_key_values, max_new_tokens=2)
     with pytest.raises(CompressionError, match="only"), compress(model.lm_head, Every()):  # no vision-language model at all
         pass
 
@@ -676,6 +689,7 @@ def test_what_the_tower_says_stands_in_the_order_of_the_tokens(policy):
 def test_a_compressed_policy_says_what_was_left():
     from visionthink.compress.baselines import Uniform
     from visionthink.compress.policy import compressed
+    from visionthink.compress.sparsevlm import SparseVLM
     from visionthink.episode import run_batch
     from visionthink.model import load
     from visionthink.policies.scripted import ScriptedPolicy
@@ -689,6 +703,8 @@ def test_a_compressed_policy_says_what_was_left():
         assert transcript.retain_layers == transcript.retain_cumulative / 2
         assert [t.usage.retained_tokens for t in transcript.turns] == ([2.0, 10.0] if transcript.requested else [2.0])
         assert all(t.usage.selection_flops == 0 for t in transcript.turns)
+    with pytest.raises(OptionError, match=r"sparsevlm keep 0.25: must be above 0.333, since all tokens go through 1 of 3 layers"):
+        compressed(model.policy, SparseVLM(keep=0.25))
     with pytest.raises(OptionError, match="needs a local model"):
         compressed(ScriptedPolicy(["a"]), Uniform(keep=0.5))
 

@@ -553,7 +553,8 @@ def test_names():
         assert (method.name, method.keep, method.positions) == (f"{name}:0.5", 0.5, "keep")
         assert parse(method.name) == method
     assert parse("sparsevlm+:0.25").version == "plus"
-    assert SparseVLM(positions="renumber").positions == "renumber"
+    assert parse("sparsevlm+:0.25:renumber") == SparseVLM(keep=0.25, version="plus", positions="renumber")
+    assert parse("sparsevlm+:0.25:renumber").name == "sparsevlm+:0.25:renumber"
     assert [m.sees_tower for m in map(parse, ("visionzip:1", "visiondrop:1", "todre:1", "fastv:1"))] == [True, True, True, False]
 
 
@@ -569,6 +570,7 @@ def test_names_are_light():
         (lambda: parse("random:0.5"), "unknown compression method 'random'"),
         (lambda: parse("fastv"), "say the share of visual tokens to keep, as in fastv:0.5"),
         (lambda: parse("fastv:half"), "say the share"),
+        (lambda: parse("fastv:0.5:drop"), "fastv positions 'drop': choose keep or renumber"),
         (lambda: parse("fastv:nan"), "fastv keep nan: a share, above 0 and at most 1"),
         (lambda: parse("visionzip:0"), "visionzip keep 0.0: a share"),
         (lambda: parse("drop-random:1.5"), "drop-random keep 1.5: a share"),
@@ -589,7 +591,7 @@ def test_names_are_light():
         (lambda: SparseVLM().at(1), "sparsevlm: a decoder of 1 layer has no layer to read before"),
         (
             lambda: SparseVLM(keep=0.09).at(32),
-            "sparsevlm keep 0.09: must be above 0.094, since the first 3 layers see every token",
+            "sparsevlm keep 0.09: must be above 0.094, since all tokens go through 3 of 32 layers",
         ),
         (lambda: ToDRE(objective="sum"), "todre objective 'sum': choose max_sum or k_center"),
         (lambda: ToDRE(tau=0), "todre tau 0: a share"),

@@ -1,4 +1,5 @@
-"""Methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep."""
+"""Methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep; `sparsevlm:0.5:renumber`
+closes the gaps in their positions."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ NAMES = tuple(_FAMILIES)
 def parse(name: str) -> Method:
     """The method that "family:keep" stands for; torch is imported only when there is one."""
     family, _, keep = name.partition(":")
+    keep, _, positions = keep.partition(":")
     if family not in _FAMILIES:
         raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(NAMES)}")
     try:
@@ -33,5 +35,6 @@ def parse(name: str) -> Method:
     except ValueError:
         raise OptionError(f"compression method {name!r}: say the share of visual tokens to keep, as in {family}:0.5") from None
     module, method, options = _FAMILIES[family]
+    options = options | ({"positions": positions} if positions else {})
     made = getattr(import_module(f"visionthink.compress.{module}"), method)(keep=share, **options)
     return cast("Method", made)

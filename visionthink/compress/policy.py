@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from visionthink.compress.selection import Method
-from visionthink.compress.session import compress
+from visionthink.compress.session import Hooks, compress
 from visionthink.errors import OptionError
 from visionthink.policies.local import LocalPolicy
 from visionthink.policies.render import views
@@ -42,8 +42,10 @@ def compressed(policy: Any, method: Method, which: Which = "all") -> CompressedP
     """`policy` with a method.
 
     Raises:
-        OptionError: its model is not in our hands.
+        OptionError: its model is not in our hands, or has no place for the method.
+        CompressionError: it is not one that tokens can be taken out of.
     """
     if not isinstance(policy, LocalPolicy):
         raise OptionError(f"{method.name}: needs a local model")
+    Hooks(policy.checkpoint.model, method)  # what cannot work is refused now, and not by the first prompt
     return CompressedPolicy(policy, method, which)

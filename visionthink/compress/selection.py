@@ -123,7 +123,11 @@ class TrainingFree:
 
     @property
     def name(self) -> str:
-        return f"{self.family}:{self.keep:g}"
+        return f"{self.family}:{self.keep:g}{self._ending}"
+
+    @property
+    def _ending(self) -> str:
+        return "" if self.positions == "keep" else f":{self.positions}"
 
     def at(self, layers: int) -> Mapping[int, Rows]:
         return {}

@@ -57,7 +57,7 @@ class SparseVLM(TrainingFree):
 
     @property
     def name(self) -> str:
-        return f"sparsevlm{'+' if self.version == 'plus' else ''}:{self.keep:g}"
+        return f"sparsevlm{'+' if self.version == 'plus' else ''}:{self.keep:g}{self._ending}"
 
     def entries(self, layers: int) -> tuple[int, ...]:
         """Layers at whose entry tokens leave."""
@@ -83,7 +83,7 @@ class SparseVLM(TrainingFree):
             return steps(layers, entries, [q**i for i in range(len(entries) + 1)])
 
         if self.keep * layers <= entries[0]:
-            least = f"must be above {entries[0] / layers:.3f}, since the first {entries[0]} layers see every token"
+            least = f"must be above {entries[0] / layers:.3f}, since all tokens go through {entries[0]} of {layers} layers"
             raise OptionError(f"sparsevlm keep {self.keep:g}: {least}")
         return shares(solved(lambda q: average(shares(q)), self.keep, 1.0))
 
