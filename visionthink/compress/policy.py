@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 from visionthink.compress.selection import Method
-from visionthink.compress.session import Hooks, compress
+from visionthink.compress.session import Hooks
 from visionthink.errors import OptionError
 from visionthink.policies.local import LocalPolicy
 from visionthink.policies.render import views
@@ -24,13 +24,14 @@ class CompressedPolicy(LocalPolicy):
     def __init__(self, policy: LocalPolicy, method: Method, which: Which = "all"):
         self.__dict__.update(policy.__dict__)  # the same checkpoint, settings and lock
         self.method, self.which = method, which
+        self._flops: dict[Hashable, int] = {}
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
         acting = None
         if self.which != "all":
             acting = [[(view.level == 1) == (self.which == "full") for view in views(history)] for history in histories]
-        with compress(self.checkpoint.model, self.method, views=acting) as session:
+        with Hooks(self.checkpoint.model, self.method, acting, self._flops).open() as session:
             completions = super().complete_batch(histories)
         return [
             dataclasses.replace(completion, visual_by_layer=left, selection_flops=flops)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,14 +31,15 @@ def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[st
     if method.at(len(model.model.language_model.layers)):
         raise OptionError(f"{method.name}: takes tokens out within the decoder, which only `compress` can do")
     hooks, caught = Hooks(model, method), dict[str, Any]()
-    with contextlib.ExitStack() as stack:
+    with hooks.hooked():
         # the model reads the prompt under the session's own hooks, as far as the decoder
-        for handle in hooks.register():
-            stack.callback(handle.remove)
         stop = hooks.decoder.register_forward_pre_hook(_stop_with(caught), with_kwargs=True)
-        stack.callback(stop.remove)
-        with contextlib.suppress(_Stopped):
+        try:
             model.model(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
+        except _Stopped:
+            pass
+        finally:
+            stop.remove()
     prompt = hooks.prompt
     assert prompt is not None
     hooks.session.tokens[-1] = [prompt.counts] * hooks.session.layers

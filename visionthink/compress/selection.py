@@ -48,6 +48,8 @@ class VisionContext:
     """[N, D] visual tokens in decoder space, image after image."""
     images: tuple[int, ...]
     """Visual tokens of each image."""
+    layers: int
+    """Of the decoder."""
     received: Tensor | None = None
     """[N] attention received in the last block of the vision tower: mean over heads, sum over the queries of the own image,
     mean over the patches of a token."""

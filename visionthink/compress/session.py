@@ -83,18 +83,24 @@ def compress(model: Any, method: Method, *, views: Sequence[Sequence[bool]] | No
         CompressionError: the model, its cache or a call is not one that tokens can be taken out of; or nothing was taken out.
         OptionError: the method has no place in this model.
     """
-    hooks = Hooks(model, method, views)
-    with contextlib.ExitStack() as stack:
-        for handle in hooks.register():
-            stack.callback(handle.remove)
-        yield hooks.session
-    hooks.session.check()
+    with Hooks(model, method, views).open() as session:
+        yield session
 
 
 class Hooks:
-    """The hooks of one session; what they know of the prompt that is being read."""
+    """The hooks of one session; what they know of the prompt that is being read.
 
-    def __init__(self, model: Any, method: Method, views: Iterable[Sequence[bool]] | None = None):
+    `flops` are operations of choosing tokens by the shapes that decide them, each counted once; sessions of the same model and
+    method may share them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        method: Method,
+        views: Iterable[Sequence[bool]] | None = None,
+        flops: dict[Hashable, int] | None = None,
+    ):
         kind = getattr(getattr(model, "config", None), "model_type", "")
         if kind not in MODEL_TYPES:
             raise CompressionError(f"{kind or type(model).__name__}: tokens can be taken out of {', '.join(MODEL_TYPES)} only")
@@ -127,11 +133,24 @@ class Hooks:
         self.embeddings: Tensor | None = None
         self.grids: list[tuple[int, int, int]] = []
         self.tower_flops: list[int] = []
-        self.flops: dict[Hashable, int] = {}
-        """Operations of choosing tokens, by the shapes that decide them: counted once."""
+        self.flops = {} if flops is None else flops
         self.decoding = False
 
-    def register(self) -> Iterator[Any]:
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Session]:
+        """See `compress`."""
+        with self.hooked():
+            yield self.session
+        self.session.check()
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for handle in self._registered():
+                stack.callback(handle.remove)
+            yield
+
+    def _registered(self) -> Iterator[Any]:
         yield self.inner.register_forward_pre_hook(self._before_model, with_kwargs=True)
         yield self.tower.register_forward_pre_hook(self._before_tower, with_kwargs=True)
         if self.method.sees_tower:
@@ -290,7 +309,8 @@ class Hooks:
                 own = torch.arange(tokens_done, tokens_done + sum(images))[among].to(embeddings.device)
                 received, keys = (None if x is None else x[own] for x in (self.received, self.keys))
                 with self._counting(key := ("vision", *offered)):
-                    selection = self.method.vision(VisionContext(features, tuple(offered), received, keys))
+                    context = VisionContext(features, tuple(offered), self.session.layers, received, keys)
+                    selection = self.method.vision(context)
                 tower = self.tower_flops[images_done : images_done + len(images)]
                 self.session.flops[-1][sample] += self.flops[key] + sum(tower)
                 whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)

@@ -83,13 +83,13 @@ class ToDRE(TrainingFree):
 def diverse(features: Tensor, pivot: Tensor, k: int, objective: str) -> Tensor:
     """[k] ascending indices into `features` [N, D], grown greedily from `pivot` [1]; k N products instead of N^2."""
     unit = normalize(features.float(), dim=-1)
-    chosen, near = [pivot], unit @ unit[pivot[0]]
+    chosen, near = [pivot], (unit @ unit[pivot].T)[:, 0]
     taken = torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
     taken[pivot] = True
     while len(chosen) < k:
         following = near.masked_fill(taken, torch.inf).argmin().reshape(1)
         chosen.append(following)
         taken[following] = True
-        similar = unit @ unit[following[0]]
+        similar = (unit @ unit[following].T)[:, 0]
         near = near + similar if objective == "max_sum" else torch.maximum(near, similar)
     return torch.cat(chosen).sort().values

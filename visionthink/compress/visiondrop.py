@@ -5,9 +5,9 @@
                 dominant tokens by s, contextual ones merged as in VisionZip, by keys averaged over heads
 
 The authors leave 48, 35, 26 and 19 tokens for an average of 32 over 32 layers, of which 6, 5, 4 and 3 are contextual. Here every
-stage leaves the share p_i = min(1, c b_i) of the visual tokens with b = 48, 35, 26, 19 and c solved so that the mean of the four
-shares is `keep`: the average over the layers where their number is a multiple of four, close to it elsewhere (`kept` says what it
-is). Of a stage's tokens 6/48, 5/35, 4/26 and 3/19 are contextual. Stages 1-3 count over all images of a sample together.
+stage leaves the share p_i = min(1, c b_i) of the visual tokens with b = 48, 35, 26, 19 and c solved so that the average over the
+layers is `keep`. Of a stage's tokens 6/48, 5/35, 4/26 and 3/19 are contextual. Stages 1-3 count over all images of a sample
+together.
 
 The authors' code recomputes queries and keys of the layer it enters, on states that layer has not attended with yet; here the
 attention is that of the layer before, as it was computed. It moves contextual tokens behind the dominant ones and renumbers; here
@@ -16,7 +16,7 @@ they stay where their targets stood.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,14 +42,13 @@ class VisionDrop(TrainingFree):
         super().__post_init__()
         check_merge(self.family, self.merge)
 
-    @property
-    def shares(self) -> list[float]:
+    def shares(self, layers: int) -> list[float]:
         """Of the visual tokens, left by each of the four stages."""
 
         def scaled(c: float) -> list[float]:
             return [min(1.0, c * left / LEFT[0]) for left in LEFT]
 
-        return scaled(solved(lambda c: average(scaled(c)), self.keep, LEFT[0] / LEFT[-1]))
+        return scaled(solved(lambda c: average(_by_layer(layers, scaled(c))), self.keep, LEFT[0] / LEFT[-1]))
 
     def at(self, layers: int) -> Mapping[int, Rows]:
         return dict.fromkeys(stages(layers), "visual")
@@ -59,7 +58,7 @@ class VisionDrop(TrainingFree):
         keys = required(context.keys, self.family, "the keys of the vision tower")
 
         def choose(image: slice) -> Selection:
-            k = count(self.shares[0], image.stop - image.start)
+            k = count(self.shares(context.layers)[0], image.stop - image.start)
             return zipped(context.features[image], received[image], keys[image], k, CONTEXTUAL[0] / LEFT[0], self.merge)
 
         return per_image(context, choose)
@@ -69,15 +68,19 @@ class VisionDrop(TrainingFree):
         if not tokens:
             return None
         stage = stages(context.layers)[context.layer]
-        k = min(tokens, count(self.shares[stage], context.total))
+        k = min(tokens, count(self.shares(context.layers)[stage], context.total))
         received = context.attention[..., context.visual].float().mean((0, 1))
         keys = required(context.keys, self.family, "the keys of the layer before")[context.visual]
         share = CONTEXTUAL[stage] / LEFT[stage]
         return zipped(context.hidden[context.visual], received, keys, k, share, self.merge)
 
     def kept(self, layers: int) -> list[float]:
-        entries = stages(layers)
-        return steps(layers, tuple(entries), [self.shares[stage] for stage in (0, *entries.values())])
+        return _by_layer(layers, self.shares(layers))
+
+
+def _by_layer(layers: int, shares: Sequence[float]) -> list[float]:
+    entries = stages(layers)
+    return steps(layers, tuple(entries), [shares[stage] for stage in (0, *entries.values())])
 
 
 def stages(layers: int) -> dict[int, int]:
