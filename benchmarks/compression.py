@@ -37,8 +37,7 @@ import transformers
 from compression_clock import Reading, hook_cost, read
 
 from visionthink.compress.names import NAMES, parse
-from visionthink.compress.session import CompressionError
-from visionthink.errors import OptionError
+from visionthink.errors import CompressionError, OptionError
 from visionthink.evals.flops import Architecture, decoder_flops, vision_flops
 
 KEEPS = (0.25, 0.5, 0.7)

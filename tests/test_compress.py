@@ -14,14 +14,15 @@ import torch
 from visionthink.chatml import IMAGE_PAD
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import LayerContext, Rows, Selection, VisionContext
-from visionthink.compress.session import CompressionError, compress
+from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.episode import Episode
-from visionthink.errors import OptionError
+from visionthink.errors import CompressionError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
 from visionthink.resolution import ResolutionLadder
+from visionthink.types import Message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -469,6 +470,36 @@ def test_samples_and_beams_share_a_prompt(policy):
                 assert close(torch.stack(steps, 1).float(), expected), method
             else:
                 assert close(torch.stack(output.logits, 1).float(), expected), method
+
+
+def test_every_method_repeats_a_prompt_as_it_is(policy):
+    """Images are encoded once and prompts repeated: every copy has the images of its own prompt."""
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3, asked=True))
+    for method in real(policy, 0.5):
+        with compress(model, method):
+            expected = logits_of(policy, inputs)
+        with compress(model, method) as session, torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                max_new_tokens=1,
+                do_sample=True,
+                num_return_sequences=2,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        assert close(output.logits[0].float(), expected.repeat_interleave(2, 0)), method
+        assert session.totals[0][::2] == session.totals[0][1::2]
+
+
+def test_a_prompt_without_an_image_stands_beside_others(policy):
+    model, found = policy.checkpoint.model, histories(policy, 2)
+    text = [Message("user", ("How many legs has a spider?",))]
+    for method in real(policy, 0.5):
+        with compress(model, method) as session:
+            together = logits_of(policy, inputs_of(policy, [found[0], text, found[1]]))
+            alone = torch.cat([logits_of(policy, inputs_of(policy, [h])) for h in (found[0], text, found[1])])
+        assert close(together, alone), method
+        assert session.totals[0][1] == 0
 
 
 def test_the_method_acts_on_the_views_it_is_told_to(policy):

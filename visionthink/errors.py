@@ -6,6 +6,7 @@
     │   ├── DataError         a row or file of examples, transcripts or generated items
     │   ├── OptionError       a command-line option or configuration value
     │   └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
+    ├── CompressionError      a model, cache or call that visual tokens cannot be taken out of
     └── StorageError          what we made cannot be kept: the disk is full
 
 A bad rollout is data, not an exception: see `types.StopReason`.
@@ -34,6 +35,10 @@ class OptionError(InputError):
 
 class ModelError(InputError):
     """A checkpoint cannot be loaded; the message names the file that is missing or wrong."""
+
+
+class CompressionError(VisionThinkError):
+    """Visual tokens cannot be taken out of this model, cache or call; or a method took out none."""
 
 
 class StorageError(VisionThinkError):

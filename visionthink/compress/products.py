@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+
+@contextlib.contextmanager
+def counted(known: dict[Hashable, int], key: Hashable) -> Iterator[None]:
+    """Enters the operations of the block under `key`, the shapes that decide them; what is known is not counted again."""
+    if key in known:
+        yield
+        return
+    with Products() as products:
+        yield
+    known[key] = products.flops
 
 
 class Products(TorchDispatchMode):

@@ -22,17 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionthink.compress.probe import decoder_attention, merged, tower_attention, window_order
-from visionthink.compress.products import Products
+from visionthink.compress.probe import decoder_attention, merged
+from visionthink.compress.products import counted
 from visionthink.compress.prompt import Prompt, gathered, rows_of
 from visionthink.compress.selection import LayerContext, Method, Rows, Selection, VisionContext
-from visionthink.errors import OptionError, VisionThinkError
+from visionthink.compress.tower import TowerProbe
+from visionthink.errors import CompressionError, OptionError
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-
-
-class CompressionError(VisionThinkError):
-    """A model, cache or call that tokens cannot be taken out of."""
 
 
 @dataclass
@@ -128,12 +125,9 @@ class Hooks:
         """By layer: what its attention was given, cosine and sine."""
         self.made: tuple[Prompt, tuple[Tensor, ...], Tensor | None] | None = None
         """For which prompt, its rotary embedding and mask."""
-        self.received: Tensor | None = None
-        self.keys: Tensor | None = None
         self.embeddings: Tensor | None = None
-        self.grids: list[tuple[int, int, int]] = []
-        self.tower_flops: list[int] = []
         self.flops = {} if flops is None else flops
+        self.probe = TowerProbe(self.tower, self.flops)
         self.decoding = False
 
     @contextlib.contextmanager
@@ -171,15 +165,6 @@ class Hooks:
     def _implementation(self) -> str:
         return str(self.model.config.get_text_config()._attn_implementation)
 
-    @contextlib.contextmanager
-    def _counting(self, key: Hashable) -> Iterator[None]:
-        if key in self.flops:
-            yield
-            return
-        with Products() as products:
-            yield
-        self.flops[key] = products.flops
-
     # -------------------------------------------------------------------------------------------- a prompt arrives
 
     def _before_model(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -212,32 +197,15 @@ class Hooks:
             raise CompressionError("videos are not supported")
         index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         self.prompt, self.entered = Prompt(valid, visual, visual, index, []), None
-        self.full, self.by_layer, self.seen = ids.shape[1], {}, {}
+        self.full, self.by_layer, self.seen, self.passed = ids.shape[1], {}, {}, None
 
     def _before_tower(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        # generation encodes images before it calls the model: only here are their sizes always known
         if self._mine:
-            grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
-            self.grids = [(int(t), int(h), int(w)) for t, h, w in grid.tolist()]
-            self.tower_flops = [0] * len(self.grids)
+            self.probe.before(args, kwargs)
 
     def _before_tower_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if not self._mine:
-            return
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        merge = self.tower.config.spatial_merge_size
-        patches = [t * h * w for t, h, w in self.grids]
-        found = []
-        parts = (x.split(patches) for x in (hidden, *kwargs["position_embeddings"]))
-        for image, (own, cosine, sine) in enumerate(zip(*parts, strict=True)):
-            with torch.no_grad(), self._counting(("tower", len(own))):
-                found.append(tower_attention(module, own, cosine, sine, merge**2))
-            self.tower_flops[image] = self.flops["tower", len(own)]
-        received, keys = (torch.cat(x) for x in zip(*found, strict=True))
-        windowed = hasattr(self.tower, "fullatt_block_indexes")
-        window = self.tower.window_size // merge // self.tower.patch_size if windowed else 0
-        order = window_order(self.grids, window, merge).argsort().to(received.device)
-        self.received, self.keys = received[order], keys[order]
+        if self._mine:
+            self.probe.before_attention(module, args, kwargs)
 
     # ------------------------------------------------------------------------------------------ before the decoder
 
@@ -266,58 +234,44 @@ class Hooks:
         self.embeddings = kwargs["inputs_embeds"]
         return args, kwargs
 
-    def _images(self) -> list[list[int]]:
-        """Visual tokens of each image of each sample."""
-        assert self.prompt is not None
-        sizes = iter([t * h * w // self.tower.config.spatial_merge_size**2 for t, h, w in self.grids])
-        found = []
-        for count in self.prompt.counts:
-            images = list[int]()
-            while sum(images) < count:
-                images.append(next(sizes, 0) or count)
-            if sum(images) > count:
-                raise CompressionError(f"{count} visual tokens in a prompt whose images have {sum(images)}")
-            found.append(images)
-        return found
-
-    def _acting_on(self, images: Sequence[int]) -> list[bool]:
-        """Whether the method acts on each image of the next sample."""
+    def _acting_on(self, images: int) -> list[bool]:
+        """Whether the method acts on each image of the next prompt."""
         if self.views is None:
-            return [True] * len(images)
+            return [True] * images
         acting = list(next(self.views, ()))
-        if len(acting) != len(images):
-            raise CompressionError(f"views: {len(acting)} for a prompt of {len(images)} images")
+        if len(acting) != images:
+            raise CompressionError(f"views: {len(acting)} for a prompt of {images} images")
         return acting
 
     def _vision(self, embeddings: Tensor) -> list[Selection | None]:
         """What the method keeps of each sample before the decoder; None where that is everything as it is."""
         assert self.prompt is not None
-        prompt, chosen, images_done, tokens_done = self.prompt, list[Selection | None](), 0, 0
+        prompt, probe, chosen = self.prompt, self.probe, list[Selection | None]()
         rows = list[Tensor]()  # not written into one tensor: what was indexed by it may want gradients later
         least = min(self.method.kept(self.session.layers))
-        for sample, images in enumerate(self._images()):
-            acting = self._acting_on(images)
-            among = torch.tensor([a for a, n in zip(acting, images, strict=True) for _ in range(n)], dtype=torch.bool)
-            offered = [n for a, n in zip(acting, images, strict=True) if a]
+        before, acting = None, list[bool]()
+        for sample, own in enumerate(probe.images(prompt.counts)):
+            sizes = probe.sizes[own.start : own.stop]
+            if own != before:  # another answer to the same prompt otherwise
+                before, acting = own, self._acting_on(len(own))
+            among = torch.tensor([a for a, n in zip(acting, sizes, strict=True) for _ in range(n)], dtype=torch.bool)
+            offered = [n for a, n in zip(acting, sizes, strict=True) if a]
             if prompt.visual[sample, -1] and acting[-1]:  # what comes next is read off the last position: it stays
                 among[-1], offered[-1] = False, offered[-1] - 1
             rows.append(prompt.visual[sample].masked_scatter(prompt.visual[sample], among.to(embeddings.device)))
             prompt.total.append(sum(offered))
             self.session.expected += max(0.0, sum(offered) * (1 - least) - len(offered))
-            if offered:
-                features = embeddings[sample, rows[sample]]
-                own = torch.arange(tokens_done, tokens_done + sum(images))[among].to(embeddings.device)
-                received, keys = (None if x is None else x[own] for x in (self.received, self.keys))
-                with self._counting(key := ("vision", *offered)):
-                    context = VisionContext(features, tuple(offered), self.session.layers, received, keys)
-                    selection = self.method.vision(context)
-                tower = self.tower_flops[images_done : images_done + len(images)]
-                self.session.flops[-1][sample] += self.flops[key] + sum(tower)
-                whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)
-                chosen.append(None if whole else selection)
-            else:
+            if not offered:
                 chosen.append(None)
-            images_done, tokens_done = images_done + len(images), tokens_done + sum(images)
+                continue
+            features = embeddings[sample, rows[sample]]
+            where = sum(probe.sizes[: own.start]) + among.nonzero()[:, 0].to(embeddings.device)
+            received, keys = (None if x is None else x[where] for x in (probe.received, probe.keys))
+            with counted(self.flops, key := ("vision", *offered)):
+                selection = self.method.vision(VisionContext(features, tuple(offered), self.session.layers, received, keys))
+            self.session.flops[-1][sample] += self.flops[key] + probe.bill(own)
+            whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)
+            chosen.append(None if whole else selection)
         prompt.offered = torch.stack(rows)
         return chosen
 
@@ -464,7 +418,7 @@ class Hooks:
         given, cosine, sine = given[sample, valid], cosine[sample, valid], sine[sample, valid]
         embedded = self.embeddings[sample, prompt.places_in(self.entered)[sample, valid]]
         module, averaged = self.decoder.layers[layer - 1].self_attn, self.at[layer] == "visual"
-        with self._counting(key := (layer, len(given), len(rows), int(offered.sum()), prompt.total[sample])):
+        with counted(self.flops, key := (layer, len(given), len(rows), int(offered.sum()), prompt.total[sample])):
             with torch.no_grad():
                 attention, keys = decoder_attention(module, given, cosine, sine, rows, averaged=averaged)
             context = LayerContext(
