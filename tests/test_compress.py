@@ -500,6 +500,159 @@ def test_a_prompt_without_an_image_stands_beside_others(policy):
             alone = torch.cat([logits_of(policy, inputs_of(policy, [h])) for h in (found[0], text, found[1])])
         assert close(together, alone), method
         assert session.totals[0][1] == 0
+    inputs = inputs_of(policy, [text, text, found[0]])
+    with compress(model, Every(), views=[[], [], [True]]) as session:
+        logits_of(policy, inputs)
+    assert session.tokens[0][0][:2] == [0, 0] and 0 < session.tokens[0][0][2] < session.totals[0][2]
+
+
+def generated(model, inputs, **options):
+    with torch.inference_mode():
+        options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False} | options
+        return model.generate(**inputs, **options, output_logits=True, return_dict_in_generate=True)
+
+
+def check_cached(policy, inputs, method, dropped_of=dropped_by):
+    """Every generated token, against prompt and answer read at once with what left masked."""
+    model = policy.checkpoint.model
+    with compress(model, method):
+        output = generated(model, inputs)
+    whole = with_answer(inputs, output.sequences)
+    dropped = dropped_of(whole, method, model.config.image_token_id)
+    with masked(model, dropped, method.layer or 0), torch.inference_mode():
+        expected = model(**whole).logits[:, -5:-1].float()
+    assert close(torch.stack(output.logits, 1).float(), expected), method
+
+
+def test_the_longest_prompt_may_lose_nothing(policy):
+    """Beside it others gain padding, though the batch is no narrower than before."""
+    found = [histories(policy, 1)[0], [Message("user", ("How many legs has a spider? " * 12,))]]
+    for method in methods(policy):
+        check_cached(policy, inputs_of(policy, found), method)
+
+
+def test_prompts_of_one_length_may_lose_different_numbers(policy):
+    """There is no padding, so that generation makes no mask; then there is."""
+    image, grids = policy.checkpoint.model.config.image_token_id, [(1, 4, 6), (1, 6, 8)]
+    rows = []
+    for _, h, w in grids:
+        rows.append([*range(270, 270 + 20 - h * w // 4), *[image] * (h * w // 4), 300, 301, 302])
+    for method in methods(policy):
+        check_cached(policy, raw_inputs(policy, rows, grids), method)
+
+
+def raw_inputs(policy, rows, grids):
+    """Prompts [batch][length] of one length, with random images."""
+    vision = policy.checkpoint.model.config.vision_config
+    values = sum(t * h * w for t, h, w in grids), 3 * vision.temporal_patch_size * vision.patch_size**2
+    ids = torch.tensor(rows)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(*values, generator=torch.Generator().manual_seed(0)),
+        "image_grid_thw": torch.tensor(grids),
+        "mm_token_type_ids": (ids == policy.checkpoint.model.config.image_token_id).long(),
+    }
+
+
+def test_a_loop_of_ones_own_goes_on_behind_the_whole_prompt(policy):
+    """The plain call with a cache counts positions by its length, which is not that of the prompt any more."""
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 1))
+    for method in methods(policy):
+        with compress(model, method):
+            expected = generated(model, inputs)
+        with compress(model, method), torch.inference_mode():
+            output = model(**inputs, use_cache=True)
+            for i in range(3):
+                token = expected.sequences[:, inputs["input_ids"].shape[1] + i :][:, :1]
+                output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+                assert close(output.logits[:, -1].float(), expected.logits[i + 1].float()), method
+
+
+def test_sessions_that_would_do_nothing_are_errors(policy):
+    model, found = policy.checkpoint.model, []
+    inputs = inputs_of(policy, histories(policy, 2))
+    with pytest.raises(CompressionError, match="no prompt was read by the thread of the session"), compress(model, Every()):
+        thread = threading.Thread(target=lambda: found.append(logits_of(policy, inputs)))
+        thread.start()
+        thread.join()
+    with pytest.raises(CompressionError, match="compiled"), compress(torch.compile(model), Every()):
+        pass
+    with compress(model, Every()), torch.inference_mode(), pytest.raises(CompressionError, match="an image behind"):
+        plain = model(input_ids=torch.tensor([[270, 271]]), use_cache=True)
+        model(**{k: x[:1] for k, x in inputs.items() if x.ndim == 2}, past_key_values=plain.past_key_values)
+    with compress(model, Every()), pytest.raises(CompressionError, match="another session of this thread"):
+        logits_of(policy, inputs)
+        with compress(model, Every()):
+            pass
+    with pytest.raises(CompressionError, match="no layer to pass by"), compress(model, PassingEarly()):
+        logits_of(policy, inputs)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+class PassingEarly(Every):
+    def vision(self, context):
+        return Selection(torch.arange(1), others="pass")
+
+
+def test_an_exception_that_is_caught_within_leaves_no_half_a_record(policy):
+    class Failing(Every):
+        calls = 0
+
+        def select(self, context):
+            Failing.calls += 1
+            if Failing.calls == 2:
+                raise RuntimeError("on purpose")
+            return super().select(context)
+
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 3))
+    method = Failing(layer=deepest(policy))
+    with compress(model, method) as session:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            logits_of(policy, inputs)
+        found = logits_of(policy, inputs)
+    assert len(session.tokens) == len(session.totals) == len(session.flops) == 1 and len(session.samples()) == 3
+    with compress(model, Every(layer=deepest(policy))):
+        assert torch.equal(logits_of(policy, inputs), found)
+
+
+def test_what_is_missing_is_named(policy):
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 1))
+    inputs.pop("mm_token_type_ids")  # some models ask for it themselves
+    with pytest.raises((CompressionError, ValueError), match="mm_token_type_ids"), compress(model, Every()):
+        logits_of(policy, inputs)
+    with pytest.raises(CompressionError, match="with its language head"), compress(model.model, Every()):
+        pass
+
+
+def test_gradient_checkpointing_is_for_prepared_batches(policy):
+    from visionthink.compress.visionzip import VisionZip
+
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 2))
+    model.gradient_checkpointing_enable()
+    model.train()
+    try:
+        with pytest.raises(CompressionError, match="do not go together"), compress(model, Every()):
+            model(**inputs)
+        prepare(model, inputs, VisionZip(keep=0.5))["inputs_embeds"].sum().backward()
+    finally:
+        model.eval()
+        model.gradient_checkpointing_disable()
+        model.zero_grad(set_to_none=True)
+
+
+def test_half_precision_under_autocast_is_scored_in_float32(policy):
+    seen = []
+
+    class Looking(Every):
+        def select(self, context):
+            seen.append((context.attention.dtype, (context.hidden.float() @ context.hidden.float().T).dtype))
+            return super().select(context)
+
+    inputs = inputs_of(policy, histories(policy, 1))
+    with compress(policy.checkpoint.model, Looking(layer=deepest(policy))), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert logits_of(policy, inputs).isfinite().all()
+    assert set(seen) == {(torch.float32, torch.float32)}
 
 
 def test_the_method_acts_on_the_views_it_is_told_to(policy):
@@ -596,8 +749,9 @@ def test_a_prepared_batch_needs_no_hooks(policy):
             continue
         with compress(model, method):
             expected = logits_of(policy, inputs)
+        hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
         batch = prepare(model, inputs | {"labels": inputs["input_ids"]}, method)
-        assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+        assert [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()] == hooks
         labels = batch.pop("labels")
         kept = batch["attention_mask"].bool() & (labels != model.config.image_token_id)
         text = inputs["attention_mask"].bool() & (inputs["input_ids"] != model.config.image_token_id)
@@ -650,7 +804,6 @@ LAYOUTS = {
 def test_images_may_stand_anywhere_in_any_prompt(policy, layout):
     """Random words instead of a chat template, images of different sizes: every method, against the mask of what it dropped."""
     model, image = policy.checkpoint.model, policy.checkpoint.model.config.image_token_id
-    vision = model.config.vision_config
     generator = torch.Generator().manual_seed(len(layout))
     ids, grids = [], []
     for part in layout:
@@ -663,14 +816,7 @@ def test_images_may_stand_anywhere_in_any_prompt(policy, layout):
         ids.pop()  # the last position is a visual token
     if layout[0] == "image":
         ids.pop(0)  # and the first one
-    values = sum(t * h * w for t, h, w in grids), 3 * vision.temporal_patch_size * vision.patch_size**2
-    inputs = {
-        "input_ids": torch.tensor([ids]),
-        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-        "pixel_values": torch.randn(*values, generator=generator),
-        "image_grid_thw": torch.tensor(grids),
-        "mm_token_type_ids": (torch.tensor([ids]) == image).long(),
-    }
+    inputs = raw_inputs(policy, [ids], grids)
     for method in real(policy, 0.5):
         recording = Recording(method)
         with compress(model, recording) as session:

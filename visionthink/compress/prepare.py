@@ -15,27 +15,28 @@ from visionthink.errors import OptionError
 def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[str, Any]:
     """The inputs of the decoder, without the tokens that a method drops before it.
 
-    `inputs` are those of the model: input_ids and attention_mask [batch, length], pixel_values, image_grid_thw, and labels
-    [batch, length] where there are any. Returns, for the L' positions that are left, padding on the left:
+    `inputs` are those of the model: input_ids, attention_mask and mm_token_type_ids [batch, length], pixel_values,
+    image_grid_thw, and labels [batch, length] where there are any. Returns, for the L' positions that are left, with padding on
+    the left:
 
         inputs_embeds [batch, L', D]   position_ids [3 or 4, batch, L']   attention_mask [batch, L']   labels [batch, L']
 
     which `model(...)` and `model.generate(...)` take as they are. Gradients flow into the embeddings and the vision tower. For
     Qwen3-VL, whose decoder also wants visual_pos_masks [batch, L'] and deepstack_visual_embeds, they are there as well, and the
-    batch is one of `model.model.language_model`.
+    batch without its labels is one of `model.model.language_model`, whose `last_hidden_state` the head and the loss are for.
 
     Raises:
         OptionError: the method acts within the decoder.
         CompressionError: the model or the inputs are not ones that tokens can be taken out of; or nothing was taken out.
     """
-    if method.at(len(model.model.language_model.layers)):
-        raise OptionError(f"{method.name}: takes tokens out within the decoder, which only `compress` can do")
     hooks, caught = Hooks(model, method), dict[str, Any]()
+    if hooks.at:
+        raise OptionError(f"{method.name}: takes tokens out within the decoder, which only `compress` can do")
     with hooks.hooked():
         # the model reads the prompt under the session's own hooks, as far as the decoder
-        stop = hooks.decoder.register_forward_pre_hook(_stop_with(caught), with_kwargs=True)
+        stop = hooks.decoder.register_forward_pre_hook(_stop_with(hooks, caught), with_kwargs=True)
         try:
-            model.model(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
+            hooks.inner(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
         except _Stopped:
             pass
         finally:
@@ -56,9 +57,10 @@ class _Stopped(Exception):
     pass
 
 
-def _stop_with(caught: dict[str, Any]) -> Any:
+def _stop_with(hooks: Hooks, caught: dict[str, Any]) -> Any:
     def hook(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        caught.update(kwargs)
-        raise _Stopped
+        if hooks.mine:
+            caught.update(kwargs)
+            raise _Stopped
 
     return hook

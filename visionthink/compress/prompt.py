@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +25,16 @@ class Prompt:
     total: list[int]
     """Tokens offered of each sample before any left."""
 
-    @property
+    # cached, as each of them is a wait for the device
+    @functools.cached_property
     def counts(self) -> list[int]:
         """Visual tokens of each sample."""
-        return [int(n) for n in self.visual.sum(1)]
+        return [int(n) for n in self.visual.sum(1).tolist()]
+
+    @functools.cached_property
+    def full(self) -> bool:
+        """Whether nothing of it is padding."""
+        return bool(self.valid.all())
 
     @property
     def positions(self) -> Tensor:
@@ -50,8 +57,8 @@ class Prompt:
     def mask(self, kind: str, dtype: torch.dtype) -> Tensor | None:
         """What attention of an implementation may see within the prompt."""
         if "flash" in kind:
-            return None if self.valid.all() else self.valid.long()
-        if self.valid.all() and kind == "sdpa":
+            return None if self.full else self.valid.long()
+        if self.full and kind == "sdpa":
             return None
         length = self.valid.shape[1]
         seen = torch.ones(length, length, dtype=torch.bool, device=self.valid.device).tril() & self.valid[:, None]
@@ -60,7 +67,7 @@ class Prompt:
 
     def mask_of_next(self, behind: int, kind: str, dtype: torch.dtype) -> Tensor | None:
         """What a new token may see of the prompt and of the `behind` positions that follow it, itself included."""
-        if self.valid.all() and (kind == "sdpa" or "flash" in kind):
+        if self.full and (kind == "sdpa" or "flash" in kind):
             return None
         seen = torch.nn.functional.pad(self.valid, (0, behind), value=True)
         return seen.long() if "flash" in kind else _as_mask(seen[:, None, None], kind, dtype)

@@ -64,8 +64,22 @@ class Session:
             "retained_last": last / whole if whole else 1.0,
         }
 
+    def begin(self, visual: list[int]) -> None:
+        """A prompt batch enters the decoder."""
+        self.drop_unfinished()
+        self.totals.append(visual)
+        self.tokens.append([])
+        self.flops.append([0] * len(visual))
+
+    def drop_unfinished(self) -> None:
+        """Forget a prompt that an exception ended."""
+        if self.tokens and len(self.tokens[-1]) < self.layers:
+            self.tokens.pop(), self.totals.pop(), self.flops.pop()
+
     def check(self) -> None:
         """A method that takes nothing out is an error, not a slower way to do nothing."""
+        if not self.totals:
+            raise CompressionError(f"{self.method.name}: no prompt was read by the thread of the session")
         if self.expected >= 1 and self.report()["retained"] == 1:
             raise CompressionError(f"{self.method.name}: took no token out of {sum(map(sum, self.totals))}")
 
@@ -98,11 +112,18 @@ class Hooks:
         views: Iterable[Sequence[bool]] | None = None,
         flops: dict[Hashable, int] | None = None,
     ):
+        if hasattr(model, "get_base_model"):  # wrapped by peft
+            model = model.get_base_model()
         kind = getattr(getattr(model, "config", None), "model_type", "")
         if kind not in MODEL_TYPES:
             raise CompressionError(f"{kind or type(model).__name__}: tokens can be taken out of {', '.join(MODEL_TYPES)} only")
+        if not hasattr(model, "lm_head"):
+            raise CompressionError(f"{type(model).__name__}: compression needs the model with its language head")
         self.model, self.method = model, method
         self.inner, self.decoder, self.tower = model.model, model.model.language_model, model.model.visual
+        parts = (model, self.inner, self.decoder, self.tower, *self.decoder.layers)
+        if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
+            raise CompressionError("tokens cannot be taken out of a compiled model")
         self.at: dict[int, Rows] = dict(method.at(len(self.decoder.layers)))
         least = max(1, len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()))
         for layer in self.at:
@@ -116,8 +137,10 @@ class Hooks:
         self.prompt: Prompt | None = None
         self.entered: Prompt | None = None
         """As it entered the decoder; what its masks and positions are made for."""
-        self.full = 0
-        """Positions of the prompt before anything left, padding included."""
+        self.shortened = False
+        """Whether anything left before the decoder."""
+        self.following: Tensor | None = None
+        """[batch]: the position behind the whole prompt."""
         self.by_layer: dict[int, Prompt] = {}
         self.passed: tuple[Tensor, Prompt, Tensor] | None = None
         """While a layer is passed by: all hidden states, whose they are, and where those that go through it stand."""
@@ -135,10 +158,19 @@ class Hooks:
         """See `compress`."""
         with self.hooked():
             yield self.session
+        self.session.drop_unfinished()
         self.session.check()
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
+        """While the hooks are in place.
+
+        Raises:
+            CompressionError: those of another session of this thread are.
+        """
+        owners = (getattr(hook, "__self__", None) for hook in self.inner._forward_pre_hooks.values())
+        if any(isinstance(owner, Hooks) and owner.thread == self.thread for owner in owners):
+            raise CompressionError("another session of this thread is open on this model")
         with contextlib.ExitStack() as stack:
             for handle in self._registered():
                 stack.callback(handle.remove)
@@ -158,7 +190,8 @@ class Hooks:
             yield self.decoder.layers[layer].register_forward_hook(self._behind_layer)
 
     @property
-    def _mine(self) -> bool:
+    def mine(self) -> bool:
+        """Whether it is the session's thread that calls."""
         return threading.get_ident() == self.thread
 
     @property
@@ -168,7 +201,7 @@ class Hooks:
     # -------------------------------------------------------------------------------------------- a prompt arrives
 
     def _before_model(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        if not self._mine:
+        if not self.mine:
             return
         if torch.compiler.is_compiling():
             raise CompressionError("tokens cannot be taken out of a compiled model")
@@ -181,8 +214,11 @@ class Hooks:
         if self.decoding:
             if self.entered is None:
                 raise CompressionError("compression needs the whole prompt, and this cache was filled before")
-            if ids is not None and ids.shape[1] > 1 and (self.by_layer or self.entered.valid.shape[1] < self.full):
-                raise CompressionError("a prompt that goes on where tokens have left the cache: read it again as a whole")
+            if ids is not None and ids.shape[1] > 1:
+                if self.by_layer or self.shortened:
+                    raise CompressionError("a prompt that goes on where tokens have left the cache: read it again as a whole")
+                if (ids == self.model.config.image_token_id).any():
+                    raise CompressionError("an image behind what is cached: read the prompt again as a whole")
             return
         if ids is None:
             raise CompressionError("compression needs input_ids, to know which tokens are visual")
@@ -197,36 +233,36 @@ class Hooks:
             raise CompressionError("videos are not supported")
         index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         self.prompt, self.entered = Prompt(valid, visual, visual, index, []), None
-        self.full, self.by_layer, self.seen, self.passed = ids.shape[1], {}, {}, None
+        self.shortened, self.by_layer, self.seen, self.passed = False, {}, {}, None
 
     def _before_tower(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._mine:
+        if self.mine:
             self.probe.before(args, kwargs)
 
     def _before_tower_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._mine:
+        if self.mine:
             self.probe.before_attention(module, args, kwargs)
 
     # ------------------------------------------------------------------------------------------ before the decoder
 
     def _before_decoder(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if not self._mine or self.prompt is None:
+        if not self.mine or self.prompt is None:
             return None
         kwargs = dict(kwargs)
         if self.decoding:
-            mask, entered = kwargs.get("attention_mask"), self.entered
-            assert entered is not None
-            if torch.is_tensor(mask) and mask.ndim == 2 and entered.valid.shape[1] != self.full:
-                kwargs["attention_mask"] = torch.cat((entered.valid.to(mask.dtype), mask[:, self.full :]), 1)
-            if self.method.positions == "renumber" and entered.valid.shape[1] != self.full:
-                past = kwargs["past_key_values"].get_seq_length() - entered.valid.shape[1]
-                position = entered.valid.sum(1, keepdim=True) + past
-                kwargs["position_ids"] = position.expand(3, *position.shape)
+            if self.shortened:  # mask and positions as the caller sees them are those of the whole prompt
+                entered = self.entered
+                assert entered is not None and self.following is not None
+                said = kwargs["past_key_values"].get_seq_length() - entered.valid.shape[1]
+                seen = torch.nn.functional.pad(entered.valid.long(), (0, said + 1), value=1)
+                kwargs["attention_mask"] = None if entered.full else seen
+                first = self.following if self.method.positions == "keep" else entered.valid.sum(1)
+                kwargs["position_ids"] = (first + said)[None, :, None].expand(3, -1, -1)
             return args, kwargs
         embeddings = kwargs["inputs_embeds"]
-        self.session.totals.append(self.prompt.counts)
-        self.session.tokens.append([])
-        self.session.flops.append([0] * len(embeddings))
+        self.session.begin(self.prompt.counts)
+        if kwargs.get("position_ids") is None and any(self.prompt.counts):
+            raise CompressionError("compression needs mm_token_type_ids, without which this model knows no positions of images")
         chosen = self._vision(embeddings)
         if any(s is not None for s in chosen):
             kwargs = self._shortened(kwargs, embeddings, chosen)
@@ -247,29 +283,34 @@ class Hooks:
         """What the method keeps of each sample before the decoder; None where that is everything as it is."""
         assert self.prompt is not None
         prompt, probe, chosen = self.prompt, self.probe, list[Selection | None]()
+        device = embeddings.device
         rows = list[Tensor]()  # not written into one tensor: what was indexed by it may want gradients later
         least = min(self.method.kept(self.session.layers))
-        before, acting = None, list[bool]()
-        for sample, own in enumerate(probe.images(prompt.counts)):
+        owned, copies = probe.images(prompt.counts)
+        acting = list[bool]()
+        for sample, own in enumerate(owned):
             sizes = probe.sizes[own.start : own.stop]
-            if own != before:  # another answer to the same prompt otherwise
-                before, acting = own, self._acting_on(len(own))
+            if sample % copies == 0:  # another answer to the same prompt otherwise
+                acting = self._acting_on(len(own))
+            self.session.flops[-1][sample] += probe.bill(own)
             among = torch.tensor([a for a, n in zip(acting, sizes, strict=True) for _ in range(n)], dtype=torch.bool)
             offered = [n for a, n in zip(acting, sizes, strict=True) if a]
             if prompt.visual[sample, -1] and acting[-1]:  # what comes next is read off the last position: it stays
                 among[-1], offered[-1] = False, offered[-1] - 1
-            rows.append(prompt.visual[sample].masked_scatter(prompt.visual[sample], among.to(embeddings.device)))
+            rows.append(prompt.visual[sample].masked_scatter(prompt.visual[sample], among.to(device)))
             prompt.total.append(sum(offered))
             self.session.expected += max(0.0, sum(offered) * (1 - least) - len(offered))
             if not offered:
                 chosen.append(None)
                 continue
             features = embeddings[sample, rows[sample]]
-            where = sum(probe.sizes[: own.start]) + among.nonzero()[:, 0].to(embeddings.device)
+            where = sum(probe.sizes[: own.start]) + among.nonzero()[:, 0].to(device)
             received, keys = (None if x is None else x[where] for x in (probe.received, probe.keys))
-            with counted(self.flops, key := ("vision", *offered)):
+            with counted(self.flops, key := ("vision", *offered)), torch.autocast(device.type, enabled=False):
                 selection = self.method.vision(VisionContext(features, tuple(offered), self.session.layers, received, keys))
-            self.session.flops[-1][sample] += self.flops[key] + probe.bill(own)
+            self.session.flops[-1][sample] += self.flops[key]
+            if selection is not None and selection.others == "pass":
+                raise CompressionError(f"{self.method.name}: before the decoder there is no layer to pass by")
             whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)
             chosen.append(None if whole else selection)
         prompt.offered = torch.stack(rows)
@@ -278,6 +319,7 @@ class Hooks:
     def _shortened(self, kwargs: dict[str, Any], embeddings: Tensor, chosen: list[Selection | None]) -> dict[str, Any]:
         """The decoder's inputs without what left."""
         assert self.prompt is not None
+        self.shortened = True
         before, embeddings = self.prompt, embeddings.clone()
         keep, stay = [], []
         for sample, selection in enumerate(chosen):
@@ -292,6 +334,7 @@ class Hooks:
         self.prompt, source = before.without(keep)
         kwargs["inputs_embeds"] = gathered(embeddings, source, self.prompt.valid)
         position_ids = kwargs["position_ids"]
+        self.following = position_ids[-3:].amax((0, 2)) + 1
         rows = position_ids.gather(2, source.expand(position_ids.shape[0], -1, -1))
         if position_ids.shape[0] == 4:  # text positions: gaps in them would read as packed sequences
             rows[0] = self.prompt.positions
@@ -301,7 +344,7 @@ class Hooks:
         mask = kwargs.get("attention_mask")
         if torch.is_tensor(mask):
             kwargs["attention_mask"] = self.prompt.valid.to(mask.dtype)
-        elif not self.prompt.valid.all():
+        elif not self.prompt.full:
             kwargs["attention_mask"] = self.prompt.valid.long()
         if kwargs.get("visual_pos_masks") is not None:
             kwargs["visual_pos_masks"] = self.prompt.visual
@@ -313,7 +356,7 @@ class Hooks:
 
     def _before_attention(self, layer: int) -> Any:
         def hook(_module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            if self._mine and not self.decoding and self.prompt is not None:
+            if self.mine and not self.decoding and self.prompt is not None:
                 hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
                 cosine, sine = (merged(x, self.decoder.config) for x in kwargs["position_embeddings"])
                 self.seen[layer] = self.prompt, hidden, cosine, sine
@@ -321,8 +364,8 @@ class Hooks:
         return hook
 
     def _before_layer(self, layer: int) -> Any:
-        def hook(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            if not self._mine or self.prompt is None or self.entered is None:
+        def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+            if not self.mine or self.prompt is None or self.entered is None:
                 return None
             kwargs = dict(kwargs)
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -336,6 +379,9 @@ class Hooks:
                     if self.method.positions == "renumber":
                         kwargs["position_embeddings"] = self._rotary(hidden, read.valid.sum(1, keepdim=True) + said - 1)
                 return args, kwargs
+            if module.training and getattr(module, "gradient_checkpointing", False):
+                # some versions call the hooks again in the backward pass
+                raise CompressionError("compression and gradient checkpointing do not go together: see prepare")
             if layer in self.at:
                 hidden = self._select(layer, hidden)
             self.session.tokens[-1].append(self.prompt.counts)
@@ -353,7 +399,7 @@ class Hooks:
 
     def _behind_layer(self, _module: Any, _args: Any, output: Tensor) -> Tensor | None:
         """Those that passed the layer by come back."""
-        if not self._mine or self.passed is None:
+        if not self.mine or self.passed is None:
             return None
         hidden, prompt, source = self.passed
         assert self.prompt is not None
@@ -433,6 +479,7 @@ class Hooks:
                 prompt.total[sample],
                 (cosine, sine),
             )
-            selection = self.method.select(context)
+            with torch.autocast(hidden.device.type, enabled=False):
+                selection = self.method.select(context)
         self.session.flops[-1][sample] += self.flops[key]
         return selection

@@ -124,7 +124,7 @@ class SparseVLM(TrainingFree):
         if self.version == "plus":
             if self.gravity:
                 cosine, sine = required(context.rotary, "sparsevlm+", "the rotary embedding")
-                pull = gravity(cosine, sine, context.rows[raters])
+                pull = gravity(cosine, sine, context.rows)[raters]
                 attention = attention / pull[:, context.visual]
             attention = attention[top(attention.sum((1, 2)), max(1, len(attention) // 2))]
         return attention.mean((0, 1))

@@ -64,9 +64,9 @@ class TowerProbe:
         self.flops[images.start : images.stop] = [0] * len(images)
         return taken
 
-    def images(self, counts: Sequence[int]) -> list[range]:
-        """Which images those of each sample are, for samples of so many visual tokens. Generation of several answers encodes a
-        prompt's images once and repeats the prompt.
+    def images(self, counts: Sequence[int]) -> tuple[list[range], int]:
+        """Which images those of each sample are, for samples of so many visual tokens; and how often each prompt stands there:
+        generation of several answers encodes a prompt's images once and repeats the prompt.
 
         Raises:
             CompressionError: those are not the images that were encoded.
@@ -81,5 +81,5 @@ class TowerProbe:
             found += [range(first, behind)] * copies
             first = behind
         if [sum(sizes[i] for i in own) for own in found] != list(counts):
-            raise CompressionError(f"prompts of {list(counts)} visual tokens, and images of {sizes}")
-        return found
+            raise CompressionError(f"prompts of {list(counts)} visual tokens, and images of {sizes} encoded in this session")
+        return found, copies
