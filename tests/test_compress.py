@@ -595,6 +595,39 @@ class PassingEarly(Every):
         return Selection(torch.arange(1), others="pass")
 
 
+def test_only_the_cache_of_the_last_prompt_goes_on(policy):
+    model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy, 1))
+    step = {"input_ids": torch.tensor([[270]]), "use_cache": True}
+    for method in methods(policy):
+        with torch.inference_mode(), compress(model, method):
+            first = model(**inputs, use_cache=True)
+            model(**inputs_of(policy, histories(policy, 2)[1:]), use_cache=True)
+            with pytest.raises(CompressionError, match="filled before or by an earlier one"):
+                model(**step, past_key_values=first.past_key_values)
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_a_method_that_answers_nonsense_is_told(policy, layered):
+    answers = {
+        "indices": Selection(torch.tensor([True, False])),
+        "does not ascend": Selection(torch.tensor([2, 1])),
+        "ascend within": Selection(torch.tensor([0, 500])),
+        r"values are \[1, 3\] for 2": Selection(torch.tensor([0, 1]), torch.zeros(1, 3)),
+    }
+    for line, answer in answers.items():
+
+        class Wrong(Every):
+            def vision(self, context, answer=answer):
+                return None if layered else answer
+
+            def select(self, context, answer=answer):
+                return answer
+
+        method = Wrong(layer=deepest(policy) if layered else None)
+        with pytest.raises(OptionError, match=line), compress(policy.checkpoint.model, method):
+            logits_of(policy, inputs_of(policy, histories(policy, 1)))
+
+
 def test_an_exception_that_is_caught_within_leaves_no_half_a_record(policy):
     class Failing(Every):
         calls = 0

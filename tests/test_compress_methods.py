@@ -570,6 +570,7 @@ def test_names_are_light():
         (lambda: parse("random:0.5"), "unknown compression method 'random'"),
         (lambda: parse("fastv"), "say the share of visual tokens to keep, as in fastv:0.5"),
         (lambda: parse("fastv:half"), "say the share"),
+        (lambda: parse("fastv:0.5:"), "fastv positions '': choose keep or renumber"),
         (lambda: parse("fastv:0.5:drop"), "fastv positions 'drop': choose keep or renumber"),
         (lambda: parse("fastv:nan"), "fastv keep nan: a share, above 0 and at most 1"),
         (lambda: parse("visionzip:0"), "visionzip keep 0.0: a share"),

@@ -27,7 +27,7 @@ NAMES = tuple(_FAMILIES)
 def parse(name: str) -> Method:
     """The method that "family:keep" stands for; torch is imported only when there is one."""
     family, _, keep = name.partition(":")
-    keep, _, positions = keep.partition(":")
+    keep, colon, positions = keep.partition(":")
     if family not in _FAMILIES:
         raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(NAMES)}")
     try:
@@ -35,6 +35,6 @@ def parse(name: str) -> Method:
     except ValueError:
         raise OptionError(f"compression method {name!r}: say the share of visual tokens to keep, as in {family}:0.5") from None
     module, method, options = _FAMILIES[family]
-    options = options | ({"positions": positions} if positions else {})
+    options = options | ({"positions": positions} if colon else {})
     made = getattr(import_module(f"visionthink.compress.{module}"), method)(keep=share, **options)
     return cast("Method", made)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from visionthink.errors import OptionError
@@ -150,6 +151,17 @@ def check_share(family: str, option: str, value: float, least: float | None = No
     if not number or value > 1 or (value <= 0 if least is None else value < least):
         lowest = "above 0" if least is None else f"from {least:g}"
         raise OptionError(f"{family} {option} {value}: a share, {lowest} and at most 1")
+
+
+def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:
+    """Refuses an answer that is none about `tokens` [N, D]."""
+    keep, values = selection.keep, selection.values
+    if keep.dtype != torch.int64 or keep.ndim != 1:
+        raise OptionError(f"{name}: keep is {keep.dtype} {list(keep.shape)}; indices [k] are wanted, int64")
+    if len(keep) and not (keep[0] >= 0 and keep[-1] < len(tokens) and (keep[1:] > keep[:-1]).all()):
+        raise OptionError(f"{name}: keep does not ascend within the {len(tokens)} visual tokens to choose from")
+    if values is not None and values.shape != (len(keep), tokens.shape[1]):
+        raise OptionError(f"{name}: values are {list(values.shape)} for {len(keep)} tokens of width {tokens.shape[1]}")
 
 
 def required(given: T | None, family: str, what: str) -> T:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from visionthink.compress.probe import decoder_attention, merged
 from visionthink.compress.products import counted
 from visionthink.compress.prompt import Prompt, gathered, rows_of
-from visionthink.compress.selection import LayerContext, Method, Rows, Selection, VisionContext
+from visionthink.compress.selection import LayerContext, Method, Rows, Selection, VisionContext, check_selection
 from visionthink.compress.tower import TowerProbe
 from visionthink.errors import CompressionError, OptionError
 
@@ -137,6 +138,8 @@ class Hooks:
         self.prompt: Prompt | None = None
         self.entered: Prompt | None = None
         """As it entered the decoder; what its masks and positions are made for."""
+        self.cache: weakref.ref[Any] | None = None
+        """Of the last prompt; the only one that can be gone on with."""
         self.shortened = False
         """Whether anything left before the decoder."""
         self.following: Tensor | None = None
@@ -212,8 +215,10 @@ class Hooks:
         ids = kwargs.get("input_ids")
         self.decoding = past > 0
         if self.decoding:
-            if self.entered is None:
-                raise CompressionError("compression needs the whole prompt, and this cache was filled before")
+            if self.cache is None or self.cache() is not cache:
+                raise CompressionError(
+                    "compression needs the whole prompt, and this cache was filled before or by an earlier one"
+                )
             if ids is not None and ids.shape[1] > 1:
                 if self.by_layer or self.shortened:
                     raise CompressionError("a prompt that goes on where tokens have left the cache: read it again as a whole")
@@ -233,7 +238,7 @@ class Hooks:
             raise CompressionError("videos are not supported")
         index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         self.prompt, self.entered = Prompt(valid, visual, visual, index, []), None
-        self.shortened, self.by_layer, self.seen, self.passed = False, {}, {}, None
+        self.shortened, self.by_layer, self.seen, self.passed, self.cache = False, {}, {}, None, None
 
     def _before_tower(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if self.mine:
@@ -309,6 +314,8 @@ class Hooks:
             with counted(self.flops, key := ("vision", *offered)), torch.autocast(device.type, enabled=False):
                 selection = self.method.vision(VisionContext(features, tuple(offered), self.session.layers, received, keys))
             self.session.flops[-1][sample] += self.flops[key]
+            if selection is not None:
+                check_selection(selection, features, self.method.name)
             if selection is not None and selection.others == "pass":
                 raise CompressionError(f"{self.method.name}: before the decoder there is no layer to pass by")
             whole = selection is None or (len(selection.keep) == len(features) and selection.values is None)
@@ -382,6 +389,8 @@ class Hooks:
             if module.training and getattr(module, "gradient_checkpointing", False):
                 # some versions call the hooks again in the backward pass
                 raise CompressionError("compression and gradient checkpointing do not go together: see prepare")
+            if layer == 0 and kwargs.get("past_key_values") is not None:
+                self.cache = weakref.ref(kwargs["past_key_values"])
             if layer in self.at:
                 hidden = self._select(layer, hidden)
             self.session.tokens[-1].append(self.prompt.counts)
@@ -481,5 +490,7 @@ class Hooks:
             )
             with torch.autocast(hidden.device.type, enabled=False):
                 selection = self.method.select(context)
+        if selection is not None:
+            check_selection(selection, context.hidden[offered], self.method.name)
         self.session.flops[-1][sample] += self.flops[key]
         return selection
