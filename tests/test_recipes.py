@@ -96,7 +96,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, capsys):
     Qwen2Config().save_pretrained(tmp_path / "text")
     assert main(["train", "tiny", "--model", str(tmp_path / "text"), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert error == f"error: model {tmp_path / 'text'}: qwen2 is not supported; choose one of qwen2_5_vl, qwen3_vl\n"
+    assert error == f"error: model {tmp_path / 'text'}: qwen2 is not supported; choose one of qwen2_vl, qwen2_5_vl, qwen3_vl\n"
     assert not (tmp_path / "run").exists()
 
 
