@@ -35,7 +35,8 @@ from visionthink.rewards.anls import anls
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.relaxed import relaxed_accuracy as relaxed
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.types import StopReason, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import StopReason
 
 ROOT = Path(__file__).parents[1]
 KEYS = [b.key for b in BENCHMARKS]

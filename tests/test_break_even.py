@@ -15,7 +15,8 @@ from visionthink.evals.report.runs import compared, read, shows_one_view
 from visionthink.evals.routing import routing
 from visionthink.model import load
 from visionthink.recipes.frontier import with_method
-from visionthink.types import StopReason, Transcript, Turn, Usage
+from visionthink.transcript import Transcript, Turn, Usage
+from visionthink.types import StopReason
 
 
 def test_the_rate_by_hand():

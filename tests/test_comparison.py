@@ -12,7 +12,8 @@ from visionthink.evals.bootstrap import bootstrap
 from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
 from visionthink.evals.metrics import Scored, retention
 from visionthink.rewards.judge import Verdict
-from visionthink.types import StopReason, Transcript, Turn, Usage
+from visionthink.transcript import Transcript, Turn, Usage
+from visionthink.types import StopReason
 
 
 def scored(name: str, correct: bool | None, *tokens: int, full: int = 100, family: str = "f", need: str | None = None) -> Scored:

@@ -25,7 +25,8 @@ from visionthink.evals.flops import (
 )
 from visionthink.evals.paper_flops import paper_flops
 from visionthink.model import load
-from visionthink.types import StopReason, Transcript, Turn, Usage
+from visionthink.transcript import Transcript, Turn, Usage
+from visionthink.types import StopReason
 
 DECODER = DecoderShape(layers=2, hidden=4, ffn=8, heads=2, kv_heads=1, head_size=2, vocabulary=10)
 

@@ -10,7 +10,8 @@ from visionthink.resolution import PixelBudget
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.types import Completion, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Completion
 
 TINY = PixelBudget(28, 784, 12544)
 COMPACT = Protocol("compact")

@@ -15,7 +15,7 @@ from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.sft import SftConfig, choose, collate, demonstrate, fine_tune
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 EXACT = RulesJudge(closed=True)
 

@@ -15,29 +15,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visionthink.episode import Episode, run_async, run_batch
     from visionthink.errors import VisionThinkError
+    from visionthink.menu import Menu, Regions
     from visionthink.model import Model, Result, load
+    from visionthink.picture import Picture
     from visionthink.policies.scripted import ScriptedPolicy
     from visionthink.protocol import Protocol
     from visionthink.resolution import ResolutionLadder
     from visionthink.rewards.penalty import Penalty
     from visionthink.rewards.rubric import Rubric
-    from visionthink.types import Completion, Example, StopReason, Transcript
+    from visionthink.transcript import Transcript
+    from visionthink.types import Box, Completion, Example, Look, StopReason
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Box": "types",
     "Completion": "types",
     "Episode": "episode",
     "Example": "types",
+    "Look": "types",
+    "Menu": "menu",
     "Model": "model",
     "Penalty": "rewards.penalty",
+    "Picture": "picture",
     "Protocol": "protocol",
+    "Regions": "menu",
     "ResolutionLadder": "resolution",
     "Result": "model",
     "Rubric": "rewards.rubric",
     "ScriptedPolicy": "policies.scripted",
     "StopReason": "types",
-    "Transcript": "types",
+    "Transcript": "transcript",
     "VisionThinkError": "errors",
     "load": "model",
     "run_async": "episode",
@@ -45,12 +53,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "Box",
     "Completion",
     "Episode",
     "Example",
+    "Look",
+    "Menu",
     "Model",
     "Penalty",
+    "Picture",
     "Protocol",
+    "Regions",
     "ResolutionLadder",
     "Result",
     "Rubric",

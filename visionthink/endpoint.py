@@ -24,6 +24,7 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 
 from visionthink.errors import OptionError
+from visionthink.types import FailureKind
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ class Endpoint:
         return {self.key_header: f"Bearer {key}" if self.key_header == "Authorization" else key}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Completed:
     """A reply, as text, and what the server says it cost; None where it does not say."""
 
@@ -95,9 +96,9 @@ class Completed:
 class Unanswered(Exception):
     """No reply could be had; the message says why. `final` when trying again cannot help."""
 
-    def __init__(self, reason: str, *, final: bool = False, after: float | None = None):
+    def __init__(self, kind: FailureKind, reason: str, *, final: bool = False, after: float | None = None):
         super().__init__(reason)
-        self.final, self.after = final, after
+        self.kind, self.final, self.after = kind, final, after
 
 
 class Client:
@@ -203,13 +204,13 @@ class Connection:
         usage = usage if isinstance(usage, dict) else {}
         reason = record["choices"][0].get("finish_reason")
         return Completed(
-            _content(record),
-            reason if isinstance(reason, str) else "stop",
-            _count(usage.get("prompt_tokens")),
-            _count(usage.get("completion_tokens")),
-            _image_tokens(usage.get("prompt_tokens_details")),
-            _reasoning(_choice(record)),
-            _calls(_choice(record)),
+            text=_content(record),
+            finish_reason=reason if isinstance(reason, str) else "stop",
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+            image_tokens=_image_tokens(usage.get("prompt_tokens_details")),
+            reasoning=_reasoning(_choice(record)),
+            calls=_calls(_choice(record)),
         )
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
@@ -232,7 +233,7 @@ class Connection:
 
     async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> dict[str, Any]:
         if left <= 0:
-            raise Unanswered("no time left before the deadline", final=True)
+            raise Unanswered("timeout", "no time left before the deadline", final=True)
         self.requests += 1
         url, seconds = self.endpoint.url.rstrip("/") + path, min(self.endpoint.timeout, left)
         try:
@@ -245,14 +246,14 @@ class Connection:
                     while len(content) <= _MOST_BYTES and (more := await response.content.read(_MOST_BYTES + 1 - len(content))):
                         content += more
         except TimeoutError:
-            raise Unanswered(f"no reply within {seconds:.0f} s") from None
+            raise Unanswered("timeout", f"no reply within {seconds:.0f} s") from None
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise Unanswered(str(error), final=True) from None
+            raise Unanswered("bad_request", str(error), final=True) from None
         except (aiohttp.ClientError, OSError) as error:
             nobody = isinstance(error, aiohttp.ClientConnectorError) and not self.answered
-            raise Unanswered(f"{type(error).__name__}: {error}", final=nobody) from None
+            raise Unanswered("unreachable", f"{type(error).__name__}: {error}", final=nobody) from None
         if len(content) > _MOST_BYTES:
-            raise Unanswered("the reply is larger than 1 MB", final=True)
+            raise Unanswered("server", "the reply is larger than 1 MB", final=True)
         if response.status != 200:
             raise self._refused(response.status, response.headers.get("Retry-After"), content)
         try:
@@ -260,15 +261,16 @@ class Connection:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise Unanswered(f"the reply is no JSON object ({response.content_type})")
+            raise Unanswered("server", f"the reply is no JSON object ({response.content_type})")
         if method == "POST" and not isinstance(_choice(record), dict):
-            raise Unanswered("the reply holds no completion")
+            raise Unanswered("server", "the reply holds no completion")
         return record
 
     def _refused(self, status: int, retry_after: str | None, content: bytes) -> Unanswered:
         said = " ".join(content.decode("utf-8", "replace").split())[:160]
         final = status not in _PASSING or b"insufficient_quota" in content
-        return Unanswered(f"HTTP {status} {said}".strip(), final=final, after=_seconds(retry_after))
+        kind: FailureKind = "rate_limit" if status == 429 else "server" if status >= 500 else "bad_request"
+        return Unanswered(kind, f"HTTP {status} {said}".strip(), final=final, after=_seconds(retry_after))
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:

@@ -1,24 +1,35 @@
-"""Whose turn it is. One state machine, two short drivers; no model, no tokens, no await in the machine itself.
-
-The constructor opens the example's image; after that the machine does no I/O: messages in, messages out.
+"""Whose turn it is. One state machine, two short drivers; no file, no model, no tokens, no await in the machine itself.
 
 Everything that talks to a model in several turns (inference, training, evaluation, curation, the gateway) drives this
-`Episode`. What is said is the `Protocol`'s business; who says it is a `Policy`.
+`Episode`. What is said is the `Protocol`'s business, what can be seen the `Menu`'s; who speaks is a `Policy`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 
-from visionthink.errors import ImageError, VisionThinkError
-from visionthink.images import MAX_IMAGE_PIXELS, open_image
-from visionthink.protocol import IMAGE_MARK, Answer, Malformed, Protocol, RequestResolution, extract_answer
-from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
-from visionthink.types import ActionKind, Completion, Example, History, ImageView, Message, StopReason, Transcript, Turn, Usage
+from visionthink.errors import DataError, VisionThinkError
+from visionthink.menu import Menu
+from visionthink.picture import Picture
+from visionthink.protocol import IMAGE_MARK, Answer, Malformed, Protocol, Request, extract_answer
+from visionthink.resolution import QWEN2_5_VL, PixelBudget
+from visionthink.scene import Offer, Scene
+from visionthink.transcript import Transcript, Turn, Usage
+from visionthink.types import (
+    ActionKind,
+    CallError,
+    Completion,
+    Example,
+    History,
+    ImageView,
+    Look,
+    Message,
+    Shown,
+    StopReason,
+)
 
 
 class Policy(TypingProtocol):
@@ -27,84 +38,90 @@ class Policy(TypingProtocol):
     def complete(self, histories: Sequence[History]) -> list[Completion]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What a completion led to: the messages to send next, or the end."""
 
+    action: ActionKind
     new_messages: tuple[Message, ...] = ()
-    done: bool = False
+    looks: tuple[Look, ...] = ()
     stop_reason: StopReason | None = None
-    action: ActionKind = "answer"
+    note: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.stop_reason is not None
 
 
 class Episode:
     """One live run over one example.
 
-    The model starts on the lowest level of the ladder; a request takes it one level up; a call that cannot be read is
-    answered with an error message. Either uses up a turn, and there are as many turns as levels (`max_turns` may allow
-    more).
+    The model first sees every image at the menu's lowest level; a request shows it what it asked for, as far as that is on offer;
+    a call that cannot be followed is answered with an error message. Either uses up a turn.
+
+    Args:
+        pictures: the example's images, opened, in order; episodes of the same example share them.
+        budget: of the model's image processor.
 
     Raises:
-        ImageError: the example's image cannot be used.
+        DataError: as many images or `<image>` marks as the example or its conversation has are wanted, or the dialect cannot ask
+            for a part of one of several images.
     """
 
     def __init__(
         self,
         example: Example,
-        ladder: ResolutionLadder | None = None,
+        pictures: Sequence[Picture],
+        menu: Menu | None = None,
         protocol: Protocol | None = None,
         *,
         budget: PixelBudget = QWEN2_5_VL,
-        max_turns: int | None = None,
-        max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
-        ladder = ladder or ResolutionLadder()
-        self.example = example
-        self.protocol = protocol or Protocol()
-        name = os.fspath(example.image) if isinstance(example.image, (str, os.PathLike)) else f"example {example.id}"
-        loaded = open_image(example.image, name=name, max_pixels=max_image_pixels)
-        notes = list(loaded.notes)
-        try:
-            sizes = ladder.sizes(loaded.image.width, loaded.image.height, budget)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from None
-        if len(sizes) < len(ladder.levels):
-            notes.append(f"ladder collapsed to {','.join(f'{s[0]:g}' for s in sizes)}: a lower level would save no tokens")
-        self._image, self._ladder, self._budget, self._notes = loaded.image, ladder, budget, notes
-        self._levels = tuple(level for level, _, _ in sizes)
-        self._full_tokens = self.view(1.0).visual_tokens
-        self._max_turns = len(self._levels) if max_turns is None else max_turns
-        self._level = 0
+        self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
+        if len(pictures) != len(example.images):
+            raise DataError(f"example {example.id}: has {len(example.images)} images, and {len(pictures)} are opened")
+        self.scene = Scene(menu or Menu(), [picture.size for picture in pictures], budget)
+        if len(pictures) > 1 and self.scene.menu.regions.kind != "none" and not self.protocol.asks_of_any_image:
+            raise DataError(
+                f"example {example.id}: the dialect {self.protocol.dialect} cannot say which of several images a part is of"
+            )
+        self._opening_offers = self.scene.offers()
         self._turns: list[Turn] = []
         self._stop: StopReason | None = None
-        self._opening = tuple(
-            self.protocol.opening(example.question, self.view(self._levels[self._level]), can_request=self.can_request)
-        )
+        self._looks = self.scene.opening
+        self._opening = tuple(self._opened())
         self._pending = self._opening
         self.history: History = list(self._opening)
 
+    def _opened(self) -> list[Message]:
+        views = self.scene.render(self._looks, self.pictures)
+        levels = sorted({look.level for offer in self._opening_offers for look in offer.looks})
+        example = self.example
+        try:
+            return self.protocol.opening(
+                example.question, views, can_request=self.can_request, earlier=example.earlier, levels=levels
+            )
+        except DataError as error:
+            raise DataError(f"example {example.id}: {error}") from None
+
     @property
-    def levels(self) -> tuple[float, ...]:
-        """The levels on offer, after collapsing."""
-        return self._levels
+    def offers(self) -> tuple[Offer, ...]:
+        """What can be asked for in the next turn."""
+        return self.scene.offers(self._shown, turns=len(self._turns))
 
     @property
     def can_request(self) -> bool:
-        """Whether the tool is advertised: there is a higher level and the dialect has a way to ask for it."""
-        return len(self._levels) > 1 and self.protocol.can_ask
-
-    @property
-    def visual_tokens_full(self) -> int:
-        """What the full view alone costs."""
-        return self._full_tokens
+        """Whether the tool is advertised: there is something to ask for, and the dialect has a way to ask."""
+        return bool(self._opening_offers) and self.protocol.can_ask
 
     @property
     def done(self) -> bool:
         return self._stop is not None
 
-    def view(self, level: float) -> ImageView:
-        """The example's image at a level, whether the model was shown it or not."""
-        return self._ladder.view(self._image, level, self._budget)
+    @property
+    def _shown(self) -> tuple[Shown, ...]:
+        """Every view that the model was shown, those of the turn that is pending included."""
+        return (*(view for turn in self._turns for view in turn.views), *self.scene.shown(self._looks))
 
     def opening(self) -> list[Message]:
         """The messages of the first turn."""
@@ -116,68 +133,76 @@ class Episode:
             raise VisionThinkError(f"example {self.example.id}: the episode has ended ({self._stop})")
         if isinstance(completion, str):
             completion = Completion(completion)
-        step, note = self._decide(completion)
-        self._record(completion, step, note)
+        step = self._decide(completion)
+        self._record(completion, step)
         self.history.append(Message("assistant", (completion.text,), completion))
         self.history += step.new_messages
-        self._pending, self._stop = step.new_messages, step.stop_reason
+        self._pending, self._looks, self._stop = step.new_messages, step.looks, step.stop_reason
         return step
 
-    def _decide(self, completion: Completion) -> tuple[Step, str | None]:
+    def _decide(self, completion: Completion) -> Step:
         ended = {"length": StopReason.LENGTH, "refused": StopReason.REFUSED, "error": StopReason.POLICY_ERROR}
         if completion.finish_reason in ended:
-            return Step(done=True, stop_reason=ended[completion.finish_reason], action="none"), completion.error
+            why = completion.error.text if completion.error else None
+            return Step(action="none", stop_reason=ended[completion.finish_reason], note=why)
         if not completion.text.strip():
-            return Step(done=True, stop_reason=StopReason.EMPTY, action="none"), None
+            return Step(action="none", stop_reason=StopReason.EMPTY)
         reply = self.protocol.parse(completion.text, can_request=self.can_request)
-        last_turn = len(self._turns) + 1 >= self._max_turns
         if isinstance(reply, Answer):
-            reason = StopReason.ANSWERED_AFTER_REQUEST if self._level else StopReason.ANSWERED
-            return Step(done=True, stop_reason=reason), None
-        if isinstance(reply, RequestResolution):
-            if last_turn or self._level + 1 == len(self._levels):
-                return Step(done=True, stop_reason=StopReason.ASKED_ON_LAST_LEVEL, action="request"), None
-            self._level += 1
-            return Step((self.protocol.tool_result(self.view(self._levels[self._level])),), action="request"), None
-        assert isinstance(reply, Malformed)
-        if last_turn:
-            return Step(done=True, stop_reason=StopReason.MALFORMED_CALL, action="malformed"), reply.reason.value
-        return Step((self.protocol.tool_error(reply.reason),), action="malformed"), reply.reason.value
+            asked = any(turn.looks for turn in self._turns)
+            return Step(action="answer", stop_reason=StopReason.ANSWERED_AFTER_REQUEST if asked else StopReason.ANSWERED)
+        if isinstance(reply, Malformed):
+            return self._refused(reply.reason)
+        return self._asked(reply)
 
-    def _record(self, completion: Completion, step: Step, note: str | None) -> None:
-        views = [part for message in self._pending for part in message.content if isinstance(part, ImageView)]
+    def _asked(self, request: Request) -> Step:
+        shown, turns = self._shown, len(self._turns)
+        if not self.scene.offers(shown, turns=turns):
+            limited = self.scene.is_limited(shown, turns=turns)
+            return Step(action="request", stop_reason=StopReason.OVER_LIMIT if limited else StopReason.ASKED_ON_LAST_LEVEL)
+        resolved = self.scene.resolve(request.calls, shown, turns=turns)
+        if isinstance(resolved, CallError):
+            return self._refused(resolved)
+        views = self.scene.render(resolved.looks, self.pictures)
+        before = sum(len(turn.views) for turn in self._turns[1:]) + (len(self.scene.shown(self._looks)) if turns else 0)
+        message = self.protocol.observation(views, before=before)
+        return Step(action="request", new_messages=(message,), looks=resolved.looks, note=resolved.note)
+
+    def _refused(self, reason: CallError) -> Step:
+        if self.scene.turn_left(len(self._turns)):
+            return Step(action="malformed", new_messages=(self.protocol.tool_error(reason),), note=reason.value)
+        return Step(action="malformed", stop_reason=StopReason.MALFORMED_CALL, note=reason.value)
+
+    def _record(self, completion: Completion, step: Step) -> None:
+        views = self.scene.shown(self._looks)
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
-        level = views[-1].level if views else self._turns[-1].level
         before = sum(t.usage.visual_tokens for t in self._turns)
         shown = sum(v.visual_tokens for v in views) if completion.visual_tokens is None else completion.visual_tokens - before
         context = len(completion.prompt_ids) if completion.prompt_tokens is None else completion.prompt_tokens
-        output = len(completion.token_ids) if completion.output_tokens is None else completion.output_tokens
-        text_tokens = max(0, context - shown - before)
         usage = Usage(
-            shown,
-            text_tokens,
-            output,
-            completion.seconds,
-            completion.first_token_seconds,
-            completion.visual_by_layer,
-            completion.selection_flops,
+            visual_tokens=shown,
+            text_tokens=max(0, context - shown - before),
+            output_tokens=len(completion.token_ids) if completion.output_tokens is None else completion.output_tokens,
+            seconds=completion.seconds,
+            first_token_seconds=completion.first_token_seconds,
+            visual_by_layer=completion.visual_by_layer,
+            selection_flops=completion.selection_flops,
         )
-        prompt = "\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending)
-        added = completion.prompt_ids[known:]
-        self._turns.append(
-            Turn(
-                level,
-                prompt,
-                completion.text,
-                step.action,
-                usage,
-                completion.token_ids,
-                added,
-                completion.logprobs,
-                note,
-                (views[-1].width, views[-1].height) if views else None,
-            )
+        turn = Turn(
+            prompt="\n".join("".join(IMAGE_MARK if isinstance(p, ImageView) else p for p in m.content) for m in self._pending),
+            text=completion.text,
+            action=step.action,
+            usage=usage,
+            views=views,
+            looks=step.looks,
+            by=completion.by,
+            token_ids=completion.token_ids,
+            prompt_ids=completion.prompt_ids[known:],
+            logprobs=completion.logprobs,
+            note=step.note,
+            failure=completion.error.kind if completion.error else None,
         )
+        self._turns.append(turn)
 
     def transcript(self) -> Transcript:
         """The record so far; meant to be read once the episode is done.
@@ -188,20 +213,22 @@ class Episode:
         if self._stop is None:
             raise VisionThinkError(f"example {self.example.id}: the episode has not ended")
         answered = self._stop in (StopReason.ANSWERED, StopReason.ANSWERED_AFTER_REQUEST)
+        example = self.example
         return Transcript(
-            example_id=self.example.id,
-            question=self.example.question,
-            levels=self._levels,
-            visual_tokens_full=self._full_tokens,
+            example_id=example.id,
+            question=example.question,
+            sizes=self.scene.sizes,
+            offers=tuple((offer.name, offer.visual_tokens) for offer in self._opening_offers),
+            visual_tokens_full=self.scene.full_tokens,
             turns=tuple(self._turns),
             stop_reason=self._stop,
             answer=extract_answer(self._turns[-1].text) if answered else None,
-            reference=self.example.answer,
-            aliases=self.example.aliases,
-            need=self.example.need,
-            family=self.example.family,
-            notes=tuple(self._notes),
-            metadata=self.example.metadata,
+            reference=example.answer,
+            aliases=example.aliases,
+            need=example.need,
+            family=example.family,
+            notes=(*(note for picture in self.pictures for note in picture.notes), *self.scene.notes),
+            metadata=example.metadata,
         )
 
 

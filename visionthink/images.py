@@ -1,16 +1,13 @@
 """Untrusted image files to upright RGB images. Knows nothing about levels or tokens.
 
-The header is read before the pixels, so that a decompression bomb is refused without being unpacked.
+Only formats whose header states the size of what is unpacked are read, and the header is read before the pixels: a
+decompression bomb is refused without being unpacked. Icons, which hold whole images of other sizes, are not read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import threading
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,17 +43,10 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
         ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
     """
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
-    stream = source if isinstance(source, Image.Image) else _stream(source, label)
     try:
-        with _pillow_limit(max_pixels):
-            opened = stream if isinstance(stream, Image.Image) else _opened(stream, label, max_pixels)
-            return _upright_rgb(opened)
+        return _upright_rgb(source if isinstance(source, Image.Image) else _opened(source, label, max_pixels))
     except ImageError:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(f"{label}: holds an image of more than the limit of {max_pixels / 1e6:g} MP") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{label}: not an image file that can be read") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise ImageError(f"{label}: damaged or truncated image ({one_line(error)})") from None
 
@@ -71,7 +61,7 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
         return source.size
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     try:
-        with _pillow_limit(max_pixels), _opened(_stream(source, label), label, max_pixels) as opened:
+        with _opened(source, label, max_pixels) as opened:
             # Pillow reads a PNG to its end to look for EXIF, and says the upright size of a TIFF by itself
             known = "exif" in opened.info if opened.format == "PNG" else opened.format != "TIFF"
             turned = known and opened.getexif().get(_ORIENTATION) in range(5, 9)
@@ -82,37 +72,24 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
         raise ImageError(f"{label}: not an image file that can be read") from None
 
 
-def _opened(stream: io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+_ORIENTATION = 0x0112
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+"""Formats that are read, by Pillow's names."""
+
+
+def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int) -> Image.Image:
     """The header, checked; no pixel is unpacked before its image is known to be small enough."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit is global: raised where more is allowed, never lowered again
     try:
-        opened = Image.open(stream)  # icons are unpacked here, under Pillow's limit
+        opened = Image.open(_stream(source, label), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        stream.seek(0)
-        Image.MAX_IMAGE_PIXELS = None  # so that the size can be said
-        try:
-            opened = Image.open(stream, formats=_ONLY_READ_BY_HEADER)
-        except UnidentifiedImageError:
-            raise ImageError(f"{label}: holds an image of more than the limit of {max_pixels / 1e6:g} MP") from None
+        raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{label}: not an image file that can be read") from None
     if opened.width * opened.height > max_pixels:
         raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
     return opened
-
-
-_ORIENTATION = 0x0112
-_ONLY_READ_BY_HEADER = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-_alone = threading.Lock()
-
-
-@contextlib.contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Pillow's own limit, which also holds for images inside of images, is global: one image at a time."""
-    with _alone, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
@@ -161,4 +138,4 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
         notes.append("transparency laid on white")
     elif image.mode == "CMYK":
         notes.append("CMYK converted to RGB")
-    return LoadedImage(image.convert("RGB"), tuple(notes))
+    return LoadedImage(image if image.mode == "RGB" else image.convert("RGB"), tuple(notes))

@@ -1,4 +1,4 @@
-"""`load()`: a model, its protocol and its ladder behind one question-answering method."""
+"""`load()`: a model, its protocol and its menu behind one question-answering method."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
-from visionthink.protocol import Protocol
+from visionthink.menu import Menu, named_menu
+from visionthink.picture import Picture, open_pictures
+from visionthink.protocol import DIALECTS, Boundary, Protocol
 from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
-from visionthink.types import Example, ImageSource, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Example, ImageSource
 
 KEY = "VISIONTHINK_API_KEY"
 """Environment variable whose value is sent to the endpoint of a remote model."""
@@ -23,52 +26,72 @@ ENGINES = ("transformers", "vllm")
 """What can run a model that is no endpoint."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """What `ask` returns. `answer` is None when the episode ended without one; `transcript.stop_reason` says why."""
 
     answer: str | None
     levels: tuple[float, ...]
-    """The levels the model was shown."""
+    """The level of each view that the model was shown."""
     usage: dict[str, float]
     transcript: Transcript
 
 
 class Model:
-    """A policy that speaks a protocol over a ladder."""
+    """A policy that speaks a protocol over a menu."""
 
     def __init__(
         self,
         policy: Policy,
         protocol: Protocol,
-        ladder: ResolutionLadder,
+        menu: Menu,
         budget: PixelBudget,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
-        self.policy, self.protocol, self.ladder, self.budget = policy, protocol, ladder, budget
+        self.policy, self.protocol, self.menu, self.budget = policy, protocol, menu, budget
         self.max_image_pixels = max_image_pixels
 
-    def episode(self, example: Example, ladder: ResolutionLadder | None = None) -> Episode:
-        """A fresh episode over an example."""
-        return Episode(example, ladder or self.ladder, self.protocol, budget=self.budget, max_image_pixels=self.max_image_pixels)
-
-    def run(self, examples: Sequence[Example], ladder: ResolutionLadder | None = None) -> list[Transcript]:
-        """Transcripts of many examples, in order."""
-        return run_batch([self.episode(example, ladder) for example in examples], self.policy)
-
-    def ask(self, image: ImageSource, question: str, *, ladder: ResolutionLadder | Sequence[float] | None = None) -> Result:
-        """Answer a question about an image (a path, the bytes of a file, or an opened image).
+    def episode(self, example: Example, menu: Menu | None = None, *, pictures: Sequence[Picture] | None = None) -> Episode:
+        """A fresh episode over an example, whose images are opened unless they are given.
 
         Raises:
-            ImageError: the image cannot be used.
+            ImageError: an image cannot be used.
+            DataError: the example does not fit its images, or the dialect.
+        """
+        if pictures is None:
+            pictures = open_pictures(example, max_pixels=self.max_image_pixels)
+        return Episode(example, pictures, menu or self.menu, self.protocol, budget=self.budget)
+
+    def run(self, examples: Sequence[Example], menu: Menu | None = None) -> list[Transcript]:
+        """Transcripts of many examples, in order."""
+        return run_batch([self.episode(example, menu) for example in examples], self.policy)
+
+    def ask(
+        self,
+        image: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        ladder: ResolutionLadder | Sequence[float] | None = None,
+    ) -> Result:
+        """Answer a question about an image (a path, the bytes of a file, or an opened image), or about several.
+
+        Raises:
+            ImageError: an image cannot be used.
             OptionError: the question is not text.
         """
         if not isinstance(question, str):
             raise OptionError(f"question {question!r}: must be text")
-        if ladder is not None and not isinstance(ladder, ResolutionLadder):
-            ladder = ResolutionLadder(tuple(ladder))
-        [transcript] = self.run([Example("ask", question, image)], ladder)
-        return Result(transcript.answer, transcript.levels_seen, transcript.usage(), transcript)
+        menu = None if ladder is None else dataclasses.replace(self.menu, ladder=as_ladder(ladder))
+        images = tuple(image) if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else image
+        [transcript] = self.run([Example("ask", question, images)], menu)
+        return Result(answer=transcript.answer, levels=transcript.levels_seen, usage=transcript.usage(), transcript=transcript)
+
+
+def as_ladder(ladder: ResolutionLadder | Sequence[float] | str) -> ResolutionLadder:
+    """A ladder from its levels, or from text such as "1/4,1"."""
+    if isinstance(ladder, str):
+        return ResolutionLadder.parse(ladder)
+    return ladder if isinstance(ladder, ResolutionLadder) else ResolutionLadder(tuple(ladder))
 
 
 _Opened = tuple[Policy, Protocol, PixelBudget]
@@ -118,6 +141,7 @@ def _local(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> 
 def load(
     name: str | Path = "tiny",
     *,
+    menu: Menu | str | None = None,
     ladder: ResolutionLadder | Sequence[float] | None = None,
     dialect: str | None = None,
     boundary: str | None = None,
@@ -129,7 +153,9 @@ def load(
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
 
     Args:
-        ladder: levels to climb; default (0.25, 1).
+        menu: what can be asked for: a `menu.Menu`, or the name of one, which brings its dialect along (`awares`, `adaptvision`,
+            ...; see `menu.NAMED`); default: VisionThink's.
+        ladder: levels of whole images, instead of the menu's; default (0.25, 1).
         dialect, boundary: override what is stored beside the checkpoint, see `protocol.Protocol`.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
@@ -143,11 +169,18 @@ def load(
     Raises:
         ModelError: the checkpoint cannot be loaded.
     """
-    chosen: dict[str, Any] = {key: value for key, value in (("dialect", dialect), ("boundary", boundary)) if value}
-    if isinstance(ladder, str):
-        ladder = ResolutionLadder.parse(ladder)
-    if ladder is not None and not isinstance(ladder, ResolutionLadder):
-        ladder = ResolutionLadder(tuple(ladder))
+    chosen: dict[str, Any] = {}
+    if isinstance(menu, str):
+        menu, spoken = named_menu(menu)
+        dialect = dialect or spoken
+    if dialect:
+        chosen["dialect"] = Protocol(dialect).dialect
+        boundary = boundary or DIALECTS[dialect].boundary
+    if boundary:
+        chosen["boundary"] = Protocol(boundary=cast("Boundary", boundary)).boundary
+    menu = menu or Menu()
+    if ladder is not None:
+        menu = dataclasses.replace(menu, ladder=as_ladder(ladder))
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if str(name).startswith(("http://", "https://")):
@@ -159,4 +192,4 @@ def load(
     else:
         opened = (_vllm if engine == "vllm" else _local)(str(name), chosen, sampling)
     policy, protocol, budget = opened
-    return Model(policy, protocol, ladder or ResolutionLadder(), budget, max_image_pixels)
+    return Model(policy, protocol, menu, budget, max_image_pixels)

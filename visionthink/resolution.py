@@ -13,10 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from PIL import Image
-
 from visionthink.errors import ImageError, OptionError
-from visionthink.types import ImageView
 
 MAX_ASPECT_RATIO = 200
 """The image processors of Qwen refuse anything longer than this."""
@@ -69,6 +66,10 @@ class PixelBudget:
         w, h = self.fit(width, height)
         return (w // self.factor) * (h // self.factor)
 
+    def at_least(self, visual_tokens: int) -> PixelBudget:
+        """The same, with views of at least so many visual tokens."""
+        return dataclasses.replace(self, min_pixels=max(self.min_pixels, min(visual_tokens * self.factor**2, self.max_pixels)))
+
     def capped(self, visual_tokens: int) -> PixelBudget:
         """The same, with views of at most so many visual tokens."""
         most = min(self.max_pixels, visual_tokens * self.factor**2)
@@ -90,7 +91,8 @@ class SizeRule(Protocol):
     def visual_tokens(self, width: int, height: int) -> int: ...
 
 
-Arithmetic = Literal["effective", "released_train", "released_eval"]
+Arithmetic = Literal["effective", "released_train", "released_eval", "released_adaptvision"]
+ARITHMETICS: tuple[Arithmetic, ...] = ("effective", "released_train", "released_eval", "released_adaptvision")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class ResolutionLadder:
     is computed:
     `effective` from what the processor keeps of the full image (default); `released_eval` and `released_train` as the authors'
     code does (half of width and height by integer division; the latter after clamping the image to [512^2, 2048^2] px and with
-    twice the low view as the high one).
+    twice the low view as the high one); `released_adaptvision` as AdaptVision's evaluation does (arXiv 2512.03794: half of width
+    and height, and each view brought to whole tokens within 2048^2 px by itself).
     """
 
     levels: tuple[float, ...] = (0.25, 1.0)
@@ -118,8 +121,8 @@ class ResolutionLadder:
             raise OptionError(f"ladder {self}: levels are shares of the pixels, in (0, 1]")
         if any(a >= b for a, b in itertools.pairwise(levels)):
             raise OptionError(f"ladder {self}: levels must increase")
-        if self.arithmetic not in ("effective", "released_train", "released_eval"):
-            raise OptionError(f"ladder arithmetic {self.arithmetic!r}: choose effective, released_train or released_eval")
+        if self.arithmetic not in ARITHMETICS:
+            raise OptionError(f"ladder arithmetic {self.arithmetic!r}: choose one of {', '.join(ARITHMETICS)}")
         if self.arithmetic != "effective" and any(level not in (0.25, 1.0) for level in levels):
             raise OptionError(f"ladder {self}: {self.arithmetic} knows the levels 0.25 and 1 only")
         object.__setattr__(self, "levels", levels)
@@ -141,20 +144,19 @@ class ResolutionLadder:
 
         A level is left out when the next one costs no more tokens (small images, clamps); the highest level always stays.
         """
-        sized = [(level, *self._size(level, width, height, budget)) for level in self.levels]
+        sized = [(level, *self.size(level, width, height, budget)) for level in self.levels]
         kept = [sized[-1]]
         for entry in reversed(sized[:-1]):
             if budget.visual_tokens(*entry[1:]) < budget.visual_tokens(*kept[0][1:]):
                 kept.insert(0, entry)
         return kept
 
-    def view(self, image: Image.Image, level: float, budget: SizeRule) -> ImageView:
-        """The image at a level. At 1 the pixels are untouched; below, one LANCZOS pass from the original."""
-        width, height = self._size(level, image.width, image.height, budget)
-        shown = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
-        return ImageView(shown, level, width, height, budget.visual_tokens(width, height))
-
-    def _size(self, level: float, width: int, height: int, budget: SizeRule) -> tuple[int, int]:
+    def size(self, level: float, width: int, height: int, budget: SizeRule) -> tuple[int, int]:
+        """(width, height) in px of a level: at 1 the image's own, below it whole tokens."""
+        if self.arithmetic == "released_adaptvision":
+            f = budget.factor
+            kept = PixelBudget(f, 4 * f**2, 2048**2)
+            return kept.fit(width, height) if level == 1 else kept.fit(*_halved(width, height))
         if self.arithmetic == "released_eval":
             return (width, height) if level == 1 else _halved(width, height)
         if self.arithmetic == "released_train":
@@ -162,12 +164,9 @@ class ResolutionLadder:
             return (2 * low_width, 2 * low_height) if level == 1 else (low_width, low_height)
         if level == 1:
             return width, height
+        scale = math.sqrt(level)
         full_width, full_height = budget.fit(width, height)
-        scale, f = math.sqrt(level), budget.factor
-        # whole tokens, so that the processor has nothing left to resample
-        w, h = (max(f, round(side * scale / f) * f) for side in (full_width, full_height))
-        # rounding can push a long image over the limit
-        return min(w, MAX_ASPECT_RATIO * h // f * f), min(h, MAX_ASPECT_RATIO * w // f * f)
+        return whole_tokens(full_width * scale, full_height * scale, budget.factor)
 
     def full(self) -> ResolutionLadder:
         """The ladder that starts and ends at the top level."""
@@ -176,6 +175,14 @@ class ResolutionLadder:
     def low(self) -> ResolutionLadder:
         """The ladder that starts and ends at the bottom level."""
         return dataclasses.replace(self, levels=self.levels[:1])
+
+
+def whole_tokens(width: float, height: float, factor: int) -> tuple[int, int]:
+    """(width, height) in px rounded to visual tokens, at least one, so that a processor has nothing left to resample."""
+    w, h = (max(factor, round(side / factor) * factor) for side in (width, height))
+    # rounding can push a long image over the limit
+    most_w, most_h = (MAX_ASPECT_RATIO * side // factor * factor for side in (h, w))
+    return min(w, most_w), min(h, most_h)
 
 
 def _released_train_low(width: int, height: int, low: int = 512**2, high: int = 2048**2) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
+from visionthink.menu import NAMED
 from visionthink.resolution import ResolutionLadder
 
 
@@ -58,8 +59,10 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         default="tiny",
         help=model,
     )
-    parser.add_argument("--ladder", default="0.25,1", help="shares of the pixels to climb (default: %(default)s)")
-    parser.add_argument("--dialect", help="protocol wording; default: what is stored beside the checkpoint, else agent")
+    menu_options(parser)
+    parser.add_argument(
+        "--dialect", help="protocol wording; default: the menu's, else what is stored beside the checkpoint, else agent"
+    )
     parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
     parser.add_argument(
         "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
@@ -67,15 +70,21 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 
 
+def menu_options(parser: argparse.ArgumentParser) -> None:
+    menus = f"what can be asked for: {', '.join(NAMED)} (default: visionthink)"
+    parser.add_argument("--menu", help=menus)
+    parser.add_argument("--ladder", help="levels of whole images, as shares of the pixels, instead of the menu's (0.25,1)")
+
+
 def load(options: argparse.Namespace, **more: Any) -> Any:
     from visionthink.model import load
 
     if options.max_new_tokens < 1:
         raise OptionError(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
-    ladder = ResolutionLadder.parse(options.ladder)
     return load(
         options.model,
-        ladder=ladder,
+        menu=options.menu,
+        ladder=None if options.ladder is None else ResolutionLadder.parse(options.ladder),
         dialect=options.dialect,
         boundary=options.boundary,
         max_new_tokens=options.max_new_tokens,

@@ -58,6 +58,7 @@ def add(command: AddCommand) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.benchmarks.benchmark import benchmark
+    from visionthink.evals.policy_spec import PolicySpec
     from visionthink.recipes.frontier import evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
@@ -68,12 +69,13 @@ def _eval(options: argparse.Namespace) -> None:
         return
     if options.batch_size is not None and options.batch_size < 1:
         raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
-    models, policies = (_names(getattr(options, name), name) for name in ("model", "policy"))
+    models = _names(options.model, "model")
+    policies = [PolicySpec.parse(name) for name in _names(options.policy, "policy")]
     task = benchmark(options.benchmark) if options.benchmark else None
     examples = _examples(options, task)
     closed = options.suite == "mini" or (task is not None and not task.judged)
     judge = read_judge(options.judge or ("exact" if closed else "rules"))
-    kept = "ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
+    kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
     settings = {name: getattr(options, name) for name in kept}
     common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from visionthink.data.curation import Counted, counted
-from visionthink.data.identity import content_id, image_digest
+from visionthink.data.identity import content_id, images_digest
 from visionthink.data.labels import Label, Thresholds, balanced
 from visionthink.durable import replace, replace_text
 from visionthink.errors import DataError, InputError
-from visionthink.images import open_image
-from visionthink.types import Example
+from visionthink.picture import open_pictures
+from visionthink.types import Example, ImageSource
 
 _AT_ONCE = 64
 """Examples in memory while a table is written."""
@@ -81,10 +81,14 @@ def _digests(examples: Mapping[str, Example]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in examples:
         try:
-            found.setdefault(image_digest(open_image(examples[key].image, name=f"row {key}").image), key)
+            found.setdefault(_digest(examples[key], f"row {key}"), key)
         except InputError as error:
             raise DataError(f"--validation: {error}") from None
     return found
+
+
+def _digest(example: Example, row: str) -> str:
+    return images_digest([picture.image for picture in open_pictures(example, row=row)])
 
 
 def write_tables(out: Path, rows: Sequence[Curated], examples: Mapping[str, Example]) -> None:
@@ -117,8 +121,7 @@ def _unchanged(c: Curated, example: Example) -> Example:
     Raises:
         DataError: another one stands in its row now.
     """
-    image = image_digest(open_image(example.image, name=f"row {c.counts.row}").image)
-    if content_id(example, image) != c.counts.id:
+    if content_id(example, _digest(example, f"row {c.counts.row}")) != c.counts.id:
         raise DataError(f"row {c.counts.row}: is not the example that was counted; the data has changed since, use another --out")
     return example
 
@@ -157,8 +160,8 @@ def _count_row(c: Curated) -> dict[str, Any]:
 def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
     return {
         "id": c.counts.id,
-        "problem": example.question if "<image>" in example.question else f"<image>{example.question}",
-        "images": [{"bytes": _bytes(example), "path": None}],
+        "problem": example.question if "<image>" in example.question else "<image>" * len(example.images) + example.question,
+        "images": [{"bytes": _bytes(image), "path": None} for image in example.images],
         "original_answer": example.answer,
         "aliases": list(example.aliases),
         "data_source": example.family,
@@ -169,13 +172,13 @@ def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
     }
 
 
-def _bytes(example: Example) -> bytes:
-    if isinstance(example.image, bytes):
-        return example.image
-    if isinstance(example.image, (str, os.PathLike)):
-        return Path(example.image).read_bytes()
+def _bytes(image: ImageSource) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (str, os.PathLike)):
+        return Path(image).read_bytes()
     buffer = io.BytesIO()
-    example.image.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

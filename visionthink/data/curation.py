@@ -17,16 +17,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from visionthink.data.identity import content_id, image_digest
+from visionthink.data.identity import content_id, images_digest
 from visionthink.data.labels import Thresholds
 from visionthink.durable import append_line, lines_of_one, whole_lines
-from visionthink.episode import Policy, run_batch
+from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, InputError, OptionError
-from visionthink.images import open_image
 from visionthink.model import Model
-from visionthink.resolution import ResolutionLadder
+from visionthink.picture import open_pictures
 from visionthink.rewards.judge import Answer, Judge, judge_transcripts
-from visionthink.types import Example, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Example
 
 if TYPE_CHECKING:
     from visionthink.policies.render import Renderer
@@ -35,7 +35,7 @@ WAIT = 60
 """Seconds to wait for a shard that another process has not let go of yet."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counted:
     """What is known of one row. `rejected` says why it has no counts."""
 
@@ -62,7 +62,7 @@ class Reseedable(Protocol):
     def seeded(self, seed: int) -> Policy: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curator:
     """Makes the rollouts of an example and counts the right ones.
 
@@ -84,40 +84,38 @@ class Curator:
             InputError: the example cannot be used; the message says why.
         """
         started = time.perf_counter()
-        path = f", {os.fspath(example.image)}" if isinstance(example.image, (str, os.PathLike)) else ""
-        opened = open_image(example.image, name=f"row {row}{path}", max_pixels=self.model.max_image_pixels)
-        digest = image_digest(opened.image)
-        example = replace(example, id=content_id(example, digest), image=opened.image)
-        low, full = (ResolutionLadder((level,)) for level in (self.model.ladder.levels[0], self.model.ladder.levels[-1]))
-        if len(self.model.episode(example).levels) < 2:
+        pictures = open_pictures(example, max_pixels=self.model.max_image_pixels, row=f"row {row}")
+        digest = images_digest([picture.image for picture in pictures])
+        example = replace(example, id=content_id(example, digest))
+        n, menus = self.thresholds.rollouts, (self.model.menu.low(), self.model.menu.full())
+        low, full = ([self.model.episode(example, menu, pictures=pictures) for _ in range(n)] for menu in menus)
+        if low[0].scene.tokens(low[0].scene.opening) >= full[0].scene.full_tokens:
             raise DataError("the image is too small: the low view costs as much as the full one")
-        self._check_length(example, low, full)
+        self._check_length(low[0], full[0])
         self._check_definite(example)
-        n = self.thresholds.rollouts
-        episodes = [self.model.episode(example, ladder) for ladder in (low, full) for _ in range(n)]
+        episodes = [*low, *full]
         policy: Policy = self.model.policy
         if isinstance(policy, Reseedable):  # sampling must not depend on what was sampled before
             policy = policy.seeded(int(hashlib.sha256(f"{self.seed} {example.id}".encode()).hexdigest()[:8], 16))
         transcripts = run_batch(episodes, policy)
         verdicts = [v.verdict for v in judge_transcripts(self.judge, transcripts)]
         counted = Counted(
-            row,
-            example.id,
-            digest,
-            verdicts[:n].count("correct"),
-            verdicts[n:].count("correct"),
-            verdicts.count("unscored"),
-            example.need,
-            round(time.perf_counter() - started, 3),
+            row=row,
+            id=example.id,
+            image=digest,
+            correct_low=verdicts[:n].count("correct"),
+            correct_full=verdicts[n:].count("correct"),
+            unscored=verdicts.count("unscored"),
+            need=example.need,
+            seconds=round(time.perf_counter() - started, 3),
         )
         return counted, transcripts
 
-    def _check_length(self, example: Example, low: ResolutionLadder, full: ResolutionLadder) -> None:
+    def _check_length(self, low: Episode, full: Episode) -> None:
         if not self.max_tokens or not isinstance(self.model.policy, Reseedable):
             return
-        shortest, longest = (self.model.episode(example, ladder) for ladder in (low, full))
-        prompt = self.model.policy.renderer.prompt_ids(longest.opening())
-        tokens = len(prompt) + shortest.view(low.levels[0]).visual_tokens
+        prompt = self.model.policy.renderer.prompt_ids(full.opening())
+        tokens = len(prompt) + low.scene.tokens(low.scene.opening)
         if tokens > self.max_tokens:
             raise DataError(f"takes {tokens} tokens with both views; {self.max_tokens} are allowed")
 
@@ -169,7 +167,7 @@ def count_shard(
             except InputError as error:
                 if strict:
                     raise
-                record = Counted(row, rejected=str(error))
+                record = Counted(row=row, rejected=str(error))
             if transcripts:
                 append_line(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
             append_line(counts, asdict(record))

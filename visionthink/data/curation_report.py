@@ -12,7 +12,7 @@ from typing import Any
 from visionthink.data.curated import Curated
 from visionthink.data.curation import transcripts_of
 from visionthink.errors import InputError
-from visionthink.images import open_image
+from visionthink.picture import Picture, open_pictures
 from visionthink.types import Example
 
 _SHOWN = 8
@@ -103,10 +103,14 @@ def _card(c: Curated, example: Example, transcripts: Sequence[Mapping[str, Any]]
 
 def _picture(example: Example) -> str:
     try:
-        image = open_image(example.image).image
+        pictures = open_pictures(example)
     except InputError as error:
         return f"<small>{html.escape(str(error))}</small>"
+    return "".join(map(_thumbnail, pictures))
+
+
+def _thumbnail(picture: Picture) -> str:
+    image, buffer = picture.image.copy(), io.BytesIO()
     image.thumbnail((_SIDE, _SIDE))
-    buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"

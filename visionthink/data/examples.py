@@ -15,7 +15,7 @@ from typing import Any
 
 from visionthink.data.rows import Rows, open_rows
 from visionthink.errors import DataError, OptionError
-from visionthink.types import Example, Need
+from visionthink.types import Example, ImageSource, Need
 
 _COLUMNS: dict[str, Sequence[str]] = {
     "question": ("question", "problem"),
@@ -108,7 +108,7 @@ class ExampleTable(Mapping[str, Example]):
         return Example(
             id=key,
             question=question,
-            image=self._image(row, key),
+            image=self._images(row, key),
             answer=str(answers[0]),
             aliases=tuple(map(str, answers[1:])),
             need=_need(row),
@@ -125,12 +125,13 @@ class ExampleTable(Mapping[str, Example]):
                 return value
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
 
-    def _image(self, row: Mapping[str, Any], key: str) -> bytes | Path:
+    def _images(self, row: Mapping[str, Any], key: str) -> ImageSource | tuple[ImageSource, ...]:
+        """The image of a row, or several."""
         cell = self._cell(row, "image", key)
-        if isinstance(cell, list):
-            if len(cell) > 1:
-                raise DataError(f"{self.name}, row {key}: {len(cell)} images; one is supported")
-            cell = cell[0]
+        images = tuple(self._image(each, key) for each in (cell if isinstance(cell, list) else [cell]))
+        return images if len(images) > 1 else images[0]
+
+    def _image(self, cell: Any, key: str) -> bytes | Path:
         if isinstance(cell, dict):
             cell = cell.get("bytes") or cell.get("path")
         if not isinstance(cell, (bytes, str)) or not cell:

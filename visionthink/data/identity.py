@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -12,6 +13,12 @@ from visionthink.types import Example
 def image_digest(image: Image.Image) -> str:
     """Of the pixels of an upright RGB image; another file format or other metadata do not change it."""
     return hashlib.sha256(f"{image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()[:32]
+
+
+def images_digest(images: Sequence[Image.Image]) -> str:
+    """Of all images of an example, in order; of a single one as `image_digest`."""
+    digests = [image_digest(image) for image in images]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
 
 def content_id(example: Example, image: str) -> str:

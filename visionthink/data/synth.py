@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from visionthink.errors import DataError
-from visionthink.types import Example
+from visionthink.types import Box, Evidence, Example, whole
 
 CANVAS = 112
 """Side of every image in px: a multiple of 56, so that 1 and 1/4 of the pixels are both whole 28 px tokens."""
@@ -86,7 +86,7 @@ class Mark:
         return (max(0, left), max(0, top), min(CANVAS, right), min(CANVAS, bottom))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scene:
     """A drawing with a question; `twin` is the same drawing with another answer (the counterfactual)."""
 
@@ -100,6 +100,15 @@ class Scene:
     aliases: tuple[str, ...] = ()
     paper: tuple[int, int, int] = (160, 160, 160)
     noise_seed: int = 0
+    everywhere: bool = False
+    """Whether the answer depends on the whole drawing, and not on the evidence alone."""
+
+    @property
+    def needed(self) -> Evidence:
+        """What must be seen, at which level, to know the answer."""
+        if self.evidence is None:
+            return ()
+        return ((whole(CANVAS, CANVAS) if self.everywhere else Box(*self.evidence.box), 1.0 if self.hard else 0.25),)
 
 
 Draw = Callable[[np.random.Generator, bool, np.ndarray], Scene]
@@ -242,12 +251,17 @@ def _swap(marks: Sequence[Mark], old: Mark, *new: Mark) -> tuple[Mark, ...]:
     return (*(m for m in marks if m is not old), *new)
 
 
+def _scene(marks: tuple[Mark, ...], question: str, answer: str, evidence: Mark, hard: bool, twin: tuple[Mark, ...] = ()) -> Scene:
+    """A drawing whose answer depends on one mark; certified where it is hard."""
+    return Scene(marks=marks, question=question, answer=answer, evidence=evidence, hard=hard, certified=hard, twin=twin)
+
+
 def _draw_grating(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     x, y = _at(rng, int(rng.integers(4)), 2)
     value = _pick(rng, ORIENTATIONS)
     mark = Mark("stripes", value, x, y, 52, hard)
     twin = (replace(mark, value=_pick(rng, ORIENTATIONS, value)),)
-    return Scene((mark,), "Which way do the stripes run?", value, mark, hard, hard, twin)
+    return _scene((mark,), "Which way do the stripes run?", value, mark, hard, twin)
 
 
 def _draw_digits(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
@@ -255,7 +269,7 @@ def _draw_digits(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scen
     labels = handwritten_digits()[1]
     other = int(rng.choice(pool[labels[pool] != int(mark.value)]))
     twin = (replace(mark, scan=other, value=str(labels[other])),)
-    return Scene((mark,), "Which digit is written?", mark.value, mark, hard, hard, twin)
+    return _scene((mark,), "Which digit is written?", mark.value, mark, hard, twin)
 
 
 def _draw_print(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
@@ -263,7 +277,7 @@ def _draw_print(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     dark, faint = _print(rng, first, fine=False), _print(rng, second, fine=True)
     asked = faint if hard else dark
     twin = _swap((dark, faint), faint, replace(faint, value=_pick(rng, tuple("0123456789"), faint.value)))
-    return Scene((dark, faint), f"What is the {'faint' if hard else 'dark'} number?", asked.value, asked, hard, hard, twin)
+    return _scene((dark, faint), f"What is the {'faint' if hard else 'dark'} number?", asked.value, asked, hard, twin)
 
 
 def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
@@ -275,12 +289,12 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     )
     if not hard:
         tallest = max(bars, key=lambda b: b.size)
-        return Scene(bars, "Which bar is tallest?", tallest.colour, tallest, False)
+        return _scene(bars, "Which bar is tallest?", tallest.colour, tallest, False)
     which = int(rng.integers(3))
     bar = bars[which]
     twin = _swap(bars, bar, replace(bar, value=_pick(rng, ORIENTATIONS, bar.value)))
     question = f"How is the {('left', 'middle', 'right')[which]} bar hatched?"
-    return Scene(bars, question, bar.value, bar, True, True, twin)
+    return _scene(bars, question, bar.value, bar, True, twin)
 
 
 def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
@@ -292,7 +306,7 @@ def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Sc
     present = bool(rng.integers(2))
     marks, twin = (there, empty) if present else (empty, there)
     question = f"Is there a shape at the {PLACES[asked]}?"
-    return Scene(marks, question, "yes" if present else "no", shape, hard, hard, twin)
+    return _scene(marks, question, "yes" if present else "no", shape, hard, twin)
 
 
 def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
@@ -304,15 +318,34 @@ def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     if topic == "count":
         more = (*marks, _shape(rng, _pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
         word = ("one", "two", "three", "four")[n - 1]
-        return Scene(marks, "How many shapes are there?", str(n), (more or marks)[-1], hard, hard, more or marks[:-1], (word,))
+        return Scene(
+            marks=marks,
+            question="How many shapes are there?",
+            answer=str(n),
+            evidence=(more or marks)[-1],
+            hard=hard,
+            certified=hard,
+            twin=more or marks[:-1],
+            aliases=(word,),
+            everywhere=True,
+        )
     if topic == "place":
         x, y = _at(rng, slots[1])
-        return Scene(marks, "Where is the shape?", place, first, hard, hard, (replace(first, x=x, y=y),))
+        return Scene(
+            marks=marks,
+            question="Where is the shape?",
+            answer=place,
+            evidence=first,
+            hard=hard,
+            certified=hard,
+            twin=(replace(first, x=x, y=y),),
+            everywhere=True,
+        )
     if topic == "colour":
-        return Scene(marks, f"What colour is the shape at the {place}?", first.colour, first, False)
+        return _scene(marks, f"What colour is the shape at the {place}?", first.colour, first, False)
     kind = _pick(rng, SHAPES, first.kind)
     twin = _swap(marks, first, replace(first, kind=kind, value=kind))
-    return Scene(marks, f"What shape is at the {place}?", first.kind, first, hard, hard, twin)
+    return _scene(marks, f"What shape is at the {place}?", first.kind, first, hard, twin)
 
 
 def draw_poster(rng: np.random.Generator) -> list[Mark | None]:
@@ -402,6 +435,7 @@ def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: b
         aliases=scene.aliases,
         need="hard" if scene.hard else "easy",
         family=family,
+        evidence=scene.needed,
         metadata={
             "seed": spawn,
             "certified": scene.certified,

@@ -13,7 +13,7 @@ from typing import Any
 from visionthink.errors import DataError
 from visionthink.protocol import extract_answer
 from visionthink.rewards.judge import Answer, Verdict, VerdictKind
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
 @dataclass(frozen=True)

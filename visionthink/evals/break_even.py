@@ -17,6 +17,7 @@ an answer, and what a request adds is known only for the examples that were aske
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -24,7 +25,8 @@ from typing import Any, Literal, TypeAlias
 from visionthink.evals.cost import episode_cost
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import retained_tokens
-from visionthink.types import StopReason, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import StopReason
 
 FIGURES = ("flops", "seconds", "retained_tokens", "kv_bytes")
 """Of each: operations with every round read again; wall time; visual tokens averaged over the decoder's layers; bytes of keys and
@@ -66,7 +68,8 @@ def ledger(transcripts: Iterable[Transcript], architecture: Architecture | None)
         if t.stop_reason == StopReason.POLICY_ERROR or not t.turns:
             continue
         whole = _figures(t, architecture)
-        first = tuple(turn for turn in t.turns if turn.level == t.turns[0].level)
+        opening, *rest = t.turns
+        first = (opening, *itertools.takewhile(lambda turn: not turn.views, rest))
         before = _figures(dataclasses.replace(t, turns=first), architecture) if t.requested else whole
         entries[t.example_id, t.question, t.reference] = Spent(t.requested, before, whole)
     return entries

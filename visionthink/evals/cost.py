@@ -8,10 +8,10 @@ from typing import Any
 
 from visionthink.evals.flops import Architecture, cache_bytes, decoder_flops, generation_flops, vision_flops
 from visionthink.evals.paper_flops import paper_flops
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """Of one episode, all rounds together.
 
@@ -44,12 +44,11 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
     prompt: list[int] = []
     for turn in transcript.turns:
         usage = turn.usage
-        if usage.visual_tokens:
-            if turn.view_size is None:
-                return None
-            view = vision_flops(vision, *turn.view_size, decoder.hidden)
-            encoded += view
-            cached += view
+        if usage.visual_tokens and not turn.views:
+            return None
+        seen = sum(vision_flops(vision, view.width, view.height, decoder.hidden) for view in turn.views)
+        encoded += seen
+        cached += seen
         visual += usage.visual_tokens
         if usage.text_tokens == 0 and usage.output_tokens == 0:
             continue  # the policy failed before it read anything
@@ -69,14 +68,14 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
     if not prompt:
         return None
     return Cost(
-        flops,
-        cached,
-        paper_flops(decoder, prompt),
-        encoded,
-        selected,
-        prefilled,
-        prefilled_cached,
-        cache_bytes(architecture, [n + output for n in prompt]),
+        flops=flops,
+        flops_cached=cached,
+        flops_paper=paper_flops(decoder, prompt),
+        vision_flops=encoded,
+        selection_flops=selected,
+        prefill_tokens=prefilled,
+        prefill_tokens_cached=prefilled_cached,
+        kv_bytes=cache_bytes(architecture, [n + output for n in prompt]),
     )
 
 

@@ -16,7 +16,8 @@ from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.runner import write_run
 from visionthink.rewards.judge import Answer, Judge, Verdict, judge_transcripts
-from visionthink.types import StopReason, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import StopReason
 
 _SAMPLES = re.compile(r"(?P<stamp>\d{8}_\d{6})_samples_(?P<task>.+)\.jsonl")
 _SIDECAR = re.compile(r"(?P<stamp>\d{8}_\d{6})_visionthink\.jsonl")

@@ -9,7 +9,7 @@ from typing import Any
 from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples, StopReason
+from visionthink.types import Box, Example, Examples, Look, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
@@ -65,7 +66,7 @@ class _Done:
 def evaluate(
     examples: Examples,
     model: Model,
-    policy: str,
+    policy: PolicySpec,
     out: Path,
     *,
     suite: str,
@@ -74,14 +75,13 @@ def evaluate(
     batch_size: int = BATCH,
     settings: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
-    called: str | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
     A row or an image that cannot be used, and a second example with the same id, are written to `failed.jsonl` with their reason
     and counted. A judge that is down leaves answers unscored; running the same again asks it again. `settings` are whatever else
-    the answers depend on: a folder that was begun with others is refused. `called` is the name of the run where it is more than
-    its routing, as with a compressed model.
+    the answers depend on: a folder that was begun with others is refused. Where the policy has a compression method, the model is
+    the compressed one.
 
     Raises:
         DataError: there is nothing to evaluate, or every example failed.
@@ -91,9 +91,8 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
-    policy = called or policy
     out.mkdir(parents=True, exist_ok=True)
-    chosen = {"suite": suite, "model": model_name, "policy": policy, "judge": judge.identity, "examples": len(examples)}
+    chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}
     judge = steady(judge)
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
@@ -126,7 +125,7 @@ def evaluate(
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
         in_order = [done.scored[i] for i in order if i in done.scored]
-        summary = summarise(in_order, suite=suite, model=model_name, policy=policy, architecture=architecture_of(model))
+        summary = summarise(in_order, suite=suite, model=model_name, policy=str(policy), architecture=architecture_of(model))
         if metric:
             summary["metrics"] = dict(metric(in_order))
         summary["benchmark"] = chosen.get("benchmark")
@@ -148,17 +147,17 @@ def _run(
     episodes, failed = list[Episode](), dict[str, str]()
     for example in batch:
         try:
-            episodes.append(model.episode(example, lane.ladder))
+            episodes.append(model.episode(example, lane.menu))
         except InputError as error:
             failed[example.id] = str(error)
-    # a forced decision needs something to decide: images too small for the ladder are left to the model
+    # a forced decision needs something to decide: images too small for the menu are left to the model
     deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
     others = [e for e in episodes if e not in deciding]
     transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
     verdicts = judge_transcripts(judge, transcripts)
     scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
     for episode in deciding + others:
-        if number * len(batch) < GALLERY and len(episode.levels) > 1:
+        if number * len(batch) < GALLERY and episode.can_request:
             _keep_views(episode, out)
     record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
     append_line(file, record)
@@ -169,8 +168,8 @@ def _digest(batch: Sequence[Example]) -> str:
     """Of what is asked: a table that was edited in between is not the one that was begun with."""
     digest = hashlib.sha256()
     for example in batch:
-        image = example.image if isinstance(example.image, (bytes, str)) else getattr(example.image, "name", "")
-        for part in (example.id, example.question, example.answer, example.aliases, image):
+        images = [image if isinstance(image, (bytes, str)) else getattr(image, "name", "") for image in example.images]
+        for part in (example.id, example.question, example.answer, example.aliases, *images):
             digest.update(repr(part).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
@@ -211,19 +210,25 @@ def _batches(examples: Iterable[Example], route: Routing, size: int) -> Iterator
     yield from waiting.values()
 
 
-def view_file(folder: Path, example_id: str, level: float) -> Path:
-    """Where the picture of a view is kept."""
+def view_file(folder: Path, example_id: str, image: int, box: Box | None = None, level: float = 1.0) -> Path:
+    """Where the picture of a view is kept; of the full view where there is no box."""
     name = quote(example_id, safe="")
     if len(name) > 150:  # file names end at 255 bytes
         name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:16]
-    return folder / "views" / f"{name}@{level:g}.png"
+    which = f"{'-'.join(map(str, box))}@{level:g}" if box else "full"
+    return folder / "views" / f"{name}.{image}.{which}.png"
 
 
 def _keep_views(episode: Episode, out: Path) -> None:
-    """Save the image at every level of the ladder, for the gallery of the report."""
+    """Save the full views and all that were shown, for the gallery of the report."""
     (out / "views").mkdir(exist_ok=True)
-    for level in episode.levels:
-        episode.view(level).image.save(view_file(out, episode.example.id, level))
+    scene, pictures = episode.scene, episode.pictures
+    for i, box in enumerate(scene.wholes):
+        [full] = scene.render([Look((box,), 1.0, i)], pictures)
+        full.image.save(view_file(out, episode.example.id, i))
+    looks = (*scene.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
+    for shown, view in zip(scene.shown(looks), scene.render(looks, pictures), strict=True):
+        view.image.save(view_file(out, episode.example.id, shown.image, shown.box, shown.level))
 
 
 def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:

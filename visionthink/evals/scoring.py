@@ -15,7 +15,7 @@ from visionthink.durable import lines_of_one, replace
 from visionthink.errors import DataError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 AT_ONCE = 64
 """Answers judged together; so much work is lost at most when scoring is interrupted."""

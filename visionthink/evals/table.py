@@ -10,11 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionthink.evals.metrics import random_mix
-
-
-def decides(policy: str) -> bool:
-    """Whether a request is somebody's decision: not where the level was given or a coin was thrown."""
-    return policy.partition("+")[0].partition(":")[0] in ("adaptive", "oracle", "forced")
+from visionthink.evals.policy_spec import PolicySpec
 
 
 def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
@@ -48,7 +44,10 @@ def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
             escape(s["policy"]),
             _percent(s["accuracy"]),
             _percent(mix),
-            *(_percent(need[n]["request_ratio"] if n in need and decides(s["policy"]) else None) for n in ("easy", "hard")),
+            *(
+                _percent(need[n]["request_ratio"] if n in need and PolicySpec.parse(s["policy"]).decides else None)
+                for n in ("easy", "hard")
+            ),
             _percent(s["retain_final"]),
             _percent(s["retain_cumulative"]),
             *([_percent(_of_layers(s))] if compressed else []),

@@ -1,17 +1,19 @@
-"""A policy whose first decision is made by someone else: always ask, or always answer.
+"""A policy whose first decisions are made by someone else: what to ask for, or to answer.
 
 Both branches of a model are measured with it: "asks because it cannot answer" is not "cannot answer because it always asks".
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal, Self, runtime_checkable
 from typing import Protocol as TypingProtocol
 
+from visionthink.errors import OptionError
 from visionthink.policies.render import Renderer
 from visionthink.protocol import Protocol
-from visionthink.types import Completion, History
+from visionthink.types import Completion, History, turns_taken
 
 ForcedAction = Literal["direct", "request"]
 
@@ -30,19 +32,44 @@ class Steerable(TypingProtocol):
 
 
 class ForcedPolicy:
-    """Takes the first decision and leaves the rest to the wrapped policy.
+    """Takes the first decisions and leaves the rest to the wrapped policy.
 
-    A forced request costs no sampling: its canonical text is put into the model's mouth. Where a direct answer is forced, the
-    string that opens a request is banned. The histories must be of episodes that can ask.
+    A forced request costs no sampling: its text is put into the model's mouth. Where an answer is forced, the string that opens a
+    request is banned. Each history is at its own turn. The histories must be of episodes that can ask.
+
+    Args:
+        script: for each of the first turns the text of a request, or None for an answer.
     """
 
-    def __init__(self, policy: Steerable, protocol: Protocol, action: ForcedAction):
-        self.policy, self.protocol, self.action = policy, protocol, action
+    def __init__(self, policy: Steerable, protocol: Protocol, script: Sequence[str | None]):
+        self.policy, self.script = policy, tuple(script)
         self._silent = policy.forbidding(protocol.request_opening)
 
+    @classmethod
+    def of(cls, policy: Steerable, protocol: Protocol, action: ForcedAction) -> ForcedPolicy:
+        """The first decision is to answer directly, or to ask for the next level.
+
+        Raises:
+            OptionError: this protocol asks for parts, and which one is not said.
+        """
+        if action == "request" and not protocol.asks_for_next_level:
+            raise OptionError(f"a request by force: the dialect {protocol.dialect} must say which part it asks for")
+        return cls(policy, protocol, [protocol.request() if action == "request" else None])
+
     def complete(self, histories: Sequence[History]) -> list[Completion]:
-        if any(message.role == "assistant" for message in histories[0]):  # a batch takes its turns together
-            return self.policy.complete(histories)
-        if self.action == "direct":
-            return self._silent.complete(histories)
-        return [self.policy.renderer.dress(Completion(self.protocol.request), history) for history in histories]
+        said: dict[int, Completion] = {}
+        waiting: dict[str, list[int]] = {"answer": [], "free": []}
+        for i, history in enumerate(histories):
+            turn = turns_taken(history)
+            if turn >= len(self.script):
+                waiting["free"].append(i)
+            elif (text := self.script[turn]) is None:
+                waiting["answer"].append(i)
+            else:
+                said[i] = self.policy.renderer.dress(Completion(text, by="forced"), history)
+        for kind, members in waiting.items():
+            if members:
+                policy = self.policy if kind == "free" else self._silent
+                said |= dict(zip(members, policy.complete([histories[i] for i in members]), strict=True))
+        forced = {i: dataclasses.replace(said[i], by="forced") for i in waiting["answer"]}
+        return [(said | forced)[i] for i in range(len(histories))]

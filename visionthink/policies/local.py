@@ -110,7 +110,7 @@ class LocalPolicy:
         except torch.OutOfMemoryError:
             pass  # outside of the handler, whose traceback keeps the batch alive
         if len(histories) == 1:
-            return [Completion("", "error", error="out of memory")]
+            return [Completion.failed("out_of_memory", "out of memory")]
         torch.cuda.empty_cache()
         half = len(histories) // 2
         return self._complete_what_fits(histories[:half]) + self._complete_what_fits(histories[half:])
@@ -175,7 +175,7 @@ class LocalPolicy:
         self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float, first_token_seconds: float
     ) -> Completion:
         if not all(map(math.isfinite, logprobs)):
-            return Completion("", "error", error="the model's logits are not numbers", seconds=seconds)
+            return Completion.failed("server", "the model's logits are not numbers", seconds=seconds)
         end = next((i for i, token in enumerate(ids) if token in self.renderer.end_ids), None)
         finish: FinishReason = "length" if end is None else "stop"
         length = len(ids) if end is None else end + 1

@@ -72,7 +72,7 @@ class RemotePolicy:
             try:
                 completed = await connection.complete(body, started + connection.endpoint.deadline)
             except Unanswered as failure:
-                return Completion("", "error", error=str(failure), seconds=time.monotonic() - started)
+                return Completion.failed(failure.kind, str(failure), seconds=time.monotonic() - started)
             return _completion(completed, time.monotonic() - started)
 
     def _message(self, message: Message) -> dict[str, Any]:

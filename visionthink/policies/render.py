@@ -89,4 +89,4 @@ def views(history: History) -> list[ImageView]:
 
 def overlong(length: int, context: int) -> Completion:
     """Of a prompt that leaves the model's context no room for an answer."""
-    return Completion("", "error", error=f"the prompt takes {length} tokens, and the model reads {context}")
+    return Completion.failed("context", f"the prompt takes {length} tokens, and the model reads {context}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from visionthink.errors import OptionError
 from visionthink.policies.render import Renderer
-from visionthink.types import Completion, History
+from visionthink.types import Completion, History, turns_taken
 
 
 class ScriptedPolicy:
@@ -35,7 +35,7 @@ class ScriptedPolicy:
         if callable(self.script):
             said = self.script(history)
         else:
-            turn = sum(message.role == "assistant" for message in history)
+            turn = turns_taken(history)
             if turn >= len(self.script):
                 raise OptionError(f"the script has {len(self.script)} lines and turn {turn + 1} was asked for")
             said = self.script[turn]

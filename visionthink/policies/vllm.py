@@ -146,21 +146,29 @@ class VllmPolicy:
 
     def _completion(self, prompt: list[int], output: Any, seconds: float, share: float) -> Completion:
         if isinstance(output, Exception):
-            return Completion("", "error", error=one_line(output), seconds=seconds)
+            return Completion.failed("server", one_line(output), seconds=seconds)
         if (read := list(output.prompt_token_ids)) != prompt:
             error = f"vLLM read {len(read)} tokens where {len(prompt)} were meant: it sees images of other sizes"
-            return Completion("", "error", error=error, seconds=seconds)
+            return Completion.failed("bad_request", error, seconds=seconds)
         [said] = output.outputs
         ids = tuple(said.token_ids)
         logprobs = tuple(step[token].logprob for token, step in zip(ids, said.logprobs, strict=True))
         if not all(map(math.isfinite, logprobs)):
-            return Completion("", "error", error="the model's logits are not numbers", seconds=seconds)
+            return Completion.failed("server", "the model's logits are not numbers", seconds=seconds)
         ended = ids[-1:] and ids[-1] in self.renderer.end_ids
         finish: FinishReason = "stop" if ended else "length"
         kept = ids[:-1] if ended else ids
         text = self.renderer.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         first = output.metrics.first_token_latency * share if output.metrics else None
-        return Completion(text, finish, ids, tuple(prompt), logprobs, seconds, first)
+        return Completion(
+            text,
+            finish,
+            token_ids=ids,
+            prompt_ids=tuple(prompt),
+            logprobs=logprobs,
+            seconds=seconds,
+            first_token_seconds=first,
+        )
 
 
 def _library() -> tuple[Any, Any]:

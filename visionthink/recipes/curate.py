@@ -222,7 +222,14 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
             batch_size=2 * config.rollouts,
         )
         definite = read_definite(config.definite) if config.definite else None
-        curator = Curator(model, read_judge(config.judge), config.thresholds, config.seed, config.max_tokens, definite)
+        curator = Curator(
+            model=model,
+            judge=read_judge(config.judge),
+            thresholds=config.thresholds,
+            seed=config.seed,
+            max_tokens=config.max_tokens,
+            definite=definite,
+        )
         examples = _examples(config.data, config)
         part, rows = list(config.parts(len(examples)).items())[worker]
         count_shard(config.out, examples, curator, rows, part, parent=parent, strict=config.strict)

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from visionthink.errors import OptionError
 from visionthink.evals.metrics import mix_share, random_mix
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier
 from visionthink.evals.report.runs import compared, read
@@ -83,7 +84,14 @@ def _measure(name: str, model_name: str, examples: Sequence[Example], out: Path,
     def run(policy: str, label: str) -> dict[str, Any]:
         folder = f"{name}-{label}"
         summaries[folder] = evaluate(
-            examples, model, policy, out / folder, suite="mini", model_name=name, judge=RulesJudge(closed=True), batch_size=64
+            examples,
+            model,
+            PolicySpec.parse(policy),
+            out / folder,
+            suite="mini",
+            model_name=name,
+            judge=RulesJudge(closed=True),
+            batch_size=64,
         )
         return summaries[folder]
 

@@ -6,10 +6,11 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.metrics import mix_share
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import routing
 from visionthink.evals.runner import Metric, evaluate
@@ -17,7 +18,6 @@ from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example, Examples
 
-_ROUTINGS = ("adaptive", "low", "full", "resize", "random", "oracle", "forced")
 _AFTER = ("adaptive", "low", "full")
 """What a random mix without a share needs to know, to spend what the model spent."""
 
@@ -25,7 +25,7 @@ _AFTER = ("adaptive", "low", "full")
 def evaluate_all(
     examples: Examples,
     models: Sequence[str],
-    policies: Sequence[str],
+    policies: Sequence[PolicySpec],
     out: Path,
     *,
     open_model: Callable[[str], Model],
@@ -41,24 +41,26 @@ def evaluate_all(
     Raises:
         OptionError: a policy twice, or `random` without the runs that give its share.
     """
-    for names, what in ((models, "model"), (policies, "policy")):
+    for names, what in ((models, "model"), (list(map(str, policies)), "policy")):
         if len(set(names)) < len(names):
             raise OptionError(f"--{what} {','.join(names)}: one is named twice")
-    if "random" in policies and not set(_AFTER) <= set(policies):
+    by_name = {str(policy): policy for policy in policies}
+    shareless = [p for p in policies if p.routing == "random" and p.share is None]
+    if shareless and not set(_AFTER) <= set(by_name):
         raise OptionError(f"--policy random: takes its share from {', '.join(_AFTER)}; name them too, or write random:P")
     summaries, folders = list[dict[str, Any]](), list[Path]()
     for name in models:
         model = open_model(name)
-        for policy in policies:  # a name that does not exist is found before hours of work
-            if policy != "random":
-                routing(*with_method(policy, model))
-        if "oracle" in policies and (example := _first(examples)) is not None:
-            routing("oracle", model)(example)
+        for policy in policies:  # what cannot be had is found before hours of work
+            if policy not in shareless:
+                route = routing(policy, with_method(policy, model))
+                if policy.routing == "oracle" and (example := _first(examples)) is not None:
+                    route(example)
         own: dict[str, dict[str, Any]] = {}
-        for policy in sorted(policies, key=lambda p: p == "random"):
-            exact = f"random:{_share(own):.4f}" if policy == "random" else policy
+        for policy in sorted(policies, key=shareless.__contains__):
+            exact = _with_share(policy, own) if policy in shareless else policy
             folder = out / _slug(f"{name}-{policy}")
-            own[policy] = evaluate_one(
+            own[str(policy)] = evaluate_one(
                 exact, model, examples, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
             )
             folders.append(folder)
@@ -75,43 +77,30 @@ def _first(examples: Examples) -> Example | None:
     return None
 
 
-def with_method(policy: str, model: Model) -> tuple[str, Model]:
-    """The routing of a policy's name, and the model it is for: `fastv:0.5` is `full` with a compressed model,
-    `adaptive+visionzip:0.5` composes both on every view, `adaptive+visionzip:0.5@full` on the full view only (or `@low`).
+def with_method(policy: PolicySpec, model: Model) -> Model:
+    """The model that a policy is for: compressed, where it has a method.
 
     Raises:
-        OptionError: no such method, or views that the routing does not have.
+        OptionError: the method's settings cannot be used, or the model is not in our hands.
     """
-    base, plus, method = policy.partition("+")
-    if base.partition(":")[0] in _ROUTINGS:
-        if not plus:
-            return policy, model
-    else:
-        base, method = "full", policy
-    from visionthink.compress.names import NAMES, parse
+    if policy.method is None:
+        return model
+    from visionthink.compress.names import parse
+    from visionthink.compress.policy import compressed
 
-    if method.partition(":")[0] not in NAMES:
-        return policy, model  # refused by name where routings are read
-    from visionthink.compress.policy import Which, compressed
-
-    method, at, which = method.partition("@")
-    if at and which not in ("low", "full"):
-        raise OptionError(f"--policy {policy!r}: a method acts on every view, @low or @full")
-    if at and base.partition(":")[0] in ("low", "full", "resize"):
-        raise OptionError(f"--policy {policy!r}: {base} shows one view only; @{which} goes with a policy that shows two")
-    policy_ = compressed(model.policy, parse(method), cast("Which", which or "all"))
-    return base, Model(policy_, model.protocol, model.ladder, model.budget, model.max_image_pixels)
+    compressed_policy = compressed(model.policy, parse(policy.method), policy.which)
+    return Model(compressed_policy, model.protocol, model.menu, model.budget, model.max_image_pixels)
 
 
-def evaluate_one(policy: str, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
-    """`evaluate`, under any policy's name."""
-    base, opened = with_method(policy, model)
-    return evaluate(examples, opened, base, out, called=policy, **settings)
+def evaluate_one(policy: PolicySpec, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
+    """`evaluate`, with the model compressed where the policy says so."""
+    return evaluate(examples, with_method(policy, model), policy, out, **settings)
 
 
-def _share(own: Mapping[str, Mapping[str, Any]]) -> float:
-    spent, low, full = (own[policy]["retain_cumulative"] for policy in _AFTER)
-    return mix_share(low, full, spent)
+def _with_share(policy: PolicySpec, own: Mapping[str, Mapping[str, Any]]) -> PolicySpec:
+    """The coin that spends as many visual tokens as the model's adaptive run."""
+    spent, low, full = (own[name]["retain_cumulative"] for name in _AFTER)
+    return PolicySpec.parse(policy.text.replace("random", f"random:{mix_share(low, full, spent):.4f}", 1))
 
 
 def _slug(name: str) -> str:

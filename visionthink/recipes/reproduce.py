@@ -35,19 +35,19 @@ from visionthink.data import synth
 from visionthink.errors import OptionError
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.report.plots import curves_over_seeds
+from visionthink.menu import Menu
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import Renderer
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.tiny import tiny
-from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.judge import judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.config import TrainConfig
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.run import train
 from visionthink.train.sft import Demonstration, SftConfig, choose, demonstrate, fine_tune
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 MOST_AT_ONCE = 8
 """Runs at a time at most; each takes about 2 GB."""
@@ -169,7 +169,7 @@ def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
         model = str(train(config, tiny().examples(config)))
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         requests = tuple(m["request_ratio"] for m in metrics)
-    outcome = _evaluate(model, config.rollout_ladder(), requests, scale.evaluated)
+    outcome = _evaluate(model, config.rollout_menu(), requests, scale.evaluated)
     folder.mkdir(parents=True, exist_ok=True)
     record = {"outcome": dataclasses.asdict(outcome), "made_with": made_with}
     saved.with_suffix(".partial").write_text(json.dumps(record) + "\n", "utf-8")
@@ -183,8 +183,8 @@ def _base() -> str:
     return hashlib.sha256((Path(resolve("tiny-base")) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
-def _evaluate(model: str, ladder: ResolutionLadder, requests: tuple[float, ...], n: int) -> Outcome:
-    transcripts = load(model, ladder=ladder, max_new_tokens=8, batch_size=64).run(synth.suite(n, split="validation"))
+def _evaluate(model: str, menu: Menu, requests: tuple[float, ...], n: int) -> Outcome:
+    transcripts = load(model, menu=menu, max_new_tokens=8, batch_size=64).run(synth.suite(n, split="validation"))
     verdicts = judge_transcripts(RulesJudge(closed=True), transcripts)
     scored = [Scored(*both) for both in zip(transcripts, verdicts, strict=True)]
     summary = summarise(scored, suite="mini", model=model, policy="adaptive")
@@ -218,7 +218,7 @@ def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
     model = load("tiny-base", max_new_tokens=8, batch_size=64, temperature=1.0, seed=seed)
     transcripts: list[Transcript] = model.run(examples)
     checkpoint = open_checkpoint("tiny-base")
-    source = EpisodeSource({e.id: e for e in examples}, ResolutionLadder(), checkpoint.protocol, checkpoint.budget)
+    source = EpisodeSource({e.id: e for e in examples}, Menu(), checkpoint.protocol, checkpoint.budget)
     chosen = choose(transcripts, source, RulesJudge(closed=True), seed=seed)
     if direct_only:
         chosen = [t for t in chosen if not t.requested]

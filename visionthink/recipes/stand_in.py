@@ -37,7 +37,7 @@ SIDE = 896
 def large_examples(n: int) -> list[Example]:
     """Generated questions at the size of real photographs, so that views cost what they cost in a real run."""
     small = synth.suite(n, split="train")
-    return [dataclasses.replace(e, image=open_image(e.image).image.resize((SIDE, SIDE))) for e in small]
+    return [dataclasses.replace(e, image=open_image(e.images[0]).image.resize((SIDE, SIDE))) for e in small]
 
 
 def _checkpoint(model: Any, image_processor: Qwen2VLImageProcessorPil, dialect: str) -> Checkpoint:

@@ -33,6 +33,8 @@ from transformers import (
 from visionthink import chatml
 from visionthink.data import synth
 from visionthink.episode import Episode, run_batch
+from visionthink.menu import Menu
+from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import pixel_budget, save_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
@@ -220,8 +222,9 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     def demonstrate(self, example: Example, reply: str, branch: Branch) -> Demonstration:
         """The episode of a branch, ids included."""
         levels = {"full": (1.0,), "low": (0.25,)}.get(branch, (0.25, 1.0))
-        episode = Episode(example, ResolutionLadder(levels), PROTOCOL, budget=self.budget)
-        script = [PROTOCOL.request, reply] if branch == "request" else [reply]
+        menu = Menu(ladder=ResolutionLadder(levels))
+        episode = Episode(example, open_pictures(example), menu, PROTOCOL, budget=self.budget)
+        script = [PROTOCOL.request(), reply] if branch == "request" else [reply]
         [transcript] = run_batch([episode], ScriptedPolicy(script, self.renderer))
         return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
 

@@ -6,7 +6,7 @@ Stricter than the released code, which accepts a call whose JSON is broken and c
 from __future__ import annotations
 
 from visionthink.protocol import Protocol
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 FORMAT_REWARD = 0.5
 
@@ -16,7 +16,7 @@ def format_reward(transcript: Transcript, protocol: Protocol) -> float:
     and the last a well-formed answer."""
     if not transcript.answered:
         return 0.0
-    can_request = len(transcript.levels) > 1
+    can_request = bool(transcript.offers)
     actions = [t.action for t in transcript.turns]
     in_order = actions[-1] == "answer" and all(a == "request" for a in actions[:-1])
     clean = all(protocol.is_well_formed(t.text, can_request=can_request) for t in transcript.turns)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 from typing import Protocol as TypingProtocol
 
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 VerdictKind = Literal["correct", "wrong", "unscored"]
 

@@ -13,7 +13,7 @@ from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Judge, Verdict, judge_transcripts
 from visionthink.rewards.penalty import Penalty
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.types import RolloutGroup
+from visionthink.transcript import RolloutGroup
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from visionthink import chatml
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer
-from visionthink.protocol import CallError
 from visionthink.train.config import TrainConfig
 from visionthink.train.rollouts import EpisodeSource
-from visionthink.types import ImageView
+from visionthink.types import CallError, ImageView, whole
 
 log = logging.getLogger(__name__)
 
@@ -37,35 +36,35 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
             example = source.examples[key]
             if example.answer is None:
                 raise DataError(f"example {example.id}: has no answer to be rewarded for")
-            sizes = source.sizes(example)
+            scene = source.scene(example)
         except InputError as error:
             unreadable[key] = str(error)
             if len(unreadable) <= _NAMED:
                 log.warning("%s; left out", error)
             continue
-        if len(sizes) == len(source.ladder.levels):
-            usable[key] = source.budget.visual_tokens(*sizes[-1][1:])
+        if all(levels == source.menu.ladder.levels for levels in scene.levels) and (scene.offers() or not source.menu.can_ask):
+            usable[key] = scene.full_tokens
         else:
             collapsed += 1
     if not usable:
         first = f"; the first: {next(iter(unreadable.values()))}" if unreadable else ""
         raise DataError(
             f"no example to train on: of {len(source.examples)}, {len(unreadable)} cannot be read and the images of {collapsed} "
-            f"are too small for the ladder {source.ladder}{first}"
+            f"are too small for the ladder {source.menu.ladder}{first}"
         )
     if len(unreadable) > _NAMED:
         log.warning("%d examples left out in all; rejects.jsonl names them", len(unreadable))
     if collapsed:
-        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.ladder)
+        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.menu.ladder)
     return usable, unreadable
 
 
 def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
-    """The most ids that may stand between two turns: the largest full view in its message, or an error message."""
-    if len(source.ladder.levels) == 1:
+    """The most ids that may stand between two turns: `largest` visual tokens in their message, or an error message."""
+    if not source.menu.can_ask:
         return 0
-    view = ImageView(Image.new("RGB", (1, 1)), 1.0, 1, 1, largest)
-    replies = [source.protocol.tool_result(view), *(source.protocol.tool_error(reason) for reason in CallError)]
+    view = ImageView(image=Image.new("RGB", (1, 1)), box=whole(1, 1), level=1.0, width=1, height=1, visual_tokens=largest)
+    replies = [source.protocol.observation([view]), *(source.protocol.tool_error(reason) for reason in CallError)]
     return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
 
 
@@ -78,7 +77,7 @@ def longest_episode(
         OptionError: more than the model's context; it would end in the middle of its second image.
     """
     [episode] = source.episodes(largest, 1)
-    turns = len(source.ladder.levels)
+    turns = source.menu.most_turns
     longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + (turns - 1) * bridge
     context = checkpoint.model.config.get_text_config().max_position_embeddings
     if longest > context:

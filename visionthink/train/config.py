@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError
+from visionthink.menu import Menu, named_menu
+from visionthink.protocol import DIALECTS, Protocol
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
@@ -103,8 +105,10 @@ class TrainConfig:
     """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
     dialect: str = ""
     """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
-    ladder: str = "0.25,1"
-    """Shares of the pixels to climb."""
+    menu: str = "visionthink"
+    """What can be asked for, by name; it brings its dialect along."""
+    ladder: str = ""
+    """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
     refill: int = 4
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
     exclude: str = "duplicate,empty,truncated"
@@ -158,12 +162,16 @@ class TrainConfig:
         if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         penalty = self.rollout_penalty()
-        if len(self.rollout_ladder().levels) == 1 and penalty.name != "none":
+        menu = self.rollout_menu()
+        if self.forced and menu.has_regions:
+            raise OptionError(f"forced {self.forced}: menu {self.menu} offers regions, and which one is not said; use --forced 0")
+        if not menu.can_ask and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
 
-    def rollout_ladder(self) -> ResolutionLadder:
-        return ResolutionLadder.parse(self.ladder)
+    def rollout_menu(self) -> Menu:
+        menu, _ = named_menu(self.menu)
+        return dataclasses.replace(menu, ladder=ResolutionLadder.parse(self.ladder)) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
         return Penalty(self.penalty, self.theta, self.penalty_weight, self.penalty_scope)
@@ -187,8 +195,9 @@ class TrainConfig:
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
         budget, protocol = checkpoint.budget, checkpoint.protocol
-        if self.dialect:
-            protocol = dataclasses.replace(protocol, dialect=self.dialect)
+        if dialect := self.dialect or named_menu(self.menu)[1]:
+            boundary = DIALECTS[Protocol(dialect).dialect].boundary
+            protocol = Protocol(dialect, boundary or protocol.boundary)
         if self.max_image_tokens:
             budget = budget.capped(self.max_image_tokens)
             checkpoint.image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
@@ -223,7 +232,7 @@ class TrainConfig:
         """
         from trl import GRPOConfig
 
-        turns = len(self.rollout_ladder().levels)
+        turns = self.rollout_menu().most_turns
         rollouts = self.prompts_per_step * self.group_size
         micro = self.micro_batch or rollouts // self.updates_per_step
         if self.vllm == "off":

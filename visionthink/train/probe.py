@@ -28,7 +28,7 @@ class Probe:
     def __init__(self, source: EpisodeSource, policy: Steerable, judge: Judge, example_ids: Sequence[str]):
         self.source, self.policy, self.judge, self.example_ids = source, policy, judge, example_ids
         actions: tuple[ForcedAction, ...] = ("direct", "request") if source.can_ask else ()
-        self._forced = {action: ForcedPolicy(policy, source.protocol, action) for action in actions}
+        self._forced = {action: ForcedPolicy.of(policy, source.protocol, action) for action in actions}
 
     def measure(self) -> dict[str, float]:
         """Accuracies in [0, 1] by name: `direct` and `request` where something can be asked for, and `swapped_image`."""
@@ -44,7 +44,7 @@ class Probe:
         examples = [self.source.examples[i] for i in self.example_ids]
         others = [*examples[1:], examples[0]]
         mixed = [replace(e, image=other.image) for e, other in zip(examples, others, strict=True)]
-        return [Episode(e, self.source.ladder, self.source.protocol, budget=self.source.budget) for e in mixed]
+        return [episode for example in mixed for episode in self.source.over(example)]
 
     def _accuracy(self, episodes: list[Episode], policy: Policy) -> float | None:
         verdicts = [v.verdict for v in judge_transcripts(self.judge, run_batch(episodes, policy))]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import logging
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +18,17 @@ from PIL import Image
 
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
-from visionthink.images import measure, open_image
+from visionthink.images import measure
+from visionthink.menu import Menu
+from visionthink.picture import open_pictures, source_name
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
-from visionthink.resolution import PixelBudget, ResolutionLadder
+from visionthink.resolution import PixelBudget, check_size
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
-from visionthink.types import Example, RolloutGroup, StopReason, Transcript
+from visionthink.scene import Scene
+from visionthink.transcript import RolloutGroup, Transcript
+from visionthink.types import Example, StopReason
 
 log = logging.getLogger(__name__)
 
@@ -79,38 +82,45 @@ class EpisodeSource:
     """Makes the episodes of a run."""
 
     examples: Mapping[str, Example]
-    ladder: ResolutionLadder
+    menu: Menu
     protocol: Protocol
     budget: PixelBudget
 
     @property
     def can_ask(self) -> bool:
-        """Whether there is a higher level and a way to ask for it."""
-        return len(self.ladder.levels) > 1 and self.protocol.can_ask
+        """Whether there may be something to ask for, and a way to do it."""
+        return self.menu.can_ask and self.protocol.can_ask
 
     def episodes(self, example_id: str, count: int) -> list[Episode]:
-        """Several of one example, whose file is opened once.
+        """Several of one example, which share its opened pictures and their views.
 
         Raises:
             InputError: the example cannot be read.
         """
         example = self.examples[example_id]
-        opened = replace(example, image=open_image(example.image, name=_name(example)).image)
-        return [Episode(opened, self.ladder, self.protocol, budget=self.budget) for _ in range(count)]
+        return self.over(example, count)
 
-    def sizes(self, example: Example) -> list[tuple[float, int, int]]:
-        """(level, width, height) in px of the views an episode would have, without decoding the image."""
-        width, height = measure(example.image, name=_name(example))
-        try:
-            return self.ladder.sizes(width, height, self.budget)
-        except ImageError as error:
-            raise ImageError(f"{_name(example)}: {error}") from None
+    def over(self, example: Example, count: int = 1) -> list[Episode]:
+        """As `episodes`, of an example that need not be one of the source's."""
+        pictures = open_pictures(example, row=f"example {example.id}")
+        return [Episode(example, pictures, self.menu, self.protocol, budget=self.budget) for _ in range(count)]
 
+    def scene(self, example: Example) -> Scene:
+        """What an episode would show and offer, without decoding its images.
 
-def _name(example: Example) -> str:
-    """What an error calls it: its id, and its file where it has one."""
-    path = f", {os.fspath(example.image)}" if isinstance(example.image, (str, os.PathLike)) else ""
-    return f"example {example.id}{path}"
+        Raises:
+            ImageError: the header of an image cannot be read, or no model can be shown such an image.
+        """
+        sizes = []
+        for i, image in enumerate(example.images):
+            name = source_name(example, i, f"example {example.id}")
+            size = measure(image, name=name)
+            try:
+                check_size(*size)
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from None
+            sizes.append(size)
+        return Scene(self.menu, sizes, self.budget)
 
 
 @dataclass(frozen=True)
@@ -159,8 +169,8 @@ class GroupSampler:
         self._replacements = list(source.examples) if replacements is None else replacements
         self._policies: dict[ForcedAction | None, Policy] = {None: policy}
         if self.forced:
-            self._policies["direct"] = ForcedPolicy(policy, source.protocol, "direct")
-            self._policies["request"] = ForcedPolicy(policy, source.protocol, "request")
+            self._policies["direct"] = ForcedPolicy.of(policy, source.protocol, "direct")
+            self._policies["request"] = ForcedPolicy.of(policy, source.protocol, "request")
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
         """One group per example, in order; another example takes the place of one that cannot be read."""

@@ -27,7 +27,8 @@ from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource
-from visionthink.types import Completion, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Completion
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

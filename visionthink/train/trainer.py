@@ -36,7 +36,8 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.types import Examples, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Examples
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -72,7 +73,7 @@ class VisionThinkTrainer(GRPOTrainer):
         self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
-        bridge = bridge_tokens(source, renderer, visual_tokens[largest])
+        bridge = bridge_tokens(source, renderer, source.scene(source.examples[largest]).most_tokens_at_once)
         self.longest_episode = functools.partial(
             longest_episode, source=source, checkpoint=checkpoint, renderer=renderer, largest=largest, bridge=bridge
         )
@@ -300,10 +301,10 @@ def make_trainer(
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
-    source = EpisodeSource(by_id, config.rollout_ladder(), checkpoint.protocol, checkpoint.budget)
-    if len(source.ladder.levels) > 1 and not source.can_ask:
+    source = EpisodeSource(by_id, config.rollout_menu(), checkpoint.protocol, checkpoint.budget)
+    if source.menu.can_ask and not source.can_ask:
         raise OptionError(
-            f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.ladder}; "
+            f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.menu.ladder}; "
             "use a ladder of one level or another dialect"
         )
     visual_tokens, unreadable = usable(source)

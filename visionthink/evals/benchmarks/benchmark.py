@@ -203,7 +203,6 @@ BENCHMARKS = (
         headline="accuracy",
         columns=_PARTS | {"image": "image_1"},
         needs=("id", "options", "question_type"),
-        caveats=("Questions about several images cannot be asked; they are listed as failed.",),
     ),
     Benchmark(
         name="MMMU-Pro",
@@ -216,10 +215,7 @@ BENCHMARKS = (
         headline="accuracy",
         needs=("options",),
         optional=("question", "image"),
-        caveats=(
-            "The headline is the mean of the standard and the vision set; a file of one of them gives that one alone.",
-            "Questions about several images cannot be asked; they are listed as failed.",
-        ),
+        caveats=("The headline is the mean of the standard and the vision set; a file of one of them gives that one alone.",),
     ),
     Benchmark(
         name="MMBench",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from visionthink.evals.metrics import Scored
-from visionthink.types import StopReason, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import StopReason
 
 Figures: TypeAlias = "dict[str, float | int | None]"
 """Numbers by name. `n` answers were counted, `unscored` were not; `NAME/FAMILY` is NAME over one family alone. None where there

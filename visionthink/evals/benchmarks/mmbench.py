@@ -16,7 +16,7 @@ from visionthink.errors import DataError
 from visionthink.evals.benchmarks.choice_letter import choice_letter
 from visionthink.evals.benchmarks.counting import Figures, answered, average, references
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 _AROUND_A_LETTER = (
     *(("", after) for after in ("", ".", ",", ":", ")", ").")),

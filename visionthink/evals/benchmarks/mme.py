@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from visionthink.errors import DataError
 from visionthink.evals.benchmarks.counting import Figures, answered
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

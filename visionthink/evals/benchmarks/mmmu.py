@@ -15,7 +15,7 @@ from visionthink.errors import DataError
 from visionthink.evals.benchmarks.counting import Figures, answered, average, ratio, references
 from visionthink.evals.benchmarks.mmmu_open import open_answer_is
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 OPEN, CHOICE = "open", "multiple-choice"
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from visionthink.evals.benchmarks.counting import Figures, answered, average, references
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 QUESTION_TYPES = (
     "Regular Text Recognition",

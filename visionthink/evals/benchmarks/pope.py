@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from visionthink.evals.benchmarks.counting import Figures, answered, by_family, ratio
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
 def pope(scored: Sequence[Scored]) -> Figures:

@@ -84,23 +84,20 @@ def mathverse(row: Row) -> Row:
 
 
 def mmmu(row: Row) -> Row:
-    """The image stands where the question mentions it.
+    """An image stands where the question first mentions it.
 
     Raises:
-        DataError: the question is about several images, or a cell cannot be used.
+        DataError: a cell cannot be used.
     """
     kind = one_of(row, "question_type", (CHOICE, OPEN))
     options = _list(row, "options") if kind == CHOICE else []
     request = LETTER if kind == CHOICE else PHRASE
     question = text(row, "question")
     asked = f"{question}\n{_lines(options)}\n\n{request}" if options else f"{question}\n\n{request}"
-    first, *again = re.split(r"<image \d+>", asked)
-    # a second mention of the image cannot be another image
-    asked = f"{first}<image>{'the image'.join(again)}" if again else asked
     subject = text(row, "id").partition("_")[2].rpartition("_")[0]  # of validation_Art_Theory_12
     return {
-        "question": asked,
-        "image": _only_image(row, f"{question}\n{_lines(options)}"),
+        "question": _with_marks(asked),
+        "image": _images(row, f"{question}\n{_lines(options)}"),
         "answer": _answers(row) if kind == OPEN else text(row, "answer"),
         "data_source": subject or None,
         "question_type": kind,
@@ -119,7 +116,7 @@ def mmmu_pro(row: Row) -> Row:
     if missing(row.get("question")):
         return common | {"question": LETTER_PRO, "data_source": "vision"}
     listed = f"{text(row, 'question')}\n{_lines(options)}"
-    image = _only_image(row, listed)
+    image = _images(row, listed)
     return common | {"question": f"{listed}\n\n{LETTER_PRO}", "image": image, "data_source": "standard"}
 
 
@@ -175,10 +172,37 @@ def _literal(value: str) -> Any:
         return None
 
 
-def _only_image(row: Row, question: str) -> Any:
-    """The image that a question mentions as `<image 2>`; the first where it mentions none."""
-    numbers = sorted({int(number) for number in re.findall(r"<image (\d+)>", question)}) or [1]
-    if len(numbers) > 1:
-        raise DataError(f"{len(numbers)} images; one is supported")
-    [number] = numbers
-    return row.get(f"image_{number}") or (row.get("image") if number == 1 else None)
+_MENTION = re.compile(r"<image (\d+)>")
+
+
+def _mentioned(question: str) -> list[int]:
+    """Numbers of the images that a question mentions as `<image 2>`, in the order of their first mention."""
+    return list(dict.fromkeys(int(number) for number in _MENTION.findall(question)))
+
+
+def _with_marks(question: str) -> str:
+    """The first mention of each image as the place where it stands; a later one cannot be another image."""
+    places = {number: i for i, number in enumerate(_mentioned(question), 1)}
+    seen = set[int]()
+
+    def mark(mention: re.Match[str]) -> str:
+        number = int(mention[1])
+        if number not in seen:
+            seen.add(number)
+            return "<image>"
+        return "the image" if len(places) == 1 else f"image {places[number]}"
+
+    return _MENTION.sub(mark, question)
+
+
+def _images(row: Row, question: str) -> list[Any]:
+    """The images that a question mentions; the first where it mentions none.
+
+    Raises:
+        DataError: one of several is missing.
+    """
+    numbers = _mentioned(question) or [1]
+    images = [row.get(f"image_{number}") or (row.get("image") if number == 1 else None) for number in numbers]
+    if len(images) > 1 and None in images:
+        raise DataError(f"the question mentions image {numbers[images.index(None)]}, and there is none")
+    return [image for image in images if image is not None]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from visionthink.evals.benchmarks.choice_letter import choice_letter
 from visionthink.evals.benchmarks.counting import Figures, answered, average, references
 from visionthink.evals.metrics import Scored
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 LETTERS = "ABCD"
 

@@ -12,7 +12,7 @@ from typing import Literal
 from visionthink.evals.benchmarks.counting import Figures, average, references
 from visionthink.evals.metrics import Scored
 from visionthink.rewards.relaxed import relaxed_accuracy as relaxed
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
 def relaxed_accuracy(scored: Sequence[Scored]) -> Figures:

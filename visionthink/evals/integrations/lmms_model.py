@@ -28,10 +28,12 @@ from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, InputError, OptionError, one_line
 from visionthink.evals.integrations.lmms_numbers import run_numbers
 from visionthink.evals.integrations.lmms_requests import Failed, read_messages
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.model import Model, load
 from visionthink.resolution import ResolutionLadder
-from visionthink.types import Example, StopReason, Transcript
+from visionthink.transcript import Transcript
+from visionthink.types import Example, StopReason
 
 SIDECAR = "visionthink-transcripts.jsonl"
 """The transcripts, in the working directory, where lmms-eval was given no output path."""
@@ -43,7 +45,8 @@ class VisionThink(lmms):
     Args:
         pretrained: tiny, tiny-base, a checkpoint folder or a hub id.
         policy: as `visionthink eval --policy`; oracle needs to know what lmms-eval's tasks do not say.
-        ladder: levels to climb, as 0.25:1 (a comma would end the argument).
+        menu: what can be asked for, by name, see `visionthink eval --menu`; it brings its dialect along.
+        ladder: levels of whole images, instead of the menu's, as 0.25:1 (a comma would end the argument).
         dialect, boundary: protocol wording and turn boundary; default: what is stored beside the checkpoint.
         max_new_tokens: per turn. It wins over the task's own, which is meant for answers without thinking; so does
             `temperature`. The task's `until` is ignored.
@@ -63,7 +66,8 @@ class VisionThink(lmms):
         self,
         pretrained: str | None = None,
         policy: str = "adaptive",
-        ladder: Any = "0.25:1",
+        menu: str | None = None,
+        ladder: Any = None,
         dialect: str | None = None,
         boundary: str | None = None,
         max_new_tokens: int = 8192,
@@ -87,7 +91,10 @@ class VisionThink(lmms):
             raise OptionError(f"--model_args: output={output}: choose answer or full")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise OptionError(f"batch_size {batch_size}: must be a number of at least 1")
-        if policy == "oracle":
+        spec = PolicySpec.parse(policy)
+        if spec.method:
+            raise OptionError(f"--model_args: policy={policy}: compression methods are for `visionthink eval`")
+        if spec.routing == "oracle":
             raise OptionError("--model_args: policy=oracle: lmms-eval's tasks do not say which examples need a closer look")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise OptionError("visionthink takes one process under lmms-eval: give each GPU tasks of its own, with device=cuda:N")
@@ -97,7 +104,8 @@ class VisionThink(lmms):
                 raise OptionError("--model_args: pretrained is missing: tiny, tiny-base, a checkpoint folder or a hub id")
             model = load(
                 self.name,
-                ladder=ResolutionLadder.parse(_levels(ladder)),
+                menu=menu,
+                ladder=None if ladder is None else ResolutionLadder.parse(_levels(ladder)),
                 dialect=dialect,
                 boundary=boundary,
                 device=device,
@@ -106,7 +114,7 @@ class VisionThink(lmms):
                 batch_size=self.batch_size,
             )
         self.model = model
-        self._route = routing(policy, model)
+        self._route = routing(spec, model)
         self._sidecar = Path(sidecar) if sidecar else None
         self._begun = False
 
@@ -170,8 +178,8 @@ class VisionThink(lmms):
 
     def _begin(self, example: Example) -> tuple[Policy, Episode]:
         lane = self._route(example)
-        episode = self.model.episode(example, lane.ladder)
-        # a forced decision needs something to decide: images too small for the ladder are left to the model
+        episode = self.model.episode(example, lane.menu)
+        # a forced decision needs something to decide: images too small for the menu are left to the model
         return (lane.policy if episode.can_request else self.model.policy), episode
 
     def _result(self, end: Transcript | Failed) -> GenerationResult:

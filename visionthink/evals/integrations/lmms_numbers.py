@@ -9,7 +9,7 @@ from visionthink.evals.metrics import Scored, request_ratio, retention
 from visionthink.evals.runner import architecture_of
 from visionthink.model import Model
 from visionthink.rewards.judge import Verdict
-from visionthink.types import Transcript
+from visionthink.transcript import Transcript
 
 
 def run_numbers(transcripts: Sequence[Transcript], failed: int, model: Model) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from visionthink.errors import DataError
 from visionthink.protocol import IMAGE_MARK
-from visionthink.types import Example
+from visionthink.types import Example, Role
 
 
 @dataclass(frozen=True)
@@ -30,28 +30,43 @@ class Failed:
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]], example_id: str, family: str, metadata: Mapping[str, Any]) -> Example:
-    """One question about one image. Several text parts are lines; the image keeps its place among them.
+    """One question about one image or several, after the messages before it. Text parts are lines; images keep their places.
 
     Raises:
-        DataError: not exactly one image, something other than text and images, or turns of an assistant.
+        DataError: no image, something other than text and images, or an assistant has the last word.
     """
-    if any(message["role"] == "assistant" for message in messages):
-        raise DataError("the task's messages hold turns of an assistant; questions of one turn are supported")
-    before: list[str] = []
-    after: list[str] = []
     images: list[Any] = []
+    said: list[tuple[Role, list[str]]] = []
     for message in messages:
-        content = message["content"]
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        lines: list[str] = []
+        for part in [{"type": "text", "text": c}] if isinstance(c := message["content"], str) else c:
             if part["type"] == "text":
-                (after if images else before).append(part["text"])
+                lines.append(part["text"])
             elif part["type"] == "image":
                 images.append(part["url"])
+                lines.append(IMAGE_MARK)
             else:
-                raise DataError(f"the request holds {part['type']}; one image is supported")
-    if len(images) != 1:
-        raise DataError(f"the request holds {len(images) or 'no'} image{'s' * (len(images) > 1)}; one image is supported")
-    marked = any(IMAGE_MARK in text for text in before + after)  # then the task says itself where the image stands
-    if any(before) and not marked:
-        before.append(IMAGE_MARK)
-    return Example(example_id, "\n".join(before + after), images[0], family=family, metadata=metadata)
+                raise DataError(f"the request holds {part['type']}; text and images are supported")
+        if said and said[-1][0] == message["role"]:  # a task may write one turn as several messages
+            said[-1][1].extend(lines)
+        else:
+            said.append((message["role"], lines))
+    if not images:
+        raise DataError("the request holds no image")
+    *earlier, (role, question) = said
+    if role != "user":
+        raise DataError(f"the last message is of the {role}; a question is expected")
+    marked = any(IMAGE_MARK in line and line != IMAGE_MARK for _, lines in said for line in lines)
+    if marked or question[: len(images)] == [IMAGE_MARK] * len(
+        images
+    ):  # the task itself says where images stand, or all come first
+        said = [(role, [line for line in lines if line != IMAGE_MARK]) for role, lines in said]
+        *earlier, (_, question) = said
+    return Example(
+        example_id,
+        "\n".join(question),
+        tuple(images) if len(images) > 1 else images[0],
+        family=family,
+        earlier=tuple((role, "\n".join(lines)) for role, lines in earlier),
+        metadata=metadata,
+    )

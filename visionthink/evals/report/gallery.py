@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from visionthink.evals.comparison import by_id, right
 from visionthink.evals.metrics import Scored
-from visionthink.evals.report.runs import Run, adaptive
+from visionthink.evals.report.runs import Run
 from visionthink.evals.runner import view_file
+from visionthink.transcript import FULL_DENSITY
+from visionthink.types import Shown, whole
 
 PER_KIND = 6
 
 
 def gallery(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Sections of cards, for runs in which the model decides; of episodes whose views were kept."""
+    """Sections of cards, for runs in which the model or the oracle decides; of episodes whose views were kept."""
     sections = []
-    for run in (r for r in runs if adaptive(r)):
+    for run in (r for r in runs if r.policy.routing in ("adaptive", "oracle")):
         low, full = (_other(run, runs, policy) for policy in ("low", "full"))
-        left = [
-            s for s in run.scored if all(view_file(run.folder, s.transcript.example_id, v).is_file() for v in s.transcript.levels)
-        ]
+        left = [s for s in run.scored if all(file.is_file() for _, file in _files(s, run))]
         kinds: dict[str, list[Scored]] = {}
         for title, belongs in _kinds(low, full).items():
             kinds[title] = [s for s in left if belongs(s)][:PER_KIND]
@@ -35,7 +36,7 @@ def gallery(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _other(run: Run, runs: Sequence[Run], policy: str) -> dict[str, Scored]:
     """Another policy of the same model on the same suite, by example."""
     key = run.suite, run.summary["model"], policy
-    return next((by_id(r.scored) for r in runs if (r.suite, r.summary["model"], r.summary["policy"]) == key), {})
+    return next((by_id(r.scored) for r in runs if (r.suite, r.summary["model"], str(r.policy)) == key), {})
 
 
 def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, Callable[[Scored], bool]]:
@@ -55,14 +56,33 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
     }
 
 
-def card(scored: Scored, run: Run) -> dict[str, Any]:
+def _files(scored: Scored, run: Run) -> list[tuple[Shown | None, Path]]:
+    """The pictures of an episode: the full view of each image, then all views in the order of showing."""
     t = scored.transcript
-    files = {level: view_file(run.folder, t.example_id, level) for level in t.levels}
+    full = [(None, view_file(run.folder, t.example_id, i)) for i in range(len(t.sizes))]
+    return [*full, *((v, view_file(run.folder, t.example_id, v.image, v.box, v.level)) for v in t.views)]
+
+
+def card(scored: Scored, run: Run) -> dict[str, Any]:
+    """What the page shows of an episode. The boxes that were looked at are drawn on the full view."""
+    t = scored.transcript
+    files = _files(scored, run)
+    full, shown = files[: len(t.sizes)], files[len(t.sizes) :]
+    later = [view for turn in t.turns[1:] for view in turn.views]
     return {
         "question": t.question,
         "family": t.family,
         "need": t.need,
-        "views": [(level, level in t.levels_seen, base64.b64encode(f.read_bytes()).decode()) for level, f in files.items()],
+        "images": [
+            {
+                "png": _encoded(file),
+                "size": t.sizes[i],
+                "boxes": [v.box for v in later if v.image == i],
+                "seen": any(v.image == i and v.level >= FULL_DENSITY and v.box == whole(*t.sizes[i]) for v in t.views),
+            }
+            for i, (_, file) in enumerate(full)
+        ],
+        "views": [(view, _encoded(file)) for view, file in shown if view is not None],
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,
@@ -70,3 +90,7 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
         "stop_reason": t.stop_reason.value,
         "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
     }
+
+
+def _encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()

@@ -15,7 +15,6 @@ from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
 from visionthink.evals.report.runs import Run, as_csv, compared, read
 from visionthink.evals.report.training import training
-from visionthink.evals.table import decides
 
 
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
@@ -84,7 +83,7 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _asks(run: Run) -> bool:
-    return decides(run.summary["policy"]) and run.summary["policy"] != "forced:direct"
+    return run.policy.decides and run.policy.action != "direct"
 
 
 def _row(run: Run) -> dict[str, Any]:

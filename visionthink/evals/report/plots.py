@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visionthink.evals.report.runs import Run, adaptive
+from visionthink.evals.report.runs import Run
 
 COLOURS = ("#2f6fdb", "#d9822b", "#3a9e5c", "#a347ba", "#c23b3b", "#5b6b7a", "#0f9ba8", "#8a6d1b")
 
@@ -62,7 +62,9 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
             axes.plot(100 * oracles[0]["retain_cumulative"], 100 * oracles[0]["accuracy"], "D", mfc="none", color=colour)
         for run in own:
             point = ends[run.summary["policy"]]
-            axes.plot(*point, "*" if adaptive(run) else "o", color=colour, markersize=14 if adaptive(run) else 6)
+            axes.plot(
+                *point, "*" if run.policy.is_adaptive else "o", color=colour, markersize=14 if run.policy.is_adaptive else 6
+            )
             offset = (6, 5 - 10 * (i % 3))
             axes.annotate(run.summary["policy"], point, offset, textcoords="offset points", fontsize=8, color=colour)
     axes.set_xlabel(title)
@@ -74,7 +76,7 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
 
 def requests_by_family(runs: Sequence[Run]) -> str:
     """As Fig. 5 of the paper; nothing where no run decides or no family is known."""
-    shown = [r for r in runs if adaptive(r)]
+    shown = [r for r in runs if r.policy.is_adaptive]
     families = sorted({f for r in shown for f in r.summary["by_family"]})
     if not families:
         return ""

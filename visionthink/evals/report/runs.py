@@ -14,16 +14,17 @@ from visionthink.evals import break_even
 from visionthink.evals.comparison import Lines, branches, compare
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import read_run
-from visionthink.evals.table import decides
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are."""
 
     folder: Path
     summary: dict[str, Any]
+    policy: PolicySpec
     scored: list[Scored]
     comparison: dict[str, Any] | None = None
     branches: dict[str, Any] | None = None
@@ -44,22 +45,18 @@ class Run:
         return {"folder": self.folder.name, **self.summary, **found}
 
 
-def adaptive(run: Run) -> bool:
-    """Whether the model decides."""
-    return bool(run.summary["policy"] == "adaptive")
-
-
-def shows_one_view(policy: str) -> bool:
-    """Whether every example costs what a method makes it cost: the full view, resized or compressed."""
-    return not decides(policy) and policy != "low" and not policy.startswith("random")
-
-
 def read(folder: Path) -> Run:
     """An evaluation folder; `DataError` where it is none, or damaged."""
     summary, scored = read_run(folder)
     summary.setdefault("retain_layers", summary["retain_cumulative"])  # folders from before tokens were taken out
     shape = summary.get("architecture")
-    return Run(folder, summary, scored, architecture=Architecture.from_dict(shape) if shape else None)
+    return Run(
+        folder=folder,
+        summary=summary,
+        policy=PolicySpec.parse(str(summary["policy"])),
+        scored=scored,
+        architecture=Architecture.from_dict(shape) if shape else None,
+    )
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:
@@ -85,8 +82,8 @@ def compared(runs: Sequence[Run]) -> list[Run]:
         low, full, direct, request = (of(run, p) for p in ("low", "full", "forced:direct", "forced:request"))
         own = of(run, "adaptive")
         comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
-        forced = branches(run.scored, direct.scored, request.scored) if adaptive(run) and direct and request else None
-        even = break_even.against(ledger(own), ledger(run)) if own and shows_one_view(run.summary["policy"]) else None
+        forced = branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
+        even = break_even.against(ledger(own), ledger(run)) if own and run.policy.shows_one_view else None
         result.append(dataclasses.replace(run, comparison=comparison, branches=forced, break_even=even))
     return result
 

@@ -1,0 +1,117 @@
+"""Policy names of `visionthink eval`, parsed once: who decides about resolution, and what removes visual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+from visionthink.errors import OptionError
+
+RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
+Action = Literal["direct", "request"]
+Which = Literal["all", "low", "full"]
+
+ROUTINGS: tuple[RoutingName, ...] = ("adaptive", "full", "low", "resize", "random", "oracle", "forced")
+METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
+"""Families of `compress.names`, which this package does not import."""
+CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec:
+    """A policy as a value.
+
+    - `adaptive`: the model decides, on its own menu.
+    - `full`, `low`: one level for all; the tool is not mentioned.
+    - `resize:R`: the image at share R of its pixels for all, 0 < R <= 1; the tool is not mentioned.
+    - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run. Without P it
+      spends what `adaptive` spent.
+    - `oracle`: the first decision follows what is known of the example: hard ones see what the answer depends on, at the least
+      cost; easy ones are answered directly. It sees the low view first, as the model does.
+    - `forced:direct`, `forced:request`: the first decision is the same for all.
+    - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
+      behind it on these views only.
+
+    Example: `adaptive+visionzip:0.5@full` has routing "adaptive", method "visionzip:0.5" and which "full".
+    """
+
+    text: str
+    """As it was written."""
+    routing: RoutingName
+    share: float | None = None
+    """Of pixels (resize) or of full views (random)."""
+    action: Action | None = None
+    """The forced one."""
+    method: str | None = None
+    """A compression method and its settings, see `compress.names`."""
+    which: Which = "all"
+    """Views that the method acts on."""
+
+    @classmethod
+    def parse(cls, text: str) -> PolicySpec:
+        """From a policy's name.
+
+        Raises:
+            OptionError: it is none.
+        """
+        base, plus, method = text.partition("+")
+        if base.partition(":")[0] in ROUTINGS:
+            spec = cls._routing(text, base)
+        else:
+            spec, method, plus = cls(text=text, routing="full"), text, "+"
+        if not plus:
+            return spec
+        method, at, which = method.partition("@")
+        if method.partition(":")[0] not in METHODS:
+            raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
+        if at and which not in ("low", "full"):
+            raise OptionError(f"--policy {text!r}: a method acts on every view, @low or @full")
+        if at and spec.routing in ("low", "full", "resize"):
+            raise OptionError(
+                f"--policy {text!r}: {spec.routing} shows one view only; @{which} goes with a policy that shows two"
+            )
+        return replace(spec, method=method, which=cast("Which", which or "all"))
+
+    @classmethod
+    def _routing(cls, text: str, base: str) -> PolicySpec:
+        name, colon, argument = base.partition(":")
+        routing = cast("RoutingName", name)
+        if routing == "resize":
+            return cls(text=text, routing=routing, share=_share(text, argument, above_zero=True))
+        if routing == "random":
+            return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
+        if routing == "forced" and argument in ("direct", "request"):
+            return cls(text=text, routing=routing, action=cast("Action", argument))
+        if routing == "forced" or colon:
+            raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
+        return cls(text=text, routing=routing)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def decides(self) -> bool:
+        """Whether a request is somebody's decision: not where the level was given or a coin was thrown."""
+        return self.routing in ("adaptive", "oracle", "forced")
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the model decides, with all its visual tokens."""
+        return self.routing == "adaptive" and self.method is None
+
+    @property
+    def shows_one_view(self) -> bool:
+        """Whether every example costs what a method makes it cost: the full view, resized or compressed."""
+        return self.routing in ("full", "resize") or (self.routing == "low" and self.method is not None)
+
+
+def _share(name: str, text: str, *, above_zero: bool = False) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if above_zero and not 0 < share <= 1:
+        raise OptionError(f"--policy {name!r}: expected resize:R with R above 0 and up to 1, a share of the pixels")
+    if not 0 <= share <= 1:
+        raise OptionError(f"--policy {name!r}: expected random:P with P from 0 to 1; plain random goes with adaptive,low,full")
+    return share

@@ -1,0 +1,94 @@
+"""Opened pictures: a file is read once, a view is rendered once, and all who need them share them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from PIL import Image
+
+from visionthink.errors import ImageError
+from visionthink.images import MAX_IMAGE_PIXELS, open_image
+from visionthink.resolution import check_size
+from visionthink.types import Box, Example, ImageSource, ImageView, whole
+
+
+class Picture:
+    """An upright RGB image and the views of it that were rendered so far.
+
+    Read-only: the members of a rollout group, both lanes of an evaluation and curation share it, so neither `image` nor the
+    image of a view may be changed in place.
+    """
+
+    def __init__(self, image: Image.Image, notes: Sequence[str] = (), name: str = "image"):
+        self.image, self.notes, self.name = image, tuple(notes), name
+        self._views: dict[tuple[Box, int, int, float], ImageView] = {}
+
+    @classmethod
+    def open(cls, source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> Picture:
+        """Decode a path, the bytes of a file, or an opened image; see `images.open_image`.
+
+        Raises:
+            ImageError: the file cannot be used, is larger than `max_pixels`, or its sides differ by more than a factor of 200.
+        """
+        label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
+        loaded = open_image(source, name=label, max_pixels=max_pixels)
+        try:
+            check_size(*loaded.image.size)
+        except ImageError as error:
+            raise ImageError(f"{label}: {error}") from None
+        return cls(loaded.image, loaded.notes, label)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in px."""
+        return self.image.size
+
+    @property
+    def rendered(self) -> int:
+        """How many views have been rendered."""
+        return len(self._views)
+
+    def view(self, box: Box, width: int, height: int, *, level: float, visual_tokens: int) -> ImageView:
+        """A box of the picture at width x height px: one LANCZOS pass from the original, or its own pixels where the size is the
+        box's. The same view is the same object."""
+        key = (box, width, height, level)
+        if key not in self._views:
+            self._views[key] = ImageView(
+                image=self._pixels(box, width, height),
+                box=box,
+                level=level,
+                width=width,
+                height=height,
+                visual_tokens=visual_tokens,
+            )
+        return self._views[key]
+
+    def _pixels(self, box: Box, width: int, height: int) -> Image.Image:
+        if (width, height) != (box.width, box.height):
+            return self.image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+        return self.image if box == whole(*self.size) else self.image.crop(box)
+
+
+def source_name(example: Example, index: int = 0, row: str = "") -> str:
+    """What an error calls an example's image: its path, or the example's id and which of its images it is."""
+    source = example.images[index]
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        return f"{row}, {path}" if row else path
+    which = f", image {index + 1} of {len(example.images)}" if len(example.images) > 1 else ""
+    return f"{row or f'example {example.id}'}{which}"
+
+
+def open_pictures(example: Example, *, max_pixels: int = MAX_IMAGE_PIXELS, row: str = "") -> tuple[Picture, ...]:
+    """The images of an example, opened, in order.
+
+    Args:
+        row: how errors name the example, where it is not by its id.
+
+    Raises:
+        ImageError: an image cannot be used; the message names it.
+    """
+    return tuple(
+        Picture.open(source, name=source_name(example, i, row), max_pixels=max_pixels) for i, source in enumerate(example.images)
+    )

@@ -1,0 +1,28 @@
+"""What is said between us and the model: prompts, tags, tool schemas, coordinates, and how a reply is read.
+
+Knows nothing about whose turn it is (`episode`), about the sizes of images (`scene`) or about tokens (`chatml` writes the wire
+text). The strings live in `prompts/`, byte for byte as published; a variant of the protocol is a `Dialect`, a value.
+"""
+
+from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
+from visionthink.protocol.grammar import MARKUP, Grammar
+from visionthink.protocol.protocol import Protocol
+from visionthink.protocol.replies import Answer, Malformed, Reply, Request, after_thinking, extract_answer, written_out
+
+__all__ = [
+    "DIALECTS",
+    "IMAGE_MARK",
+    "MARKUP",
+    "Answer",
+    "Boundary",
+    "Dialect",
+    "Grammar",
+    "Malformed",
+    "Protocol",
+    "Reply",
+    "Request",
+    "after_thinking",
+    "extract_answer",
+    "prompt",
+    "written_out",
+]

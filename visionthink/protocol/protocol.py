@@ -1,0 +1,206 @@
+"""A dialect and a turn boundary: everything that is said, as functions of what happened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from visionthink.errors import DataError, OptionError
+from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
+from visionthink.protocol.grammar import PLAIN, Grammar
+from visionthink.protocol.replies import Answer, Malformed, Reply, Request
+from visionthink.types import Call, CallError, Content, Frame, ImageView, Message, Role, Unit
+
+# what a published string leaves open; an image stands as a name, or as the wire text of one image
+_SLOT = re.compile(
+    r"\{(question|Question|image|error|levels|action_turn|observation_turn)\}|(<\|vision_start\|><\|image_pad\|><\|vision_end\|>)"
+)
+_THINKING = rf"<think>{PLAIN}</think>\s*"
+
+
+def _filled(files: Sequence[str], values: Mapping[str, Content]) -> Content:
+    """The text of some files with their slots filled; adjacent texts are one."""
+    parts: list[str | ImageView] = []
+    text = "".join(map(prompt, files)).replace("{{}}", "{}")  # AdaptVision's is a format string of Python
+    begin = 0
+    for slot in _SLOT.finditer(text):
+        name = "image" if slot[2] else slot[1].lower()
+        if name in values:
+            parts += [text[begin : slot.start()], *values[name]]
+            begin = slot.end()
+    return _joined([*parts, text[begin:]])
+
+
+def _joined(parts: Iterable[str | ImageView]) -> Content:
+    joined: list[str | ImageView] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)
+
+
+def _between(contents: Sequence[Content], separator: str) -> Content:
+    """Contents in order with a separator between them."""
+    first, *rest = contents or [()]
+    return _joined([*first, *(part for content in rest for part in (separator, *content))])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A dialect and a turn boundary.
+
+    Raises:
+        OptionError: unknown dialect or boundary.
+    """
+
+    dialect: str = "agent"
+    boundary: Boundary = "chatml"
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise OptionError(f"unknown dialect {self.dialect!r}; choose from {', '.join(DIALECTS)}")
+        if self.boundary not in ("chatml", "released"):
+            raise OptionError(f"unknown boundary {self.boundary!r}; choose chatml or released")
+
+    def _spoken(self, can_request: bool) -> Dialect:
+        dialect = DIALECTS[self.dialect]
+        return dialect if can_request else DIALECTS[dialect.single]
+
+    # ------------------------------------------------------------------------------------------------ to the model
+
+    def opening(
+        self,
+        question: str,
+        views: Sequence[ImageView],
+        *,
+        can_request: bool,
+        earlier: Sequence[tuple[Role, str]] = (),
+        levels: Sequence[float] = (),
+    ) -> list[Message]:
+        """System, earlier and user messages of the first turn. Where nothing can be asked for, the tool is not mentioned.
+
+        Images stand where the conversation has `<image>`, in order; without any, all stand before the question. A system message
+        of an earlier conversation stands before ours, in one message.
+
+        Args:
+            levels: those on offer, for dialects that name them.
+
+        Raises:
+            DataError: as many marks as images are wanted, or none.
+        """
+        dialect = self._spoken(can_request)
+        marks = question.count(IMAGE_MARK) + sum(text.count(IMAGE_MARK) for _, text in earlier)
+        if marks not in (0, len(views)):
+            raise DataError(f"the question {question[:60]!r} has {marks} {IMAGE_MARK} for {len(views)} images")
+        left = iter(views)
+        said = [(role, self._placed(text, left)) for role, text in earlier]
+        asked: Content = (*(() if marks else left), *self._placed(question, left))
+        offered = ", ".join(f"{level:g}" for level in levels)
+        ours = _filled(dialect.system, {"levels": (offered,)}) if dialect.system else ()
+        theirs = [content for role, content in said if role == "system"]
+        system = _between([*theirs, *([ours] if ours else [])], "\n\n")
+        messages = [Message("system", system)] if system else []
+        messages += [Message(role, content) for role, content in said if role != "system"]
+        return [*messages, Message("user", _filled(dialect.user, {"question": asked}))]
+
+    @staticmethod
+    def _placed(text: str, views: Iterable[ImageView]) -> Content:
+        """A text with the next views where its marks are."""
+        first, *rest = text.split(IMAGE_MARK)
+        left = iter(views)
+        return _joined([first, *(part for piece in rest for part in (next(left), piece))])
+
+    def observation(self, views: Sequence[ImageView], *, before: int = 0) -> Message:
+        """The user turn that shows what was asked for.
+
+        Args:
+            before: how many views earlier turns showed in this way; some dialects number them.
+        """
+        dialect = DIALECTS[self.dialect]
+        groups = [(view,) for view in views] if dialect.repeated else [tuple(views)]
+        texts = [
+            _filled(dialect.shown, {"image": group, "action_turn": (str(n),), "observation_turn": (str(n + 1),)})
+            for n, group in enumerate(groups, before)
+        ]
+        return Message("user", _between(texts, "\n"))
+
+    def tool_error(self, reason: CallError) -> Message:
+        """The user turn after a call that cannot be followed."""
+        return Message("user", _filled(DIALECTS[self.dialect].error, {"error": (reason.value,)}))
+
+    # ------------------------------------------------------------------------------------------------ from the model
+
+    def parse(self, text: str, *, can_request: bool = True) -> Reply:
+        """Read a reply in the dialect that was spoken. Nothing is known of sizes: `scene` says what a request leads to."""
+        grammar = self._spoken(can_request).grammar
+        return grammar.read(text) if grammar else Answer(text)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the dialect has a way to ask for more."""
+        return DIALECTS[self.dialect].grammar is not None
+
+    @property
+    def asks_of_any_image(self) -> bool:
+        """Whether a request means, or can name, each of several images."""
+        grammar = DIALECTS[self.dialect].grammar
+        return grammar is None or grammar.images == "any"
+
+    @property
+    def asks_for_next_level(self) -> bool:
+        """Whether there is a request without arguments."""
+        return self.can_ask and self._grammar.next_level
+
+    @property
+    def asks_for_several(self) -> bool:
+        """Whether one turn can ask for several regions."""
+        return self.can_ask and self._grammar.several
+
+    @property
+    def coordinates(self) -> tuple[Unit, Frame]:
+        """In which a box is asked for."""
+        return self._grammar.unit, self._grammar.frame
+
+    @property
+    def _grammar(self) -> Grammar:
+        grammar = DIALECTS[self.dialect].grammar
+        if grammar is None:
+            raise OptionError(f"the dialect {self.dialect} has no way to ask for more resolution")
+        return grammar
+
+    def request(self, *calls: Call) -> str:
+        """The canonical request, for demonstrations and forced actions; without calls, that for the next level."""
+        return self._grammar.write(calls or (Call(),))
+
+    @property
+    def request_opening(self) -> str:
+        """The string that no reply without a request contains."""
+        return self._grammar.opens
+
+    @property
+    def answer_opening(self) -> str:
+        """The string that opens an answer; empty where answers are plain text."""
+        return "<answer>" if DIALECTS[self.dialect].tagged else ""
+
+    def is_well_formed(self, text: str, *, can_request: bool = True) -> bool:
+        """Whether one turn keeps the format to the letter: a valid request or an answer, once, and nothing beside it.
+
+        Where the dialect thinks, the reasoning comes first and once. White space around the parts does not matter.
+        """
+        dialect = self._spoken(can_request)
+        reply = self.parse(text, can_request=can_request)
+        if isinstance(reply, Malformed):
+            return False
+        form = f"<answer>{PLAIN}</answer>" if dialect.tagged else ".*"
+        if isinstance(reply, Request):
+            form = self._grammar.form
+        if dialect.thinks:
+            form = _THINKING + form
+        return re.fullmatch(form, text.strip(), re.DOTALL) is not None
+
+    def format_answer(self, answer: str) -> str:
+        """An answer in this dialect, for demonstrations; thinking is left to the model."""
+        return f"<answer>{answer}</answer>" if DIALECTS[self.dialect].tagged else answer

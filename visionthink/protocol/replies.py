@@ -1,0 +1,79 @@
+"""What a reply says, whatever the dialect: an answer, a request, or a call that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from visionthink.types import Call, CallError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The turn is an answer. `text` is the whole reply: `extract_answer` says what counts as *the* answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """The turn asks to see more: what was said, one call or several."""
+
+    calls: tuple[Call, ...] = (Call(),)
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """The turn tries to call and fails."""
+
+    reason: CallError
+
+
+Reply: TypeAlias = Answer | Request | Malformed
+
+TAGGED_ANSWER = r"<answer>((?:(?!</?answer>).)*)</answer>"
+
+
+def extract_answer(text: str) -> str:
+    """The last `<answer>`, unwrapped from its last `\\boxed{}`; without tags the last box; else the text after the thinking.
+
+    Braces inside a box may nest. Surrounding white space is dropped.
+    """
+    tagged = re.findall(TAGGED_ANSWER, text, re.DOTALL)
+    visible = tagged[-1] if tagged else text.rpartition("</think>")[2]
+    boxed = _last_boxed(visible)
+    return (visible if boxed is None else boxed).strip()
+
+
+def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> str:
+    """The text that a server took apart into content, reasoning and tool calls (name, arguments as JSON), as the model said."""
+    parts = [f"<think>{reasoning}</think>" if reasoning else "", content]
+    for name, arguments in calls:
+        try:
+            call = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
+        except ValueError:
+            call = arguments  # malformed, and to be judged as such
+        parts.append(f"<tool_call>\n{call}\n</tool_call>")
+    return "".join(parts)
+
+
+def after_thinking(text: str) -> str:
+    """What stands behind the thinking; nothing where the thinking does not end."""
+    if "<think>" in text and "</think>" not in text:
+        return ""
+    return text.rpartition("</think>")[2].strip()
+
+
+def _last_boxed(text: str) -> str | None:
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    begin, depth = start + len("\\boxed{"), 1
+    for i in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return text[begin:i]
+    return None

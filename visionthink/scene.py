@@ -1,0 +1,362 @@
+"""A menu over the images of one example: what is shown first, what is on offer, and what a call leads to.
+
+The only place that turns what a model said into views. It is arithmetic on sizes: a picture is needed only to render what was
+resolved.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from visionthink.errors import OptionError
+from visionthink.geometry import from_box, to_box, usable
+from visionthink.menu import Menu
+from visionthink.picture import Picture
+from visionthink.resolution import PixelBudget, SizeRule, whole_tokens
+from visionthink.types import Box, Call, CallError, Frame, ImageView, Look, Shown, Unit, whole
+
+INSTEAD = "a crop that costs as much as the whole image: the whole image is shown"
+SAME = 0.99
+"""Densities count as equal from this ratio on."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something that can be asked for now. Where any box can be, `looks` is empty and `visual_tokens` the least of one."""
+
+    name: str
+    looks: tuple[Look, ...]
+    visual_tokens: int
+
+
+class Resolved(NamedTuple):
+    """What a request leads to, and what was made of it where that is not what was said."""
+
+    looks: tuple[Look, ...]
+    note: str | None = None
+
+
+class Sized(NamedTuple):
+    """A view before it is rendered, in px."""
+
+    width: int
+    height: int
+    visual_tokens: int
+    level: float
+    """As asked for; less where `most_tokens` shrinks the view."""
+
+
+class Scene:
+    """A menu over images of known sizes.
+
+    Args:
+        sizes: (width, height) in px of each image, upright.
+        budget: of the model's image processor; a provider's size rule will do where there are no regions.
+    """
+
+    def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule):
+        self.menu, self.sizes, self.budget = menu, tuple(sizes), budget
+        self.wholes = tuple(whole(*size) for size in sizes)
+
+    # ------------------------------------------------------------------------------------------------ sizes
+
+    @functools.cached_property
+    def full_tokens(self) -> int:
+        """Visual tokens of the full views of all images, as the processor keeps them."""
+        return sum(self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget)) for size in self.sizes)
+
+    @functools.cached_property
+    def levels(self) -> tuple[tuple[float, ...], ...]:
+        """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
+        the ladder has no full view, which regions are then compared with."""
+        return tuple(self._levels(size) for size in self.sizes)
+
+    def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
+        own = tuple(level for level, _, _ in self.menu.ladder.sizes(*size, self.budget))
+        if not self.menu.has_regions:
+            return own
+        full = self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget))
+        saving = (self.budget.visual_tokens(*self.menu.ladder.size(level, *size, self.budget)) < full for level in own)
+        return tuple(level for level, saves in zip(own, saving, strict=True) if saves) or (1.0,)
+
+    @functools.cached_property
+    def opening(self) -> tuple[Look, ...]:
+        """What the first turn shows: every image at its lowest level."""
+        return tuple(Look((box,), levels[0], i) for i, (box, levels) in enumerate(zip(self.wholes, self.levels, strict=True)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the menu."""
+        levels = self.menu.ladder.levels
+        return tuple(
+            f"ladder collapsed to {','.join(f'{level:g}' for level in kept)}: a lower level would save no tokens"
+            for kept in self.levels
+            if kept != levels
+        )
+
+    def sized(self, image: int, box: Box, level: float) -> Sized:
+        """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
+        menu, budget, size = self.menu, self.budget, self.sizes[image]
+        if box == self.wholes[image]:
+            width, height = menu.ladder.size(level, *size, budget)
+            tokens = budget.visual_tokens(width, height)
+            if not menu.most_tokens or tokens <= menu.most_tokens:
+                return Sized(width, height, tokens, level)
+            kept = self._pixels.capped(menu.most_tokens)
+        else:
+            across, down = self._grid(image)
+            width, height = whole_tokens(
+                box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
+            )
+            tokens = budget.visual_tokens(width, height)
+            kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
+            kept = kept.at_least(menu.least_tokens)
+        width, height = kept.fit(width, height)
+        shown = budget.visual_tokens(width, height)
+        return Sized(width, height, shown, level * min(1.0, shown / tokens))
+
+    @property
+    def _pixels(self) -> PixelBudget:
+        if not isinstance(self.budget, PixelBudget):
+            raise OptionError("menu: regions and limits of tokens need a model that reads whole tokens, such as Qwen2.5-VL")
+        return self.budget
+
+    def _grid(self, image: int) -> tuple[int, int]:
+        """(width, height) in px that crops are scaled by: of the whole image as the processor keeps it."""
+        width, height = self.menu.ladder.size(1.0, *self.sizes[image], self.budget)
+        return self.budget.fit(width, height)
+
+    def tokens(self, looks: Sequence[Look]) -> int:
+        """Visual tokens of all views of some looks."""
+        return sum(self.sized(look.image, box, look.level).visual_tokens for look in looks for box in look.boxes)
+
+    @property
+    def most_tokens_at_once(self) -> int:
+        """The most visual tokens that one request can lead to: all regions that have an id, or the full views. Where any box can
+        be asked for, this holds for requests of one box."""
+        by_id = self._by_id(self.shown(self.opening))
+        regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.wholes[look.image],)}
+        return max(self.full_tokens, self.tokens(list(regions)))
+
+    def shown(self, looks: Sequence[Look]) -> tuple[Shown, ...]:
+        """What the views of some looks are recorded as."""
+        records = []
+        for look in looks:
+            for box in look.boxes:
+                width, height, tokens, level = self.sized(look.image, box, look.level)
+                records.append(Shown(box=box, level=level, width=width, height=height, visual_tokens=tokens, image=look.image))
+        return tuple(records)
+
+    def render(self, looks: Sequence[Look], pictures: Sequence[Picture]) -> tuple[ImageView, ...]:
+        """The views of some looks, in their order."""
+        return tuple(
+            pictures[s.image].view(s.box, s.width, s.height, level=s.level, visual_tokens=s.visual_tokens)
+            for s in self.shown(looks)
+        )
+
+    # ------------------------------------------------------------------------------------------------ offers
+
+    def offers(self, shown: Sequence[Shown] = (), *, turns: int = 0) -> tuple[Offer, ...]:
+        """What can be asked for in the next turn: affordable, and not dominated.
+
+        An offer is dominated where another one shows at least as much of the same images, at no less density, for no more tokens.
+
+        Args:
+            shown: views so far; none: those of the opening.
+            turns: how many the model has taken.
+        """
+        shown = shown or self.shown(self.opening)
+        if not self.turn_left(turns):
+            return ()
+        found = {offer.looks: offer for offer in (*self._rungs(shown), *self._by_id(shown))}.values()
+        kept = [offer for offer in found if not any(_dominates(other, offer) for other in found if other is not offer)]
+        kept += self._any_box()
+        return tuple(offer for offer in kept if self._affordable(offer.visual_tokens, _views(offer.looks), shown))
+
+    def is_limited(self, shown: Sequence[Shown], *, turns: int) -> bool:
+        """Whether more would be on offer without the menu's stated limits."""
+        return bool(Scene(self.menu.unlimited(), self.sizes, self.budget).offers(shown, turns=turns))
+
+    def turn_left(self, turns: int) -> bool:
+        """Whether another turn may follow the one that is taken now."""
+        return turns + 1 < self.menu.turns_for(max(map(len, self.levels)))
+
+    def _affordable(self, tokens: int, views: int, shown: Sequence[Shown]) -> bool:
+        menu = self.menu
+        if menu.max_views is not None and len(shown) + views > menu.max_views:
+            return False
+        spent = sum(view.visual_tokens for view in shown)
+        return menu.allowance is None or spent + tokens <= menu.allowance * self.full_tokens
+
+    def _rungs(self, shown: Sequence[Shown]) -> list[Offer]:
+        """Every higher level, of all images that have it or a higher one."""
+        offers: dict[tuple[Look, ...], Offer] = {}
+        for level in self.menu.ladder.levels:
+            looks = tuple(
+                Look((box,), min(higher), i)
+                for i, box in enumerate(self.wholes)
+                if (higher := [own for own in self._above(i, shown) if own >= level])
+            )
+            if looks and looks not in offers:
+                offers[looks] = Offer(f"{max(look.level for look in looks):g}", looks, self.tokens(looks))
+        return list(offers.values())
+
+    def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
+        """Levels of a whole image above those that were shown."""
+        seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image]), default=0.0)
+        return [level for level in self.levels[image] if level > seen]
+
+    def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
+        offers = []
+        for i, size in enumerate(self.sizes):
+            for name, box in self.menu.regions.boxes(*size).items():
+                found = self._look(box, i, shown)
+                if isinstance(found, Resolved):
+                    offers.append(Offer(name if len(self.sizes) == 1 else f"{i}:{name}", found.looks, self.tokens(found.looks)))
+        return offers
+
+    def _any_box(self) -> list[Offer]:
+        """That any box can be asked for, where one can cost less than the whole image."""
+        if self.menu.regions.kind != "free":
+            return []
+        least = max(self.menu.least_tokens, -(-self._pixels.min_pixels // self.budget.factor**2))
+        wholes = [self.sized(i, box, self.menu.crop_level).visual_tokens for i, box in enumerate(self.wholes)]
+        return [Offer("box", (), least)] if least < max(wholes) else []
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def resolve(self, calls: Sequence[Call], shown: Sequence[Shown], *, turns: int = 0) -> Resolved | CallError:
+        """What the calls of one turn lead to, or why they cannot be followed. Never an exception.
+
+        Crops are cut from the original and brought to whole tokens at the density of the menu; one that would cost as much as the
+        whole image becomes the whole image.
+        """
+        offers = self.offers(shown, turns=turns)
+        if not offers:
+            return CallError.NOT_ON_OFFER
+        looks, notes = list[Look](), list[str]()
+        for call in calls:
+            found = self._resolve(call, offers, shown)
+            if isinstance(found, CallError):
+                return found
+            looks += found.looks
+            notes += [found.note] if found.note else []
+        merged = _merged(looks)
+        if not self._affordable(self.tokens(merged), _views(merged), shown):
+            return CallError.NOT_ON_OFFER
+        return Resolved(merged, notes[0] if notes else None)
+
+    def _resolve(self, call: Call, offers: Sequence[Offer], shown: Sequence[Shown]) -> Resolved | CallError:
+        if call.box is not None:
+            return self._free(call, shown)
+        if call.regions:
+            return self._named(call, shown)
+        rungs = [offer for offer in offers if offer.looks and all(self._is_rung(look) for look in offer.looks)]
+        if call.level is not None:
+            rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
+        return Resolved(rungs[0].looks) if rungs else CallError.NOT_ON_OFFER
+
+    def _is_rung(self, look: Look) -> bool:
+        return look.boxes == (self.wholes[look.image],) and look.level in self.levels[look.image]
+
+    def _named(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
+        image = call.source or 0
+        if not 0 <= image < len(self.sizes):
+            return CallError.UNKNOWN_VIEW
+        by_id = self.menu.regions.boxes(*self.sizes[image])
+        if any(name not in by_id for name in call.regions):
+            return CallError.UNKNOWN_REGION
+        found = [self._look(by_id[name], image, shown) for name in (["all"] if "all" in call.regions else call.regions)]
+        if errors := [f for f in found if isinstance(f, CallError)]:
+            return errors[0]
+        resolved = [f for f in found if isinstance(f, Resolved)]
+        looks = _merged([look for r in resolved for look in r.looks])
+        return Resolved(looks, next((r.note for r in resolved if r.note), None))
+
+    def _free(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
+        if self.menu.regions.kind != "free" or call.box is None:
+            return CallError.NOT_ON_OFFER
+        index = call.source or 0
+        if not 0 <= index < (len(shown) if call.frame == "named" else len(self.sizes)):
+            return CallError.UNKNOWN_VIEW
+        view = shown[index] if call.frame == "named" else next(v for v in shown if v.image == index)
+        frame = view.box if call.frame == "named" else self.wholes[view.image]
+        box = to_box(call.box, frame, self._units(call.unit, call.frame, view, frame))
+        if box is None:
+            return CallError.EMPTY_BOX
+        fitting = usable(box, self.budget.factor, *self.sizes[view.image])
+        return fitting if isinstance(fitting, CallError) else self._look(fitting, view.image, shown)
+
+    def _units(self, unit: Unit, frame: Frame, view: Shown, box: Box) -> tuple[Fraction, Fraction]:
+        """Px of the original per unit of coordinates that were read off a view and refer to a box, along x and y."""
+        width, height = self.sizes[view.image]
+        if unit == "cell":
+            across, down = (side // self.budget.factor for side in self._grid(view.image))
+        elif unit == "px" and frame == "original":
+            across, down = width, height
+        elif unit == "px" and self.menu.ladder.arithmetic == "released_adaptvision":
+            # coordinates of the low view, doubled, are taken for those of a full view that was sized by itself
+            full = self.menu.ladder.size(1.0, width, height, self.budget)
+            return Fraction(2 * width, full[0]), Fraction(2 * height, full[1])
+        else:
+            across, down = {"px": (view.width, view.height), "permille": (1000, 1000), "fraction": (1, 1)}[unit]
+        return Fraction(box.width, across), Fraction(box.height, down)
+
+    def _look(self, box: Box, image: int, shown: Sequence[Shown]) -> Resolved | CallError:
+        """A look at a box; at the whole image where that costs no more and shows no less, unless it was shown already."""
+        level, note = self.menu.crop_level, None
+        full = self.sized(image, self.wholes[image], level)
+        if box != self.wholes[image]:
+            crop = self.sized(image, box, level)
+            if crop.visual_tokens >= full.visual_tokens and full.level >= SAME * crop.level:
+                box, note = self.wholes[image], INSTEAD
+        known = (v for v in shown if v.image == image and v.box == box)
+        if box == self.wholes[image] and any(v.level >= SAME * full.level for v in known):
+            return CallError.NOT_ON_OFFER
+        return Resolved((Look((box,), level, image),), note)
+
+    def call(self, look: Look, unit: Unit, frame: Frame) -> Call:
+        """How a dialect asks for a look, in the first turn: the call that `resolve` turns into it, or into a box around it.
+
+        Raises:
+            OptionError: this menu has no call for such a look.
+        """
+        regions, image = self.menu.regions, look.image
+        by_id = {box: name for name, box in regions.boxes(*self.sizes[image]).items()}
+        if by_id and all(box in by_id for box in look.boxes):
+            return Call(regions=tuple(by_id[box] for box in look.boxes), source=image or None)
+        if self._is_rung(look):
+            return Call(level=look.level)
+        if regions.kind != "free" or len(look.boxes) != 1:
+            raise OptionError(f"menu: no call leads to {look}")
+        view = self.shown(self.opening)[image]
+        units = self._units(unit, frame, view, self.wholes[image])
+        said = from_box(look.boxes[0], self.wholes[image], units, 4 if unit == "fraction" else 0)
+        return Call(box=said, source=image, unit=unit, frame=frame)
+
+
+def _views(looks: Sequence[Look]) -> int:
+    return sum(len(look.boxes) for look in looks) or 1
+
+
+def _dominates(one: Offer, other: Offer) -> bool:
+    """Whether `one` shows at least as much at no less density for no more tokens."""
+    return one.visual_tokens <= other.visual_tokens and all(_covers(one.looks, look) for look in other.looks)
+
+
+def _covers(looks: Sequence[Look], wanted: Look) -> bool:
+    boxes = [box for look in looks if look.image == wanted.image and look.level >= wanted.level for box in look.boxes]
+    return all(box.covered_by(boxes) >= 1 for box in wanted.boxes)
+
+
+def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
+    """One look for each image and level, each box once, in the order of asking."""
+    boxes: dict[tuple[int, float], dict[Box, None]] = {}
+    for look in looks:
+        boxes.setdefault((look.image, look.level), {}).update(dict.fromkeys(look.boxes))
+    return tuple(Look(tuple(members), level, image) for (image, level), members in boxes.items())

@@ -1,0 +1,264 @@
+"""The record of one episode: the only thing scoring, training and reports look at.
+
+Plain records; what can be derived is a property and is not stored. Transcripts of earlier versions, which knew one image and
+one view a turn, are read as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from visionthink.types import ActionKind, Box, Evidence, FailureKind, Look, Need, Shown, StopReason, whole
+
+COVERED = 0.95
+"""A box counts as seen when this share of its area was shown."""
+FULL_DENSITY = 0.99
+"""Views of at least this level count as seen at full density."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """The bill of one turn, written where it happened."""
+
+    visual_tokens: int
+    """Visual tokens of the views first shown in this turn (0 when no new view was shown)."""
+    text_tokens: int
+    """Prompt tokens of this turn's context that are not visual."""
+    output_tokens: int
+    seconds: float
+    first_token_seconds: float | None = None
+    visual_by_layer: tuple[int, ...] | None = None
+    """Visual tokens of the whole context that entered each layer of the decoder, where the policy removes some."""
+    selection_flops: int = 0
+    """Floating-point operations of choosing which ones."""
+
+    @property
+    def retained_tokens(self) -> float | None:
+        """`visual_by_layer`, averaged over the layers."""
+        return None if self.visual_by_layer is None else sum(self.visual_by_layer) / len(self.visual_by_layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One prompt-completion exchange. `prompt_ids` are the ids added since the previous turn: opening or bridge."""
+
+    prompt: str = field(repr=False)
+    """The text added since the previous turn, views written as `<image>`."""
+    text: str
+    action: ActionKind
+    usage: Usage
+    views: tuple[Shown, ...] = ()
+    """Views first shown in this turn, in the order of the prompt."""
+    looks: tuple[Look, ...] = ()
+    """What the turn's request was resolved to; the next turn shows it. One look for each image."""
+    by: Literal["model", "forced", "gate"] = "model"
+    """Who decided: the model, or whoever took its decision from it."""
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    prompt_ids: tuple[int, ...] = field(default=(), repr=False)
+    logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    note: str | None = None
+    """Why a call cannot be followed, what was made of it, or why the policy failed."""
+    failure: FailureKind | None = None
+    """What kind of failure, where the policy failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """The record of one episode.
+
+    Token ids of prompts stay in memory and are left out of JSON: they are long and can be rendered again.
+    """
+
+    example_id: str
+    question: str
+    sizes: tuple[tuple[int, int], ...]
+    """(width, height) in px of each image, upright."""
+    offers: tuple[tuple[str, int], ...] = ()
+    """What could be asked for at the opening: names, and visual tokens of each."""
+    visual_tokens_full: int
+    """What the full views of all images cost."""
+    turns: tuple[Turn, ...]
+    stop_reason: StopReason
+    answer: str | None
+    """The extracted answer; None when the episode ended without one."""
+    reference: str | None = None
+    aliases: tuple[str, ...] = ()
+    need: Need | None = None
+    family: str | None = None
+    notes: tuple[str, ...] = ()
+    """What was done to an image or the menu: orientation applied, first frame taken, ladder collapsed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The example's."""
+
+    @property
+    def views(self) -> tuple[Shown, ...]:
+        """Every view that was fed, in order."""
+        return tuple(view for turn in self.turns for view in turn.views)
+
+    @property
+    def looks(self) -> int:
+        """How many views were shown after the first turn."""
+        return sum(len(turn.views) for turn in self.turns[1:])
+
+    @property
+    def requested(self) -> bool:
+        """Whether the episode was shown more than its opening (the action of Eq. 5, arXiv 2507.13348)."""
+        return self.looks > 0
+
+    @property
+    def levels_seen(self) -> tuple[float, ...]:
+        """The level of every view, in order."""
+        return tuple(view.level for view in self.views)
+
+    @property
+    def answered(self) -> bool:
+        return self.stop_reason in (StopReason.ANSWERED, StopReason.ANSWERED_AFTER_REQUEST)
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of every view that was fed."""
+        return sum(t.usage.visual_tokens for t in self.turns)
+
+    @property
+    def visual_tokens_final(self) -> int:
+        """Visual tokens of the last turn that showed a view."""
+        return next((t.usage.visual_tokens for t in reversed(self.turns) if t.usage.visual_tokens), 0)
+
+    @property
+    def retain_cumulative(self) -> float:
+        """Every view fed, relative to the full views alone; above 1 when VisionThink's request was made."""
+        return self.visual_tokens / self.visual_tokens_full
+
+    @property
+    def retain_final(self) -> float:
+        """The last turn's views relative to the full views (the paper's likely reading of its 51.3 %)."""
+        return self.visual_tokens_final / self.visual_tokens_full
+
+    @property
+    def retain_layers(self) -> float:
+        """Visual tokens of every view, averaged over the decoder's layers, relative to the full views alone;
+        `retain_cumulative` where nothing was removed. The last context holds every view."""
+        left = self.turns[-1].usage.retained_tokens if self.turns else None
+        return self.retain_cumulative if left is None else left / self.visual_tokens_full
+
+    def seen(self, level: float = FULL_DENSITY, image: int = 0) -> tuple[Box, ...]:
+        """Boxes of an image that were shown at a density of at least `level`."""
+        return tuple(view.box for view in self.views if view.image == image and view.level >= level)
+
+    @property
+    def density_area(self) -> float:
+        """Share of all images' area that was shown at full density."""
+        boxes = [whole(*size) for size in self.sizes]
+        shown = sum(box.area * box.covered_by(self.seen(image=i)) for i, box in enumerate(boxes))
+        return shown / sum(box.area for box in boxes) if boxes else 0.0
+
+    def covers(self, evidence: Evidence, image: int = 0) -> bool:
+        """Whether at least 95 % of each box was shown at its level, by all views together."""
+        return all(box.covered_by(self.seen(min(level, FULL_DENSITY), image)) >= COVERED for box, level in evidence)
+
+    @property
+    def text_tokens(self) -> int:
+        """Text tokens of the last context, which holds every turn before it."""
+        return self.turns[-1].usage.text_tokens if self.turns else 0
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(t.usage.output_tokens for t in self.turns)
+
+    @property
+    def seconds(self) -> float:
+        return sum(t.usage.seconds for t in self.turns)
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The whole sequence: opening P1, completion C1, bridge E1, completion C2.
+
+        Raises:
+            ValueError: the transcript was read from JSON, which does not keep prompt ids.
+        """
+        self._need_prompt_ids()
+        return tuple(i for t in self.turns for i in (*t.prompt_ids, *t.token_ids))
+
+    @property
+    def loss_mask(self) -> tuple[int, ...]:
+        """1 for ids the model sampled, 0 for all others (the indicator I of Eq. 3); P1 C1 E1 C2 gives 0 1 0 1."""
+        self._need_prompt_ids()
+        return tuple(m for t in self.turns for m in (*[0] * len(t.prompt_ids), *[1] * len(t.token_ids)))
+
+    def _need_prompt_ids(self) -> None:
+        if any(t.token_ids and not t.prompt_ids for t in self.turns):
+            raise ValueError(f"transcript {self.example_id}: its prompt ids were not kept")
+
+    def usage(self) -> dict[str, float]:
+        """The bill of the whole episode, as the command line prints it."""
+        return {
+            "visual_tokens": self.visual_tokens,
+            "visual_tokens_full": self.visual_tokens_full,
+            "retain_final": round(self.retain_final, 4),
+            "retain_cumulative": round(self.retain_cumulative, 4),
+            "text_tokens": self.text_tokens,
+            "output_tokens": self.output_tokens,
+            "seconds": round(self.seconds, 4),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; prompt ids are left out."""
+        record = dataclasses.asdict(self)
+        for turn in record["turns"]:
+            del turn["prompt_ids"]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Transcript:
+        """Inverse of `to_dict`; reads what earlier versions wrote, too."""
+        fields = dict(record)
+        if "levels" in fields:
+            fields = _of_one_view_a_turn(fields)
+        fields["turns"] = tuple(_turn(t) for t in fields["turns"])
+        fields["stop_reason"] = StopReason(fields["stop_reason"])
+        fields["sizes"] = tuple((int(width), int(height)) for width, height in fields["sizes"])
+        fields["offers"] = tuple((str(name), int(tokens)) for name, tokens in fields["offers"])
+        for name in ("aliases", "notes"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def _turn(record: Mapping[str, Any]) -> Turn:
+    fields = dict(record)
+    usage = dict(fields["usage"])
+    if usage.get("visual_by_layer") is not None:
+        usage["visual_by_layer"] = tuple(usage["visual_by_layer"])
+    fields["usage"] = Usage(**usage)
+    fields["views"] = tuple(Shown(**{**view, "box": Box(*view["box"])}) for view in fields["views"])
+    fields["looks"] = tuple(Look(**{**look, "boxes": tuple(Box(*box) for box in look["boxes"])}) for look in fields["looks"])
+    fields["token_ids"] = tuple(fields["token_ids"])
+    fields["logprobs"] = None if fields["logprobs"] is None else tuple(fields["logprobs"])
+    return Turn(**fields)
+
+
+def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:
+    """A transcript of the first edition in today's fields. It knew levels, and at most the size of the view that a turn showed;
+    the size of the image is that of its largest view, brought to level 1."""
+    levels, turns = record.pop("levels"), [dict(turn) for turn in record["turns"]]
+    shown = [(turn["level"], turn["view_size"]) for turn in turns if turn.get("view_size")]
+    level, size = max(shown, default=(1.0, (1, 1)))
+    width, height = (max(1, round(side / math.sqrt(level))) for side in size)
+    seen = None
+    for turn in turns:
+        level, size, tokens = turn.pop("level"), turn.pop("view_size", None), turn["usage"]["visual_tokens"]
+        new = tokens > 0 or level != seen
+        side = (round(width * math.sqrt(level)), round(height * math.sqrt(level)))
+        w, h = size or side
+        view = {"box": whole(width, height), "level": level, "width": w, "height": h, "visual_tokens": tokens}
+        turn |= {"views": [view] if new else [], "looks": []}
+        seen = level
+    offers = [(f"{level:g}", 0) for level in levels[1:]]
+    return record | {"turns": turns, "sizes": [(width, height)], "offers": offers}
+
+
+RolloutGroup: TypeAlias = "list[Transcript]"
+"""Transcripts of the same example, sampled under the same weights."""
