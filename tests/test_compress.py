@@ -919,6 +919,49 @@ def test_a_compressed_policy_says_what_was_left():
         compressed(ScriptedPolicy(["a"]), Uniform(keep=0.5))
 
 
+def test_a_compressed_policy_reads_smaller_batches_where_memory_runs_out(monkeypatch):
+    from visionthink.compress.fastv import FastV
+    from visionthink.compress.policy import compressed
+    from visionthink.model import load
+
+    model, sizes = load("tiny", max_new_tokens=4), []
+    halved, found = compressed(model.policy, FastV(keep=0.5)), [model.episode(e).history for e in synth.suite(5)]
+    expected = halved.complete(found)
+    generate = halved.checkpoint.model.generate
+
+    def generate_two_at_most(**inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return generate(**inputs)
+
+    monkeypatch.setattr(halved.checkpoint.model, "generate", generate_two_at_most)
+    completions = halved.complete(found)
+    assert sizes == [5, 2, 3, 1, 2]
+    for completion, whole in zip(completions, expected, strict=True):
+        assert (completion.text, completion.visual_by_layer) == (whole.text, whole.visual_by_layer)
+        assert completion.selection_flops == whole.selection_flops > 0
+
+
+def test_a_compressed_policy_samples_with_a_seed_of_its_own():
+    from visionthink.compress.baselines import Uniform
+    from visionthink.compress.policy import CompressedPolicy, compressed
+    from visionthink.model import load
+
+    def drawn(policy):
+        return [completion.token_ids for completion in policy.complete(found)]
+
+    model = load("tiny", max_new_tokens=8, temperature=1.5, seed=3)
+    found = [model.episode(e).history for e in synth.suite(6)]
+    halved = compressed(model.policy, Uniform(keep=0.5))
+    first, second = drawn(halved), drawn(halved)
+    assert first != second and drawn(halved.seeded(3)) == first
+    assert drawn(model.policy) == drawn(model.policy.seeded(3))  # what the compressed policy drew did not move its seed
+    silent = halved.forbidding("<tool_call>")
+    assert isinstance(silent, CompressedPolicy) and silent.method is halved.method
+    assert all("<tool_call>" not in completion.text for completion in silent.complete(found))
+
+
 def test_windows_are_counted_as_the_tower_counts_them():
     from transformers.vision_utils import get_vision_window_index
 

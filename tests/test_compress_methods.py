@@ -31,8 +31,9 @@ def random(seed, *shape):
 
 def vision(seed, images=(24,), width=8, dtype=torch.float32):
     tokens = sum(images)
+    features, keys = random(seed, tokens, width).to(dtype), random(seed + 2, tokens, 6).to(dtype)
     received = random(seed + 1, tokens).abs()
-    return VisionContext(random(seed, tokens, width).to(dtype), images, 32, received, random(seed + 2, tokens, 6).to(dtype))
+    return VisionContext(features=features, images=images, layers=32, received=received, keys=keys)
 
 
 def layer(seed, rows, tokens=24, at=3, layers=32, dtype=torch.float32, total=None, before=3, behind=7):
@@ -48,7 +49,18 @@ def layer(seed, rows, tokens=24, at=3, layers=32, dtype=torch.float32, total=Non
     hidden, embeddings = random(seed + 1, length, 8).to(dtype), random(seed + 2, length, 8).to(dtype)
     keys, rotary = random(seed + 3, length, 6).to(dtype), (random(seed + 4, length, 4), random(seed + 5, length, 4))
     attention = scores.softmax(-1).to(dtype)
-    return LayerContext(at, layers, hidden, visual, embeddings, attention, index, keys, total or tokens, rotary)
+    return LayerContext(
+        layer=at,
+        layers=layers,
+        hidden=hidden,
+        visual=visual,
+        embeddings=embeddings,
+        attention=attention,
+        rows=index,
+        keys=keys,
+        total=total or tokens,
+        rotary=rotary,
+    )
 
 
 def wide(tensor):
@@ -103,7 +115,17 @@ def test_fastv_is_the_formula(seed):
 def test_fastv_by_hand():
     attention = torch.tensor([[[0.1, 0.2, 0.0, 0.2, 0.1, 0.4]], [[0.1, 0.0, 0.4, 0.2, 0.1, 0.2]]])
     visual = torch.tensor([False, True, True, True, True, False])
-    context = LayerContext(3, 6, torch.zeros(6, 2), visual, torch.zeros(6, 2), attention, torch.tensor([5]), None, 4)
+    context = LayerContext(
+        layer=3,
+        layers=6,
+        hidden=torch.zeros(6, 2),
+        visual=visual,
+        embeddings=torch.zeros(6, 2),
+        attention=attention,
+        rows=torch.tensor([5]),
+        keys=None,
+        total=4,
+    )
     check(FastV(keep=0.5).select(context), [1, 2])  # means .1 .2 .2 .1
     assert FastV(layer=2).at(6) == {2: "last"}
     assert FastV(layer=2, keep=0.25).kept(4) == [1, 1, 0.25, 0.25]
@@ -421,7 +443,17 @@ def test_stage_2_takes_all_visual_tokens_or_none():
     visual = torch.tensor([False, True, True, False, False])
     for mass, left in ((0.08, []), (0.12, [0, 1])):
         attention = torch.tensor([0.5, mass / 2, mass / 2, 0.5 - mass, 0]).expand(2, 2, 5)
-        context = LayerContext(28, 32, torch.zeros(5, 2), visual, torch.zeros(5, 2), attention, torch.tensor([3, 4]), None, 2)
+        context = LayerContext(
+            layer=28,
+            layers=32,
+            hidden=torch.zeros(5, 2),
+            visual=visual,
+            embeddings=torch.zeros(5, 2),
+            attention=attention,
+            rows=torch.tensor([3, 4]),
+            keys=None,
+            total=2,
+        )
         check(ToDRE(stage2=True).select(context), left)
     assert ToDRE(stage2=True).at(28) == {24: "text"}
     assert ToDRE(stage2=True).at(32) == {28: "text"}
@@ -530,7 +562,13 @@ def test_images_do_not_mix_and_twice_is_once(method):
     assert torch.equal(again.keep, selection.keep)
     kept, values = [], []
     for start, stop in ((0, 11), (11, 24)):
-        alone = VisionContext(both.features[start:stop], (stop - start,), 32, both.received[start:stop], both.keys[start:stop])
+        alone = VisionContext(
+            features=both.features[start:stop],
+            images=(stop - start,),
+            layers=32,
+            received=both.received[start:stop],
+            keys=both.keys[start:stop],
+        )
         part = method.vision(alone)
         kept.append(part.keep + start)
         values.append(alone.features[part.keep] if part.values is None else part.values)
@@ -598,7 +636,7 @@ def test_names_are_light():
         (lambda: ToDRE(tau=0), "todre tau 0: a share"),
         (lambda: Random(seed=-1), "drop-random seed -1"),
         (
-            lambda: VisionZip().vision(VisionContext(torch.zeros(2, 2), (2,), 32)),
+            lambda: VisionZip().vision(VisionContext(features=torch.zeros(2, 2), images=(2,), layers=32)),
             "visionzip: needs the attention of the vision tower",
         ),
     ],

@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visionthink.compress.selection import Method
 from visionthink.compress.session import Hooks
+from visionthink.compress.target import Target
 from visionthink.errors import OptionError
+from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.local import LocalPolicy
-from visionthink.policies.render import views
+from visionthink.policies.render import Renderer, views
 from visionthink.types import Completion, History
 
 Which = Literal["all", "low", "full"]
 """Views that a method acts on: every one, those below full resolution, those at full resolution."""
 
 
-class CompressedPolicy(LocalPolicy):
+@dataclass(frozen=True, eq=False)
+class CompressedPolicy:
     """A local policy whose prompts are compressed, in every round. Completions say how many visual tokens entered each layer of
     the decoder, and what choosing them took."""
 
-    def __init__(self, policy: LocalPolicy, method: Method, which: Which = "all"):
-        self.__dict__.update(policy.__dict__)  # the same checkpoint, settings and lock
-        self.method, self.which = method, which
-        self._flops: dict[Hashable, int] = {}
+    policy: LocalPolicy
+    method: Method
+    which: Which = "all"
+    flops: dict[Hashable, int] = field(default_factory=dict, repr=False)
+    """See `compress.target.Target`."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.policy.checkpoint
+
+    @property
+    def renderer(self) -> Renderer:
+        return self.policy.renderer
+
+    @property
+    def config(self) -> Any:
+        """Of the model, as transformers has it."""
+        return self.policy.config
+
+    @property
+    def value_bytes(self) -> int:
+        """Of a weight, or of a value in the cache."""
+        return self.policy.value_bytes
+
+    def forbidding(self, text: str) -> CompressedPolicy:
+        """The same policy, unable to say `text`."""
+        return dataclasses.replace(self, policy=self.policy.forbidding(text))
+
+    def seeded(self, seed: int) -> CompressedPolicy:
+        """The same policy with its sampling begun anew."""
+        return dataclasses.replace(self, policy=self.policy.seeded(seed))
+
+    def complete(self, histories: Sequence[History]) -> list[Completion]:
+        """See `LocalPolicy.complete`."""
+        return self.policy.complete_with(self.complete_batch, histories)
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
         acting = None
         if self.which != "all":
             acting = [[(view.level == 1) == (self.which == "full") for view in views(history)] for history in histories]
-        with Hooks(self.checkpoint.model, self.method, acting, self._flops).open() as session:
-            completions = super().complete_batch(histories)
+        with Hooks(self.checkpoint.model, self.method, acting, self.flops).open() as session:
+            completions = self.policy.complete_batch(histories)
         return [
             dataclasses.replace(completion, visual_by_layer=left, selection_flops=flops)
             for completion, (left, flops) in zip(completions, session.samples(), strict=True)
@@ -48,5 +84,5 @@ def compressed(policy: Any, method: Method, which: Which = "all") -> CompressedP
     """
     if not isinstance(policy, LocalPolicy):
         raise OptionError(f"{method.name}: needs a local model")
-    Hooks(policy.checkpoint.model, method)  # what cannot work is refused now, and not by the first prompt
-    return CompressedPolicy(policy, method, which)
+    Target(policy.checkpoint.model, method)  # what cannot work is refused now, and not by the first prompt
+    return CompressedPolicy(copy.copy(policy), method, which)  # a copy, because sampling advances a policy's own seed

@@ -30,19 +30,19 @@ def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[st
         CompressionError: the model or the inputs are not ones that tokens can be taken out of; or nothing was taken out.
     """
     hooks, caught = Hooks(model, method), dict[str, Any]()
-    if hooks.at:
+    if hooks.target.at:
         raise OptionError(f"{method.name}: takes tokens out within the decoder, which only `compress` can do")
     with hooks.hooked():
         # the model reads the prompt under the session's own hooks, as far as the decoder
-        stop = hooks.decoder.register_forward_pre_hook(_stop_with(hooks, caught), with_kwargs=True)
+        stop = hooks.target.decoder.register_forward_pre_hook(_stop_with(hooks, caught), with_kwargs=True)
         try:
-            hooks.inner(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
+            hooks.target.inner(**{name: x for name, x in inputs.items() if name != "labels"}, use_cache=False)
         except _Stopped:
             pass
         finally:
             stop.remove()
-    prompt = hooks.prompt
-    assert prompt is not None
+    assert hooks.reading is not None
+    prompt = hooks.reading.prompt
     hooks.session.tokens[-1] = [prompt.counts] * hooks.session.layers
     hooks.session.check()
     names = ("inputs_embeds", "position_ids", "visual_pos_masks", "deepstack_visual_embeds")

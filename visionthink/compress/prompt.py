@@ -11,7 +11,7 @@ from torch import Tensor
 from visionthink.compress.selection import Rows
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Prompt:
     """Samples aligned to the right, [batch, length] throughout."""
 
@@ -47,7 +47,8 @@ class Prompt:
         source = torch.stack([torch.nn.functional.pad(k, (length - len(k), 0)) for k in keep])
         valid = torch.stack([torch.arange(length, device=k.device) >= length - len(k) for k in keep])
         visual, offered = (x.gather(1, source) & valid for x in (self.visual, self.offered))
-        return Prompt(valid, visual, offered, self.index.gather(1, source), self.total), source
+        index = self.index.gather(1, source)
+        return Prompt(valid=valid, visual=visual, offered=offered, index=index, total=self.total), source
 
     def places_in(self, earlier: Prompt) -> Tensor:
         """[batch, length]: where its positions stood in an earlier state of the same prompt."""

@@ -41,7 +41,7 @@ class Selection:
     unchanged, as in mixture-of-depths."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionContext:
     """One sample, before the decoder."""
 
@@ -58,7 +58,7 @@ class VisionContext:
     """[N, head_size] keys of that block: mean over heads, mean over the patches of a token."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerContext:
     """One sample at the entry of decoder layer `layer`; L positions are left, none of them padding."""
 

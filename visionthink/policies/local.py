@@ -10,7 +10,7 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -22,6 +22,8 @@ from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, overlong, views
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
+
+CompleteBatch = Callable[[Sequence[History]], list[Completion]]
 
 
 class LocalPolicy:
@@ -87,6 +89,10 @@ class LocalPolicy:
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
+        return self.complete_with(self.complete_batch, histories)
+
+    def complete_with(self, complete_batch: CompleteBatch, histories: Sequence[History]) -> list[Completion]:
+        """As `complete`, where `complete_batch` completes as many histories at once as fit into memory."""
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
         lengths = [len(self.renderer.prompt_ids(history)) for history in histories]
         fitting = [(history, n) for history, n in zip(histories, lengths, strict=True) if n < context]
@@ -94,7 +100,7 @@ class LocalPolicy:
         while len(completions) < len(fitting):
             rest = fitting[len(completions) :]
             size = self.batch_size or self._fitting([n for _, n in rest])
-            completions += self._complete_what_fits([history for history, _ in rest[:size]])
+            completions += self._complete_what_fits(complete_batch, [history for history, _ in rest[:size]])
         said = iter(completions)
         return [next(said) if n < context else overlong(n, context) for n in lengths]
 
@@ -103,17 +109,17 @@ class LocalPolicy:
         per_token = memory.bytes_per_token(model.config, model.dtype.itemsize)
         return memory.fitting([n + self.max_new_tokens for n in lengths], per_token, memory.free_bytes(model.device))
 
-    def _complete_what_fits(self, histories: Sequence[History]) -> list[Completion]:
+    def _complete_what_fits(self, complete_batch: CompleteBatch, histories: Sequence[History]) -> list[Completion]:
         """Halved where memory runs out; a single one that does not fit is an error of its own."""
         try:
-            return self.complete_batch(histories)
+            return complete_batch(histories)
         except torch.OutOfMemoryError:
             pass  # outside of the handler, whose traceback keeps the batch alive
         if len(histories) == 1:
             return [Completion.failed("out_of_memory", "out of memory")]
         torch.cuda.empty_cache()
-        half = len(histories) // 2
-        return self._complete_what_fits(histories[:half]) + self._complete_what_fits(histories[half:])
+        first, second = histories[: len(histories) // 2], histories[len(histories) // 2 :]
+        return self._complete_what_fits(complete_batch, first) + self._complete_what_fits(complete_batch, second)
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
