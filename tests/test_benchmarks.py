@@ -571,6 +571,7 @@ def options_of(rng: random.Random, count: int) -> list[str]:
 SEED, MANY = 20261, 2000
 
 
+@pytest.mark.network
 class TestBesideLmmsEval:
     def test_relaxed_accuracy(self, lmms_eval):
         rng = random.Random(SEED)

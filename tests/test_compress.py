@@ -52,7 +52,11 @@ class Every:
         return [1.0 if self.layer is not None and i < self.layer else 1 / self.step for i in range(layers)]
 
 
-@pytest.fixture(scope="module", params=["qwen2-sdpa", "qwen2.5-sdpa", "qwen2.5-eager", "qwen3-sdpa", "qwen3-eager"])
+COMMON = "qwen2.5-sdpa"
+OTHERS = ("qwen2-sdpa", "qwen2.5-eager", "qwen3-sdpa", "qwen3-eager")
+
+
+@pytest.fixture(scope="module", params=[COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def policy(request, qwen2_folder, qwen3_folder):
     kind, attention = request.param.split("-")
     checkpoint = open_checkpoint({"qwen2": str(qwen2_folder), "qwen2.5": "tiny-base", "qwen3": str(qwen3_folder)}[kind])

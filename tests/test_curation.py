@@ -141,6 +141,7 @@ def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_p
     assert [c.correct_full for c in counted(copy) if c.unscored] == []
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     """KILLS=30 for the whole measurement."""
     limit = min(600, 20 * KILLS)  # enough work that most kills come before its end

@@ -87,6 +87,8 @@ def stock(lmms, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------ stock tasks, scripted model
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_stock_tasks_give_exactly_the_known_scores(stock):
     _, report = stock
     assert report["four"]["scores"] == {
@@ -105,6 +107,8 @@ def test_stock_tasks_give_exactly_the_known_scores(stock):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_run_level_numbers_are_exact(stock):
     """25 episodes of 16 visual tokens in full and 4 at a quarter; 4 of them ask; a turn says 3 tokens in half a second."""
     numbers = stock[1]["four"]["throughput"]
@@ -123,11 +127,15 @@ def test_run_level_numbers_are_exact(stock):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_batch_size_changes_nothing(stock):
     _, report = stock
     assert report["one"] == report["four"]
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_stock_tasks_cannot_score_the_tags(stock):
     """Why the answer alone is the default."""
     scores = stock[1]["full"]["scores"]
@@ -135,10 +143,14 @@ def test_stock_tasks_cannot_score_the_tags(stock):
     assert stock[1]["full"]["answers"]["chartqa"][0] == "So: <answer>47</answer>"  # lmms-eval takes the thinking away itself
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_nothing_of_the_long_list_is_needed(stock):
     assert stock[1]["modules"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_arguments_are_refused_in_one_line(stock):
     refused = stock[1]["refusals"]
     assert refused.pop("pretrained=tiny,polcy=full,scale=2").startswith(
@@ -157,6 +169,8 @@ def test_arguments_are_refused_in_one_line(stock):
     assert refused == {}
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_what_cannot_be_asked_is_an_empty_answer_and_a_line(stock):
     found = stock[1]["troubles"]
     assert found["answers"] == ["fine", "", "", "", "", "", "fine", ""]
@@ -181,6 +195,8 @@ def logs_of(stock, name: str = "four") -> Path:
     return stock[0] / name / "scripted"
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_logs_come_back_with_their_scores_and_costs(stock):
     run = read_lmms_logs(logs_of(stock))
     assert (run.model, run.policy, run.failed) == ("scripted", "adaptive", [])
@@ -204,6 +220,8 @@ def test_logs_come_back_with_their_scores_and_costs(stock):
     assert (sold.reference, sold.aliases) == ("Acme Ltd", ("ACME",))
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_what_lmms_eval_grades_in_between_goes_to_the_judge(stock):
     graded = read_lmms_logs(logs_of(stock), judge=read_judge("exact")).scored
     invoice = next(s for s in graded if s.transcript.example_id == "docvqa_val/validation/1")
@@ -211,12 +229,16 @@ def test_what_lmms_eval_grades_in_between_goes_to_the_judge(stock):
     assert sum(s.verdict.by.startswith("lmms-eval:") for s in graded) == 24
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_one_task_by_its_file_and_a_run_by_its_stamp(stock):
     folder = logs_of(stock)
     assert {s.transcript.family for s in read_lmms_logs(folder / "20260102_030405_samples_pope.jsonl").scored} == {"pope"}
     assert len(read_lmms_logs(folder / "20260102_030405").scored) == 25
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_folder_is_that_of_an_evaluation(stock, tmp_path):
     summary = evaluate_logs(logs_of(stock), tmp_path / "run")
     again, scored = read_run(tmp_path / "run")
@@ -231,6 +253,8 @@ def copied(stock, tmp_path) -> Path:
     return Path(shutil.copytree(logs_of(stock), tmp_path / "scripted"))
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_without_the_sidecar_there_are_no_costs(copied):
     [sidecar] = copied.glob("*_visionthink.jsonl")
     kept = sidecar.rename(copied.parent / "kept.jsonl")
@@ -239,12 +263,16 @@ def test_without_the_sidecar_there_are_no_costs(copied):
     assert len(read_lmms_logs(copied, sidecar=kept).scored) == 25
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_sidecar_of_another_run_is_noticed(stock, copied):
     [other] = logs_of(stock, "full").glob("*_visionthink.jsonl")
     with pytest.raises(DataError, match="which is of another run"):
         read_lmms_logs(copied, sidecar=other)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_a_sample_that_was_not_asked_is_named(copied):
     [sidecar] = copied.glob("*_visionthink.jsonl")
     lines = sidecar.read_text().splitlines(keepends=True)
@@ -253,17 +281,23 @@ def test_a_sample_that_was_not_asked_is_named(copied):
         read_lmms_logs(copied)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_two_runs_in_a_folder_are_told_apart(copied):
     shutil.copy(copied / "20260102_030405_samples_pope.jsonl", copied / "20260103_030405_samples_pope.jsonl")
     with pytest.raises(DataError, match=r"samples of 2 runs; give one of .*20260102_030405, .*20260103_030405"):
         read_lmms_logs(copied)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_without_results_no_number_is_taken_for_a_score(copied):
     (copied / "20260102_030405_results.json").unlink()
     assert {s.verdict.verdict for s in read_lmms_logs(copied).scored} == {"unscored"}
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_a_metric_where_less_is_better_is_no_verdict(copied):
     file = copied / "20260102_030405_results.json"
     results = json.loads(file.read_text())
@@ -346,6 +380,8 @@ def by_command(lmms, tmp_path_factory) -> Path:
     return desk
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_command_of_the_page_gives_scores_and_our_numbers(by_command):
     [file] = (by_command / "logs" / "tiny").glob("*_results.json")
     results = json.loads(file.read_text())
@@ -361,6 +397,8 @@ def test_the_command_of_the_page_gives_scores_and_our_numbers(by_command):
     assert numbers["avg_flops"] > numbers["avg_flops_cached"] > 1e6
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_log_says_what_failed_and_where_the_transcripts_are(by_command):
     log = (by_command / "log").read_text()
     assert "shapes/test/8: the request holds 2 images; one image is supported; lmms-eval is given an empty answer" in log
@@ -368,6 +406,8 @@ def test_the_log_says_what_failed_and_where_the_transcripts_are(by_command):
     assert re.search(r"transcripts are in logs/tiny/\d{8}_\d{6}_visionthink.jsonl", log)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_its_logs_are_the_transcripts_of_the_model(by_command, tmp_path):
     run = read_lmms_logs(by_command / "logs" / "tiny")
     ours = load("tiny", max_new_tokens=64, batch_size=1).run(FAMILY)  # there in one batch, here one by one

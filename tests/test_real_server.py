@@ -17,6 +17,8 @@ from visionthink.rewards.judge import Answer
 from visionthink.rewards.llm.judge import LLMJudge, Sampling
 from visionthink.rewards.llm.preset import preset
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 
 @pytest.fixture
 def model(tmp_path, tiny):

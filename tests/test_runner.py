@@ -49,6 +49,7 @@ def tiny():
     return load("tiny", max_new_tokens=8)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     """KILLS=20 for the whole measurement."""
     command = [sys.executable, "-m", "visionthink", "eval", "mini", "--model", "tiny", "--max-new-tokens", "8", "--out"]

@@ -89,6 +89,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.slow
+@pytest.mark.network
 def test_compression_passes_on_an_older_version(runs: Any, version: str) -> None:
     done = runs[version].result()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
