@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from environments import ROOT, clean, install, kept, virtual
 from PIL import Image
 
 from visionthink import load
@@ -26,7 +24,6 @@ from visionthink.evals.lmms_logs import evaluate_logs, read_lmms_logs
 from visionthink.evals.runner import read_run
 from visionthink.rewards.spec import read_judge
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "lmms-eval.md").read_text("utf-8")
 
 
@@ -36,41 +33,24 @@ def told(beginning: str) -> list[str]:
     return [line for line in lines if line.startswith(beginning)]
 
 
-def clean() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
-
-
 @pytest.fixture(scope="session")
 def lmms(tmp_path_factory) -> Path:
-    """`bin` of the page's environment. Kept in .cache; it sees this environment's libraries, so torch is there already."""
-    env = ROOT / ".cache" / "lmms-venv"
-    libraries, recipe = sysconfig.get_paths()["purelib"], told("pip install")
+    """`bin` of the page's environment; it sees this environment's libraries, so torch is there already."""
+    recipe = told("pip install")
     extra = re.search(r"^lmms = \[.*?^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.S | re.M)
     assert extra and len(recipe) == 3
-    made_of = hashlib.sha256(repr((libraries, sys.version, recipe, extra[0])).encode()).hexdigest()
     wheels = tmp_path_factory.mktemp("wheel")
-    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
-    subprocess.run([sys.executable, "-m", *build], check=True, capture_output=True)
+    build_wheel = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
+    subprocess.run([sys.executable, "-m", *build_wheel], check=True, capture_output=True)
     [wheel] = map(str, wheels.glob("*.whl"))
 
-    def install(*what: str) -> None:
-        pip = [env / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *what], env=clean(), capture_output=True, text=True)
-        if done.returncode and "No matching distribution" in done.stderr:
-            pytest.skip(f"no package index: pip install {' '.join(what)}")
-        assert done.returncode == 0, done.stderr
-
-    stamp = env / "made-of"
-    if not stamp.is_file() or stamp.read_text() != made_of:
-        shutil.rmtree(env, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
-        (env.parent / ".gitignore").write_text("*\n")
-        [site] = (env / "lib").glob("python*/site-packages")
-        (site / "libraries.pth").write_text(libraries + "\n")
+    def build(folder: Path) -> None:
+        python = virtual(folder)
         for line in recipe[1:]:
-            install(*(word.replace(".[lmms]", f"{wheel}[lmms]") for word in shlex.split(line)[2:]))
-        stamp.write_text(made_of)
-    install("--no-deps", "--force-reinstall", wheel)
+            install(python, *(word.replace(".[lmms]", f"{wheel}[lmms]") for word in shlex.split(line)[2:]))
+
+    env = kept("lmms-venv", (recipe, extra[0]), build)
+    install(env / "bin" / "python", "--no-deps", "--force-reinstall", wheel)
     return env / "bin"
 
 
