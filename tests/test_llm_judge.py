@@ -158,8 +158,10 @@ def test_what_is_not_asked(server):
 def test_rate_limit(server):
     slow = judge(server, requests_per_minute=240)
     started = time.monotonic()
-    slow.compare(answers(9))  # four a second
+    found = slow.compare(answers(9))  # four a second
     assert time.monotonic() - started >= 1.9
+    assert [v.verdict for v in found] == ["correct" if i % 3 else "wrong" for i in range(9)]
+    assert server.report()["requests"] == 9
 
 
 @pytest.mark.network
