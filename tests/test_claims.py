@@ -94,6 +94,7 @@ def test_families():
     assert CLAIMS["families"].judge({"eq5": [outcome()]}) == "not reproduced"
 
 
+@pytest.mark.slow
 def test_a_reproduction_goes_on_where_it_was(tmp_path):
     scale, quiet = Scale(steps=2, prompts_per_step=2, evaluated=24), Console(quiet=True)
     record = reproduce(["released", "sft"], 1, tmp_path, quiet, scale)

@@ -169,6 +169,7 @@ def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_machines_share_the_work(whole, tmp_path):
     out = tmp_path / "machines"
     summary = curate(config(out, shard="1/2"), QUIET)
@@ -255,7 +256,7 @@ def test_images_of_the_validation_set_are_left_out(tmp_path):
     assert reject["row"] == 1 and reject["reason"] == "its image is that of row 0 of the validation set"
 
 
-@pytest.mark.parametrize("kind", ["parquet", "folder"])
+@pytest.mark.parametrize("kind", ["parquet", pytest.param("folder", marks=pytest.mark.slow)])
 def test_the_released_schema_is_curated_trained_on_and_evaluated(tmp_path, kind, whole):
     """No conversion: what curation writes is what training reads, and both read the released schema."""
     rows = datasets.Dataset.from_list(
