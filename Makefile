@@ -12,8 +12,9 @@ RUN := .venv/bin/
 demo: .venv/ready
 	$(RUN)visionthink demo --out runs/demo
 
-# two processes of one thread each: two threads on small tensors mostly wait for each other
-PYTEST := OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2 --dist=worksteal --durations=25
+# two processes of one thread each, since two threads on small tensors mostly wait for each other; a file stays in one process,
+# since its fixtures cost more than the balance gains
+PYTEST := OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2 --dist=loadfile --durations=25
 
 test: .venv/ready
 	$(PYTEST) -m "not slow and not network"

@@ -97,7 +97,7 @@ def config(out: Path, **changes) -> CurateConfig:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("curation") / "whole"
-    return out, curate(config(out, workers=3), QUIET)
+    return out, curate(config(out, workers=2), QUIET)
 
 
 def test_what_is_written(whole):
@@ -120,7 +120,7 @@ def test_a_second_run_does_nothing_and_labels_may_change(whole, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     before = (copy / "curated.parquet").read_bytes()
-    assert curate(config(copy, workers=3), QUIET)["needs_full"] == summary["needs_full"]
+    assert curate(config(copy, workers=2), QUIET)["needs_full"] == summary["needs_full"]
     assert (copy / "curated.parquet").read_bytes() == before
     curate(config(copy, difference=4), QUIET)  # labels are made from counts: no rollout is repeated
     with pytest.raises(OptionError, match="rollouts was 4 there and is 8 now"):
@@ -135,7 +135,7 @@ def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_p
         lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = Console(file=io.StringIO())
-    curate(config(copy, workers=3), said)
+    curate(config(copy, workers=2), said)
     assert "12 rows held answers that could not be judged; judged again, 0 still do" in " ".join(said.file.getvalue().split())
     assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
     assert [c.correct_full for c in counted(copy) if c.unscored] == []

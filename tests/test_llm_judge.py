@@ -131,8 +131,7 @@ def test_every_fifth_request_fails_and_nothing_is_lost(server, tmp_path):
 @pytest.mark.parametrize("server", [1], indirect=True)
 @pytest.mark.network
 def test_a_server_that_always_fails_ends_in_unscored(server):
-    sick = judge(server, timeout=0.5, deadline=2, concurrency=4)
-    sick._model = "honest"
+    sick = judge(server, model="honest", timeout=0.5, deadline=2, concurrency=4)
     started = time.monotonic()
     with pytest.raises(OptionError, match="judge http"):  # it has never answered: that is an error, not 40 unscored answers
         sick.compare(answers(40))
