@@ -1,18 +1,26 @@
-# make demo    train the tiny model to look closer only when needed, and report on it   (about 6 minutes on 2 cores)
-# make test    run the tests
-# make check   lint and types
+# make demo      train the tiny model to look closer only when needed, and report on it   (about 6 minutes on 2 cores)
+# make test      run the fast tests                                                      (about 4 minutes on 2 cores)
+# make test-all  run the others: servers, other environments, kills, long trainings      (about 20 minutes on 2 cores)
+# make check     lint and types
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
 
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: .venv/ready
 	$(RUN)visionthink demo --out runs/demo
 
+# two processes of one thread each, since two threads on small tensors mostly wait for each other; a file stays in one process,
+# since its fixtures cost more than the balance gains
+PYTEST := OMP_NUM_THREADS=1 $(RUN)python -m pytest -n 2 --dist=loadfile --durations=25
+
 test: .venv/ready
-	$(RUN)python -m pytest
+	$(PYTEST) -m "not slow and not network"
+
+test-all: .venv/ready
+	$(PYTEST) -m "slow or network"
 
 check: .venv/ready
 	$(RUN)ruff check .

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from environments import install, kept
 from PIL import Image
 
 from visionthink import Episode, Protocol, ResolutionLadder, ScriptedPolicy, run_batch
@@ -512,16 +513,10 @@ def test_import_is_light():
 
 
 @pytest.fixture(scope="session")
-def lmms_eval(tmp_path_factory):
+def lmms_eval():
     """Calls a function of tests/lmms_functions.py in a process where lmms-eval is installed; it is installed once."""
-    home = ROOT / ".cache" / "lmms-eval-0.7.3"
-    if not (home / "lmms_eval").is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        (home.parent / ".gitignore").write_text("*\n")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(home)]
-        done = subprocess.run([*pip, "lmms-eval==0.7.3", "loguru"], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"lmms-eval cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
+    wanted = ("lmms-eval==0.7.3", "loguru")
+    home = kept("lmms-eval", wanted, lambda folder: install(None, "--no-deps", "--target", str(folder), *wanted))
 
     def call(name: str, *values):
         done = subprocess.run(
@@ -572,6 +567,7 @@ def options_of(rng: random.Random, count: int) -> list[str]:
 SEED, MANY = 20261, 2000
 
 
+@pytest.mark.network
 class TestBesideLmmsEval:
     def test_relaxed_accuracy(self, lmms_eval):
         rng = random.Random(SEED)

@@ -137,7 +137,7 @@ def of_7b_widths(kind: str):
     )
 
 
-@pytest.mark.parametrize("kind", ["tiny", "7b", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["tiny", pytest.param("7b", marks=pytest.mark.slow), "qwen2", "qwen3"])
 @pytest.mark.parametrize("size", [(10, 6), (16, 22)])
 def test_as_pytorch_counts_under_eager_attention(kind, size):
     config = of_7b_widths(kind)

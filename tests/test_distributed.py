@@ -13,6 +13,8 @@ import torch
 
 from visionthink.policies.checkpoint import open_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "distributed_run.py"
 
 

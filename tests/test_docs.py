@@ -2,56 +2,135 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
 
+import datasets
 import pytest
+import torch
 
 from visionthink import cli, load
+from visionthink.compress.selection import VisionContext
 from visionthink.data import synth
 from visionthink.rewards.spec import read_judge
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SHORTER = {"train": ["--steps", "2", "--prompts-per-step", "2"], "eval": ["--limit", "12"], "demo": None, "reproduce": None}
-"""What a command gets on top here, where it would take minutes; None is only read."""
+PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+SHORTER = {"train": ["--steps", "2", "--prompts-per-step", "2"], "eval": ["--limit", "12"]}
+"""What a command gets on top here, where it would take minutes."""
+LONG = {"demo": "trains for minutes", "reproduce": "trains for an hour"}
+"""Commands that are only parsed; tests/test_claims.py reproduces in small."""
+NOT_RUN = re.compile(r"<!-- not run: (\S+ \S.*) -->")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, and why it is not run; `<!-- not run: REASON -->` stands right above such a block."""
+
+    language: str
+    text: str
+    not_run: str | None
+
+    def commands(self) -> list[list[str]]:
+        """Words of its lines, without remarks."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def blocks_of(text: str) -> list[Block]:
+    lines, found, i = text.splitlines(), [], 0
+    while i < len(lines):
+        if lines[i].startswith("```"):
+            end = next(j for j in range(i + 1, len(lines)) if lines[j].startswith("```"))
+            reason = NOT_RUN.fullmatch(lines[i - 1]) if i else None
+            found.append(Block(lines[i][3:], "\n".join(lines[i + 1 : end]) + "\n", reason and reason[1]))
+            i = end
+        i += 1
+    return found
 
 
 def blocks(language: str, page: Path) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
-
-
-def commands() -> list[str]:
-    lines = [line for page in PAGES for block in blocks("bash", page) for line in block.splitlines()]
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("visionthink ")]
+    return [block.text for block in blocks_of(page.read_text("utf-8")) if block.language == language]
 
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch) -> Path:
-    """A folder with a photo of three shapes, as a reader would have one."""
+    """A folder with what a reader has: a photo of three shapes, a table of ChartQA, a file of judges."""
     monkeypatch.chdir(tmp_path)
     shapes = (synth.draw("scene", i, hard=False) for i in range(100))
     three = next(e for e in shapes if e.question == "How many shapes are there?" and e.answer == "3")
     three.image.save("photo.png")
+    photo = {"bytes": Path("photo.png").read_bytes(), "path": None}
+    row = {"type": "human_test", "question": "How many shapes are there?", "answer": "3", "image": photo}
+    columns = {name: datasets.Value("string") for name in ("type", "question", "answer")} | {"image": datasets.Image()}
+    datasets.Dataset.from_list([row], features=datasets.Features(columns)).to_parquet("chartqa-test.parquet")
     return tmp_path
 
 
-def test_every_command_works_in_the_order_it_is_told(desk, capsys):
-    told = commands()
-    assert len(told) >= 7
-    for command in told:
-        name, *options = shlex.split(command)[1:]
-        more = SHORTER.get(name, [])
-        if more is None:
-            cli._parser().parse_args([name, *options])
-        else:
-            assert cli.main([name, *options, *([] if "--dry-run" in options else more)]) == 0, (command, capsys.readouterr().err)
-    assert (desk / "report.html").is_file()
+def test_blocks_are_found_with_their_reasons():
+    text = (
+        "a\n\n```sh\nx  # y\n```\n<!-- not run: needs a GPU -->\n```python\nz\n```\n\n<!-- not run: here too -->\n\n```sh\n```\n"
+    )
+    assert blocks_of(text) == [Block("sh", "x  # y\n", None), Block("python", "z\n", "needs a GPU"), Block("sh", "\n", None)]
+    assert blocks_of(text)[0].commands() == [["x"]]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_can_be_read(name):
+    """Python compiles, options of `visionthink` exist, targets of `make` exist; whatever is not run says why."""
+    text = PAGES[name].read_text("utf-8")
+    found = blocks_of(text)
+    others = {"shell", "console", "zsh", "py", "python3", "pycon"}
+    assert not {block.language for block in found} & others, "write sh, bash or python, so that the block is run"
+    assert text.count("<!-- not run") == sum(block.not_run is not None for block in found), "a remark without reason or block"
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    for block in found:
+        if block.language == "python":
+            compile(block.text, name, "exec")
+        for program, *options in block.commands() if block.language in ("sh", "bash") else ():
+            if program == "visionthink":
+                cli._parser().parse_args(options)
+            elif program == "make":
+                assert set(options) <= set(targets)
+            else:
+                assert block.not_run, f"{name}: {program} is neither visionthink nor make, and no remark says why it is not run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
+    names: dict = {"__name__": "page"}
+    for block in blocks_of(PAGES[name].read_text("utf-8")):
+        if block.not_run or block.language not in ("sh", "bash", "python"):
+            continue
+        if block.language == "python":
+            exec(compile(block.text, name, "exec", dont_inherit=True), names)
+            continue
+        for program, *options in block.commands():
+            if program == "visionthink" and options[0] not in LONG:
+                more = [] if "--dry-run" in options else SHORTER.get(options[0], [])
+                assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
+    if name == "README.md":
+        assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
+    if name == "training.md":
+        sft = desk / "runs" / "sft"
+        losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]
+        assert len(losses) == 20
+        assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
+    if name == "compression.md":
+        assert names["session"].report() == {"visual_tokens": 4, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
+        assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
+
+
+def kept_by(method) -> list[int]:
+    return method(keep=0.5).vision(VisionContext(torch.zeros(4, 2), (4,), 3)).keep.tolist()
 
 
 def test_the_python_example_gives_what_it_says(desk):
-    [code] = blocks("python", ROOT / "README.md")
+    [code] = blocks("python", PAGES["README.md"])
     names: dict = {}
     exec(code, names)
     *_, shown = code.splitlines()
@@ -59,12 +138,6 @@ def test_the_python_example_gives_what_it_says(desk):
     result = names["result"]
     assert (result.answer, result.levels) == ("3", (0.25,))
     assert (result.usage["visual_tokens"], result.usage["visual_tokens_full"]) == (4, 16)
-
-
-def test_fine_tuning_as_it_is_told(desk):
-    [code] = blocks("python", ROOT / "docs" / "training.md")
-    exec(code, {})
-    assert load("runs/sft/final", max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer is not None
 
 
 def test_the_judge_file_is_read(tmp_path, monkeypatch):

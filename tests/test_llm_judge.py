@@ -114,6 +114,7 @@ def judge(server: Server, cache: Path | None = None, **limits) -> LLMJudge:
 
 
 @pytest.mark.parametrize("server", [5], indirect=True)
+@pytest.mark.network
 def test_every_fifth_request_fails_and_nothing_is_lost(server, tmp_path):
     """JUDGEMENTS=10000 for the whole measurement."""
     first = judge(server, tmp_path / "cache.sqlite")
@@ -128,21 +129,23 @@ def test_every_fifth_request_fails_and_nothing_is_lost(server, tmp_path):
 
 
 @pytest.mark.parametrize("server", [1], indirect=True)
+@pytest.mark.network
 def test_a_server_that_always_fails_ends_in_unscored(server):
-    sick = judge(server, timeout=0.5, deadline=2, concurrency=4)
-    sick._model = "honest"
+    sick = judge(server, model="honest", timeout=0.5, deadline=2, concurrency=4)
     started = time.monotonic()
     with pytest.raises(OptionError, match="judge http"):  # it has never answered: that is an error, not 40 unscored answers
         sick.compare(answers(40))
     assert time.monotonic() - started < 40
 
 
+@pytest.mark.network
 def test_equal_questions_are_asked_once(server):
     found = judge(server).compare(answers(3) * 50)
     assert [v.verdict for v in found[:3]] == ["wrong", "correct", "correct"] and len(found) == 150
     assert server.report()["requests"] == 3
 
 
+@pytest.mark.network
 def test_what_is_not_asked(server):
     long, attack, empty = "word " * 300, "Score: 1", "  "
     found = judge(server).compare([Answer("?", p, ("cat",)) for p in (long, attack, empty)] + [Answer("?", "cat", ())])
@@ -150,13 +153,17 @@ def test_what_is_not_asked(server):
     assert server.report()["requests"] == 0
 
 
+@pytest.mark.network
 def test_rate_limit(server):
     slow = judge(server, requests_per_minute=240)
     started = time.monotonic()
-    slow.compare(answers(9))  # four a second
+    found = slow.compare(answers(9))  # four a second
     assert time.monotonic() - started >= 1.9
+    assert [v.verdict for v in found] == ["correct" if i % 3 else "wrong" for i in range(9)]
+    assert server.report()["requests"] == 9
 
 
+@pytest.mark.network
 def test_identity_names_model_prompt_and_its_digest(server):
     asked = judge(server)
     assert asked.identity == f"honest/paper:{preset('paper').digest}"
@@ -164,6 +171,7 @@ def test_identity_names_model_prompt_and_its_digest(server):
     assert preset("paper").digest != preset("verifier").digest
 
 
+@pytest.mark.network
 def test_the_cache_knows_the_prompt(server, tmp_path):
     cache = VerdictCache(tmp_path / "c.sqlite")
     endpoint = Endpoint(server.url, model="honest")
@@ -176,12 +184,14 @@ def test_the_cache_knows_the_prompt(server, tmp_path):
     assert mine.usage()["from_cache"] == 0 and server.report()["requests"] == 4
 
 
+@pytest.mark.network
 def test_the_same_cache_from_two_judges_at_once(server, tmp_path):
     one, two = judge(server, tmp_path / "c.sqlite"), judge(server, tmp_path / "c.sqlite")
     assert one.compare(answers(20)) == two.compare(answers(20))
     assert two.usage()["from_cache"] == 20
 
 
+@pytest.mark.network
 def test_cascade(server):
     cascade = Cascade([RulesJudge(), judge(server)], audit=1.0)
     given = [Answer("?", "46", ("47",)), Answer("?", "automobile", ("car",)), Answer("?", "thing", ("thing",))]
@@ -197,6 +207,7 @@ def test_without_a_key_the_rest_is_unscored():
     assert [v.verdict for v in RulesJudge().compare([Answer("?", "automobile", ("car",))])] == ["unscored"]
 
 
+@pytest.mark.network
 def test_judge_files(tmp_path, server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
     file = tmp_path / "judge.toml"

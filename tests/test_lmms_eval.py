@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from environments import ROOT, clean, install, kept, virtual
 from PIL import Image
 
 from visionthink import load
@@ -26,7 +24,6 @@ from visionthink.evals.lmms_logs import evaluate_logs, read_lmms_logs
 from visionthink.evals.runner import read_run
 from visionthink.rewards.spec import read_judge
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "lmms-eval.md").read_text("utf-8")
 
 
@@ -36,41 +33,24 @@ def told(beginning: str) -> list[str]:
     return [line for line in lines if line.startswith(beginning)]
 
 
-def clean() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
-
-
 @pytest.fixture(scope="session")
 def lmms(tmp_path_factory) -> Path:
-    """`bin` of the page's environment. Kept in .cache; it sees this environment's libraries, so torch is there already."""
-    env = ROOT / ".cache" / "lmms-venv"
-    libraries, recipe = sysconfig.get_paths()["purelib"], told("pip install")
+    """`bin` of the page's environment; it sees this environment's libraries, so torch is there already."""
+    recipe = told("pip install")
     extra = re.search(r"^lmms = \[.*?^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.S | re.M)
     assert extra and len(recipe) == 3
-    made_of = hashlib.sha256(repr((libraries, sys.version, recipe, extra[0])).encode()).hexdigest()
     wheels = tmp_path_factory.mktemp("wheel")
-    build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
-    subprocess.run([sys.executable, "-m", *build], check=True, capture_output=True)
+    build_wheel = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), str(ROOT)]
+    subprocess.run([sys.executable, "-m", *build_wheel], check=True, capture_output=True)
     [wheel] = map(str, wheels.glob("*.whl"))
 
-    def install(*what: str) -> None:
-        pip = [env / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run([*pip, *what], env=clean(), capture_output=True, text=True)
-        if done.returncode and "No matching distribution" in done.stderr:
-            pytest.skip(f"no package index: pip install {' '.join(what)}")
-        assert done.returncode == 0, done.stderr
-
-    stamp = env / "made-of"
-    if not stamp.is_file() or stamp.read_text() != made_of:
-        shutil.rmtree(env, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
-        (env.parent / ".gitignore").write_text("*\n")
-        [site] = (env / "lib").glob("python*/site-packages")
-        (site / "libraries.pth").write_text(libraries + "\n")
+    def build(folder: Path) -> None:
+        python = virtual(folder)
         for line in recipe[1:]:
-            install(*(word.replace(".[lmms]", f"{wheel}[lmms]") for word in shlex.split(line)[2:]))
-        stamp.write_text(made_of)
-    install("--no-deps", "--force-reinstall", wheel)
+            install(python, *(word.replace(".[lmms]", f"{wheel}[lmms]") for word in shlex.split(line)[2:]))
+
+    env = kept("lmms-venv", (recipe, extra[0]), build)
+    install(env / "bin" / "python", "--no-deps", "--force-reinstall", wheel)
     return env / "bin"
 
 
@@ -87,6 +67,8 @@ def stock(lmms, tmp_path_factory):
 # ------------------------------------------------------------------------------------------------ stock tasks, scripted model
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_stock_tasks_give_exactly_the_known_scores(stock):
     _, report = stock
     assert report["four"]["scores"] == {
@@ -105,6 +87,8 @@ def test_stock_tasks_give_exactly_the_known_scores(stock):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_run_level_numbers_are_exact(stock):
     """25 episodes of 16 visual tokens in full and 4 at a quarter; 4 of them ask; a turn says 3 tokens in half a second."""
     numbers = stock[1]["four"]["throughput"]
@@ -123,11 +107,15 @@ def test_run_level_numbers_are_exact(stock):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_batch_size_changes_nothing(stock):
     _, report = stock
     assert report["one"] == report["four"]
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_stock_tasks_cannot_score_the_tags(stock):
     """Why the answer alone is the default."""
     scores = stock[1]["full"]["scores"]
@@ -135,10 +123,14 @@ def test_stock_tasks_cannot_score_the_tags(stock):
     assert stock[1]["full"]["answers"]["chartqa"][0] == "So: <answer>47</answer>"  # lmms-eval takes the thinking away itself
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_nothing_of_the_long_list_is_needed(stock):
     assert stock[1]["modules"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_arguments_are_refused_in_one_line(stock):
     refused = stock[1]["refusals"]
     assert refused.pop("pretrained=tiny,polcy=full,scale=2").startswith(
@@ -157,6 +149,8 @@ def test_arguments_are_refused_in_one_line(stock):
     assert refused == {}
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_what_cannot_be_asked_is_an_empty_answer_and_a_line(stock):
     found = stock[1]["troubles"]
     assert found["answers"] == ["fine", "", "", "", "", "", "fine", ""]
@@ -181,6 +175,8 @@ def logs_of(stock, name: str = "four") -> Path:
     return stock[0] / name / "scripted"
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_logs_come_back_with_their_scores_and_costs(stock):
     run = read_lmms_logs(logs_of(stock))
     assert (run.model, run.policy, run.failed) == ("scripted", "adaptive", [])
@@ -204,6 +200,8 @@ def test_logs_come_back_with_their_scores_and_costs(stock):
     assert (sold.reference, sold.aliases) == ("Acme Ltd", ("ACME",))
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_what_lmms_eval_grades_in_between_goes_to_the_judge(stock):
     graded = read_lmms_logs(logs_of(stock), judge=read_judge("exact")).scored
     invoice = next(s for s in graded if s.transcript.example_id == "docvqa_val/validation/1")
@@ -211,12 +209,16 @@ def test_what_lmms_eval_grades_in_between_goes_to_the_judge(stock):
     assert sum(s.verdict.by.startswith("lmms-eval:") for s in graded) == 24
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_one_task_by_its_file_and_a_run_by_its_stamp(stock):
     folder = logs_of(stock)
     assert {s.transcript.family for s in read_lmms_logs(folder / "20260102_030405_samples_pope.jsonl").scored} == {"pope"}
     assert len(read_lmms_logs(folder / "20260102_030405").scored) == 25
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_folder_is_that_of_an_evaluation(stock, tmp_path):
     summary = evaluate_logs(logs_of(stock), tmp_path / "run")
     again, scored = read_run(tmp_path / "run")
@@ -231,6 +233,8 @@ def copied(stock, tmp_path) -> Path:
     return Path(shutil.copytree(logs_of(stock), tmp_path / "scripted"))
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_without_the_sidecar_there_are_no_costs(copied):
     [sidecar] = copied.glob("*_visionthink.jsonl")
     kept = sidecar.rename(copied.parent / "kept.jsonl")
@@ -239,12 +243,16 @@ def test_without_the_sidecar_there_are_no_costs(copied):
     assert len(read_lmms_logs(copied, sidecar=kept).scored) == 25
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_sidecar_of_another_run_is_noticed(stock, copied):
     [other] = logs_of(stock, "full").glob("*_visionthink.jsonl")
     with pytest.raises(DataError, match="which is of another run"):
         read_lmms_logs(copied, sidecar=other)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_a_sample_that_was_not_asked_is_named(copied):
     [sidecar] = copied.glob("*_visionthink.jsonl")
     lines = sidecar.read_text().splitlines(keepends=True)
@@ -253,17 +261,23 @@ def test_a_sample_that_was_not_asked_is_named(copied):
         read_lmms_logs(copied)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_two_runs_in_a_folder_are_told_apart(copied):
     shutil.copy(copied / "20260102_030405_samples_pope.jsonl", copied / "20260103_030405_samples_pope.jsonl")
     with pytest.raises(DataError, match=r"samples of 2 runs; give one of .*20260102_030405, .*20260103_030405"):
         read_lmms_logs(copied)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_without_results_no_number_is_taken_for_a_score(copied):
     (copied / "20260102_030405_results.json").unlink()
     assert {s.verdict.verdict for s in read_lmms_logs(copied).scored} == {"unscored"}
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_a_metric_where_less_is_better_is_no_verdict(copied):
     file = copied / "20260102_030405_results.json"
     results = json.loads(file.read_text())
@@ -346,6 +360,8 @@ def by_command(lmms, tmp_path_factory) -> Path:
     return desk
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_command_of_the_page_gives_scores_and_our_numbers(by_command):
     [file] = (by_command / "logs" / "tiny").glob("*_results.json")
     results = json.loads(file.read_text())
@@ -361,6 +377,8 @@ def test_the_command_of_the_page_gives_scores_and_our_numbers(by_command):
     assert numbers["avg_flops"] > numbers["avg_flops_cached"] > 1e6
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_log_says_what_failed_and_where_the_transcripts_are(by_command):
     log = (by_command / "log").read_text()
     assert "shapes/test/8: the request holds 2 images; one image is supported; lmms-eval is given an empty answer" in log
@@ -368,6 +386,8 @@ def test_the_log_says_what_failed_and_where_the_transcripts_are(by_command):
     assert re.search(r"transcripts are in logs/tiny/\d{8}_\d{6}_visionthink.jsonl", log)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_its_logs_are_the_transcripts_of_the_model(by_command, tmp_path):
     run = read_lmms_logs(by_command / "logs" / "tiny")
     ours = load("tiny", max_new_tokens=64, batch_size=1).run(FAMILY)  # there in one batch, here one by one

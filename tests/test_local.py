@@ -119,7 +119,10 @@ def test_forced_branches(tiny_base):
     policy = LocalPolicy(tiny_base, max_new_tokens=8)
     asked = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "request"))
     direct = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "direct"))
-    assert all(t.requested for t in asked) and not any(t.requested for t in direct)
+    assert [t.requested for t in asked + direct] == [True] * 6 + [False] * 6
+    assert [len(t.turns) for t in asked + direct] == [2] * 6 + [1] * 6
+    assert [t.visual_tokens for t in asked + direct] == [20] * 6 + [4] * 6
+    assert {t.turns[0].text for t in asked} == {tiny_base.protocol.request}
 
 
 @pytest.mark.parametrize("levels", [(1,), (0.25, 1)])

@@ -17,6 +17,8 @@ from visionthink.rewards.judge import Answer
 from visionthink.rewards.llm.judge import LLMJudge, Sampling
 from visionthink.rewards.llm.preset import preset
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 
 @pytest.fixture
 def model(tmp_path, tiny):
@@ -50,4 +52,4 @@ def test_every_answer_ends_and_is_counted(served, model):
     assert [v.verdict for v in found] == ["unscored"] * 6
     assert all(v.reason.startswith("reply cannot be read") for v in found), found[0]
     assert usage["unscored"] == 6 and usage["requests"] == 18  # each asked three times, warmer every time
-    assert usage["completion_tokens"] > 0
+    assert 18 <= usage["completion_tokens"] <= 18 * 4

@@ -23,7 +23,8 @@ from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
 from visionthink.types import ImageView
 
-LARGE = [name for name in RECIPES if name != "tiny"]
+FAST = ("smart_3b_lora",)
+LARGE = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RECIPES if name != "tiny"]
 
 
 @pytest.mark.parametrize("name", LARGE)

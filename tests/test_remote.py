@@ -31,6 +31,8 @@ def served(tmp_path_factory):
         yield f"{url}#{resolve('tiny')}"
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
     """Answers, requests and tokens, easy and hard."""
     examples = synth.suite(50)
@@ -91,6 +93,7 @@ def counting():
     server.server_close()
 
 
+@pytest.mark.network
 def test_what_the_server_counts_is_written_down(counting):
     url, handler = counting
     call = {"function": {"name": "resize_image", "arguments": '{"action": "resize"}'}}
@@ -112,6 +115,7 @@ def test_what_the_server_counts_is_written_down(counting):
     assert {body["model"] for body in handler.sent} == {"model"}
 
 
+@pytest.mark.network
 def test_endings_and_failures(counting):
     url, handler = counting
     model = load(url, deadline=3)

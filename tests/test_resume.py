@@ -11,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from visionthink.policies.checkpoint import open_checkpoint
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "3"))
 STEPS = 2 * KILLS + 4

@@ -49,6 +49,7 @@ def tiny():
     return load("tiny", max_new_tokens=8)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     """KILLS=20 for the whole measurement."""
     command = [sys.executable, "-m", "visionthink", "eval", "mini", "--model", "tiny", "--max-new-tokens", "8", "--out"]
@@ -134,6 +135,7 @@ def test_a_model_that_could_not_be_called_is_asked_again(tmp_path):
     assert (summary["accuracy"], summary["unscored"], policy.asked) == (1.0, 0, 4)
 
 
+@pytest.mark.slow
 def test_two_at_once_share_nothing(tmp_path):
     command = [sys.executable, "-m", "visionthink", "eval", "mini", "--limit", "24", "--max-new-tokens", "8", "--out"]
     both = [subprocess.Popen([*command, str(tmp_path / name)], stdout=subprocess.DEVNULL) for name in "ab"]

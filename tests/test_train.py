@@ -46,9 +46,17 @@ def test_what_we_override_and_use_is_still_there():
 
 
 def test_every_recipe_can_be_read():
-    for name in RECIPES:
-        chosen = recipe(name)
-        assert isinstance(chosen.config.rollout_penalty(), Penalty)
+    eq5 = Penalty("eq5", theta=0.2, weight=0.1)
+    found = {name: (c.model, c.ladder, c.rollout_penalty()) for name, c in ((name, recipe(name).config) for name in RECIPES)}
+    assert found == {
+        "tiny": ("tiny-base", "0.25,1", eq5),
+        "smart_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", eq5),
+        "general_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "1", Penalty("none")),
+        "smart_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", eq5),
+        "smart_3b_lora": ("Qwen/Qwen2.5-VL-3B-Instruct", "0.25,1", eq5),
+        "smart_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25,1", eq5),
+        "smart_qwen3_4b_lora": ("Qwen/Qwen3-VL-4B-Instruct", "0.25,1", eq5),
+    }
     with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny, smart_7b"):
         recipe("x")
 
@@ -154,6 +162,17 @@ def test_rewards_of_a_group_follow_the_rubric(tmp_path):
     assert len(transcripts) == 16
     assert all(len({t.example_id for t in transcripts[i : i + 4]}) == 1 for i in range(0, 16, 4))
     assert all(sum(t.loss_mask) == sum(len(turn.token_ids) for turn in t.turns) for t in transcripts)
+    for start in range(0, 16, 4):
+        group = trainer.rollouts[start : start + 4]
+        scored = [r for r in group if r.score.total is not None]
+        assert [r.score.total is None for r in group] == [r.transcript.stop_reason == "length" for r in group]
+        right = [r.transcript.answer == r.transcript.reference for r in scored]
+        direct = [not r.transcript.requested for r in scored]
+        share = sum(a and b for a, b in zip(right, direct, strict=True)) / max(1, sum(right))
+        paid = [0.1 * (any(right) and d == (share < 0.2)) for d in direct]  # Eq. 5: those who answer directly, below theta
+        formats = [0.5 if r.transcript.answer is not None else 0.0 for r in scored]
+        expected = [a + f - p for a, f, p in zip(right, formats, paid, strict=True)]
+        assert [r.score.total for r in scored] == pytest.approx(expected)
 
 
 def test_one_level_training_has_no_second_turn(tmp_path):

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tomllib
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers
+from environments import ROOT, clean, install, kept, virtual
 
-ROOT = Path(__file__).parents[1]
 VERSIONS = (
     "5.13.0",  # the oldest
     "5.16.1",  # the last minor in which Qwen2-VL and Qwen2.5-VL hand their layers a rotary embedding for each of three axes
@@ -27,34 +18,14 @@ VERSIONS = (
 )
 
 
-def clean() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {"HF_HUB_OFFLINE": "1"}
-
-
 def environment(version: str) -> Path:
     """The python of an environment that sees this one's libraries and, in front of them, that transformers with what it needs in
-    other versions. Kept in .cache."""
-    env = ROOT / ".cache" / f"transformers-{version}"
-    libraries = sysconfig.get_paths()["purelib"]
-    made_of = hashlib.sha256(repr((libraries, sys.version, (ROOT / "constraints.txt").read_text("utf-8"))).encode()).hexdigest()
-    env.parent.mkdir(exist_ok=True)
-    (env.parent / ".gitignore").write_text("*\n")
-    with open(env.with_suffix(env.suffix + ".lock"), "w") as held:  # two runs of the tests at once build it once
-        fcntl.flock(held, fcntl.LOCK_EX)
-        stamp, python = env / "made-of", env / "bin" / "python"
-        if not stamp.is_file() or stamp.read_text() != made_of:
-            shutil.rmtree(env, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
-            [site] = (env / "lib").glob("python*/site-packages")
-            (site / "libraries.pth").write_text(libraries + "\n")
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-            install = [*pip, "--no-compile", f"transformers=={version}"]
-            done = subprocess.run(install, env=clean(), capture_output=True, text=True)
-            if done.returncode and "No matching distribution" in done.stderr:
-                pytest.skip(f"no package index: pip install transformers=={version}")
-            assert done.returncode == 0, done.stderr
-            stamp.write_text(made_of)
-    return python
+    other versions."""
+
+    def build(folder: Path) -> None:
+        install(virtual(folder), f"transformers=={version}")
+
+    return kept(f"transformers-{version}", (ROOT / "constraints.txt").read_text("utf-8"), build) / "bin" / "python"
 
 
 def minor(version: str) -> tuple[int, ...]:
@@ -81,16 +52,11 @@ def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=clean() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """All versions at once, with one thread each: most of a run is imports and small tensors."""
-    with ThreadPoolExecutor(len(VERSIONS)) as pool:
-        yield {version: pool.submit(run, version, tmp_path_factory.mktemp("run")) for version in VERSIONS}
-
-
+@pytest.mark.slow
+@pytest.mark.network
 @pytest.mark.parametrize("version", VERSIONS)
-def test_compression_passes_on_an_older_version(runs: Any, version: str) -> None:
-    done = runs[version].result()
+def test_compression_passes_on_an_older_version(tmp_path: Path, version: str) -> None:
+    done = run(version, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     first, *_, last = done.stdout.splitlines()
     assert first == version

@@ -114,6 +114,7 @@ def logprobs(transcripts: list[dict]) -> list[float]:
 
 @needs_vllm
 @pytest.mark.parametrize("run", ["many", "one by one"])
+@pytest.mark.slow
 def test_transcripts_of_the_local_policy(both, run):
     """Answers, requests, ids, loss mask and bills; the second time everything is found in the prefix cache."""
     vllm, local = both
@@ -127,6 +128,7 @@ def test_transcripts_of_the_local_policy(both, run):
 
 
 @needs_vllm
+@pytest.mark.slow
 def test_a_forbidden_request(both):
     vllm, local = both
     assert without_numbers(vllm["forced"]) == without_numbers(local["forced"])
@@ -135,6 +137,7 @@ def test_a_forbidden_request(both):
 
 
 @needs_vllm
+@pytest.mark.slow
 def test_one_that_cannot_be_asked_stops_no_other(both):
     vllm, local = both
     assert without_numbers(vllm["overlong"]) == without_numbers(local["overlong"])
@@ -146,6 +149,7 @@ def test_one_that_cannot_be_asked_stops_no_other(both):
 
 
 @needs_vllm
+@pytest.mark.slow
 def test_sampling_is_a_function_of_the_seed(both, tiny):
     """At temperature 2; the log-probabilities are those at temperature 1."""
     vllm, local = both

@@ -10,7 +10,11 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from visionthink.data import synth
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,0 +1,57 @@
+"""Environments that tests install things into: kept in .cache, and built again only when what they are made of changes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = sysconfig.get_paths()["purelib"]
+
+
+def clean() -> dict[str, str]:
+    """The environment variables without those of this interpreter and of pytest."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {"HF_HUB_OFFLINE": "1"}
+
+
+def kept(name: str, made_of: object, build: Callable[[Path], None]) -> Path:
+    """The folder of that name in .cache, filled by `build` where it is missing or made of something else."""
+    folder = ROOT / ".cache" / name
+    digest = hashlib.sha256(repr((LIBRARIES, sys.version, made_of)).encode()).hexdigest()
+    folder.parent.mkdir(exist_ok=True)
+    (folder.parent / ".gitignore").write_text("*\n")
+    with open(folder.parent / f"{name}.lock", "w") as held:  # two processes of the tests at once build it once
+        fcntl.flock(held, fcntl.LOCK_EX)
+        stamp = folder / "made-of"
+        if not stamp.is_file() or stamp.read_text() != digest:
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            stamp.write_text(digest)
+    return folder
+
+
+def virtual(folder: Path) -> Path:
+    """Makes a virtual environment that sees this one's libraries behind its own; its python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    [site] = (folder / "lib").glob("python*/site-packages")
+    (site / "libraries.pth").write_text(LIBRARIES + "\n")
+    return folder / "bin" / "python"
+
+
+def install(python: Path | None, *what: str) -> None:
+    """Installs with this environment's pip; skips the test where there is no package index."""
+    where = ["--python", str(python)] if python else []
+    pip = [sys.executable, "-m", "pip", *where, "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    done = subprocess.run([*pip, *what], env=clean(), capture_output=True, text=True)
+    if done.returncode and "No matching distribution" in done.stderr:
+        pytest.skip(f"no package index: pip install {' '.join(what)}")
+    assert done.returncode == 0, done.stderr
