@@ -37,7 +37,7 @@ def main() -> None:
     def reply(question: str, turn: int, member: int) -> str:
         example = int(question.rpartition(" ")[2])
         if example % 2 and turn == 0 and member < 2:
-            return checkpoint.protocol.request
+            return checkpoint.protocol.request()
         return f"<answer>{member % 3}</answer>"
 
     speak(trainer, Renderer(checkpoint.tokenizer), reply)

@@ -19,11 +19,12 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 from PIL import Image
 
-from visionthink import Completion, Model, Protocol, ResolutionLadder, ScriptedPolicy
+from visionthink import Completion, Model, Protocol, ScriptedPolicy
 from visionthink.errors import VisionThinkError
+from visionthink.menu import Menu
 from visionthink.resolution import QWEN2_5_VL
 
-REQUEST = f"<think>Too small.</think>{Protocol().request}"
+REQUEST = f"<think>Too small.</think>{Protocol().request()}"
 TOKENS = (1, 2, 3)
 """Every turn is as long."""
 
@@ -144,7 +145,7 @@ def scripted() -> Model:
         finish = "length" if text.endswith("never ends") else "stop"
         return Completion(text, finish, TOKENS, seconds=0.5)
 
-    return Model(ScriptedPolicy(reply), Protocol(), ResolutionLadder(), QWEN2_5_VL)
+    return Model(ScriptedPolicy(reply), Protocol(), Menu(), QWEN2_5_VL)
 
 
 def tables(folder: Path) -> dict[str, str]:
@@ -214,7 +215,11 @@ def troubles(sidecar: Path) -> dict:
 
     def reply(history) -> Completion:
         asked = history[-1].content[-1]
-        return Completion("", "error", error="out of memory") if "broken" in asked else Completion(says("fine"), token_ids=TOKENS)
+        return (
+            Completion.failed("out_of_memory", "out of memory")
+            if "broken" in asked
+            else Completion(says("fine"), token_ids=TOKENS)
+        )
 
     def explode(doc):
         raise OSError("image file is truncated")
@@ -229,7 +234,7 @@ def troubles(sidecar: Path) -> dict:
         [image, text],
     ]
     documents = [[{"role": "user", "content": content}] for content in contents]
-    made = Model(ScriptedPolicy(reply), Protocol(), ResolutionLadder(), QWEN2_5_VL)
+    made = Model(ScriptedPolicy(reply), Protocol(), Menu(), QWEN2_5_VL)
     model = get_model("visionthink")(model=made, sidecar=str(sidecar), batch_size=2)
     model.task_dict = {"mixed": {"test": documents}}
     readers = [lambda doc: doc] * len(documents) + [explode]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from environments import install, kept
+from episodes import begin, record
 from PIL import Image
 
-from visionthink import Episode, Protocol, ResolutionLadder, ScriptedPolicy, run_batch
+from visionthink import Protocol, ScriptedPolicy, run_batch
 from visionthink.data.examples import ExampleTable
 from visionthink.data.rows import open_rows
 from visionthink.errors import DataError, OptionError
@@ -36,7 +37,6 @@ from visionthink.rewards.anls import anls
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.relaxed import relaxed_accuracy as relaxed
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.transcript import Transcript
 from visionthink.types import StopReason
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +45,14 @@ KEYS = [b.key for b in BENCHMARKS]
 
 def scored(answer, *references, family=None, stop="answered", verdict="correct", **metadata) -> Scored:
     reference, aliases = (references[0], references[1:]) if references else (None, ())
-    transcript = Transcript(
-        *("e", "q", (1.0,), 16, (), StopReason(stop), answer, reference, tuple(aliases)), family=family, metadata=metadata
+    transcript = record(
+        "e",
+        stop_reason=StopReason(stop),
+        answer=answer,
+        reference=reference,
+        aliases=tuple(aliases),
+        family=family,
+        metadata=metadata,
     )
     return Scored(transcript, Verdict(verdict, "test", ""))
 
@@ -391,6 +397,15 @@ def table(source: str, key: str) -> ExampleTable:
     return ExampleTable(source, benchmark(key).rows(source, rows), folder)
 
 
+def test_mmmu_asks_about_several_images(tmp_path):
+    """Each stands where it is first mentioned, in that order."""
+    row = MMMU_ROW | {"question": "Is <image 2> like <image 1>? See <image 2>.", "options": ["yes", "as <image 3>"]}
+    row |= {f"image_{number}": Image for number in (1, 2, 3)}
+    example = table(write(tmp_path, [row], "parquet"), "mmmu")["0"]
+    assert example.question == "Is <image> like <image>? See image 1.\nA. yes\nB. as <image>\n" + LETTER
+    assert len(example.images) == 3
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 @pytest.mark.parametrize("key", KEYS)
 def test_a_local_copy_is_asked_and_scored(key, kind, tmp_path):
@@ -402,7 +417,7 @@ def test_a_local_copy_is_asked_and_scored(key, kind, tmp_path):
         assert example.metadata == {**example.metadata, **metadata}
     runs = []
     for example, answer in zip(examples, answers, strict=True):
-        episode = Episode(example, ResolutionLadder((1.0,)), Protocol("compact"), budget=PixelBudget(28, 784, 12544))
+        episode = begin(example, (1.0,), Protocol("compact"), budget=PixelBudget(28, 784, 12544))
         transcripts = run_batch([episode], ScriptedPolicy([f"<answer>{answer}</answer>"]))
         runs.append(Scored(transcripts[0], judge_transcripts(RulesJudge(), transcripts)[0]))
     runs = [Scored.from_dict(json.loads(json.dumps(s.to_dict()))) for s in runs]  # as the runner keeps them
@@ -446,8 +461,8 @@ BAD = [
     ("mmbench", {"answer": "nan"}, "no answer"),
     ("mmbench", {"C": "nan", "D": "z"}, "options A, B, D: expected A, B and so on without a gap"),
     ("mmmu", {"options": "['a', "}, "options is not a list of 2 to 26 texts"),
-    ("mmmu", {"question": "<image 1> or <image 2>?"}, "2 images; one is supported"),
-    ("mmmu", {"options": ["<image 1>", "<image 2>"]}, "2 images; one is supported"),
+    ("mmmu", {"question": "<image 1> or <image 2>?"}, "the question mentions image 2, and there is none"),
+    ("mmmu", {"options": ["<image 1>", "<image 2>"]}, "the question mentions image 2, and there is none"),
     ("mmmu", {"question_type": "essay"}, "question_type 'essay' is none of multiple-choice, open"),
     ("docvqa", {"answers": []}, "no answer in column answer"),
     ("mmvet", {"answer": ["a"]}, "answer is list, not text"),

@@ -6,16 +6,18 @@ import csv
 import json
 
 import pytest
+from episodes import record, turn
 
 from visionthink.cli import main
 from visionthink.errors import OptionError
 from visionthink.evals.break_even import against, break_even, cheaper, ledger
 from visionthink.evals.flops import Architecture, DecoderShape, VisionShape, decoder_flops, vision_flops
-from visionthink.evals.report.runs import compared, read, shows_one_view
+from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.report.runs import compared, read
 from visionthink.evals.routing import routing
 from visionthink.model import load
 from visionthink.recipes.frontier import with_method
-from visionthink.transcript import Transcript, Turn, Usage
+from visionthink.transcript import Transcript
 from visionthink.types import StopReason
 
 
@@ -30,11 +32,7 @@ def test_the_rate_by_hand():
 
 def episode(name: str, *turns: tuple[float, int, float], full: int = 16, left: tuple[int, ...] | None = None) -> Transcript:
     """Turns as (level, visual tokens first shown, seconds); `left` are those of the last context that entered each layer."""
-    said = tuple(
-        Turn(level, "", "", "answer", Usage(n, 10, 1, s, visual_by_layer=left), view_size=(28 * n, 28) if n else None)
-        for level, n, s in turns
-    )
-    return Transcript(name, "q", (0.25, 1.0), full, said, StopReason.ANSWERED, "a", "a")
+    return record(name, *(turn(level, n, seconds=s, visual_by_layer=left) for level, n, s in turns), full=full)
 
 
 LOW, HIGH, REPAIR = (0.25, 4, 1.0), (1.0, 16, 3.0), (0.25, 0, 0.5)
@@ -97,26 +95,26 @@ def test_no_rate_where_there_is_none():
     free = against(ledger([episode("a", LOW, (1.0, 16, 0.0))], None), full)["seconds"]
     assert (free["rate"], free["why"]) == (None, "asking cost nothing more")
     assert against(ledger([episode("elsewhere", LOW)], None), full) == {"n": 0}
-    silent = Transcript("a", "q", (1.0,), 16, episode("a", LOW).turns, StopReason.POLICY_ERROR, None, "a")
+    silent = record("a", *episode("a", LOW).turns, stop_reason=StopReason.POLICY_ERROR, answer=None)
     assert ledger([silent], None) == {}
 
 
 def test_which_runs_show_one_view():
     shown = ["full", "resize:0.5", "fastv:0.5", "resize:0.5+fastv:0.5", "visionzip:0.25", "low+fastv:0.5"]
     others = ["adaptive", "adaptive+fastv:0.5", "low", "random:0.5", "oracle", "forced:direct"]
-    assert [p for p in shown + others if shows_one_view(p)] == shown
+    assert [p for p in shown + others if PolicySpec.parse(p).shows_one_view] == shown
 
 
 def test_resize_is_one_view_without_the_tool():
     model = load("tiny")
-    lane = routing("resize:0.5", model)(None)
-    assert lane.ladder.levels == (0.5,) and lane.policy is model.policy
-    assert routing("resize:1", model)(None).ladder == model.ladder.full()
-    base, opened = with_method("resize:0.5+drop-uniform:0.5", model)
-    assert base == "resize:0.5" and opened.policy.method.name == "drop-uniform:0.5"
+    lane = routing(PolicySpec.parse("resize:0.5"), model)(None)
+    assert lane.menu.ladder.levels == (0.5,) and lane.policy is model.policy
+    assert routing(PolicySpec.parse("resize:1"), model)(None).menu == model.menu.full()
+    opened = with_method(PolicySpec.parse("resize:0.5+drop-uniform:0.5"), model)
+    assert opened.policy.method.name == "drop-uniform:0.5"
     for name in ("resize", "resize:0", "resize:1.5", "resize:nan", "resize:half"):
         with pytest.raises(OptionError, match=f"--policy '{name}': expected resize:R with R above 0 and up to 1"):
-            routing(name, model)
+            routing(PolicySpec.parse(name), model)
 
 
 @pytest.fixture(scope="module")

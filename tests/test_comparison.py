@@ -6,24 +6,24 @@ import dataclasses
 import statistics
 
 import pytest
+from episodes import record, turn
 
 from visionthink.evals import paper
 from visionthink.evals.bootstrap import bootstrap
 from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
 from visionthink.evals.metrics import Scored, retention
 from visionthink.rewards.judge import Verdict
-from visionthink.transcript import Transcript, Turn, Usage
-from visionthink.types import StopReason
 
 
 def scored(name: str, correct: bool | None, *tokens: int, full: int = 100, family: str = "f", need: str | None = None) -> Scored:
     """An episode that was shown views of these sizes; the levels are theirs relative to the full one."""
-    turns = tuple(
-        Turn(n / full, "", "said", "answer" if i + 1 == len(tokens) else "request", Usage(n, 10, 5, 0.1))
+    last = len(tokens) - 1
+    turns = [
+        turn(n / full, n, action="answer" if i == last else "request", text="said", output_tokens=5, seconds=0.1)
         for i, n in enumerate(tokens)
-    )
+    ]
     verdict = "unscored" if correct is None else "correct" if correct else "wrong"
-    transcript = Transcript(name, "q", (0.25, 1.0), full, turns, StopReason.ANSWERED, "a", "a", family=family, need=need)
+    transcript = record(name, *turns, full=full, family=family, need=need)
     return Scored(transcript, Verdict(verdict, "test", ""))
 
 

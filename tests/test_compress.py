@@ -10,18 +10,17 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from episodes import begin
 
 from visionthink.chatml import IMAGE_PAD
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import LayerContext, Rows, Selection, VisionContext
 from visionthink.compress.session import compress
 from visionthink.data import synth
-from visionthink.episode import Episode
 from visionthink.errors import CompressionError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
-from visionthink.resolution import ResolutionLadder
 from visionthink.types import Message
 
 
@@ -73,11 +72,10 @@ def histories(policy, count: int = 3, *, asked: bool = False):
     checkpoint = policy.checkpoint
     found = []
     for i, example in enumerate(synth.suite(count)):
-        episode = Episode(
-            example, ResolutionLadder((0.25, 1) if asked or i % 2 else (1,)), checkpoint.protocol, budget=checkpoint.budget
-        )
+        levels = (0.25, 1) if asked or i % 2 else (1,)
+        episode = begin(example, levels, checkpoint.protocol, budget=checkpoint.budget)
         if asked and episode.can_request:
-            forced = ForcedPolicy(policy, checkpoint.protocol, "request")
+            forced = ForcedPolicy.of(policy, checkpoint.protocol, "request")
             episode.step(forced.complete([episode.history])[0])
         found.append(episode.history)
     return found

@@ -9,10 +9,11 @@ import asyncio
 import dataclasses
 
 import pytest
+from episodes import begin
 from PIL import Image
 from scripted import speak
 
-from visionthink import Completion, Episode, Example, ResolutionLadder, ScriptedPolicy, run_async, run_batch
+from visionthink import Completion, Example, ScriptedPolicy, run_async, run_batch
 from visionthink.chatml import IMAGE_PAD
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
@@ -44,7 +45,7 @@ def script_for(question: str, protocol, renderer, limit: int):
     lines = SCRIPTS[question.split("? ")[1].removesuffix(" Closer?")]
     replies = []
     for line in lines:
-        completion = line if isinstance(line, Completion) else Completion(line.replace("REQUEST", protocol.request))
+        completion = line if isinstance(line, Completion) else Completion(line.replace("REQUEST", protocol.request()))
         if completion.finish_reason == "length":
             ids = tuple(renderer.plain(completion.text)[:limit])
             completion = dataclasses.replace(completion, token_ids=ids, text=renderer.tokenizer.decode(ids))
@@ -74,7 +75,7 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
         return script_for(question, protocol, renderer, limit)[turn]
 
     def episode(example):
-        return Episode(example, ResolutionLadder(), protocol, budget=checkpoint.budget)
+        return begin(example, (0.25, 1.0), protocol, budget=checkpoint.budget)
 
     policy = ScriptedPolicy(reply, renderer)
     batched = run_batch([episode(e) for e in examples], policy)

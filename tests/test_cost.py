@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from episodes import record, turn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig
 
@@ -25,8 +28,7 @@ from visionthink.evals.flops import (
 )
 from visionthink.evals.paper_flops import paper_flops
 from visionthink.model import load
-from visionthink.transcript import Transcript, Turn, Usage
-from visionthink.types import StopReason
+from visionthink.transcript import Transcript, Usage
 
 DECODER = DecoderShape(layers=2, hidden=4, ffn=8, heads=2, kv_heads=1, head_size=2, vocabulary=10)
 
@@ -63,17 +65,22 @@ VISION = VisionShape(1, 2, 2, False, windowed=0, window=0, patch=14, merge=2, pa
 ONE_TOKEN = 48 + 192 + 128 + 192
 
 
+def bill(**usage) -> Usage:
+    """Of a turn that shows one visual token."""
+    return Usage(visual_tokens=1, seconds=0.0, **usage)
+
+
 def compressed_episode(*turns: Usage) -> Transcript:
     """Each turn shows a view of one token."""
-    said = tuple(Turn(1.0, "", "", "answer", usage, view_size=(28, 28)) for usage in turns)
-    return Transcript("e", "q", (1.0,), 1, said, StopReason.ANSWERED, "a")
+    said = [dataclasses.replace(turn(1.0, 1), usage=usage) for usage in turns]
+    return record("e", *said, full=1)
 
 
 def test_compressed_rounds_by_hand():
     """2 words and 1 visual token, which the second layer does not see; then 4 words and 2, of which it sees 1."""
     architecture = Architecture(VISION, DECODER)
-    first = Usage(1, 2, 2, 0.0, visual_by_layer=(1, 0), selection_flops=100)
-    second = Usage(1, 4, 1, 0.0, visual_by_layer=(2, 1), selection_flops=1000)
+    first = bill(text_tokens=2, output_tokens=2, visual_by_layer=(1, 0), selection_flops=100)
+    second = bill(text_tokens=4, output_tokens=1, visual_by_layer=(2, 1), selection_flops=1000)
     cost = episode_cost(compressed_episode(first, second), architecture)
     # a token behind n others: 96 + 16 (n + 1) + 192 per layer
     read = (3 * 288 + 16 * 9) + (2 * 288 + 16 * 4) + 80, (6 * 288 + 16 * 36) + (5 * 288 + 16 * 25) + 80
@@ -84,7 +91,7 @@ def test_compressed_rounds_by_hand():
     assert cost.prefill_tokens == cost.prefill_tokens_cached == 3 + 6
     assert cost.flops_paper == paper_flops(DECODER, [6, 5])
     assert cost.kv_bytes == 2 * 1 * 2 * ((6 + 1) + (5 + 1)) * 2
-    of_three_layers = Usage(1, 2, 2, 0.0, visual_by_layer=(1, 1, 1))
+    of_three_layers = bill(text_tokens=2, output_tokens=2, visual_by_layer=(1, 1, 1))
     assert episode_cost(compressed_episode(of_three_layers), architecture) is None
 
 
@@ -201,7 +208,7 @@ def test_the_bill_of_an_episode():
     one, both = len(first.prompt_ids), len(first.prompt_ids) + len(first.token_ids) + len(second.prompt_ids)
     assert cost.prefill_tokens == one + both
     assert cost.prefill_tokens_cached == one + both - (one + len(first.token_ids) - 1)
-    views = [vision_flops(architecture.vision, *t.view_size, 160) for t in transcript.turns]
+    views = [vision_flops(architecture.vision, v.width, v.height, 160) for v in transcript.views]
     said = sum(
         generation_flops(architecture.decoder, n, len(t.token_ids)) for n, t in zip((one, both), transcript.turns, strict=True)
     )

@@ -6,14 +6,13 @@ import asyncio
 import json
 
 import pytest
+from episodes import begin
 from PIL import Image
 
 from visionthink import (
     Completion,
-    Episode,
     Example,
     Protocol,
-    ResolutionLadder,
     ScriptedPolicy,
     StopReason,
     Transcript,
@@ -22,16 +21,17 @@ from visionthink import (
 )
 from visionthink.errors import ImageError, OptionError, VisionThinkError
 from visionthink.resolution import QWEN3_VL, PixelBudget
+from visionthink.types import Failure, turns_taken
 
 TINY = PixelBudget(28, 784, 12544)
 COMPACT = Protocol("compact")
-ASK = COMPACT.request
+ASK = COMPACT.request()
 RED = "<answer>red</answer>"
 BROKEN = "<tool_call>NOT JSON</tool_call>"
 
 
 def play(example: Example, script: list, levels: tuple[float, ...] = (0.25, 1), **options) -> Transcript:
-    episode = Episode(example, ResolutionLadder(levels), COMPACT, budget=TINY, **options)
+    episode = begin(example, levels, COMPACT, budget=TINY, **options)
     [transcript] = run_batch([episode], ScriptedPolicy(script))
     return transcript
 
@@ -52,7 +52,7 @@ def play(example: Example, script: list, levels: tuple[float, ...] = (0.25, 1), 
         ((0.25, 1), [Completion("on and on", "length")], "length", None, ["none"]),
         ((0.25, 1), [ASK, Completion(ASK, "length")], "length", None, ["request", "none"]),
         ((0.25, 1), [Completion("", "refused")], "refused", None, ["none"]),
-        ((0.25, 1), [Completion("", "error", error="timeout")], "policy_error", None, ["none"]),
+        ((0.25, 1), [Completion("", "error", error=Failure("timeout", "timeout"))], "policy_error", None, ["none"]),
         ((1,), [RED], "answered", "red", ["answer"]),
         ((1,), [ASK], "answered", ASK, ["answer"]),
         ((0.25,), [RED], "answered", "red", ["answer"]),
@@ -69,7 +69,15 @@ def test_endings(example, levels, script, stop, answer, actions):
 
 def test_every_ending_is_reached_above():
     reached = {case[2] for mark in test_endings.pytestmark for case in mark.args[1]}
-    assert reached == {reason.value for reason in StopReason}
+    assert reached | {"over_limit"} == {reason.value for reason in StopReason}
+
+
+def test_asking_beyond_a_stated_limit_is_not_asking_for_what_there_is_not(example):
+    levels = (0.0625, 0.25, 1)
+    assert play(example, [ASK, ASK], levels, max_turns=2).stop_reason == "over_limit"
+    assert play(example, [ASK, ASK], levels, max_views=2).stop_reason == "over_limit"
+    assert play(example, [ASK, ASK], levels, allowance=0.5).stop_reason == "over_limit"
+    assert play(example, [ASK, ASK, ASK], levels, max_turns=3).stop_reason == "asked_on_last_level"
 
 
 def test_what_a_request_costs(example):
@@ -94,31 +102,31 @@ def test_more_turns_allow_a_repaired_call(example):
 
 
 def test_the_policy_error_is_not_shown_to_the_model(example):
-    transcript = play(example, [Completion("", "error", error="Connection refused")])
+    transcript = play(example, [Completion("", "error", error=Failure("unreachable", "Connection refused"))])
     assert transcript.turns[0].note == "Connection refused"
     assert len(transcript.turns) == 1
 
 
 def test_small_images_collapse_the_ladder():
     example = Example("small", "What is it?", Image.new("RGB", (224, 224)))
-    episode = Episode(example, ResolutionLadder(), Protocol("agent"), budget=QWEN3_VL)
+    episode = begin(example, (0.25, 1.0), Protocol("agent"), budget=QWEN3_VL)
     assert not episode.can_request
     [transcript] = run_batch([episode], ScriptedPolicy(["<think>a</think><answer>b</answer>"]))
-    assert transcript.levels == (1.0,)
+    assert (transcript.offers, transcript.levels_seen) == ((), (1.0,))
     assert transcript.retain_cumulative == 1.0
     assert transcript.notes == ("ladder collapsed to 1: a lower level would save no tokens",)
     assert "resize" not in transcript.turns[0].prompt
 
 
 def test_one_pixel_and_extreme_shapes():
-    Episode(Example("dot", "?", Image.new("RGB", (1, 1))))
-    Episode(Example("strip", "?", Image.new("RGB", (200, 1))))
+    begin(Example("dot", "?", Image.new("RGB", (1, 1))))
+    begin(Example("strip", "?", Image.new("RGB", (200, 1))))
     with pytest.raises(ImageError, match=r"example thin: an image of 201x1 px has an aspect ratio above 200"):
-        Episode(Example("thin", "?", Image.new("RGB", (201, 1))))
+        begin(Example("thin", "?", Image.new("RGB", (201, 1))))
 
 
 def test_an_ended_episode_takes_no_more_turns(example):
-    episode = Episode(example)
+    episode = begin(example)
     with pytest.raises(VisionThinkError, match="has not ended"):
         episode.transcript()
     episode.step("<answer>red</answer>")
@@ -153,7 +161,7 @@ def test_batches_mix_long_and_short_episodes(example):
     sizes: list[int] = []
 
     def reply(history):
-        first_turn = not any(m.role == "assistant" for m in history)
+        first_turn = turns_taken(history) == 0
         return ASK if first_turn and history[-1].content[-1].startswith("What") else RED
 
     class Counting(ScriptedPolicy):
@@ -162,7 +170,7 @@ def test_batches_mix_long_and_short_episodes(example):
             return super().complete(histories)
 
     other = Example("e2", "Another?", example.image)
-    episodes = [Episode(e, ResolutionLadder(), COMPACT, budget=TINY) for e in (example, other, example)]
+    episodes = [begin(e, (0.25, 1.0), COMPACT, budget=TINY) for e in (example, other, example)]
     transcripts = run_batch(episodes, Counting(reply))
     assert sizes == [3, 2]
     assert [t.requested for t in transcripts] == [True, False, True]
@@ -170,7 +178,7 @@ def test_batches_mix_long_and_short_episodes(example):
 
 def test_async_driver_streams_turns(example):
     heard: list[str] = []
-    episode = Episode(example, ResolutionLadder(), COMPACT, budget=TINY)
+    episode = begin(example, (0.25, 1.0), COMPACT, budget=TINY)
     transcript = asyncio.run(run_async(episode, ScriptedPolicy([ASK, RED]), heard.append))
     assert heard == [ASK, RED]
     assert transcript.answer == "red"

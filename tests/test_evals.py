@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from episodes import begin
 
-from visionthink import Episode, Example, Protocol, ResolutionLadder, ScriptedPolicy, run_batch
+from visionthink import Example, Protocol, ScriptedPolicy, run_batch
 from visionthink.evals.metrics import Scored, random_mix, retention, summarise
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.judge import Verdict, judge_transcripts
@@ -17,7 +18,7 @@ RED, BLUE = "<answer>red</answer>", "<answer>blue</answer>"
 
 def scored(red, *script: str, need: str = "easy", verdict: str | None = None) -> Scored:
     example = Example("e", "What colour?", red, answer="red", need=need, family="f")
-    [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT, budget=TINY)], ScriptedPolicy(script))
+    [t] = run_batch([begin(example, (0.25, 1.0), COMPACT, budget=TINY)], ScriptedPolicy(script))
     return Scored(t, Verdict(verdict, "test", "") if verdict else judge_transcripts(RulesJudge(), [t])[0])
 
 
@@ -25,8 +26,8 @@ def test_summary(red):
     runs = [
         scored(red, RED),
         scored(red, BLUE),
-        scored(red, COMPACT.request, RED, need="hard"),
-        scored(red, COMPACT.request, RED, need="hard", verdict="unscored"),
+        scored(red, COMPACT.request(), RED, need="hard"),
+        scored(red, COMPACT.request(), RED, need="hard", verdict="unscored"),
     ]
     s = summarise(runs, suite="s", model="m", policy="adaptive")
     assert (s["n"], s["unscored"], s["request_ratio"]) == (4, 1, 0.5)
@@ -53,13 +54,13 @@ def test_random_mix_is_the_line_between_the_ends():
 def test_large_images_weigh_what_they_cost(red):
     small = scored(red, RED)
     example = Example("big", "What colour?", red.resize((1120, 1120)), answer="red")
-    [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT)], ScriptedPolicy([COMPACT.request, RED]))
+    [t] = run_batch([begin(example, (0.25, 1.0), COMPACT)], ScriptedPolicy([COMPACT.request(), RED]))
     big = Scored(t, judge_transcripts(RulesJudge(), [t])[0])
     assert t.visual_tokens == 400 + 1600
     assert retention([small, big], cumulative=True) == (4 + 2000) / (16 + 1600)
 
 
 def test_scored_transcripts_survive_json(red):
-    s = scored(red, COMPACT.request, RED)
+    s = scored(red, COMPACT.request(), RED)
     again = Scored.from_dict(s.to_dict())
     assert again.to_dict() == s.to_dict() and again.verdict == s.verdict

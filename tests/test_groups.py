@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 
 import pytest
+from episodes import begin
 from training import rollout_batch, small
 
-from visionthink import Episode, Protocol, ResolutionLadder
+from visionthink import Protocol
 from visionthink.data import synth
 from visionthink.errors import OptionError
 from visionthink.rewards.judge import Verdict
@@ -50,7 +51,7 @@ def test_left_out_members_get_no_gradient(tiny):
     protocol = Protocol("compact")
 
     def transcript(*said):
-        episode = Episode(synth.draw("scene", 0), ResolutionLadder(), protocol, budget=tiny.budget)
+        episode = begin(synth.draw("scene", 0), (0.25, 1.0), protocol, budget=tiny.budget)
         for completion in said:
             episode.step(completion)
         return episode.transcript()
@@ -61,7 +62,7 @@ def test_left_out_members_get_no_gradient(tiny):
         transcript(answer),
         transcript(Completion(" ", token_ids=(9,))),
         transcript(Completion("<answer>", "length", token_ids=(7,))),
-        transcript(Completion(protocol.request, token_ids=(5, 8)), answer),
+        transcript(Completion(protocol.request(), token_ids=(5, 8)), answer),
     ]
     assert exclusions(group, parse_exclusions("duplicate,empty,truncated")) == [None, "duplicate", "empty", "truncated", None]
     assert exclusions(group, parse_exclusions("empty")) == [None, None, "empty", None, None]

@@ -7,25 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from episodes import begin
 
 import visionthink
-from visionthink import Episode, Protocol, ResolutionLadder, StopReason, run_batch
+from visionthink import Protocol, StopReason, run_batch
 from visionthink.chatml import NEVER_SAMPLED
 from visionthink.data import synth
 from visionthink.errors import ImageError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
+from visionthink.types import Failure
 
 
 def episodes(checkpoint, examples, levels=(0.25, 1)):
-    return [Episode(e, ResolutionLadder(levels), checkpoint.protocol, budget=checkpoint.budget) for e in examples]
+    return [begin(e, levels, checkpoint.protocol, budget=checkpoint.budget) for e in examples]
 
 
 def test_logprobs_and_batching_equal_one_unpadded_forward(tiny_base):
     """Batched, left-padded, two-image episodes against a plain forward of each whole sequence."""
     policy = LocalPolicy(tiny_base, max_new_tokens=8)
-    mixed = [ForcedPolicy(policy, tiny_base.protocol, a) for a in ("request", "direct")]
+    mixed = [ForcedPolicy.of(policy, tiny_base.protocol, a) for a in ("request", "direct")]
     examples = synth.suite(6)
     for forced in mixed:
         batch = episodes(tiny_base, examples)
@@ -66,7 +68,7 @@ def test_logits_that_are_no_numbers_are_an_error_of_their_row(tiny_base, tempera
         bad, good = policy.complete([e.history for e in image])
     finally:
         hook.remove()
-    assert spoiled and (bad.finish_reason, bad.error) == ("error", "the model's logits are not numbers")
+    assert spoiled and bad.error == Failure("server", "the model's logits are not numbers")
     assert good.finish_reason != "error" and 0 < good.first_token_seconds < good.seconds
 
 
@@ -117,12 +119,12 @@ def test_a_model_that_never_stops(tiny_base):
 
 def test_forced_branches(tiny_base):
     policy = LocalPolicy(tiny_base, max_new_tokens=8)
-    asked = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "request"))
-    direct = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy(policy, tiny_base.protocol, "direct"))
+    asked = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy.of(policy, tiny_base.protocol, "request"))
+    direct = run_batch(episodes(tiny_base, synth.suite(6)), ForcedPolicy.of(policy, tiny_base.protocol, "direct"))
     assert [t.requested for t in asked + direct] == [True] * 6 + [False] * 6
     assert [len(t.turns) for t in asked + direct] == [2] * 6 + [1] * 6
     assert [t.visual_tokens for t in asked + direct] == [20] * 6 + [4] * 6
-    assert {t.turns[0].text for t in asked} == {tiny_base.protocol.request}
+    assert {t.turns[0].text for t in asked} == {tiny_base.protocol.request()}
 
 
 @pytest.mark.parametrize("levels", [(1,), (0.25, 1)])
@@ -133,7 +135,7 @@ def test_qwen3_vl_runs_through_the_same_policy(qwen3_folder, levels):
     policy = LocalPolicy(checkpoint, max_new_tokens=3)
     batch = episodes(checkpoint, [synth.draw("scene", 0), synth.draw("chart", 1)], levels)
     if len(levels) > 1:
-        policy = ForcedPolicy(policy, checkpoint.protocol, "request")
+        policy = ForcedPolicy.of(policy, checkpoint.protocol, "request")
     for transcript in run_batch(batch, policy):
         assert transcript.turns[-1].logprobs is not None
         assert transcript.visual_tokens == (16 if len(levels) == 1 else 20)

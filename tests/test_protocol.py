@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from visionthink.errors import DataError, OptionError
-from visionthink.protocol import DIALECTS, Answer, CallError, Malformed, Protocol, RequestResolution, extract_answer, prompt
-from visionthink.types import ImageView
+from visionthink.protocol import DIALECTS, Answer, Malformed, Protocol, Request, extract_answer, prompt
+from visionthink.types import Box, CallError, ImageView
 
 PROMPTS = {
     "agent_system": "e730df60665863e3",
@@ -35,7 +35,7 @@ CALL = '<tool_call>\n{"name": "resize_image", "arguments": {"action": "resize"}}
 
 @pytest.fixture
 def view(red):
-    return ImageView(red, 0.25, 112, 112, 16)
+    return ImageView(image=red, box=Box(0, 0, 224, 224), level=0.25, width=112, height=112, visual_tokens=16)
 
 
 def test_prompts_are_byte_exact():
@@ -48,7 +48,7 @@ def test_typo_of_the_published_prompt_is_kept():
 
 
 def test_agent_opening(view):
-    system, user = Protocol().opening("What colour?", view, can_request=True)
+    system, user = Protocol().opening("What colour?", [view], can_request=True)
     assert system.content == (prompt("agent_system"),)
     head, shown, tail = user.content
     assert head == prompt("agent_user").removesuffix("{question}") and shown is view and tail == "What colour?"
@@ -56,19 +56,19 @@ def test_agent_opening(view):
 
 def test_one_level_does_not_mention_the_tool(view):
     for dialect in DIALECTS:
-        text = str(Protocol(dialect).opening("What colour?", view, can_request=False))
+        text = str(Protocol(dialect).opening("What colour?", [view], can_request=False))
         assert "resize" not in text and "Closer" not in text, dialect
 
 
 def test_the_image_stands_where_the_question_says(view):
-    [*_, user] = Protocol("compact").opening("Look: <image> What is it?", view, can_request=False)
+    [*_, user] = Protocol("compact").opening("Look: <image> What is it?", [view], can_request=False)
     assert user.content == ("Look: ", view, " What is it?")
-    with pytest.raises(DataError, match="more than one <image>"):
-        Protocol().opening("<image><image>?", view, can_request=True)
+    with pytest.raises(DataError, match="'<image><image>\\?' has 2 <image> for 1 images"):
+        Protocol().opening("<image><image>?", [view], can_request=True)
 
 
 def test_second_turn_is_the_released_string(view):
-    head, shown, tail = Protocol().tool_result(view).content
+    head, shown, tail = Protocol().observation([view]).content
     assert head == "<tool_response>\nThe resized image is shown below:\n"
     assert shown is view
     assert tail.startswith("\n</tool_response>\nPlease carefully analyze the content returned from the image resize tool")
@@ -77,10 +77,10 @@ def test_second_turn_is_the_released_string(view):
 @pytest.mark.parametrize(
     "text, reply",
     [
-        (f"<think>small</think>{CALL}", RequestResolution()),
-        (f"  {CALL}\n", RequestResolution()),
-        ('<tool_call>{"arguments":{"action":"resize"},"name":"resize_image"}</tool_call>', RequestResolution()),
-        ('<tool_call>\n{\n "name": "resize_image",\n "arguments": { "action": "resize" } }\n</tool_call>', RequestResolution()),
+        (f"<think>small</think>{CALL}", Request()),
+        (f"  {CALL}\n", Request()),
+        ('<tool_call>{"arguments":{"action":"resize"},"name":"resize_image"}</tool_call>', Request()),
+        ('<tool_call>\n{\n "name": "resize_image",\n "arguments": { "action": "resize" } }\n</tool_call>', Request()),
         ("<think>x</think><answer>red</answer>", Answer("<think>x</think><answer>red</answer>")),
         ("just red", Answer("just red")),
         (CALL + CALL, Malformed(CallError.REPEATED)),
@@ -112,11 +112,11 @@ def test_parse_tool_call(text, reply):
 @pytest.mark.parametrize(
     "dialect, text, reply",
     [
-        ("simple_resize", "hard to see <resize></resize>", RequestResolution()),
+        ("simple_resize", "hard to see <resize></resize>", Request()),
         ("simple_resize", "<resize>", Malformed(CallError.UNCLOSED)),
         ("simple_resize", "<resize></resize><resize></resize>", Malformed(CallError.REPEATED)),
         ("simple_resize", CALL, Answer(CALL)),
-        ("simple_think_resize", "<think>hm</think> <resize>", RequestResolution()),
+        ("simple_think_resize", "<think>hm</think> <resize>", Request()),
         ("simple_think_resize", "<resize><resize>", Malformed(CallError.REPEATED)),
         ("general", CALL, Answer(CALL)),
     ],
@@ -128,10 +128,10 @@ def test_parse_other_dialects(dialect, text, reply):
 def test_every_dialect_reads_its_own_request():
     for dialect in ("agent", "compact", "simple_resize", "simple_think_resize"):
         protocol = Protocol(dialect)
-        assert protocol.parse(protocol.request) == RequestResolution()
-        assert protocol.request_opening in protocol.request
+        assert protocol.parse(protocol.request()) == Request()
+        assert protocol.request_opening in protocol.request()
     with pytest.raises(OptionError):
-        _ = Protocol("general").request
+        _ = Protocol("general").request()
 
 
 @pytest.mark.parametrize(

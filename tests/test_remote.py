@@ -14,6 +14,7 @@ from servers import transformers_serve
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
 from visionthink.model import load
 from visionthink.policies.checkpoint import resolve
@@ -40,7 +41,15 @@ def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
     remote = load(served, checkpoint="tiny", max_new_tokens=8, concurrency=2)
     local = load("tiny", max_new_tokens=8)
     runs = {
-        name: evaluate(examples, m, "adaptive", tmp_path / name, suite="mini", model_name=name, judge=RulesJudge(closed=True))
+        name: evaluate(
+            examples,
+            m,
+            PolicySpec.parse("adaptive"),
+            tmp_path / name,
+            suite="mini",
+            model_name=name,
+            judge=RulesJudge(closed=True),
+        )
         for name, m in (("remote", remote), ("local", local))
     }
     remote.policy.close()
@@ -133,7 +142,9 @@ def test_endings_and_failures(counting):
 
 def test_a_call_is_written_out_as_it_was_said():
     protocol = Protocol()
-    assert written_out("", "", [("resize_image", '{"action": "resize"}')]) == protocol.request.rpartition("</think>")[2].lstrip()
+    assert (
+        written_out("", "", [("resize_image", '{"action": "resize"}')]) == protocol.request().rpartition("</think>")[2].lstrip()
+    )
     assert "<tool_call>\nnot JSON\n</tool_call>" in written_out("", "", [("resize_image", "not JSON")])
 
 

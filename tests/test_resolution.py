@@ -6,8 +6,11 @@ import pytest
 from PIL import Image
 
 from visionthink.errors import ImageError, OptionError
+from visionthink.menu import Menu
+from visionthink.picture import Picture
 from visionthink.providers import SIZE_RULES
 from visionthink.resolution import QWEN2_5_VL, QWEN3_VL, PixelBudget, ResolutionLadder, parse_size
+from visionthink.scene import Scene
 
 TINY = PixelBudget(28, 784, 12544)
 
@@ -59,7 +62,7 @@ def test_low_view_is_a_quarter_of_the_effective_view():
     assert (low, clamped.visual_tokens(w, h)) == (0.25, 520)
 
 
-@pytest.mark.parametrize("arithmetic", ["effective", "released_eval", "released_train"])
+@pytest.mark.parametrize("arithmetic", ["effective", "released_eval", "released_train", "released_adaptvision"])
 def test_every_level_of_a_long_image_can_be_shown(arithmetic):
     """Rounding the low view must not push a valid image over the aspect limit."""
     rng = random.Random(1)
@@ -85,21 +88,23 @@ def test_ladder_collapses_where_nothing_is_saved():
 
 
 def test_released_arithmetic():
-    image = Image.new("RGB", (301, 199))
     evaluated = ResolutionLadder((0.25, 1), "released_eval")
-    assert evaluated.view(image, 0.25, QWEN2_5_VL).image.size == (150, 99)
-    assert evaluated.view(image, 1.0, QWEN2_5_VL).image.size == (301, 199)
+    assert evaluated.size(0.25, 301, 199, QWEN2_5_VL) == (150, 99)
+    assert evaluated.size(1.0, 301, 199, QWEN2_5_VL) == (301, 199)
     trained = ResolutionLadder((0.25, 1), "released_train")
-    assert trained.view(Image.new("RGB", (300, 200)), 0.25, QWEN2_5_VL).image.size == (313, 209)
-    assert trained.view(Image.new("RGB", (300, 200)), 1.0, QWEN2_5_VL).image.size == (626, 418)
+    assert trained.size(0.25, 300, 200, QWEN2_5_VL) == (313, 209)
+    assert trained.size(1.0, 300, 200, QWEN2_5_VL) == (626, 418)
 
 
 def test_full_view_is_untouched_and_low_view_is_lanczos():
-    image = Image.effect_noise((112, 112), 50).convert("RGB")
-    ladder = ResolutionLadder()
-    assert ladder.view(image, 1.0, TINY).image is image
-    low = ladder.view(image, 0.25, TINY)
-    assert low.image.tobytes() == image.resize((56, 56), Image.Resampling.LANCZOS).tobytes()
+    picture = Picture.open(Image.effect_noise((112, 112), 50).convert("RGB"))
+    scene = Scene(Menu(), [picture.size], TINY)
+    [low] = scene.render(scene.opening, [picture])
+    [offer] = scene.offers()
+    [full] = scene.render(offer.looks, [picture])
+    assert full.image is picture.image
+    assert low.image.tobytes() == picture.image.resize((56, 56), Image.Resampling.LANCZOS).tobytes()
+    assert scene.render(scene.opening, [picture]) == (low,) and picture.rendered == 2
 
 
 @pytest.mark.parametrize(

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from episodes import begin
 
-from visionthink import Episode, Penalty, Protocol, ResolutionLadder, Rubric, ScriptedPolicy, run_batch
+from visionthink import Penalty, Protocol, Rubric, ScriptedPolicy, run_batch
 from visionthink.errors import OptionError
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.transcript import Transcript
-from visionthink.types import Completion
+from visionthink.types import Completion, Failure
 
 TINY = PixelBudget(28, 784, 12544)
 COMPACT = Protocol("compact")
-ASK, RED, BLUE = COMPACT.request, "<answer>red</answer>", "<answer>blue</answer>"
+ASK, RED, BLUE = COMPACT.request(), "<answer>red</answer>", "<answer>blue</answer>"
 
 
 def transcript(example, *script: str | Completion) -> Transcript:
-    [t] = run_batch([Episode(example, ResolutionLadder(), COMPACT, budget=TINY)], ScriptedPolicy(script))
+    [t] = run_batch([begin(example, (0.25, 1.0), COMPACT, budget=TINY)], ScriptedPolicy(script))
     return t
 
 
@@ -89,7 +90,7 @@ def test_unscored_is_not_zero(example):
 
 def test_failures_are_unscored_and_other_endings_are_wrong(example):
     endings = [
-        (Completion("", "error", error="timeout"),),
+        (Completion("", "error", error=Failure("timeout", "timeout")),),
         (Completion("", "refused"),),
         (ASK, ASK),
         (Completion("red", "length"),),

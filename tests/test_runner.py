@@ -12,15 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+from episodes import ladder
 from PIL import Image
 
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError, StorageError
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
 from visionthink.model import Model, load
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.protocol import Protocol
-from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.rewards.spec import read_judge
 from visionthink.types import Completion, Example
@@ -88,50 +89,50 @@ class Counting(ScriptedPolicy):
 
 def scripted(*texts: str) -> tuple[Model, Counting]:
     policy = Counting(texts or ["<think>t</think><answer>4</answer>"])
-    return Model(policy, Protocol(), ResolutionLadder((1,)), load("tiny").budget), policy
+    return Model(policy, Protocol(), ladder(1.0), load("tiny").budget), policy
 
 
 def test_a_finished_example_is_not_repeated(tmp_path):
     examples = [dataclasses.replace(e, answer="4") for e in synth.suite(10)]
     model, policy = scripted()
-    first = evaluate(examples, model, "full", tmp_path, judge=EXACT, batch_size=4, **NAMES)
+    first = evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, batch_size=4, **NAMES)
     assert policy.asked == 10
     lines = (tmp_path / "progress.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "progress.jsonl").write_bytes(lines[0] + lines[1][:-20])  # killed while the second batch was written
-    again = evaluate(examples, model, "full", tmp_path, judge=EXACT, batch_size=4, **NAMES)
+    again = evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, batch_size=4, **NAMES)
     assert policy.asked == 16 and again["n"] == 10 and again["accuracy"] == first["accuracy"] == 1.0
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     model, _ = scripted()
-    evaluate(synth.suite(2), model, "full", tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
+    evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
     with pytest.raises(OptionError, match="limit was 2 there and is 3 now; use another folder"):
-        evaluate(synth.suite(2), model, "full", tmp_path, judge=EXACT, settings={"limit": 3}, **NAMES)
+        evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, settings={"limit": 3}, **NAMES)
     with pytest.raises(OptionError, match="policy was 'full' there and is 'low' now"):
-        evaluate(synth.suite(2), model, "low", tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
+        evaluate(synth.suite(2), model, PolicySpec.parse("low"), tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
 
 
 def test_a_table_that_was_edited_in_between_is_refused(tmp_path):
     model, _ = scripted()
     examples = [dataclasses.replace(e, answer="4") for e in synth.suite(3)]
-    evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+    evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
     examples[1] = dataclasses.replace(examples[1], question="Another one?")
     with pytest.raises(OptionError, match="begun with other examples"):
-        evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+        evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
 
 
 def test_a_model_that_could_not_be_called_is_asked_again(tmp_path):
     class Down(Counting):
         def complete(self, histories):
             self.asked += len(histories)
-            return [Completion("", "error", error="HTTP 503") for _ in histories]
+            return [Completion.failed("server", "HTTP 503") for _ in histories]
 
     examples = [dataclasses.replace(e, answer="4") for e in synth.suite(4)]
     model, policy = scripted()
-    down = Model(Down(["-"]), model.protocol, model.ladder, model.budget)
-    summary = evaluate(examples, down, "full", tmp_path, judge=EXACT, **NAMES)
+    down = Model(Down(["-"]), model.protocol, model.menu, model.budget)
+    summary = evaluate(examples, down, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
     assert (summary["unscored"], summary["stop_reasons"]) == (4, {"policy_error": 4})
-    summary = evaluate(examples, model, "full", tmp_path, judge=EXACT, **NAMES)
+    summary = evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
     assert (summary["accuracy"], summary["unscored"], policy.asked) == (1.0, 0, 4)
 
 
@@ -147,7 +148,7 @@ def test_two_at_once_share_nothing(tmp_path):
 
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="another process works on this evaluation"):
-            evaluate(synth.suite(2), model, "full", tmp_path / "a", judge=EXACT, **NAMES)
+            evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path / "a", judge=EXACT, **NAMES)
 
 
 def test_bad_input_is_counted_and_named_and_the_rest_is_scored(tmp_path):
@@ -158,16 +159,16 @@ def test_bad_input_is_counted_and_named_and_the_rest_is_scored(tmp_path):
     Image.new("1", (20000, 6000)).save(huge)
     examples = [
         good[0],
-        Example("broken", "q", broken, "4"),
-        Example("missing", "q", tmp_path / "missing.png", "4"),
+        Example("broken", "q", broken, answer="4"),
+        Example("missing", "q", tmp_path / "missing.png", answer="4"),
         good[1],
-        Example(good[0].id, "the same id", good[2].image, "4"),
-        Example("huge", "q", huge, "4"),
+        Example(good[0].id, "the same id", good[2].image, answer="4"),
+        Example("huge", "q", huge, answer="4"),
         Example("no answer", "q", good[2].image),
         good[2],
     ]
     model, _ = scripted()
-    summary = evaluate(examples, model, "full", tmp_path / "out", judge=EXACT, **NAMES)
+    summary = evaluate(examples, model, PolicySpec.parse("full"), tmp_path / "out", judge=EXACT, **NAMES)
     assert (summary["n"], summary["unscored"], summary["failed"], summary["accuracy"]) == (4, 1, 4, 1.0)
     failed = {r["example_id"]: r["reason"] for r in map(json.loads, (tmp_path / "out" / "failed.jsonl").open())}
     assert set(failed) == {"broken", "missing", "huge", f"{good[0].id} (again)"}
@@ -178,9 +179,16 @@ def test_bad_input_is_counted_and_named_and_the_rest_is_scored(tmp_path):
 def test_nothing_to_evaluate(tmp_path):
     model, _ = scripted()
     with pytest.raises(DataError, match="suite mini: no examples"):
-        evaluate([], model, "full", tmp_path, judge=EXACT, **NAMES)
+        evaluate([], model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
     with pytest.raises(DataError, match=r"every example failed; the first: .*nowhere.png"):
-        evaluate([Example("a", "q", tmp_path / "nowhere.png", "4")], model, "full", tmp_path / "o", judge=EXACT, **NAMES)
+        evaluate(
+            [Example("a", "q", tmp_path / "nowhere.png", answer="4")],
+            model,
+            PolicySpec.parse("full"),
+            tmp_path / "o",
+            judge=EXACT,
+            **NAMES,
+        )
 
 
 def test_a_judge_that_is_down_costs_its_verdicts_only(tmp_path):
@@ -192,7 +200,7 @@ def test_a_judge_that_is_down_costs_its_verdicts_only(tmp_path):
     table = '[[judge]]\nkind = "rules"\n[[judge]]\nurl = "http://127.0.0.1:9/v1"\nmodel = "m"\ndeadline = 2\ncache = ""\n'
     spec.write_text(table)
     model, _ = scripted()
-    summary = evaluate(examples, model, "full", tmp_path / "o", judge=read_judge(str(spec)), **NAMES)
+    summary = evaluate(examples, model, PolicySpec.parse("full"), tmp_path / "o", judge=read_judge(str(spec)), **NAMES)
     assert (summary["n"], summary["unscored"], summary["accuracy"]) == (4, 2, 0.5)
     reasons = [line["reason"] for line in without_times(tmp_path / "o") if line["verdict"] == "unscored"]
     assert len(reasons) == 2 and all("127.0.0.1:9" in r for r in reasons)
@@ -203,7 +211,7 @@ def test_a_judge_that_is_down_costs_its_verdicts_only(tmp_path):
         def compare(self, answers):
             return [dataclasses.replace(v, verdict="wrong") for v in super().compare(answers)]
 
-    again = evaluate(examples, model, "full", tmp_path / "o", judge=Back(), **NAMES)
+    again = evaluate(examples, model, PolicySpec.parse("full"), tmp_path / "o", judge=Back(), **NAMES)
     assert (again["unscored"], again["accuracy"]) == (0, 0.25)
 
 
@@ -211,7 +219,7 @@ def test_logits_that_are_no_numbers_are_unscored(tmp_path, tiny):
     head = tiny.policy.checkpoint.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda m, i, logits: logits.fill_(float("nan")))
     try:
-        summary = evaluate(synth.suite(3), tiny, "adaptive", tmp_path, judge=EXACT, **NAMES)
+        summary = evaluate(synth.suite(3), tiny, PolicySpec.parse("adaptive"), tmp_path, judge=EXACT, **NAMES)
     finally:
         hook.remove()
     assert (summary["n"], summary["unscored"], summary["accuracy"]) == (3, 3, None)
@@ -221,6 +229,12 @@ def test_logits_that_are_no_numbers_are_unscored(tmp_path, tiny):
 def test_metrics_of_a_benchmark_stand_beside_the_accuracy(tmp_path):
     model, _ = scripted()
     summary = evaluate(
-        synth.suite(2), model, "full", tmp_path, judge=EXACT, metric=lambda scored: {"n": len(scored), "share": 0.5}, **NAMES
+        synth.suite(2),
+        model,
+        PolicySpec.parse("full"),
+        tmp_path,
+        judge=EXACT,
+        metric=lambda scored: {"n": len(scored), "share": 0.5},
+        **NAMES,
     )
     assert summary["metrics"] == {"n": 2, "share": 0.5}

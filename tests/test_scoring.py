@@ -9,6 +9,7 @@ import pytest
 from visionthink.cli import main
 from visionthink.errors import DataError
 from visionthink.evals.answers import read_answers
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.scoring import score
 from visionthink.rewards.judge import Answer
 from visionthink.rewards.rules.judge import RulesJudge
@@ -76,7 +77,9 @@ def test_transcripts_are_scored_again(tmp_path, capsys):
 
     exact = RulesJudge(closed=True)
     model = load("tiny", max_new_tokens=8)
-    summary = evaluate(suite("mini", 12), model, "adaptive", tmp_path, suite="mini", model_name="tiny", judge=exact)
+    summary = evaluate(
+        suite("mini", 12), model, PolicySpec.parse("adaptive"), tmp_path, suite="mini", model_name="tiny", judge=exact
+    )
     assert summary["judge"] == "exact"
     again = score(read_answers(tmp_path / "transcripts.jsonl"), exact)
     assert again["accuracy"] == summary["accuracy"] and again["confusion"]["agreement"] == 1.0

@@ -10,8 +10,8 @@ import torch
 import visionthink
 from visionthink.data import synth
 from visionthink.errors import DataError
+from visionthink.menu import Menu
 from visionthink.policies.checkpoint import open_checkpoint
-from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.sft import SftConfig, choose, collate, demonstrate, fine_tune
@@ -23,7 +23,7 @@ EXACT = RulesJudge(closed=True)
 @pytest.fixture(scope="module")
 def source(tiny_base):
     examples = {e.id: e for e in synth.suite(60, split="train")}
-    return EpisodeSource(examples, ResolutionLadder(), tiny_base.protocol, tiny_base.budget)
+    return EpisodeSource(examples, Menu(), tiny_base.protocol, tiny_base.budget)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from episodes import ladder
 
 import visionthink
-from visionthink import ResolutionLadder
 from visionthink.data import synth
+from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
+from visionthink.menu import Menu
 from visionthink.policies.local import LocalPolicy
 from visionthink.protocol import extract_answer
 from visionthink.rewards.judge import Answer, judge_transcripts
@@ -53,12 +55,12 @@ def accuracy(transcripts) -> float:
 @pytest.mark.parametrize("hard", [False, True], ids=["easy", "hard"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_reads_every_family_at_full_resolution(base, family, hard):
-    assert accuracy(base.run(items(family, hard), ResolutionLadder((1,)))) >= 0.9
+    assert accuracy(base.run(items(family, hard), ladder(1.0))) >= 0.9
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_is_at_chance_on_hard_draws_in_the_quarter_view(base, family):
-    assert accuracy(base.run(items(family, True), ResolutionLadder((0.25,)))) <= CHANCE[family][1] + MARGIN
+    assert accuracy(base.run(items(family, True), ladder(0.25))) <= CHANCE[family][1] + MARGIN
 
 
 @pytest.mark.parametrize("hard", [False, True], ids=["easy", "hard"])
@@ -68,7 +70,7 @@ def test_blind_is_at_chance(base, family, hard):
     examples = items(family, hard)
     histories = []
     for example in examples:
-        opening = base.episode(example, ResolutionLadder((1,))).opening()
+        opening = base.episode(example, ladder(1.0)).opening()
         histories.append([Message(m.role, tuple(p for p in m.content if not isinstance(p, ImageView))) for m in opening])
     replies = base.policy.complete(histories)
     answers = [Answer("", extract_answer(r.text), (e.answer, *e.aliases)) for r, e in zip(replies, examples, strict=True)]
@@ -80,7 +82,7 @@ def test_base_asks_regardless_of_need(tiny_base, temperature):
     model = visionthink.Model(
         LocalPolicy(tiny_base, max_new_tokens=8, batch_size=60, temperature=temperature),
         tiny_base.protocol,
-        ResolutionLadder(),
+        Menu(),
         tiny_base.budget,
     )
     ratio = {}
@@ -96,7 +98,15 @@ def tuned_runs(tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     examples = synth.suite(300)
     return {
-        policy: evaluate(examples, tuned, policy, folder / policy, suite="mini", model_name="tiny", judge=RulesJudge(closed=True))
+        policy: evaluate(
+            examples,
+            tuned,
+            PolicySpec.parse(policy),
+            folder / policy,
+            suite="mini",
+            model_name="tiny",
+            judge=RulesJudge(closed=True),
+        )
         for policy in ("adaptive", "full", "oracle", "low")
     }
 

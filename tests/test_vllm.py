@@ -94,7 +94,7 @@ def both(tmp_path_factory) -> tuple[dict, dict]:
     assert run.returncode == 0, run.stderr[-4000:]
     assert run.stdout == ""
     model, asked = load("tiny", max_new_tokens=16), examples(folder)
-    forced = run_batch([model.episode(e) for e in asked], ForcedPolicy(model.policy, model.protocol, "direct"))
+    forced = run_batch([model.episode(e) for e in asked], ForcedPolicy.of(model.policy, model.protocol, "direct"))
     runs = {"many": model.run(asked), "forced": forced, "overlong": model.run([overlong(), asked[0]])}
     local = {name: record(transcripts) for name, transcripts in runs.items()} | {"view": model.episode(asked[0]).view(1.0)}
     return json.loads((folder / "vllm.json").read_text("utf-8")), local

@@ -48,7 +48,7 @@ def main() -> None:
     many = model.run(asked)
     one_by_one = [model.run([example])[0] for example in asked]
     hits = sum(m.value for m in policy._llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
-    forced = run_batch([model.episode(e) for e in asked], ForcedPolicy(policy, model.protocol, "direct"))
+    forced = run_batch([model.episode(e) for e in asked], ForcedPolicy.of(policy, model.protocol, "direct"))
 
     episode = model.episode(asked[0])
     view, first = episode.view(1.0), episode.opening()

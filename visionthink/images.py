@@ -6,6 +6,7 @@ decompression bomb is refused without being unpacked. Icons, which hold whole im
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from dataclasses import dataclass, field
@@ -73,8 +74,15 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
 
 
 _ORIENTATION = 0x0112
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names."""
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int) -> Image.Image:
@@ -82,7 +90,7 @@ def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int)
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit is global: raised where more is allowed, never lowered again
     try:
-        opened = Image.open(_stream(source, label), formats=FORMATS)
+        opened = Image.open(_stream(source, label), formats=_formats())
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     except UnidentifiedImageError:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import AddCommand, given, limit_option, load, model_options, pixel_limit, write_json
+from visionthink.cli.common import AddCommand, given, limit_option, load, menu_options, model_options, pixel_limit, write_json
+from visionthink.episode import run_batch
 from visionthink.errors import ImageError, OptionError
-from visionthink.images import open_image
-from visionthink.resolution import ResolutionLadder, parse_size
+from visionthink.images import measure
+from visionthink.menu import Menu, named_menu
+from visionthink.picture import Picture
+from visionthink.resolution import PixelBudget, ResolutionLadder, parse_size
+from visionthink.scene import Scene
+from visionthink.transcript import Transcript
+from visionthink.types import Example, Shown, whole
 
 
 def add(command: AddCommand) -> None:
-    ask = command("ask", _ask, "Ask a question about an image.", as_json=True)
-    ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; with several, each is asked by itself")
+    ask = command("ask", _ask, "Ask a question about an image, or about several.", as_json=True)
+    ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; the question is about all of them")
     ask.add_argument("-q", "--question", type=given, required=True)
     model_options(ask)
     ask.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
@@ -28,8 +36,7 @@ def add(command: AddCommand) -> None:
     tokens.add_argument(
         "--family", default="qwen2.5-vl", help="qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
     )
-    tokens.add_argument("--ladder", default="0.25,1", help="shares of the pixels (default: %(default)s)")
-
+    menu_options(tokens)
     limit_option(tokens)
 
 
@@ -39,44 +46,65 @@ def _ask(options: argparse.Namespace) -> None:
         options.question.encode("utf-8")
     except UnicodeEncodeError:
         raise OptionError("--question: not valid UTF-8") from None
-    for image in options.images:  # bad files are known before a model is loaded
-        open_image(image, max_pixels=limit)
+    # bad files are known before a model is loaded, and are read once
+    pictures = [Picture.open(image, max_pixels=limit) for image in options.images]
     model = load(options, max_image_pixels=limit)
-    answers = []
-    for image in options.images:
-        result = model.ask(image, options.question)
-        t = result.transcript
-        answers.append(
-            {
-                "answer": result.answer,
-                "levels": list(result.levels),
-                "stop_reason": t.stop_reason.value,
-                "usage": result.usage,
-                "turns": [{"level": turn.level, "text": turn.text, "action": turn.action, "note": turn.note} for turn in t.turns],
-                "notes": list(t.notes),
-            }
-        )
+    example = Example("ask", options.question, tuple(options.images))
+    [t] = run_batch([model.episode(example, pictures=pictures)], model.policy)
     if options.json:
-        write_json(answers[0] if len(answers) == 1 else {"results": answers})
+        write_json(_record(t))
         return
-    console = Console(soft_wrap=True)
-    for image, answer in zip(options.images, answers, strict=True):
-        if len(answers) > 1:
-            console.print(f"[bold]{escape(image)}[/]")
-        if answer["answer"] is None:
-            why = answer["turns"][-1]["note"] or answer["stop_reason"]
-            console.print(f"[red]no answer: {escape(why)}[/]")
-        else:
-            console.print(escape(answer["answer"]))
-        usage = answer["usage"]
-        *lower, last = (f"{level:g}" for level in answer["levels"])
-        seen = f"asked for more: {', '.join(lower)}, then {last} of the pixels" if lower else f"looked at {last} of the pixels"
-        console.print(
-            f"[dim]{seen}; {usage['visual_tokens']} visual tokens, {usage['visual_tokens_full']} for the full view alone; "
-            f"{usage['output_tokens']} output tokens; {usage['seconds']:.2f} s[/]"
-        )
-        for note in answer["notes"]:
-            console.print(f"[dim]note: {escape(note)}[/]")
+    _print(t, Console(soft_wrap=True))
+
+
+def _record(t: Transcript) -> dict[str, Any]:
+    return {
+        "answer": t.answer,
+        "levels": list(t.levels_seen),
+        "looks": [
+            {"image": v.image, "box": list(v.box), "level": v.level, "visual_tokens": v.visual_tokens}
+            for turn in t.turns[1:]
+            for v in turn.views
+        ],
+        "stop_reason": t.stop_reason.value,
+        "usage": t.usage(),
+        "turns": [
+            {
+                "text": turn.text,
+                "action": turn.action,
+                "note": turn.note,
+                "views": [
+                    {"image": v.image, "box": list(v.box), "level": v.level, "visual_tokens": v.visual_tokens} for v in turn.views
+                ],
+            }
+            for turn in t.turns
+        ],
+        "notes": list(t.notes),
+    }
+
+
+def _print(t: Transcript, console: Console) -> None:
+    if t.answer is None:
+        console.print(f"[red]no answer: {escape(t.turns[-1].note or t.stop_reason.value)}[/]")
+    else:
+        console.print(escape(t.answer))
+    usage = t.usage()
+    looks = [_named(v, t) for turn in t.turns[1:] for v in turn.views]
+    first = f"looked at {t.levels_seen[0]:g} of the pixels"
+    seen = f"{first}, then asked for {', '.join(looks)}" if looks else first
+    console.print(
+        f"[dim]{seen}; {usage['visual_tokens']} visual tokens, {usage['visual_tokens_full']} for the full view alone; "
+        f"{usage['output_tokens']} output tokens; {usage['seconds']:.2f} s[/]"
+    )
+    for note in t.notes:
+        console.print(f"[dim]note: {escape(note)}[/]")
+
+
+def _named(view: Shown, t: Transcript) -> str:
+    which = f" of image {view.image + 1}" if len(t.sizes) > 1 else ""
+    if view.box == whole(*t.sizes[view.image]):
+        return f"{view.level:g} of the pixels{which}"
+    return f"the region {', '.join(map(str, view.box))}{which}"
 
 
 def _tokens(options: argparse.Namespace) -> None:
@@ -86,39 +114,52 @@ def _tokens(options: argparse.Namespace) -> None:
         raise OptionError("tokens: give an image or --size WxH, one of the two")
     if options.family not in SIZE_RULES:
         raise OptionError(f"--family {options.family!r}: choose one of {', '.join(SIZE_RULES)}")
-    width, height = (
-        parse_size(options.size)
-        if options.size is not None
-        else open_image(options.image, max_pixels=pixel_limit(options)).image.size
-    )
-    rule, ladder = SIZE_RULES[options.family], ResolutionLadder.parse(options.ladder)
+    size = parse_size(options.size) if options.size is not None else measure(options.image, max_pixels=pixel_limit(options))
+    rule = SIZE_RULES[options.family]
+    menu = named_menu(options.menu)[0] if options.menu else Menu()
+    if options.ladder is not None:
+        menu = dataclasses.replace(menu, ladder=ResolutionLadder.parse(options.ladder))
+    if menu.has_regions and not isinstance(rule, PixelBudget):
+        raise OptionError(f"--menu {options.menu}: offers regions, which {options.family} does not charge by the pixel")
+    scene = Scene(menu, [size], rule)
     try:
-        full = rule.visual_tokens(width, height)
+        full = scene.full_tokens
+        # a ladder of whole images is listed level by level, from the one that is shown first
+        views = [*scene.shown(scene.opening), *(v for offer in scene.offers() for v in scene.shown(offer.looks))]
     except ImageError as error:
         raise ImageError(f"{options.image or '--size'}: {error}") from None
+    names = ["", *(offer.name for offer in scene.offers() if offer.looks)]
+    cheapest = next((offer for offer in scene.offers() if not offer.looks), None)
     levels = [
         {
-            "level": level,
-            "width": w,
-            "height": h,
-            "visual_tokens": rule.visual_tokens(w, h),
-            "share": rule.visual_tokens(w, h) / full,
+            "name": name,
+            "box": list(v.box),
+            "level": v.level,
+            "width": v.width,
+            "height": v.height,
+            "visual_tokens": v.visual_tokens,
+            "share": v.visual_tokens / full,
         }
-        for level, w, h in ladder.sizes(width, height, rule)
+        for name, v in zip(names, views, strict=True)
     ]
     if options.json:
-        write_json({"family": options.family, "width": width, "height": height, "visual_tokens_full": full, "levels": levels})
+        record = {"family": options.family, "width": size[0], "height": size[1], "visual_tokens_full": full, "levels": levels}
+        write_json(record | ({"least_tokens_of_a_box": cheapest.visual_tokens} if cheapest else {}))
         return
-    table = Table(title=f"{width}x{height} px, {options.family}")
-    for column in ("level", "size", "visual tokens", "share of full"):
+    table = Table(title=f"{size[0]}x{size[1]} px, {options.family}")
+    regions = ["region", "box"] if menu.has_regions else []
+    for column in (*regions, "level", "size", "visual tokens", "share of full"):
         table.add_column(column, justify="right")
     for entry in levels:
         table.add_row(
+            *([entry["name"] or "shown first", ", ".join(map(str, entry["box"]))] if regions else []),
             f"{entry['level']:g}",
             f"{entry['width']}x{entry['height']}",
             str(entry["visual_tokens"]),
             f"{100 * entry['share']:.1f} %",
         )
     Console().print(table)
-    if len(levels) < len(ladder.levels):
+    if cheapest:
+        Console().print(f"any box can be asked for, from {cheapest.visual_tokens} visual tokens on")
+    if scene.notes:
         Console().print("[dim]lower levels would save no tokens and were left out[/]")

@@ -203,6 +203,7 @@ BENCHMARKS = (
         headline="accuracy",
         columns=_PARTS | {"image": "image_1"},
         needs=("id", "options", "question_type"),
+        caveats=("A question about several images is asked with all of them; each stands where the question first mentions it.",),
     ),
     Benchmark(
         name="MMMU-Pro",
