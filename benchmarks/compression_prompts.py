@@ -25,6 +25,8 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from visionthink.data import synth
 from visionthink.episode import Episode
+from visionthink.menu import Menu
+from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.local import LocalPolicy
 from visionthink.resolution import PixelBudget, ResolutionLadder
@@ -67,7 +69,8 @@ def tiny_prompts(checkpoint: Checkpoint, visual: int, count: int, keeps: Iterabl
     policy, side = LocalPolicy(checkpoint), math.isqrt(visual) * checkpoint.budget.factor
 
     def inputs(example: Example, level: float) -> dict[str, Tensor]:
-        history = Episode(example, ResolutionLadder((level,)), checkpoint.protocol, budget=checkpoint.budget).history
+        menu = Menu(ladder=ResolutionLadder((level,)))
+        history = Episode(example, open_pictures(example), menu, checkpoint.protocol, budget=checkpoint.budget).history
         return policy.model_inputs([policy.renderer.prompt_ids(history)], [history])
 
     def enlarged(example: Example) -> Example:

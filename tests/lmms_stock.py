@@ -214,12 +214,9 @@ def troubles(sidecar: Path) -> dict:
     image, text = {"type": "image", "url": picture}, {"type": "text", "text": "How much?"}
 
     def reply(history) -> Completion:
-        asked = history[-1].content[-1]
-        return (
-            Completion.failed("out_of_memory", "out of memory")
-            if "broken" in asked
-            else Completion(says("fine"), token_ids=TOKENS)
-        )
+        if "broken" in history[-1].content[-1]:
+            return Completion.failed("out_of_memory", "out of memory")
+        return Completion(says("fine"), token_ids=TOKENS)
 
     def explode(doc):
         raise OSError("image file is truncated")

@@ -43,7 +43,7 @@ def test_ask(capsys, picture):
     status, out, err = run(capsys, "ask", str(picture), "-q", "How many shapes are there?", "--json")
     assert (status, err) == (0, "")
     result = json.loads(out)
-    assert set(result) == {"answer", "levels", "stop_reason", "usage", "turns", "notes"}
+    assert set(result) == {"answer", "levels", "looks", "stop_reason", "usage", "turns", "notes"}
     assert result["levels"] in ([0.25], [0.25, 1.0])
     usage = result["usage"]
     assert usage["visual_tokens_full"] == 16 and usage["visual_tokens"] in (4, 20)
@@ -54,8 +54,12 @@ def test_ask_for_people_and_for_several_images(capsys, picture):
     status, out, _ = run(capsys, "ask", str(picture), "-q", "How many shapes are there?")
     assert status == 0 and "visual tokens, 16 for the full view alone" in out
     status, out, _ = run(capsys, "ask", str(picture), str(picture), "-q", "How many shapes are there?", "--json")
-    first, second = json.loads(out)["results"]
-    assert first["answer"] == second["answer"]
+    both = json.loads(out)
+    assert both["usage"]["visual_tokens_full"] == 32
+    assert [(v["image"], v["box"], v["visual_tokens"]) for v in both["turns"][0]["views"]] == [
+        (0, [0, 0, 112, 112], 4),
+        (1, [0, 0, 112, 112], 4),
+    ]
 
 
 def test_ask_full_and_low(capsys, picture):
@@ -139,7 +143,10 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["train", "tiny", "--out", "OUT", "--learning-rate", "nan"], "learning_rate nan: must be a number"),
         (["train", "tiny", "--out", "OUT", "--steps", "1", "--resume"], "--resume: no run in"),
         (["eval", "mini", "--limit", "2", "--batch-size", "0", "--out", "OUT"], "--batch-size 0: must be at least 1"),
-        (["eval", "mini", "--limit", "2", "--policy", "oracle", "--ladder", "1", "--out", "OUT"], "need a ladder of two levels"),
+        (
+            ["eval", "mini", "--limit", "2", "--policy", "oracle", "--ladder", "1", "--out", "OUT"],
+            "need something to ask for; the ladder 1 has one level",
+        ),
         (["tokens", "--size", "9" * 5000 + "x5"], "expected WIDTHxHEIGHT"),
         (["tokens", "--size", "²x5"], "expected WIDTHxHEIGHT"),
         (["ask", "x.png", "-q", "?", "--max-megapixels", "nan"], "--max-megapixels nan: must be a number above 0"),
@@ -191,7 +198,7 @@ def test_evaluate_and_report(capsys, tmp_path):
     folders = [str(p) for p in tmp_path.iterdir() if p.is_dir()]
     assert run(capsys, "report", *folders, "--out", str(page))[0] == 0
     text = page.read_text()
-    assert text.count("<svg") == 6 and text.count("data:image/png;base64,") >= 12
+    assert text.count("<svg ") - text.count('<svg class="boxes"') == 6 and text.count("data:image/png;base64,") >= 12
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""
     )
@@ -230,7 +237,7 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
 
     (tmp_path / "summary.json").write_text("{}")
     assert "summary.json: not the summary of an evaluation" in message()
-    summary = {"model": "m", "policy": "p", "accuracy": None, "retain_cumulative": 1}
+    summary = {"model": "m", "policy": "low", "accuracy": None, "retain_cumulative": 1}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     assert "no transcripts.jsonl" in message()
     (tmp_path / "transcripts.jsonl").write_bytes(b"{}\n")

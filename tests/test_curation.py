@@ -110,7 +110,7 @@ def test_what_is_written(whole):
     lines = [json.loads(line) for p in (out / "rollouts").iterdir() for line in p.read_text().splitlines()]
     assert sorted(line["row"] for line in lines) == list(range(12))
     assert all(len(line["transcripts"]) == 8 for line in lines)
-    assert all(t["levels"] == [0.25] for line in lines for t in line["transcripts"][:4])
+    assert all([v["level"] for v in t["turns"][0]["views"]] == [0.25] for line in lines for t in line["transcripts"][:4])
     page = (out / "report.html").read_text()
     assert "needs the full view" in page and "http" not in page.replace("https://", "", 0).split("<h2>")[0]
 
@@ -307,7 +307,12 @@ def test_columns_by_name():
 def test_labels_of_rows_with_the_same_content(tmp_path):
     folder = tmp_path / "counts"
     folder.mkdir()
-    records = [Counted(0, "x", "i", 0, 8), Counted(1, "x", "i", 0, 8), Counted(2, "y", "j", 8, 8), Counted(3, rejected="bad")]
+    records = [
+        Counted(row=0, id="x", image="i", correct_low=0, correct_full=8),
+        Counted(row=1, id="x", image="i", correct_low=0, correct_full=8),
+        Counted(row=2, id="y", image="j", correct_low=8, correct_full=8),
+        Counted(row=3, rejected="bad"),
+    ]
     (folder / "0001-of-0001.jsonl").write_text("".join(json.dumps(vars(r)) + "\n" for r in records) + '{"row": 4, "id"')
     rows = label_rows(tmp_path, Thresholds())
     assert [(r.label, r.selected, r.reason) for r in rows] == [

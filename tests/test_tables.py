@@ -76,6 +76,16 @@ def test_other_names_of_columns_and_another_folder_of_images(folder):
         read_examples(str(folder / "tables" / "rows.jsonl"), columns="question=nowhere")
 
 
+def test_several_images_and_an_earlier_conversation(folder):
+    said = [{"role": "user", "content": "Look: <image>"}, {"role": "assistant", "content": "A cat."}]
+    row = {"question": "And <image>?", "answer": "red", "image": ["a.png", "a.png"], "earlier": said}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    example = read_examples(str(folder / "rows.jsonl"))["0"]
+    assert [open_image(image).image.size for image in example.images] == [(56, 56), (56, 56)]
+    assert example.earlier == (("user", "Look: <image>"), ("assistant", "A cat."))
+    assert "earlier" not in example.metadata
+
+
 @pytest.mark.parametrize(
     "row, complaint",
     [
@@ -83,7 +93,10 @@ def test_other_names_of_columns_and_another_folder_of_images(folder):
         ({"image": "/etc/passwd"}, "lies outside of"),
         ({"image": "https://example.com/a.png"}, "the image is an address"),
         ({"image": "x" * 300}, "the image's path cannot be used"),
-        ({"image": ["a.png", "a.png"]}, "2 images; one is supported"),
+        ({"image": ["a.png", 7]}, "the image is int, not a file"),
+        ({"image": ["a.png", "../up.png"]}, "lies outside of"),
+        ({"earlier": "hello"}, "earlier is not a list of messages with role and content"),
+        ({"earlier": [{"role": "tool", "content": "hello"}]}, "earlier is not a list of messages with role and content"),
         ({"image": 7}, "the image is int, not a file"),
         ({"question": "\ud800"}, "holds half of a UTF-16 pair"),
         ({"question": ["a"]}, "the question is list, not text"),

@@ -17,12 +17,11 @@ from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.errors import DataError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
-from visionthink.protocol import CallError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.rollouts import training_order
 from visionthink.train.run import train
 from visionthink.train.trainer import GRPOTrainer, make_trainer, refuse_lock_step
-from visionthink.types import ImageView
+from visionthink.types import CallError, ImageView
 
 
 def test_what_we_override_and_use_is_still_there():
@@ -241,7 +240,7 @@ def test_ways_to_generate_that_would_hang_are_refused(distributed, zero_stage, v
 def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between(tmp_path, renderer, tiny):
     trainer = make_trainer(small(tmp_path), synth.suite(4, split="train"))
     full = ImageView(synth.draw("scene", 0).image, 1.0, 112, 112, 16)
-    between = [tiny.protocol.tool_result(full), *map(tiny.protocol.tool_error, CallError)]
+    between = [tiny.protocol.observation([full]), *map(tiny.protocol.tool_error, CallError)]
     longest = max(len(renderer.encode(chatml.bridge([message], "chatml"))) for message in between)
     assert longest > 16
     assert trainer.args.max_completion_length == 2 * 8 + longest

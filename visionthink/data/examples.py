@@ -15,7 +15,7 @@ from typing import Any
 
 from visionthink.data.rows import Rows, open_rows
 from visionthink.errors import DataError, OptionError
-from visionthink.types import Example, ImageSource, Need
+from visionthink.types import Example, ImageSource, Need, Role
 
 _COLUMNS: dict[str, Sequence[str]] = {
     "question": ("question", "problem"),
@@ -72,7 +72,7 @@ class ExampleTable(Mapping[str, Example]):
                 asked = given or " or ".join(usual[:3])
                 raise DataError(f"{name}: no column {asked}; it has {', '.join(rows.column_names)}")
             self._columns[part] = found
-        self._used = {"aliases", "data_source", *(name for names in self._columns.values() for name in names)}
+        self._used = {"aliases", "data_source", "earlier", *(name for names in self._columns.values() for name in names)}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -113,8 +113,22 @@ class ExampleTable(Mapping[str, Example]):
             aliases=tuple(map(str, answers[1:])),
             need=_need(row),
             family=None if family is None else str(family),
+            earlier=self._earlier(row, key),
             metadata={name: value for name, value in row.items() if name not in self._used and _is_short(value)},
         )
+
+    def _earlier(self, row: Mapping[str, Any], key: str) -> tuple[tuple[Role, str], ...]:
+        """The messages before the question, where the row has some."""
+        messages = row.get("earlier") or []
+        said = (
+            [(m.get("role"), m.get("content")) for m in messages if isinstance(m, Mapping)]
+            if isinstance(messages, list)
+            else None
+        )
+        roles = ("system", "user", "assistant")
+        if said is None or len(said) < len(messages) or any(r not in roles or not isinstance(text, str) for r, text in said):
+            raise DataError(f"{self.name}, row {key}: earlier is not a list of messages with role and content")
+        return tuple(said)
 
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:
         for column in self._columns[part]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionthink.errors import DataError, OptionError
 from visionthink.evals import break_even
 from visionthink.evals.comparison import Lines, branches, compare
 from visionthink.evals.flops import Architecture
@@ -48,12 +49,16 @@ class Run:
 def read(folder: Path) -> Run:
     """An evaluation folder; `DataError` where it is none, or damaged."""
     summary, scored = read_run(folder)
+    try:
+        policy = PolicySpec.parse(str(summary["policy"]))
+    except OptionError as error:
+        raise DataError(f"{folder / 'summary.json'}: {error}") from None
     summary.setdefault("retain_layers", summary["retain_cumulative"])  # folders from before tokens were taken out
     shape = summary.get("architecture")
     return Run(
         folder=folder,
         summary=summary,
-        policy=PolicySpec.parse(str(summary["policy"])),
+        policy=policy,
         scored=scored,
         architecture=Architecture.from_dict(shape) if shape else None,
     )
