@@ -45,7 +45,7 @@ def main() -> None:
     process = trainer.accelerator.process_index
     record = [
         {"example": t.example_id, "requested": t.requested, "reward": r.score.total}
-        for r, t in zip(trainer.rollouts, trainer.transcripts(), strict=True)
+        for r, t in zip(trainer.step.rollouts, trainer.transcripts(), strict=True)
     ]
     (out / f"rollouts-{process}.json").write_text(json.dumps(record))
     if process == 0:

@@ -145,7 +145,7 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["eval", "mini", "--limit", "2", "--batch-size", "0", "--out", "OUT"], "--batch-size 0: must be at least 1"),
         (
             ["eval", "mini", "--limit", "2", "--policy", "oracle", "--ladder", "1", "--out", "OUT"],
-            "need something to ask for; the ladder 1 has one level",
+            "need something to ask for",
         ),
         (["tokens", "--size", "9" * 5000 + "x5"], "expected WIDTHxHEIGHT"),
         (["tokens", "--size", "²x5"], "expected WIDTHxHEIGHT"),

@@ -10,9 +10,10 @@ from training import rollout_batch, small
 
 from visionthink import Protocol
 from visionthink.data import synth
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, VisionThinkError
 from visionthink.rewards.judge import Verdict
 from visionthink.train.rollouts import exclusions, parse_exclusions
+from visionthink.train.step import request_view
 from visionthink.train.trainer import make_trainer
 from visionthink.types import Completion
 
@@ -38,7 +39,7 @@ def test_a_group_without_difference_is_replaced(tmp_path):
         config = small(tmp_path, refill=refill, group_size=8, penalty="none")
         trainer = make_trainer(config, examples, judge=Flat())
         inputs = rollout_batch(trainer)
-        groups = [{r.score.total for r in trainer.rollouts[i : i + 8]} for i in range(0, 32, 8)]
+        groups = [{r.score.total for r in trainer.step.rollouts[i : i + 8]} for i in range(0, 32, 8)]
         return [len(g) > 1 for g in groups], inputs["tool_mask"].reshape(4, -1).any(1).tolist()
 
     kept, learnt = varied(0)
@@ -74,11 +75,11 @@ def test_left_out_members_get_no_gradient(tiny):
 def test_truncated_rollouts_train_without_a_crash_and_without_a_gradient(tmp_path):
     trainer = make_trainer(small(tmp_path, max_new_tokens=3, group_size=6), synth.suite(8, split="train"))
     inputs = rollout_batch(trainer)
-    cut = [t.stop_reason == "length" for t in (r.transcript for r in trainer.rollouts)]
-    assert any(cut) and all(r.score.total is None for r, c in zip(trainer.rollouts, cut, strict=True) if c)
+    cut = [t.stop_reason == "length" for t in (r.transcript for r in trainer.step.rollouts)]
+    assert any(cut) and all(r.score.total is None for r, c in zip(trainer.step.rollouts, cut, strict=True) if c)
     trainer.compute_loss(trainer.model, inputs).backward()
     assert (inputs["tool_mask"] * inputs["completion_mask"]).sum() == sum(
-        sum(r.loss_mask) for r, c in zip(trainer.rollouts, cut, strict=True) if not c
+        sum(r.loss_mask) for r, c in zip(trainer.step.rollouts, cut, strict=True) if not c
     )
 
 
@@ -87,7 +88,7 @@ def test_forced_branches_are_taken_and_their_decision_is_not_trained(tmp_path, t
     rollout_batch(trainer)
     opens_answer = tiny.tokenizer.convert_tokens_to_ids("<answer>")
     for start in range(0, 32, 8):
-        group = trainer.rollouts[start : start + 8]
+        group = trainer.step.rollouts[start : start + 8]
         assert [r.forced for r in group] == [None] * 4 + ["direct"] * 2 + ["request"] * 2
         for r in group:
             t = r.transcript
@@ -99,3 +100,16 @@ def test_forced_branches_are_taken_and_their_decision_is_not_trained(tmp_path, t
                 assert t.requested and kept == list(t.turns[1].token_ids)
             else:
                 assert kept == said
+
+
+def test_rewards_go_to_the_completions_they_are_for(tmp_path):
+    trainer = make_trainer(small(tmp_path, steps=1), synth.suite(8, split="train"))
+    trainer.train()
+    step = trainer.step
+    assert step.rewards("penalty", step.completion_ids, sign=-1) == [
+        None if r.score.total is None else -r.score.penalty for r in step.rollouts
+    ]
+    with pytest.raises(VisionThinkError, match="other completions than those of the step"):
+        step.rewards("accuracy", step.completion_ids[::-1])
+    with pytest.raises(VisionThinkError, match="answered by the episode"):
+        request_view()

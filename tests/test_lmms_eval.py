@@ -455,7 +455,7 @@ def test_several_images_and_earlier_turns_are_read():
         ([{"role": "user", "content": [IMAGE, {"type": "audio", "url": "a.wav"}]}], "holds audio"),
         (
             [{"role": "user", "content": [IMAGE]}, {"role": "assistant", "content": "a"}],
-            "the last message is of the assistant; a question is expected",
+            "last message is of the assistant",
         ),
     ],
 )

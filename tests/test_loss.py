@@ -51,7 +51,7 @@ def test_logprobs_of_qwen3_vl_do_not_depend_on_the_batch(tmp_path, qwen3_folder)
     inputs = rollout_batch(trainer)
     assert set(inputs["num_images"]) == {1, 2}
     batched = batched_logprobs(trainer, inputs)
-    for i in range(len(trainer.rollouts)):
+    for i in range(len(trainer.step.rollouts)):
         alone = plain_logprobs(trainer, inputs, i)
         assert torch.allclose(alone, batched[i, : len(alone)], atol=1e-5)
 

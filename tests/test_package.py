@@ -258,12 +258,17 @@ def test_the_rules_can_fail():
 
 def test_public_surface():
     assert visionthink.__all__ == [
+        "Box",
         "Completion",
         "Episode",
         "Example",
+        "Look",
+        "Menu",
         "Model",
         "Penalty",
+        "Picture",
         "Protocol",
+        "Regions",
         "ResolutionLadder",
         "Result",
         "Rubric",

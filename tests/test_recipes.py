@@ -21,7 +21,7 @@ from visionthink.train.config import TrainConfig
 from visionthink.train.engine import as_counted, one_pad_an_image
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
-from visionthink.types import ImageView
+from visionthink.types import ImageView, whole
 
 FAST = ("smart_3b_lora",)
 LARGE = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RECIPES if name != "tiny"]
@@ -79,8 +79,12 @@ def test_what_vllm_is_given():
     """It repeats the pad of an image itself, and shrinks an image by its own limits: both would change what was counted."""
     assert one_pad_an_image([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [1, 9, 2, 9, 3, 9]
     large = Image.new("RGB", (1000, 700))
-    assert as_counted(ImageView(large, 1.0, 280, 196, 70)).size == (280, 196)
-    assert as_counted(ImageView(large, 1.0, 1000, 700, 900)) is large
+
+    def seen(image: Image.Image, width: int, height: int) -> ImageView:
+        return ImageView(image=image, box=whole(*image.size), level=1.0, width=width, height=height, visual_tokens=70)
+
+    assert as_counted(seen(large, 280, 196)).size == (280, 196)
+    assert as_counted(seen(large, 1000, 700)) is large
     assert TrainConfig().to_trl(on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
 
 

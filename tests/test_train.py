@@ -21,7 +21,7 @@ from visionthink.recipes import RECIPES, recipe
 from visionthink.train.rollouts import training_order
 from visionthink.train.run import train
 from visionthink.train.trainer import GRPOTrainer, make_trainer, refuse_lock_step
-from visionthink.types import CallError, ImageView
+from visionthink.types import CallError, ImageView, whole
 
 
 def test_what_we_override_and_use_is_still_there():
@@ -46,7 +46,10 @@ def test_what_we_override_and_use_is_still_there():
 
 def test_every_recipe_can_be_read():
     eq5 = Penalty("eq5", theta=0.2, weight=0.1)
-    found = {name: (c.model, c.ladder, c.rollout_penalty()) for name, c in ((name, recipe(name).config) for name in RECIPES)}
+    found = {
+        name: (c.model, str(c.rollout_menu().ladder), c.rollout_penalty())
+        for name, c in ((name, recipe(name).config) for name in RECIPES)
+    }
     assert found == {
         "tiny": ("tiny-base", "0.25,1", eq5),
         "smart_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", eq5),
@@ -162,7 +165,7 @@ def test_rewards_of_a_group_follow_the_rubric(tmp_path):
     assert all(len({t.example_id for t in transcripts[i : i + 4]}) == 1 for i in range(0, 16, 4))
     assert all(sum(t.loss_mask) == sum(len(turn.token_ids) for turn in t.turns) for t in transcripts)
     for start in range(0, 16, 4):
-        group = trainer.rollouts[start : start + 4]
+        group = trainer.step.rollouts[start : start + 4]
         scored = [r for r in group if r.score.total is not None]
         assert [r.score.total is None for r in group] == [r.transcript.stop_reason == "length" for r in group]
         right = [r.transcript.answer == r.transcript.reference for r in scored]
@@ -178,7 +181,7 @@ def test_one_level_training_has_no_second_turn(tmp_path):
     """General-VQA training: full resolution, one turn, nothing to ask for."""
     trainer = make_trainer(small(tmp_path, steps=1, ladder="1", penalty="none"), synth.suite(8, split="train"))
     trainer.train()
-    assert all(t.levels == (1.0,) and len(t.turns) == 1 for t in trainer.transcripts())
+    assert all(t.levels_seen == (1.0,) and t.offers == () and len(t.turns) == 1 for t in trainer.transcripts())
 
 
 def test_nothing_to_train_on_and_nothing_to_resume(tmp_path):
@@ -239,7 +242,7 @@ def test_ways_to_generate_that_would_hang_are_refused(distributed, zero_stage, v
 
 def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between(tmp_path, renderer, tiny):
     trainer = make_trainer(small(tmp_path), synth.suite(4, split="train"))
-    full = ImageView(synth.draw("scene", 0).image, 1.0, 112, 112, 16)
+    full = ImageView(image=synth.draw("scene", 0).image, box=whole(112, 112), level=1.0, width=112, height=112, visual_tokens=16)
     between = [tiny.protocol.observation([full]), *map(tiny.protocol.tool_error, CallError)]
     longest = max(len(renderer.encode(chatml.bridge([message], "chatml"))) for message in between)
     assert longest > 16

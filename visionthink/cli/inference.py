@@ -61,26 +61,16 @@ def _record(t: Transcript) -> dict[str, Any]:
     return {
         "answer": t.answer,
         "levels": list(t.levels_seen),
-        "looks": [
-            {"image": v.image, "box": list(v.box), "level": v.level, "visual_tokens": v.visual_tokens}
-            for turn in t.turns[1:]
-            for v in turn.views
-        ],
+        "looks": [_view(v) for turn in t.turns[1:] for v in turn.views],
         "stop_reason": t.stop_reason.value,
         "usage": t.usage(),
-        "turns": [
-            {
-                "text": turn.text,
-                "action": turn.action,
-                "note": turn.note,
-                "views": [
-                    {"image": v.image, "box": list(v.box), "level": v.level, "visual_tokens": v.visual_tokens} for v in turn.views
-                ],
-            }
-            for turn in t.turns
-        ],
+        "turns": [{"text": x.text, "action": x.action, "note": x.note, "views": [_view(v) for v in x.views]} for x in t.turns],
         "notes": list(t.notes),
     }
+
+
+def _view(view: Shown) -> dict[str, Any]:
+    return {"image": view.image, "box": list(view.box), "level": view.level, "visual_tokens": view.visual_tokens}
 
 
 def _print(t: Transcript, console: Console) -> None:
@@ -124,42 +114,33 @@ def _tokens(options: argparse.Namespace) -> None:
     scene = Scene(menu, [size], rule)
     try:
         full = scene.full_tokens
-        # a ladder of whole images is listed level by level, from the one that is shown first
         views = [*scene.shown(scene.opening), *(v for offer in scene.offers() for v in scene.shown(offer.looks))]
+        any_box = next((offer for offer in scene.offers() if not offer.looks), None)
     except ImageError as error:
         raise ImageError(f"{options.image or '--size'}: {error}") from None
-    names = ["", *(offer.name for offer in scene.offers() if offer.looks)]
-    cheapest = next((offer for offer in scene.offers() if not offer.looks), None)
-    levels = [
-        {
-            "name": name,
-            "box": list(v.box),
-            "level": v.level,
-            "width": v.width,
-            "height": v.height,
-            "visual_tokens": v.visual_tokens,
-            "share": v.visual_tokens / full,
-        }
-        for name, v in zip(names, views, strict=True)
-    ]
+    names = ["shown first", *(offer.name for offer in scene.offers() if offer.looks)]
     if options.json:
-        record = {"family": options.family, "width": size[0], "height": size[1], "visual_tokens_full": full, "levels": levels}
-        write_json(record | ({"least_tokens_of_a_box": cheapest.visual_tokens} if cheapest else {}))
+        record = {"family": options.family, "width": size[0], "height": size[1], "visual_tokens_full": full}
+        levels = [
+            {"name": n, **dataclasses.asdict(v), "share": v.visual_tokens / full} for n, v in zip(names, views, strict=True)
+        ]
+        least = {"least_tokens_of_a_box": any_box.visual_tokens} if any_box else {}
+        write_json(record | {"levels": levels} | least)
         return
     table = Table(title=f"{size[0]}x{size[1]} px, {options.family}")
     regions = ["region", "box"] if menu.has_regions else []
     for column in (*regions, "level", "size", "visual tokens", "share of full"):
         table.add_column(column, justify="right")
-    for entry in levels:
+    for name, view in zip(names, views, strict=True):
         table.add_row(
-            *([entry["name"] or "shown first", ", ".join(map(str, entry["box"]))] if regions else []),
-            f"{entry['level']:g}",
-            f"{entry['width']}x{entry['height']}",
-            str(entry["visual_tokens"]),
-            f"{100 * entry['share']:.1f} %",
+            *([name, ", ".join(map(str, view.box))] if regions else []),
+            f"{view.level:g}",
+            f"{view.width}x{view.height}",
+            str(view.visual_tokens),
+            f"{100 * view.visual_tokens / full:.1f} %",
         )
     Console().print(table)
-    if cheapest:
-        Console().print(f"any box can be asked for, from {cheapest.visual_tokens} visual tokens on")
+    if any_box:
+        Console().print(f"any box can be asked for, from {any_box.visual_tokens} visual tokens on")
     if scene.notes:
         Console().print("[dim]lower levels would save no tokens and were left out[/]")

@@ -119,15 +119,13 @@ class ExampleTable(Mapping[str, Example]):
 
     def _earlier(self, row: Mapping[str, Any], key: str) -> tuple[tuple[Role, str], ...]:
         """The messages before the question, where the row has some."""
+        said: list[tuple[Role, str]] = []
         messages = row.get("earlier") or []
-        said = (
-            [(m.get("role"), m.get("content")) for m in messages if isinstance(m, Mapping)]
-            if isinstance(messages, list)
-            else None
-        )
-        roles = ("system", "user", "assistant")
-        if said is None or len(said) < len(messages) or any(r not in roles or not isinstance(text, str) for r, text in said):
-            raise DataError(f"{self.name}, row {key}: earlier is not a list of messages with role and content")
+        for message in messages if isinstance(messages, list) else [None]:
+            role, text = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+            if role not in ("system", "user", "assistant") or not isinstance(text, str):
+                raise DataError(f"{self.name}, row {key}: earlier is not a list of messages with role and content")
+            said.append((role, text))
         return tuple(said)
 
     def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:

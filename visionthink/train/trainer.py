@@ -36,6 +36,7 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
+from visionthink.train.step import Part, Step, request_view
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -69,7 +70,7 @@ class VisionThinkTrainer(GRPOTrainer):
         visual_tokens: Mapping[str, int],
         unreadable: Mapping[str, str],
     ):
-        self.config, self.checkpoint, self.example_ids, self.rollouts = config, checkpoint, list(visual_tokens), list[Rollout]()
+        self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), Step()
         self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
@@ -100,7 +101,7 @@ class VisionThinkTrainer(GRPOTrainer):
             peft_config=config.peft(),
         )
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
-        self.tools = [self._generate]  # TRL rebuilds images from token ids, as we need it, only where there are tools
+        self.tools = [request_view]  # only then does TRL expect images and tokens of other origin in a completion
         plugin = self.accelerator.state.deepspeed_plugin
         zero_stage = plugin.zero_stage if plugin is not None else 0
         kind = self.accelerator.distributed_type
@@ -122,19 +123,18 @@ class VisionThinkTrainer(GRPOTrainer):
         )
         self.sampler.rejected |= unreadable
 
-    def _column(self, name: str, sign: int = 1) -> Callable[..., list[float | None]]:
-        """One part of the reward, as TRL wants it. A member that was not scored gets None from every part: TRL then leaves it
-        out of the group's statistics."""
+    def _column(self, part: Part, sign: int = 1) -> Callable[..., list[float | None]]:
+        """One part of the reward, as a reward function of TRL."""
 
-        def column(**_: Any) -> list[float | None]:
-            return [None if r.score.total is None else sign * getattr(r.score, name) for r in self.rollouts]
+        def column(*, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
+            return self.step.rewards(part, completion_ids, sign)
 
-        column.__name__ = name
+        column.__name__ = part
         return column
 
     def _generate(self, prompts: list) -> tuple:
-        step = self.state.global_step // self.config.updates_per_step
-        if self.probe and step % self.config.probe_steps == 0:
+        number = self.state.global_step // self.config.updates_per_step
+        if self.probe and number % self.config.probe_steps == 0:
             for name, value in self.probe.measure().items():
                 self._log_metric(name, value)
         started = time.perf_counter()
@@ -142,21 +142,9 @@ class VisionThinkTrainer(GRPOTrainer):
         self._measure(groups, time.perf_counter() - started)
         if self.config.refill:
             groups = self._refill(groups)
-        self.rollouts = [rollout for group in groups for rollout in group]
+        self.step = Step.of(groups)
         self._write_rejects()
-        transcripts = self.transcripts()
-        begins = [len(t.turns[0].prompt_ids) for t in transcripts]
-        images = [list(rollout.images) for rollout in self.rollouts]
-        return (
-            [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
-            [list(t.token_ids[n:]) for t, n in zip(transcripts, begins, strict=True)],
-            [list(r.loss_mask[n:]) for r, n in zip(self.rollouts, begins, strict=True)],
-            [[{"role": "assistant", "content": t.turns[-1].text}] for t in transcripts],
-            [sampling_logprobs(t) for t in transcripts] if self.use_vllm else None,
-            {},
-            images,
-            images,
-        )
+        return self.step.generated(with_logprobs=self.use_vllm)
 
     def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
         """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
@@ -256,7 +244,7 @@ class VisionThinkTrainer(GRPOTrainer):
 
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
-        return [rollout.transcript for rollout in self.rollouts]
+        return self.step.transcripts
 
 
 @contextlib.contextmanager
@@ -271,17 +259,6 @@ def _naming(checkpoint: str | None) -> Iterator[None]:
 def unscored_because(rollout: Rollout) -> str:
     """Why a rollout has no reward: the filter that left it out, or the judge."""
     return rollout.score.verdict.reason if rollout.score.verdict.by == "filter" else "judge"
-
-
-def sampling_logprobs(transcript: Transcript) -> list[float]:
-    """Log-probabilities of the ids after the opening, 0 where nothing was sampled; what a vLLM run corrects with."""
-    opening, *_ = transcript.turns
-    values = [
-        value
-        for turn in transcript.turns
-        for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
-    ]
-    return values[len(opening.prompt_ids) :]
 
 
 def make_trainer(

@@ -1,0 +1,91 @@
+"""What one step sampled on this process, in the form in which TRL takes it; rewards go back to the ids they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from PIL import Image
+
+from visionthink.errors import VisionThinkError
+from visionthink.train.rollouts import Rollout
+from visionthink.transcript import Transcript
+
+Part = Literal["accuracy", "format", "penalty"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rollouts of a step, groups in order. The opening is TRL's prompt, all that follows its completion."""
+
+    rollouts: tuple[Rollout, ...] = ()
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[Rollout]]) -> Step:
+        return cls(tuple(rollout for group in groups for rollout in group))
+
+    @property
+    def transcripts(self) -> list[Transcript]:
+        return [rollout.transcript for rollout in self.rollouts]
+
+    @property
+    def completion_ids(self) -> list[list[int]]:
+        """Ids after the opening."""
+        return [list(t.token_ids[len(t.turns[0].prompt_ids) :]) for t in self.transcripts]
+
+    def generated(self, *, with_logprobs: bool) -> tuple[Any, ...]:
+        """What `GRPOTrainer._generate` of TRL 1.16 returns: prompt ids, completion ids, masks of sampled ids, last messages,
+        log-probabilities of sampling, extra fields, images, images shown by tools.
+
+        Args:
+            with_logprobs: where another engine than the trainer sampled, whose probabilities are corrected for.
+        """
+        transcripts = self.transcripts
+        begins = [len(t.turns[0].prompt_ids) for t in transcripts]
+        images: list[list[Image.Image]] = [list(rollout.images) for rollout in self.rollouts]
+        return (
+            [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
+            self.completion_ids,
+            [list(r.loss_mask[n:]) for r, n in zip(self.rollouts, begins, strict=True)],
+            [[{"role": "assistant", "content": t.turns[-1].text}] for t in transcripts],
+            [sampling_logprobs(t) for t in transcripts] if with_logprobs else None,
+            {},
+            images,
+            images,
+        )
+
+    def rewards(self, part: Part, completion_ids: Sequence[Sequence[int]], sign: int = 1) -> list[float | None]:
+        """One part of the reward of each rollout. A member that was not scored gets None from every part: TRL then leaves it out
+        of the group's statistics.
+
+        Args:
+            completion_ids: of what TRL wants rewarded; they must be this step's, in order.
+
+        Raises:
+            VisionThinkError: they are not.
+        """
+        if list(map(list, completion_ids)) != self.completion_ids:
+            raise VisionThinkError("rewards are asked for other completions than those of the step")
+        return [None if r.score.total is None else sign * getattr(r.score, part) for r in self.rollouts]
+
+
+def request_view(*_: Any, **__: Any) -> NoReturn:
+    """The tool that the model may call. TRL is told of it, since only then does it expect tokens and images of other origin in a
+    completion; the episode itself answers the call.
+
+    Raises:
+        VisionThinkError: TRL has called it.
+    """
+    raise VisionThinkError("a request is answered by the episode, and not by TRL")
+
+
+def sampling_logprobs(transcript: Transcript) -> list[float]:
+    """Log-probabilities of the ids after the opening, 0 where nothing was sampled; what a vLLM run corrects with."""
+    opening, *_ = transcript.turns
+    values = [
+        value
+        for turn in transcript.turns
+        for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
+    ]
+    return values[len(opening.prompt_ids) :]
