@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from episodes import begin
@@ -20,8 +21,12 @@ from visionthink import (
     run_batch,
 )
 from visionthink.errors import ImageError, OptionError, VisionThinkError
+from visionthink.evals.cost import episode_cost
+from visionthink.evals.metrics import Scored
+from visionthink.evals.runner import architecture_of
+from visionthink.model import load
 from visionthink.resolution import QWEN3_VL, PixelBudget
-from visionthink.types import Failure, turns_taken
+from visionthink.types import Box, Failure, turns_taken
 
 TINY = PixelBudget(28, 784, 12544)
 COMPACT = Protocol("compact")
@@ -187,3 +192,22 @@ def test_async_driver_streams_turns(example):
 def test_a_script_that_is_too_short_says_so(example):
     with pytest.raises(OptionError, match="the script has 1 lines and turn 2 was asked for"):
         play(example, [ASK])
+
+
+def test_transcripts_of_earlier_versions_are_read():
+    """Three that earlier versions wrote, each with a request: before views had sizes, with them, with visual tokens by layer."""
+    lines = (Path(__file__).parent / "data" / "transcripts_of_earlier_versions.jsonl").read_text("utf-8").splitlines()
+    for line in lines:
+        scored = Scored.from_dict(json.loads(line))
+        t = scored.transcript
+        assert (t.requested, t.levels_seen, t.looks) == (True, (0.25, 1.0), 1)
+        assert (t.visual_tokens, t.visual_tokens_full, t.retain_cumulative, t.retain_final) == (20, 16, 1.25, 1.0)
+        assert (t.stop_reason, scored.verdict.verdict) == ("answered_after_request", "correct")
+        assert [turn.action for turn in t.turns] == ["request", "answer"] and t.offers == (("1", 0),)
+        assert Transcript.from_dict(json.loads(json.dumps(t.to_dict()))) == t
+    sizes = [[(v.box, v.width, v.height) for v in Scored.from_dict(json.loads(line)).transcript.views] for line in lines]
+    tiny = architecture_of(load("tiny"))
+    known = [episode_cost(Scored.from_dict(json.loads(line)).transcript, tiny) is not None for line in lines]
+    assert known == [False, True, True]  # what a view of unknown size cost is not known
+    canvas = Box(0, 0, 112, 112)
+    assert sizes == [[(Box(0, 0, 1, 1), 0, 0)] * 2, *[[(canvas, 56, 56), (canvas, 112, 112)]] * 2]

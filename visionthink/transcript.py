@@ -241,8 +241,8 @@ def _turn(record: Mapping[str, Any]) -> Turn:
 
 
 def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:
-    """A transcript of the first edition in today's fields. It knew levels, and at most the size of the view that a turn showed;
-    the size of the image is that of its largest view, brought to level 1."""
+    """A transcript of the first edition in today's fields. It knew levels, and at most the size of the view that a turn showed
+    (0 where it did not); the size of the image is that of its largest view, brought to level 1."""
     levels, turns = record.pop("levels"), [dict(turn) for turn in record["turns"]]
     shown = [(turn["level"], turn["view_size"]) for turn in turns if turn.get("view_size")]
     level, size = max(shown, default=(1.0, (1, 1)))
@@ -251,8 +251,7 @@ def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:
     for turn in turns:
         level, size, tokens = turn.pop("level"), turn.pop("view_size", None), turn["usage"]["visual_tokens"]
         new = tokens > 0 or level != seen
-        side = (round(width * math.sqrt(level)), round(height * math.sqrt(level)))
-        w, h = size or side
+        w, h = size or (0, 0)
         view = {"box": whole(width, height), "level": level, "width": w, "height": h, "visual_tokens": tokens}
         turn |= {"views": [view] if new else [], "looks": []}
         seen = level

@@ -143,6 +143,7 @@ class Shown:
     box: Box
     level: float
     width: int
+    """In px, as `height`; 0 in transcripts of earlier versions that did not say it."""
     height: int
     visual_tokens: int
     image: int = 0

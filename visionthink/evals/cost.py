@@ -44,7 +44,7 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
     prompt: list[int] = []
     for turn in transcript.turns:
         usage = turn.usage
-        if usage.visual_tokens and not turn.views:
+        if usage.visual_tokens and not (turn.views and all(view.width for view in turn.views)):
             return None
         seen = sum(vision_flops(vision, view.width, view.height, decoder.hidden) for view in turn.views)
         encoded += seen
