@@ -107,8 +107,8 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(name="levels", system=("levels_system",), user=("agent_user",), single="general", call="level_call"),
         # ours: a few tokens, for the tiny model; the call of the first is the agent's
         _compact("compact", "compact_user", "tool_call"),
-        _compact("compact_ids", "compact_look_user", "look_ids"),
-        _compact("compact_cells", "compact_look_user", "look_cells"),
+        _compact("compact_ids", "compact_user", "look_ids"),
+        _compact("compact_cells", "compact_user", "look_cells"),
         Dialect(name="compact_single", user=("compact_single_user",), single="compact_single", thinks=False),
         # the question alone, to a model that was not trained for any of these
         Dialect(name="plain", thinks=False, tagged=False),
