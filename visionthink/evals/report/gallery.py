@@ -52,6 +52,9 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
         "lucky (right without asking, where the low view does not hold the answer)": lambda s: (
             right(s) and not s.transcript.requested and s.transcript.need == "hard"
         ),
+        "a part of an image was asked for": lambda s: any(
+            view.box != whole(*s.transcript.sizes[view.image]) for view in s.transcript.views
+        ),
         "more": lambda s: True,
     }
 
