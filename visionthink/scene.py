@@ -7,6 +7,7 @@ resolved.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,22 +104,21 @@ class Scene:
         """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
         menu, budget, size = self.menu, self.budget, self.sizes[image]
         if box == self.wholes[image]:
-            width, height = menu.ladder.size(level, *size, budget)
-            tokens = budget.visual_tokens(width, height)
+            w, h = menu.ladder.size(level, *size, budget)
+            tokens = budget.visual_tokens(w, h)
             if not menu.most_tokens or tokens <= menu.most_tokens:
-                return Sized(width, height, tokens, level)
+                return Sized(w, h, tokens, level)
+            width, height = float(w), float(h)
             kept = self._pixels.capped(menu.most_tokens)
         else:
             across, down = self._grid(image)
-            width, height = whole_tokens(
-                box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
-            )
-            tokens = budget.visual_tokens(width, height)
+            width, height = box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level)
+            tokens = budget.visual_tokens(*whole_tokens(width, height, budget.factor))
             kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
             kept = kept.at_least(menu.least_tokens)
-        width, height = kept.fit(width, height)
-        shown = budget.visual_tokens(width, height)
-        return Sized(width, height, shown, level * min(1.0, shown / tokens))
+        w, h = _fitted(width, height, kept)
+        shown = budget.visual_tokens(w, h)
+        return Sized(w, h, shown, level * min(1.0, shown / tokens))
 
     @property
     def _pixels(self) -> PixelBudget:
@@ -209,7 +209,8 @@ class Scene:
     def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
         """Levels of a whole image above those that were shown."""
         seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image]), default=0.0)
-        return [level for level in self.levels[image] if level > seen]
+        whole_image = self.wholes[image]
+        return [level for level in self.levels[image] if self.sized(image, whole_image, level).level * SAME > seen]
 
     def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
         offers = []
@@ -236,6 +237,7 @@ class Scene:
         Crops are cut from the original and brought to whole tokens at the density of the menu; one that would cost as much as the
         whole image becomes the whole image.
         """
+        shown = shown or self.shown(self.opening)
         offers = self.offers(shown, turns=turns)
         if not offers:
             return CallError.NOT_ON_OFFER
@@ -351,12 +353,29 @@ def _dominates(one: Offer, other: Offer) -> bool:
 
 def _covers(looks: Sequence[Look], wanted: Look) -> bool:
     boxes = [box for look in looks if look.image == wanted.image and look.level >= wanted.level for box in look.boxes]
-    return all(box.covered_by(boxes) >= 1 for box in wanted.boxes)
+    return all(
+        any(box.within(b) == box for b in boxes) or (len(boxes) > 1 and box.covered_by(boxes) >= 1) for box in wanted.boxes
+    )
 
 
 def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
-    """One look for each image and level, each box once, in the order of asking."""
-    boxes: dict[tuple[int, float], dict[Box, None]] = {}
-    for look in looks:
-        boxes.setdefault((look.image, look.level), {}).update(dict.fromkeys(look.boxes))
-    return tuple(Look(tuple(members), level, image) for (image, level), members in boxes.items())
+    """Each box once, in the order of asking; neighbours of the same image and level are one look."""
+    views = dict.fromkeys((look.image, look.level, box) for look in looks for box in look.boxes)
+    runs = itertools.groupby(views, key=lambda view: view[:2])
+    return tuple(Look(tuple(box for *_, box in run), level, image) for (image, level), run in runs)
+
+
+def _fitted(width: float, height: float, budget: PixelBudget) -> tuple[int, int]:
+    """(width, height) in whole tokens within a budget, in one step, so that the shape is kept and a processor changes nothing."""
+    f = budget.factor
+    w, h = whole_tokens(width, height, f)
+    if w * h < budget.min_pixels:
+        grow = math.sqrt(budget.min_pixels / (width * height))
+        w, h = (math.ceil(side * grow / f) * f for side in (width, height))
+    elif w * h > budget.max_pixels:
+        shrink = math.sqrt(width * height / budget.max_pixels)
+        w, h = (max(f, math.floor(side / shrink / f) * f) for side in (width, height))
+        # a strip of one token can still be too long
+        w = max(f, min(w, budget.max_pixels // h // f * f))
+        h = max(f, min(h, budget.max_pixels // w // f * f))
+    return whole_tokens(w, h, f)
