@@ -108,15 +108,16 @@ class Scene:
             tokens = budget.visual_tokens(w, h)
             if not menu.most_tokens or tokens <= menu.most_tokens:
                 return Sized(w, h, tokens, level)
-            width, height = float(w), float(h)
             kept = self._pixels.capped(menu.most_tokens)
         else:
             across, down = self._grid(image)
-            width, height = box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level)
-            tokens = budget.visual_tokens(*whole_tokens(width, height, budget.factor))
+            w, h = whole_tokens(
+                box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
+            )
+            tokens = budget.visual_tokens(w, h)
             kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
             kept = kept.at_least(menu.least_tokens)
-        w, h = _fitted(width, height, kept)
+        w, h = _fitted(w, h, box, kept)
         shown = budget.visual_tokens(w, h)
         return Sized(w, h, shown, level * min(1.0, shown / tokens))
 
@@ -365,17 +366,17 @@ def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
     return tuple(Look(tuple(box for *_, box in run), level, image) for (image, level), run in runs)
 
 
-def _fitted(width: float, height: float, budget: PixelBudget) -> tuple[int, int]:
-    """(width, height) in whole tokens within a budget, in one step, so that the shape is kept and a processor changes nothing."""
+def _fitted(width: int, height: int, box: Box, budget: PixelBudget) -> tuple[int, int]:
+    """The size of a view within a budget. Where it has to be another one, it has the shape of the box as nearly as whole tokens
+    can have it, and a processor changes nothing about it."""
     f = budget.factor
-    w, h = whole_tokens(width, height, f)
-    if w * h < budget.min_pixels:
-        grow = math.sqrt(budget.min_pixels / (width * height))
-        w, h = (math.ceil(side * grow / f) * f for side in (width, height))
-    elif w * h > budget.max_pixels:
-        shrink = math.sqrt(width * height / budget.max_pixels)
-        w, h = (max(f, math.floor(side / shrink / f) * f) for side in (width, height))
+    if width * height < budget.min_pixels:
+        scale = math.sqrt(budget.min_pixels / box.area)
+        width, height = (math.ceil(side * scale / f) * f for side in (box.width, box.height))
+    elif width * height > budget.max_pixels:
+        scale = math.sqrt(budget.max_pixels / box.area)
+        width, height = (max(f, math.floor(side * scale / f) * f) for side in (box.width, box.height))
         # a strip of one token can still be too long
-        w = max(f, min(w, budget.max_pixels // h // f * f))
-        h = max(f, min(h, budget.max_pixels // w // f * f))
-    return whole_tokens(w, h, f)
+        width = max(f, min(width, budget.max_pixels // height // f * f))
+        height = max(f, min(height, budget.max_pixels // width // f * f))
+    return whole_tokens(width, height, f)

@@ -242,8 +242,8 @@ def _read_crops(text: str) -> Reply:
 
 
 def _read_crops_as_released(text: str) -> Reply:
-    """As AwaRes' evaluation code reads it: the call stands first and without a space before the list, each *character* within it is
-    an id, and whatever is not understood means the whole image."""
+    """As AwaRes' evaluation code reads it: the call opens the reply and has no space, each *character* of the list is an id, and
+    whatever is not understood means the whole image."""
     if "GET_CROPS" not in text:
         return Answer(text)
     found = re.match(r"GET_CROPS:?\[(.+?)\]", text)
