@@ -86,9 +86,9 @@ def canonical(dialect: str, rng: Random) -> str:
 
 PIECES = (
     *(f"<{'/' * closed}{tag}>" for tag in ("think", "answer", "tool_call", "grounding", "look", "resize") for closed in (0, 1)),
-    *("GET_CROPS", "[", "]", "{", "}", '"', "'", ",", ":", "\\", "\n", "\t", " ", "\0", "５", "٣", "é", "\ud83d", "all", "-", "e9", "."),
+    *"GET_CROPS|[|]|{|}|\"|'|,|:|\\|\n|\t| |\0|５|٣|é|\ud83d|all|-|e9|.|[[|null|true|NaN|1e400|observation_1".split("|"),
     *(json.dumps(name) + ": " for name in ("name", "arguments", "bbox_2d", "img_idx", "label", "source", "level", "action")),
-    *("null", "true", "NaN", "[[", "1e400", "observation_1", "<answer>5</answer>", chatml.TURN_END),
+    *("<answer>5</answer>", chatml.TURN_END),
 )
 
 

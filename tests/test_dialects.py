@@ -1,19 +1,16 @@
-"""What is said to the model and how replies are read, for every dialect: against published strings and the parsers of the peers."""
+"""What every dialect says to the model and how it reads replies, against published strings and the parsers of the peers."""
 
 from __future__ import annotations
 
-import hashlib
 import random
-from importlib import resources
 
 import pytest
 from calls import canonical, mutated
 from PIL import Image
 
 from visionthink import Protocol
-from visionthink.chatml import IMAGE_PAD
-from visionthink.protocol import DIALECTS, Answer, Malformed, Request
-from visionthink.types import Box, Call, CallError, ImageView
+from visionthink.protocol import DIALECTS, Answer, Request
+from visionthink.types import Box, ImageView
 
 WHOLE = (1.0, 2.0, 30.0, 40.0)
 ASKING = [name for name, dialect in DIALECTS.items() if dialect.call]
@@ -32,7 +29,7 @@ def said(message):
 
 
 def check_mutated_calls(count):
-    """Damaged calls: never an exception; what is understood is written and read again as the same; no call without its opening."""
+    """Damaged calls: never an exception; what is understood can be written and read again; no call lacks its opening."""
     rng = random.Random(0)
     understood = dict.fromkeys(ASKING, 0)
     for n in range(count):

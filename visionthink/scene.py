@@ -75,15 +75,15 @@ class Scene:
     def levels(self) -> tuple[tuple[float, ...], ...]:
         """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
         the ladder has no full view, which regions are then compared with."""
-        return tuple(self._levels(size) for size in self.sizes)
+        return tuple(self._levels(image) for image in range(len(self.sizes)))
 
-    def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
-        own = tuple(level for level, _, _ in self.menu.ladder.sizes(*size, self.budget))
-        if not self.menu.has_regions:
-            return own
-        full = self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget))
-        saving = (self.budget.visual_tokens(*self.menu.ladder.size(level, *size, self.budget)) < full for level in own)
-        return tuple(level for level, saves in zip(own, saving, strict=True) if saves) or (1.0,)
+    def _levels(self, image: int) -> tuple[float, ...]:
+        levels, box = self.menu.ladder.levels, self.wholes[image]
+        kept = [1.0 if self.menu.has_regions else levels[-1]]
+        for level in reversed(levels):
+            if self.sized(image, box, level).visual_tokens < self.sized(image, box, kept[0]).visual_tokens:
+                kept.insert(0, level)
+        return tuple(level for level in kept if level in levels) or tuple(kept)
 
     @functools.cached_property
     def opening(self) -> tuple[Look, ...]:
@@ -307,7 +307,9 @@ class Scene:
             full = self.menu.ladder.size(1.0, width, height, self.budget)
             return Fraction(2 * width, full[0]), Fraction(2 * height, full[1])
         else:
-            across, down = {"px": (view.width, view.height), "permille": (1000, 1000), "fraction": (1, 1)}[unit]
+            # px are those of the view as the processor keeps it, which is what the model sees
+            seen = self.budget.fit(view.width, view.height)
+            across, down = {"px": seen, "permille": (1000, 1000), "fraction": (1, 1)}[unit]
         return Fraction(box.width, across), Fraction(box.height, down)
 
     def _look(self, box: Box, image: int, shown: Sequence[Shown]) -> Resolved | CallError:
@@ -373,7 +375,7 @@ def _fitted(width: int, height: int, box: Box, budget: PixelBudget) -> tuple[int
     if width * height < budget.min_pixels:
         scale = math.sqrt(budget.min_pixels / box.area)
         width, height = (math.ceil(side * scale / f) * f for side in (box.width, box.height))
-    elif width * height > budget.max_pixels:
+    if width * height > budget.max_pixels:
         scale = math.sqrt(budget.max_pixels / box.area)
         width, height = (max(f, math.floor(side * scale / f) * f) for side in (box.width, box.height))
         # a strip of one token can still be too long
