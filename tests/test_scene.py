@@ -368,8 +368,8 @@ def test_dominated_offers_are_dropped():
     # crops at a quarter of the density cost less and show less: the whole image at a quarter is not worse than four tokens
     menu = Menu(ladder=ResolutionLadder((1 / 16, 1 / 4, 1)), regions=ten, crop_level=1 / 4)
     offers = opened(menu, (112, 112), budget=TINY)[0].offers()
-    tokens = [offer.visual_tokens for offer in offers]
-    assert tokens == [16, *[1] * 5, *[2] * 4, 4], offers
+    tokens = sorted(offer.visual_tokens for offer in offers)
+    assert tokens == [*[1] * 5, *[2] * 4, 4, 16], offers
 
 
 def test_a_crop_as_expensive_as_the_whole_image_becomes_the_whole():
@@ -568,7 +568,7 @@ def test_random_calls():
 @pytest.mark.slow
 def test_many_random_calls():
     crops, refused = check_random_calls(100_000)
-    assert all(crops[name] > 200 for name, (menu, _) in NAMED.items() if menu.has_regions), crops
+    assert all(crops[name] > 100 for name, (menu, _) in NAMED.items() if menu.has_regions), crops
     assert refused == {
         CallError.EMPTY_BOX,
         CallError.TOO_LONG,

@@ -39,7 +39,7 @@ class Grammar:
     """Whether there is a call without arguments, which asks for the next level."""
 
 
-PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize)>).)*"
+PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize|grounding|look)>).)*"
 """Text without a tag of the protocol."""
 
 
