@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from importlib import resources
 
 import pytest
@@ -465,8 +466,10 @@ def test_reading_takes_no_longer_than_the_text_is_long():
             "<answer>" * 5_000 + opens,
             "<think>" * 5_000 + opens,
         ):
+            started = time.process_time()
             Protocol(dialect).parse(text)
             Protocol(dialect).is_well_formed(text)
+            assert time.process_time() - started < 1, (dialect, text[:30])
 
 
 # ------------------------------------------------------------------------------------------------ format

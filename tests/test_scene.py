@@ -56,8 +56,9 @@ def test_units():
     assert to_box((418, 189, 440, 214), full, low) == (831, 372, 876, 422)
     assert to_box((574, 301, 660, 468), full, (Fraction(1448, 1000), Fraction(938, 1000))) == (831, 282, 956, 439)
     assert to_box((0.5, 0.5, 1, 1), Box(831, 372, 876, 422), (Fraction(45), Fraction(50))) == (853, 397, 876, 422)
-    # decimals are what was said: 0.7 of 10 px is 7 px, and 0.1 + 0.2 is not asked for
-    assert to_box((0, 0, 0.7, 0.3), Box(0, 0, 10, 10), (Fraction(10), Fraction(10))) == (0, 0, 7, 3)
+    # decimals are what was said, and not what binary floating point makes of them
+    for said, expected in (((0, 0, 0.7, 0.1), (0, 0, 7, 1)), ((0.3, 0.7, 1, 1.0), (3, 7, 10, 10))):
+        assert to_box(said, Box(0, 0, 10, 10), (Fraction(10), Fraction(10))) == expected
 
 
 def test_units_are_cut_to_the_frame():
@@ -365,6 +366,9 @@ def test_dominated_offers_are_dropped():
     # quadrants cost as much as halves: the halves show more
     eight = opened(Menu(ladder=low, regions=ten, least_tokens=8), (112, 112), budget=TINY)[0].offers()
     assert named(eight) == {"4": 9, "5": 8, "6": 8, "7": 8, "8": 8, "all": 16}
+    # in a strip of one token, quadrants cost as much as halves
+    strip = opened(Menu(ladder=low, regions=ten), (28, 392), budget=TINY)[0].offers()
+    assert named(strip) == {"4": 7, "5": 7, "6": 7, "all": 14}
     # crops at a quarter of the density cost less and show less: the whole image at a quarter is not worse than four tokens
     menu = Menu(ladder=ResolutionLadder((1 / 16, 1 / 4, 1)), regions=ten, crop_level=1 / 4)
     offers = opened(menu, (112, 112), budget=TINY)[0].offers()
@@ -380,6 +384,10 @@ def test_a_crop_as_expensive_as_the_whole_image_becomes_the_whole():
     assert scene.resolve([whole_image], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), None)
     nearly = Call(box=(0, 0, 999, 980), unit="permille", frame="user")
     assert scene.resolve([nearly], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), INSTEAD)
+    # a cell is a visual token of the model
+    scene, shown = opened("cells", (640, 320), budget=QWEN3_VL)
+    cell = Call(box=(0, 0, 10, 10), unit="cell", frame="original")
+    assert scene.resolve([cell], shown).looks == (Look((Box(0, 0, 320, 320),), 1.0),)
     # the whole was the first view
     scene, shown = opened("deepeyes", (448, 448))
     original = Call(box=(0, 0, 447, 447), unit="px", frame="original")

@@ -211,7 +211,7 @@ class Scene:
         """Levels of a whole image above those that were shown."""
         seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image]), default=0.0)
         whole_image = self.wholes[image]
-        return [level for level in self.levels[image] if self.sized(image, whole_image, level).level * SAME > seen]
+        return [level for level in self.levels[image] if self.sized(image, whole_image, level).level > seen]
 
     def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
         offers = []
