@@ -72,9 +72,11 @@ def usable(box: Box, least: int, width: int, height: int) -> Box | CallError:
 
 
 def ten_crops(width: int, height: int, least: int) -> dict[str, Box]:
-    """AwaRes' crops by id (arXiv 2603.16932): four quadrants, the centre, four halves, all. Sides of at least `least` px."""
-    w, h = (max(least, side // 2) for side in (width, height))
-    w, h = min(w, width), min(h, height)
+    """AwaRes' crops by id (arXiv 2603.16932): four quadrants, the centre, four halves, all. Sides of at least `least` px; all are
+    the whole image where a side of it is shorter."""
+    w, h = (max(1, least, side // 2) for side in (width, height))
+    if w > width or h > height:
+        w, h = width, height
     left, top = (width - w) // 2, (height - h) // 2
     return {
         "0": Box(0, 0, w, h),

@@ -156,8 +156,7 @@ class ResolutionLadder:
         if self.arithmetic == "released_adaptvision":
             f = budget.factor
             kept = PixelBudget(f, 4 * f**2, 2048**2)
-            w, h = kept.fit(width, height) if level == 1 else kept.fit(*_halved(width, height))
-            return whole_tokens(w, h, f)
+            return whole_tokens(*kept.fit(*((width, height) if level == 1 else _halved(width, height))), f)
         if self.arithmetic == "released_eval":
             return (width, height) if level == 1 else _halved(width, height)
         if self.arithmetic == "released_train":

@@ -7,6 +7,7 @@ resolved.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,15 +75,15 @@ class Scene:
     def levels(self) -> tuple[tuple[float, ...], ...]:
         """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
         the ladder has no full view, which regions are then compared with."""
-        return tuple(self._levels(size) for size in self.sizes)
+        return tuple(self._levels(image) for image in range(len(self.sizes)))
 
-    def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
-        own = tuple(level for level, _, _ in self.menu.ladder.sizes(*size, self.budget))
-        if not self.menu.has_regions:
-            return own
-        full = self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget))
-        saving = (self.budget.visual_tokens(*self.menu.ladder.size(level, *size, self.budget)) < full for level in own)
-        return tuple(level for level, saves in zip(own, saving, strict=True) if saves) or (1.0,)
+    def _levels(self, image: int) -> tuple[float, ...]:
+        levels, box = self.menu.ladder.levels, self.wholes[image]
+        kept = [1.0 if self.menu.has_regions else levels[-1]]
+        for level in reversed(levels):
+            if self.sized(image, box, level).visual_tokens < self.sized(image, box, kept[0]).visual_tokens:
+                kept.insert(0, level)
+        return tuple(level for level in kept if level in levels) or tuple(kept)
 
     @functools.cached_property
     def opening(self) -> tuple[Look, ...]:
@@ -103,22 +104,22 @@ class Scene:
         """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
         menu, budget, size = self.menu, self.budget, self.sizes[image]
         if box == self.wholes[image]:
-            width, height = menu.ladder.size(level, *size, budget)
-            tokens = budget.visual_tokens(width, height)
+            w, h = menu.ladder.size(level, *size, budget)
+            tokens = budget.visual_tokens(w, h)
             if not menu.most_tokens or tokens <= menu.most_tokens:
-                return Sized(width, height, tokens, level)
+                return Sized(w, h, tokens, level)
             kept = self._pixels.capped(menu.most_tokens)
         else:
             across, down = self._grid(image)
-            width, height = whole_tokens(
+            w, h = whole_tokens(
                 box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
             )
-            tokens = budget.visual_tokens(width, height)
+            tokens = budget.visual_tokens(w, h)
             kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
             kept = kept.at_least(menu.least_tokens)
-        width, height = kept.fit(width, height)
-        shown = budget.visual_tokens(width, height)
-        return Sized(width, height, shown, level * min(1.0, shown / tokens))
+        w, h = _fitted(w, h, box, kept)
+        shown = budget.visual_tokens(w, h)
+        return Sized(w, h, shown, level * min(1.0, shown / tokens))
 
     @property
     def _pixels(self) -> PixelBudget:
@@ -209,7 +210,8 @@ class Scene:
     def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
         """Levels of a whole image above those that were shown."""
         seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image]), default=0.0)
-        return [level for level in self.levels[image] if level > seen]
+        whole_image = self.wholes[image]
+        return [level for level in self.levels[image] if self.sized(image, whole_image, level).level > seen]
 
     def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
         offers = []
@@ -236,6 +238,7 @@ class Scene:
         Crops are cut from the original and brought to whole tokens at the density of the menu; one that would cost as much as the
         whole image becomes the whole image.
         """
+        shown = shown or self.shown(self.opening)
         offers = self.offers(shown, turns=turns)
         if not offers:
             return CallError.NOT_ON_OFFER
@@ -304,7 +307,9 @@ class Scene:
             full = self.menu.ladder.size(1.0, width, height, self.budget)
             return Fraction(2 * width, full[0]), Fraction(2 * height, full[1])
         else:
-            across, down = {"px": (view.width, view.height), "permille": (1000, 1000), "fraction": (1, 1)}[unit]
+            # px are those of the view as the processor keeps it, which is what the model sees
+            seen = self.budget.fit(view.width, view.height)
+            across, down = {"px": seen, "permille": (1000, 1000), "fraction": (1, 1)}[unit]
         return Fraction(box.width, across), Fraction(box.height, down)
 
     def _look(self, box: Box, image: int, shown: Sequence[Shown]) -> Resolved | CallError:
@@ -351,12 +356,29 @@ def _dominates(one: Offer, other: Offer) -> bool:
 
 def _covers(looks: Sequence[Look], wanted: Look) -> bool:
     boxes = [box for look in looks if look.image == wanted.image and look.level >= wanted.level for box in look.boxes]
-    return all(box.covered_by(boxes) >= 1 for box in wanted.boxes)
+    return all(
+        any(box.within(b) == box for b in boxes) or (len(boxes) > 1 and box.covered_by(boxes) >= 1) for box in wanted.boxes
+    )
 
 
 def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
-    """One look for each image and level, each box once, in the order of asking."""
-    boxes: dict[tuple[int, float], dict[Box, None]] = {}
-    for look in looks:
-        boxes.setdefault((look.image, look.level), {}).update(dict.fromkeys(look.boxes))
-    return tuple(Look(tuple(members), level, image) for (image, level), members in boxes.items())
+    """Each box once, in the order of asking; neighbours of the same image and level are one look."""
+    views = dict.fromkeys((look.image, look.level, box) for look in looks for box in look.boxes)
+    runs = itertools.groupby(views, key=lambda view: view[:2])
+    return tuple(Look(tuple(box for *_, box in run), level, image) for (image, level), run in runs)
+
+
+def _fitted(width: int, height: int, box: Box, budget: PixelBudget) -> tuple[int, int]:
+    """The size of a view within a budget. Where it has to be another one, it has the shape of the box as nearly as whole tokens
+    can have it, and a processor changes nothing about it."""
+    f = budget.factor
+    if width * height < budget.min_pixels:
+        scale = math.sqrt(budget.min_pixels / box.area)
+        width, height = (math.ceil(side * scale / f) * f for side in (box.width, box.height))
+    if width * height > budget.max_pixels:
+        scale = math.sqrt(budget.max_pixels / box.area)
+        width, height = (max(f, math.floor(side * scale / f) * f) for side in (box.width, box.height))
+        # a strip of one token can still be too long
+        width = max(f, min(width, budget.max_pixels // height // f * f))
+        height = max(f, min(height, budget.max_pixels // width // f * f))
+    return whole_tokens(width, height, f)

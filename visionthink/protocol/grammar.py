@@ -39,7 +39,7 @@ class Grammar:
     """Whether there is a call without arguments, which asks for the next level."""
 
 
-PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize)>).)*"
+PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize|grounding|look)>).)*"
 """Text without a tag of the protocol."""
 
 
@@ -211,7 +211,8 @@ def _read_grounding(text: str) -> Reply:
     if box is None:
         return Malformed(CallError.NOT_A_BOX)
     # views are numbered in the order of showing, the original image first
-    named = re.fullmatch(r"original_image|observation_([1-9]\d{0,3})", str(said["source"]), re.ASCII)
+    source = said["source"]
+    named = re.fullmatch(r"original_image|observation_([1-9]\d{0,3})", source, re.ASCII) if isinstance(source, str) else None
     if named is None:
         return Malformed(CallError.UNKNOWN_VIEW)
     return Request((Call(box=box, source=int(named[1] or 0), unit="fraction", frame="named"),))
@@ -231,7 +232,7 @@ def _read_crops(text: str) -> Reply:
         return Answer(text)
     if text.count("GET_CROPS") > 1:
         return Malformed(CallError.REPEATED)
-    found = re.search(r"GET_CROPS\s*:?\s*\[(.*?)\]", text, re.DOTALL)
+    found = re.search(r"GET_CROPS\s*(?::\s*)?\[(.*?)\]", text, re.DOTALL)
     if found is None:
         return Malformed(CallError.UNCLOSED)
     names = [re.sub(r"^(['\"])(.*)\1$", r"\2", name.strip(), flags=re.DOTALL).strip() for name in found[1].split(",")]
@@ -241,18 +242,19 @@ def _read_crops(text: str) -> Reply:
 
 
 def _read_crops_as_released(text: str) -> Reply:
-    """As AwaRes' evaluation code reads it: no space is allowed before the list, each *character* within it is an id, and whatever
-    is not understood means the whole image."""
+    """As AwaRes' evaluation code reads it: the call opens the reply and has no space, each *character* of the list is an id, and
+    whatever is not understood means the whole image."""
     if "GET_CROPS" not in text:
         return Answer(text)
-    found = re.search(r"GET_CROPS:?\[(.+?)\]", text)
-    characters = found[1].strip("'\"") if found else ""
+    found = re.match(r"GET_CROPS:?\[(.+?)\]", text)
+    characters = found[1].strip().strip("'") if found else ""
     known = bool(characters) and all(c in "012345678" for c in characters)
     return Request((Call(regions=tuple(characters) if known else ("all",)),))
 
 
 def _write_crops(calls: Calls) -> str:
-    return f"GET_CROPS: {list(calls[0].regions)}"
+    quoted = ", ".join(f"'{name}'" for name in calls[0].regions)
+    return f"GET_CROPS: [{quoted}]"
 
 
 def _read_looks(text: str, *, unit: Literal["id", "cell"]) -> Reply:
