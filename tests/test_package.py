@@ -21,7 +21,7 @@ REPOSITORY = ROOT.parent
 
 LAYERS = (
     "types errors",
-    "images resolution geometry menu picture scene transcript providers",
+    "images resolution geometry menu picture views scene transcript providers",
     "durable endpoint",
     "protocol prompts chatml",
     "episode",

@@ -7,6 +7,7 @@ from episodes import begin
 
 from visionthink import Completion, Protocol, chatml
 from visionthink.errors import ModelError
+from visionthink.protocol import prompt
 from visionthink.policies.render import Renderer, views
 from visionthink.resolution import PixelBudget
 from visionthink.types import ImageView
@@ -43,6 +44,22 @@ def test_renderer_equals_template_over_both_turns(tiny, example, dialect, bounda
     second = renderer.prompt_ids(episode.history)
     assert second == through_template(tiny.tokenizer, episode.history, boundary)
     assert second[: len(first)] == first
+
+
+def test_an_earlier_conversation_is_rendered_as_the_template_does(tiny, red):
+    """With images in it, a system message of its own, and both boundaries behind the assistant's turns."""
+    earlier = (("system", "Be brief."), ("user", "Look: <image>"), ("assistant", "Red."), ("user", "Sure?"), ("assistant", "Yes."))
+    example = Example("e", "And <image>?", (red, red), earlier=earlier)
+    for dialect in ("agent", "compact"):
+        for boundary in ("chatml", "released"):
+            episode = begin(example, (0.25, 1.0), Protocol(dialect, boundary), budget=TINY)
+            roles = ["system", "user", "assistant", "user", "assistant", "user"]
+            assert [message.role for message in episode.history] == roles
+            ids = Renderer(tiny.tokenizer, boundary).prompt_ids(episode.history)
+            assert ids == through_template(tiny.tokenizer, episode.history, boundary), (dialect, boundary)
+    assert episode.history[0].content == ("Be brief.",)
+    system = begin(example, (0.25, 1.0), Protocol("agent"), budget=TINY).history[0]
+    assert system.content == ("Be brief.\n\n" + prompt("agent_system"),)
 
 
 def test_boundaries_differ_by_one_newline(tiny):

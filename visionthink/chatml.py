@@ -63,11 +63,12 @@ def _open_reply() -> Iterator[Piece]:
     yield "assistant\n"
 
 
-def opening(messages: Iterable[Message]) -> list[Piece]:
-    """The first prompt: the messages, then the header of the reply."""
+def opening(messages: Iterable[Message], boundary: Boundary) -> list[Piece]:
+    """The first prompt: the messages, those of an earlier conversation among them, then the header of the reply."""
     pieces: list[Piece] = []
     for message in messages:
-        pieces += [*_message(message), "\n"]
+        separate = message.role != "assistant" or boundary == "chatml"
+        pieces += [*_message(message), *(["\n"] if separate else [])]
     return _merge([*pieces, *_open_reply()])
 
 

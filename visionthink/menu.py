@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+from PIL import Image
 
 from visionthink.errors import OptionError
 from visionthink.geometry import cells, ten_crops
@@ -35,6 +38,16 @@ class Regions:
         return cells(width, height, self.rows, self.columns) if self.kind == "grid" else {}
 
 
+@dataclass(frozen=True)
+class Edit:
+    """An operation on the pixels of a whole image that can be asked for, such as a rotation or more contrast."""
+
+    name: str
+    apply: Callable[[Image.Image], Image.Image]
+    turns_sides: bool = False
+    """Whether width and height change places."""
+
+
 FREE = Regions(kind="free")
 _QUARTER, _FULL = ResolutionLadder((1 / 4,)), ResolutionLadder((1.0,))
 
@@ -46,14 +59,16 @@ class Menu:
     ladder: ResolutionLadder = field(default_factory=ResolutionLadder)
     """Levels of whole images; the lowest one is shown first."""
     regions: Regions = field(default_factory=Regions)
+    edits: tuple[Edit, ...] = ()
+    """Operations on the pixels of a whole image."""
     crop_level: float = 1.0
-    """Share of the full view's pixel density at which regions are shown."""
+    """Share of the full view's pixel density at which regions and edited images are shown."""
     least_tokens: int = 0
     """Smaller crops are enlarged to so many visual tokens."""
     most_tokens: int = 0
     """Larger views are shrunk to so many visual tokens; 0: the processor's own limit."""
     max_turns: int | None = None
-    """None: as many as an image has levels, and one more where there are regions."""
+    """None: as many as an image has levels, and one more where there are regions or edits."""
     max_views: int | None = None
     allowance: float | None = None
     """Visual tokens that an episode may spend in all, relative to the full views."""
@@ -72,7 +87,7 @@ class Menu:
     @property
     def can_ask(self) -> bool:
         """Whether more than the first view may be on offer."""
-        return len(self.ladder.levels) > 1 or self.has_regions
+        return len(self.ladder.levels) > 1 or self.has_regions or bool(self.edits)
 
     @property
     def has_regions(self) -> bool:
@@ -85,7 +100,7 @@ class Menu:
 
     def turns_for(self, levels: int) -> int:
         """The most turns of an episode whose images have so many levels."""
-        return self.max_turns or levels + self.has_regions
+        return self.max_turns or levels + (self.has_regions or bool(self.edits))
 
     def full(self) -> Menu:
         """Every image at the top level, and nothing to ask for."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from visionthink.errors import ImageError
 from visionthink.images import MAX_IMAGE_PIXELS, open_image
+from visionthink.menu import Edit
 from visionthink.resolution import check_size
 from visionthink.types import Box, Example, ImageSource, ImageView, whole
 
@@ -22,7 +23,7 @@ class Picture:
 
     def __init__(self, image: Image.Image, notes: Sequence[str] = (), name: str = "image"):
         self.image, self.notes, self.name = image, tuple(notes), name
-        self._views: dict[tuple[Box, int, int, float], ImageView] = {}
+        self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
     @classmethod
     def open(cls, source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> Picture:
@@ -49,13 +50,13 @@ class Picture:
         """How many views have been rendered."""
         return len(self._views)
 
-    def view(self, box: Box, width: int, height: int, *, level: float, visual_tokens: int) -> ImageView:
+    def view(self, box: Box, width: int, height: int, *, level: float, visual_tokens: int, edit: Edit | None = None) -> ImageView:
         """A box of the picture at width x height px: one LANCZOS pass from the original, or its own pixels where the size is the
-        box's. The same view is the same object."""
-        key = (box, width, height, level)
+        box's; then the edit. The same view is the same object."""
+        key = (box, width, height, level, edit.name if edit else "")
         if key not in self._views:
             self._views[key] = ImageView(
-                image=self._pixels(box, width, height),
+                image=self._pixels(box, width, height, edit),
                 box=box,
                 level=level,
                 width=width,
@@ -64,7 +65,9 @@ class Picture:
             )
         return self._views[key]
 
-    def _pixels(self, box: Box, width: int, height: int) -> Image.Image:
+    def _pixels(self, box: Box, width: int, height: int, edit: Edit | None) -> Image.Image:
+        if edit is not None:
+            return edit.apply(self._pixels(box, *((height, width) if edit.turns_sides else (width, height)), None))
         if (width, height) != (box.width, box.height):
             return self.image.resize((width, height), Image.Resampling.LANCZOS, box=box)
         return self.image if box == whole(*self.size) else self.image.crop(box)

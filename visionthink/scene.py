@@ -6,7 +6,6 @@ resolved.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,10 +15,8 @@ from typing import NamedTuple
 
 from visionthink.errors import OptionError
 from visionthink.geometry import from_box, to_box, usable
-from visionthink.menu import Menu
-from visionthink.picture import Picture
-from visionthink.resolution import PixelBudget, SizeRule, whole_tokens
-from visionthink.types import Box, Call, CallError, Frame, ImageView, Look, Shown, Unit, whole
+from visionthink.types import Box, Call, CallError, Frame, Look, Shown, Unit
+from visionthink.views import Views
 
 INSTEAD = "a crop that costs as much as the whole image: the whole image is shown"
 SAME = 0.99
@@ -42,125 +39,8 @@ class Resolved(NamedTuple):
     note: str | None = None
 
 
-class Sized(NamedTuple):
-    """A view before it is rendered, in px."""
-
-    width: int
-    height: int
-    visual_tokens: int
-    level: float
-    """As asked for; less where `most_tokens` shrinks the view."""
-
-
-class Scene:
-    """A menu over images of known sizes.
-
-    Args:
-        sizes: (width, height) in px of each image, upright.
-        budget: of the model's image processor; a provider's size rule will do where there are no regions.
-    """
-
-    def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule):
-        self.menu, self.sizes, self.budget = menu, tuple(sizes), budget
-        self.wholes = tuple(whole(*size) for size in sizes)
-
-    # ------------------------------------------------------------------------------------------------ sizes
-
-    @functools.cached_property
-    def full_tokens(self) -> int:
-        """Visual tokens of the full views of all images, as the processor keeps them."""
-        return sum(self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget)) for size in self.sizes)
-
-    @functools.cached_property
-    def levels(self) -> tuple[tuple[float, ...], ...]:
-        """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
-        the ladder has no full view, which regions are then compared with."""
-        return tuple(self._levels(image) for image in range(len(self.sizes)))
-
-    def _levels(self, image: int) -> tuple[float, ...]:
-        levels, box = self.menu.ladder.levels, self.wholes[image]
-        kept = [1.0 if self.menu.has_regions else levels[-1]]
-        for level in reversed(levels):
-            if self.sized(image, box, level).visual_tokens < self.sized(image, box, kept[0]).visual_tokens:
-                kept.insert(0, level)
-        return tuple(level for level in kept if level in levels) or tuple(kept)
-
-    @functools.cached_property
-    def opening(self) -> tuple[Look, ...]:
-        """What the first turn shows: every image at its lowest level."""
-        return tuple(Look((box,), levels[0], i) for i, (box, levels) in enumerate(zip(self.wholes, self.levels, strict=True)))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was left out of the menu."""
-        levels = self.menu.ladder.levels
-        return tuple(
-            f"ladder collapsed to {','.join(f'{level:g}' for level in kept)}: a lower level would save no tokens"
-            for kept in self.levels
-            if kept != levels
-        )
-
-    def sized(self, image: int, box: Box, level: float) -> Sized:
-        """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
-        menu, budget, size = self.menu, self.budget, self.sizes[image]
-        if box == self.wholes[image]:
-            w, h = menu.ladder.size(level, *size, budget)
-            tokens = budget.visual_tokens(w, h)
-            if not menu.most_tokens or tokens <= menu.most_tokens:
-                return Sized(w, h, tokens, level)
-            kept = self._pixels.capped(menu.most_tokens)
-        else:
-            across, down = self._grid(image)
-            w, h = whole_tokens(
-                box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
-            )
-            tokens = budget.visual_tokens(w, h)
-            kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
-            kept = kept.at_least(menu.least_tokens)
-        w, h = _fitted(w, h, box, kept)
-        shown = budget.visual_tokens(w, h)
-        return Sized(w, h, shown, level * min(1.0, shown / tokens))
-
-    @property
-    def _pixels(self) -> PixelBudget:
-        if not isinstance(self.budget, PixelBudget):
-            raise OptionError("menu: regions and limits of tokens need a model that reads whole tokens, such as Qwen2.5-VL")
-        return self.budget
-
-    def _grid(self, image: int) -> tuple[int, int]:
-        """(width, height) in px that crops are scaled by: of the whole image as the processor keeps it."""
-        width, height = self.menu.ladder.size(1.0, *self.sizes[image], self.budget)
-        return self.budget.fit(width, height)
-
-    def tokens(self, looks: Sequence[Look]) -> int:
-        """Visual tokens of all views of some looks."""
-        return sum(self.sized(look.image, box, look.level).visual_tokens for look in looks for box in look.boxes)
-
-    @property
-    def most_tokens_at_once(self) -> int:
-        """The most visual tokens that one request can lead to: all regions that have an id, or the full views. Where any box can
-        be asked for, this holds for requests of one box."""
-        by_id = self._by_id(self.shown(self.opening))
-        regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.wholes[look.image],)}
-        return max(self.full_tokens, self.tokens(list(regions)))
-
-    def shown(self, looks: Sequence[Look]) -> tuple[Shown, ...]:
-        """What the views of some looks are recorded as."""
-        records = []
-        for look in looks:
-            for box in look.boxes:
-                width, height, tokens, level = self.sized(look.image, box, look.level)
-                records.append(Shown(box=box, level=level, width=width, height=height, visual_tokens=tokens, image=look.image))
-        return tuple(records)
-
-    def render(self, looks: Sequence[Look], pictures: Sequence[Picture]) -> tuple[ImageView, ...]:
-        """The views of some looks, in their order."""
-        return tuple(
-            pictures[s.image].view(s.box, s.width, s.height, level=s.level, visual_tokens=s.visual_tokens)
-            for s in self.shown(looks)
-        )
-
-    # ------------------------------------------------------------------------------------------------ offers
+class Scene(Views):
+    """A menu over images of known sizes: what is on offer, and what a request leads to."""
 
     def offers(self, shown: Sequence[Shown] = (), *, turns: int = 0) -> tuple[Offer, ...]:
         """What can be asked for in the next turn: affordable, and not dominated.
@@ -174,10 +54,19 @@ class Scene:
         shown = shown or self.shown(self.opening)
         if not self.turn_left(turns):
             return ()
-        found = {offer.looks: offer for offer in (*self._rungs(shown), *self._by_id(shown))}.values()
+        named = (*self._rungs(shown), *self._by_id(shown), *self._edited())
+        found = {offer.looks: offer for offer in named}.values()
         kept = [offer for offer in found if not any(_dominates(other, offer) for other in found if other is not offer)]
         kept += self._any_box()
         return tuple(offer for offer in kept if self._affordable(offer.visual_tokens, _views(offer.looks), shown))
+
+    @property
+    def most_tokens_at_once(self) -> int:
+        """The most visual tokens that one request can lead to: all regions that have an id, or the full views. Where any box can
+        be asked for, this holds for requests of one box."""
+        by_id = self._by_id(self.shown(self.opening))
+        regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.wholes[look.image],)}
+        return max(self.full_tokens, self.tokens(list(regions)))
 
     def is_limited(self, shown: Sequence[Shown], *, turns: int) -> bool:
         """Whether more would be on offer without the menu's stated limits."""
@@ -209,7 +98,7 @@ class Scene:
 
     def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
         """Levels of a whole image above those that were shown."""
-        seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image]), default=0.0)
+        seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image] and not v.edit), default=0.0)
         whole_image = self.wholes[image]
         return [level for level in self.levels[image] if self.sized(image, whole_image, level).level > seen]
 
@@ -221,6 +110,17 @@ class Scene:
                 if isinstance(found, Resolved):
                     offers.append(Offer(name if len(self.sizes) == 1 else f"{i}:{name}", found.looks, self.tokens(found.looks)))
         return offers
+
+    def _edited(self) -> list[Offer]:
+        looks = [
+            (edit, Look((box,), self.menu.crop_level, i, edit.name))
+            for edit in self.menu.edits
+            for i, box in enumerate(self.wholes)
+        ]
+        return [
+            Offer(edit.name if len(self.sizes) == 1 else f"{look.image}:{edit.name}", (look,), self.tokens([look]))
+            for edit, look in looks
+        ]
 
     def _any_box(self) -> list[Offer]:
         """That any box can be asked for, where one can cost less than the whole image."""
@@ -259,6 +159,8 @@ class Scene:
             return self._free(call, shown)
         if call.regions:
             return self._named(call, shown)
+        if call.edit:
+            return self._edit_of(call)
         rungs = [offer for offer in offers if offer.looks and all(self._is_rung(look) for look in offer.looks)]
         if call.level is not None:
             rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
@@ -281,6 +183,14 @@ class Scene:
         looks = _merged([look for r in resolved for look in r.looks])
         return Resolved(looks, next((r.note for r in resolved if r.note), None))
 
+    def _edit_of(self, call: Call) -> Resolved | CallError:
+        image = call.source or 0
+        if not 0 <= image < len(self.sizes):
+            return CallError.UNKNOWN_VIEW
+        if all(edit.name != call.edit for edit in self.menu.edits):
+            return CallError.UNKNOWN_EDIT
+        return Resolved((Look((self.wholes[image],), self.menu.crop_level, image, call.edit),))
+
     def _free(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         if self.menu.regions.kind != "free" or call.box is None:
             return CallError.NOT_ON_OFFER
@@ -288,6 +198,8 @@ class Scene:
         if not 0 <= index < (len(shown) if call.frame == "named" else len(self.sizes)):
             return CallError.UNKNOWN_VIEW
         view = shown[index] if call.frame == "named" else next(v for v in shown if v.image == index)
+        if view.edit:  # its coordinates are no longer those of the image
+            return CallError.UNKNOWN_VIEW
         frame = view.box if call.frame == "named" else self.wholes[view.image]
         box = to_box(call.box, frame, self._units(call.unit, call.frame, view, frame))
         if box is None:
@@ -320,7 +232,7 @@ class Scene:
             crop = self.sized(image, box, level)
             if crop.visual_tokens >= full.visual_tokens and full.level >= SAME * crop.level:
                 box, note = self.wholes[image], INSTEAD
-        known = (v for v in shown if v.image == image and v.box == box)
+        known = (v for v in shown if v.image == image and v.box == box and not v.edit)
         if box == self.wholes[image] and any(v.level >= SAME * full.level for v in known):
             return CallError.NOT_ON_OFFER
         return Resolved((Look((box,), level, image),), note)
@@ -355,7 +267,8 @@ def _dominates(one: Offer, other: Offer) -> bool:
 
 
 def _covers(looks: Sequence[Look], wanted: Look) -> bool:
-    boxes = [box for look in looks if look.image == wanted.image and look.level >= wanted.level for box in look.boxes]
+    alike = (look for look in looks if (look.image, look.edit) == (wanted.image, wanted.edit) and look.level >= wanted.level)
+    boxes = [box for look in alike for box in look.boxes]
     return all(
         any(box.within(b) == box for b in boxes) or (len(boxes) > 1 and box.covered_by(boxes) >= 1) for box in wanted.boxes
     )
@@ -363,22 +276,6 @@ def _covers(looks: Sequence[Look], wanted: Look) -> bool:
 
 def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
     """Each box once, in the order of asking; neighbours of the same image and level are one look."""
-    views = dict.fromkeys((look.image, look.level, box) for look in looks for box in look.boxes)
-    runs = itertools.groupby(views, key=lambda view: view[:2])
-    return tuple(Look(tuple(box for *_, box in run), level, image) for (image, level), run in runs)
-
-
-def _fitted(width: int, height: int, box: Box, budget: PixelBudget) -> tuple[int, int]:
-    """The size of a view within a budget. Where it has to be another one, it has the shape of the box as nearly as whole tokens
-    can have it, and a processor changes nothing about it."""
-    f = budget.factor
-    if width * height < budget.min_pixels:
-        scale = math.sqrt(budget.min_pixels / box.area)
-        width, height = (math.ceil(side * scale / f) * f for side in (box.width, box.height))
-    if width * height > budget.max_pixels:
-        scale = math.sqrt(budget.max_pixels / box.area)
-        width, height = (max(f, math.floor(side * scale / f) * f) for side in (box.width, box.height))
-        # a strip of one token can still be too long
-        width = max(f, min(width, budget.max_pixels // height // f * f))
-        height = max(f, min(height, budget.max_pixels // width // f * f))
-    return whole_tokens(width, height, f)
+    views = dict.fromkeys((look.level, look.image, look.edit, box) for look in looks for box in look.boxes)
+    runs = itertools.groupby(views, key=lambda view: view[:3])
+    return tuple(Look(tuple(box for *_, box in run), *shared) for shared, run in runs)

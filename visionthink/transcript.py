@@ -54,7 +54,7 @@ class Turn:
     views: tuple[Shown, ...] = ()
     """Views first shown in this turn, in the order of the prompt."""
     looks: tuple[Look, ...] = ()
-    """What the turn's request was resolved to; the next turn shows it. One look for each image."""
+    """What the turn's request was resolved to, in the order of asking; the next turn shows it."""
     by: Literal["model", "forced", "gate"] = "model"
     """Who decided: the model, or whoever took its decision from it."""
     token_ids: tuple[int, ...] = field(default=(), repr=False)

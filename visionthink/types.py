@@ -81,6 +81,8 @@ class Look:
     """Share of the full view's pixel density, in (0, 1]."""
     image: int = 0
     """Which of the example's images, from 0."""
+    edit: str = ""
+    """What is done to the pixels, by the name of one of the menu's edits."""
 
 
 Evidence: TypeAlias = "tuple[tuple[Box, float], ...]"
@@ -148,6 +150,8 @@ class Shown:
     visual_tokens: int
     image: int = 0
     """Which of the example's images, from 0."""
+    edit: str = ""
+    """What was done to the pixels."""
 
 
 Content: TypeAlias = "tuple[str | ImageView, ...]"
@@ -164,13 +168,15 @@ Frame = Literal["opening", "original", "named", "user"]
 class Call:
     """One thing that a reply asks for, as it was said: numbers and names, nothing of which is resolved.
 
-    Without a box, regions or a level it asks for the next level of all images, as VisionThink's call does.
+    Without a box, regions, a level or an edit it asks for the next level of all images, as VisionThink's call does.
     """
 
     box: tuple[float, float, float, float] | None = None
     regions: tuple[str, ...] = ()
     """Ids of parts on offer."""
     level: float | None = None
+    edit: str = ""
+    """An operation on the pixels, by name."""
     source: int | None = None
     """Which image (frame `user`) or which view, in the order of showing (frame `named`), from 0; None where it is not said."""
     unit: Unit = "px"
@@ -191,6 +197,7 @@ class CallError(enum.StrEnum):
     TOO_LONG = "the box is more than 200 times as long as it is wide"
     UNKNOWN_VIEW = "there is no image of this name"
     UNKNOWN_REGION = "there is no region of this name"
+    UNKNOWN_EDIT = "there is no operation of this name"
     NOT_ON_OFFER = "this view is not on offer"
 
 

@@ -29,7 +29,7 @@ from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.model import Model
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Box, Example, Examples, Look, StopReason
+from visionthink.types import Example, Examples, Look, Shown, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
@@ -210,12 +210,12 @@ def _batches(examples: Iterable[Example], route: Routing, size: int) -> Iterator
     yield from waiting.values()
 
 
-def view_file(folder: Path, example_id: str, image: int, box: Box | None = None, level: float = 1.0) -> Path:
-    """Where the picture of a view is kept; of the full view where there is no box."""
+def view_file(folder: Path, example_id: str, image: int, view: Shown | None = None) -> Path:
+    """Where the picture of a view is kept; of the full view of an image where there is none."""
     name = quote(example_id, safe="")
     if len(name) > 150:  # file names end at 255 bytes
         name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:16]
-    which = f"{'-'.join(map(str, box))}@{level:g}" if box else "full"
+    which = f"{'-'.join(map(str, view.box))}@{view.level:g}{view.edit and '@'}{quote(view.edit, safe='')}" if view else "full"
     return folder / "views" / f"{name}.{image}.{which}.png"
 
 
@@ -228,7 +228,7 @@ def _keep_views(episode: Episode, out: Path) -> None:
         full.image.save(view_file(out, episode.example.id, i))
     looks = (*scene.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
     for shown, view in zip(scene.shown(looks), scene.render(looks, pictures), strict=True):
-        view.image.save(view_file(out, episode.example.id, shown.image, shown.box, shown.level))
+        view.image.save(view_file(out, episode.example.id, shown.image, shown))
 
 
 def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:

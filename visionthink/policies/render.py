@@ -41,7 +41,7 @@ class Renderer:
         """All ids up to and including the header of the reply that is wanted."""
         last = max((i for i, m in enumerate(history) if m.completion is not None), default=None)
         if last is None:
-            return self.encode(chatml.opening(history))
+            return self.encode(chatml.opening(history, self.boundary))
         said = history[last].completion
         assert said is not None
         prompt = said.prompt_ids or self.prompt_ids(history[:last])  # a completion that only has text gets its ids now

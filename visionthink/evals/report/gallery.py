@@ -63,7 +63,7 @@ def _files(scored: Scored, run: Run) -> list[tuple[Shown | None, Path]]:
     """The pictures of an episode: the full view of each image, then all views in the order of showing."""
     t = scored.transcript
     full = [(None, view_file(run.folder, t.example_id, i)) for i in range(len(t.sizes))]
-    return [*full, *((v, view_file(run.folder, t.example_id, v.image, v.box, v.level)) for v in t.views)]
+    return [*full, *((v, view_file(run.folder, t.example_id, v.image, v)) for v in t.views)]
 
 
 def card(scored: Scored, run: Run) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""Views of images under a menu before they are rendered: their sizes, their visual tokens, and what is shown first."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from visionthink.errors import OptionError
+from visionthink.menu import Edit, Menu
+from visionthink.picture import Picture
+from visionthink.resolution import PixelBudget, SizeRule, whole_tokens
+from visionthink.types import Box, ImageView, Look, Shown, whole
+
+
+class Sized(NamedTuple):
+    """A view before it is rendered, in px."""
+
+    width: int
+    height: int
+    visual_tokens: int
+    level: float
+    """As asked for; less where `most_tokens` shrinks the view."""
+
+
+class Views:
+    """Views of images of known sizes under a menu.
+
+    Args:
+        sizes: (width, height) in px of each image, upright.
+        budget: of the model's image processor; a provider's size rule will do where there are no regions.
+    """
+
+    def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule):
+        self.menu, self.sizes, self.budget = menu, tuple(sizes), budget
+        self.wholes = tuple(whole(*size) for size in sizes)
+
+    @functools.cached_property
+    def full_tokens(self) -> int:
+        """Visual tokens of the full views of all images, as the processor keeps them."""
+        return sum(self.budget.visual_tokens(*self.menu.ladder.size(1.0, *size, self.budget)) for size in self.sizes)
+
+    @functools.cached_property
+    def levels(self) -> tuple[tuple[float, ...], ...]:
+        """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
+        the ladder has no full view, which regions are then compared with."""
+        return tuple(self._levels(image) for image in range(len(self.sizes)))
+
+    def _levels(self, image: int) -> tuple[float, ...]:
+        levels, box = self.menu.ladder.levels, self.wholes[image]
+        kept = [1.0 if self.menu.has_regions else levels[-1]]
+        for level in reversed(levels):
+            if self.sized(image, box, level).visual_tokens < self.sized(image, box, kept[0]).visual_tokens:
+                kept.insert(0, level)
+        return tuple(level for level in kept if level in levels) or tuple(kept)
+
+    @functools.cached_property
+    def opening(self) -> tuple[Look, ...]:
+        """What the first turn shows: every image at its lowest level."""
+        return tuple(Look((box,), levels[0], i) for i, (box, levels) in enumerate(zip(self.wholes, self.levels, strict=True)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the menu."""
+        levels = self.menu.ladder.levels
+        return tuple(
+            f"ladder collapsed to {','.join(f'{level:g}' for level in kept)}: a lower level would save no tokens"
+            for kept in self.levels
+            if kept != levels
+        )
+
+    def sized(self, image: int, box: Box, level: float) -> Sized:
+        """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
+        menu, budget, size = self.menu, self.budget, self.sizes[image]
+        if box == self.wholes[image]:
+            w, h = menu.ladder.size(level, *size, budget)
+            tokens = budget.visual_tokens(w, h)
+            if not menu.most_tokens or tokens <= menu.most_tokens:
+                return Sized(w, h, tokens, level)
+            kept = self._pixels.capped(menu.most_tokens)
+        else:
+            across, down = self._grid(image)
+            w, h = whole_tokens(
+                box.width * across / size[0] * math.sqrt(level), box.height * down / size[1] * math.sqrt(level), budget.factor
+            )
+            tokens = budget.visual_tokens(w, h)
+            kept = self._pixels.capped(menu.most_tokens) if menu.most_tokens else self._pixels
+            kept = kept.at_least(menu.least_tokens)
+        w, h = _fitted(w, h, box, kept)
+        shown = budget.visual_tokens(w, h)
+        return Sized(w, h, shown, level * min(1.0, shown / tokens))
+
+    @property
+    def _pixels(self) -> PixelBudget:
+        if not isinstance(self.budget, PixelBudget):
+            raise OptionError("menu: regions and limits of tokens need a model that reads whole tokens, such as Qwen2.5-VL")
+        return self.budget
+
+    def _grid(self, image: int) -> tuple[int, int]:
+        """(width, height) in px that crops are scaled by: of the whole image as the processor keeps it."""
+        width, height = self.menu.ladder.size(1.0, *self.sizes[image], self.budget)
+        return self.budget.fit(width, height)
+
+    def tokens(self, looks: Sequence[Look]) -> int:
+        """Visual tokens of all views of some looks."""
+        return sum(view.visual_tokens for view in self.shown(looks))
+
+    def shown(self, looks: Sequence[Look]) -> tuple[Shown, ...]:
+        """What the views of some looks are recorded as."""
+        records = []
+        for look in looks:
+            for box in look.boxes:
+                w, h, tokens, level = self.sized(look.image, box, look.level)
+                if look.edit and self._edit(look.edit).turns_sides:
+                    w, h = h, w
+                records.append(
+                    Shown(box=box, level=level, width=w, height=h, visual_tokens=tokens, image=look.image, edit=look.edit)
+                )
+        return tuple(records)
+
+    def render(self, looks: Sequence[Look], pictures: Sequence[Picture]) -> tuple[ImageView, ...]:
+        """The views of some looks, in their order."""
+        return tuple(
+            pictures[s.image].view(
+                s.box,
+                s.width,
+                s.height,
+                level=s.level,
+                visual_tokens=s.visual_tokens,
+                edit=self._edit(s.edit) if s.edit else None,
+            )
+            for s in self.shown(looks)
+        )
+
+    def _edit(self, name: str) -> Edit:
+        return next(edit for edit in self.menu.edits if edit.name == name)
+
+
+def _fitted(width: int, height: int, box: Box, budget: PixelBudget) -> tuple[int, int]:
+    """The size of a view within a budget. Where it has to be another one, it has the shape of the box as nearly as whole tokens
+    can have it, and a processor changes nothing about it."""
+    f = budget.factor
+    if width * height < budget.min_pixels:
+        scale = math.sqrt(budget.min_pixels / box.area)
+        width, height = (math.ceil(side * scale / f) * f for side in (box.width, box.height))
+    if width * height > budget.max_pixels:
+        scale = math.sqrt(budget.max_pixels / box.area)
+        width, height = (max(f, math.floor(side * scale / f) * f) for side in (box.width, box.height))
+        # a strip of one token can still be too long
+        width = max(f, min(width, budget.max_pixels // height // f * f))
+        height = max(f, min(height, budget.max_pixels // width // f * f))
+    return whole_tokens(width, height, f)
