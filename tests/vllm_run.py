@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def main() -> None:
 
     episode = model.episode(asked[0])
     view, first = episode.view(1.0), episode.opening()
-    mistold = ImageView(view.image, 1.0, view.width, view.height, view.visual_tokens + 1)
+    mistold = dataclasses.replace(view, visual_tokens=view.visual_tokens + 1)
     refused = policy.complete([first, showing(view, view, view), showing(mistold), first])
 
     warm = copy.copy(policy)
