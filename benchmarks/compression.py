@@ -45,7 +45,7 @@ HOOKS_BOUND = 1.01
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     lengths: tuple[int, ...]
     """Visual tokens."""
@@ -60,10 +60,10 @@ class Plan:
 
 
 PLANS = {
-    ("tiny", True): Plan((16, 64), 2, 2, 0, 3, 5),
-    ("tiny", False): Plan((16, 64, 256), 16, 16, 0, 3, 200),
-    ("wide", True): Plan((64, 256), 1, 3, 15, 1, 3),
-    ("wide", False): Plan((64, 256, 576, 1024), 3, 9, 90, 2, 20),
+    ("tiny", True): Plan(lengths=(16, 64), least=2, most=2, seconds=0, steps=3, repeats=5),
+    ("tiny", False): Plan(lengths=(16, 64, 256), least=16, most=16, seconds=0, steps=3, repeats=200),
+    ("wide", True): Plan(lengths=(64, 256), least=1, most=3, seconds=15, steps=1, repeats=3),
+    ("wide", False): Plan(lengths=(64, 256, 576, 1024), least=3, most=9, seconds=90, steps=2, repeats=20),
 }
 
 

@@ -22,7 +22,7 @@ from visionthink.compress.session import Hooks, compress
 Inputs = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     prefill: float
     """Seconds, the vision tower and the opening of the session included."""
@@ -68,15 +68,15 @@ def read(
             logits.append(stepped(model, inputs, output.past_key_values, i, tokens[-1]))
             seconds.append(now(model) - started)
     return Reading(
-        prefill,
-        statistics.median(seconds),
-        held,
-        peak,
-        int((inputs["input_ids"] == model.config.image_token_id).sum()),
-        session.report()["retained"] if session else 1.0,
-        session.samples()[0][1] if session else 0,
-        tokens,
-        torch.stack(logits).float().log_softmax(-1).cpu(),
+        prefill=prefill,
+        step=statistics.median(seconds),
+        cache_bytes=held,
+        peak_bytes=peak,
+        visual=int((inputs["input_ids"] == model.config.image_token_id).sum()),
+        retained=session.report()["retained"] if session else 1.0,
+        selection_flops=session.samples()[0][1] if session else 0,
+        said=tokens,
+        logprobs=torch.stack(logits).float().log_softmax(-1).cpu(),
     )
 
 

@@ -143,7 +143,7 @@ def scripted() -> Model:
         [said] = [said for question, said in lines.items() if question in asked]
         text = said[sum(message.role == "assistant" for message in history)]
         finish = "length" if text.endswith("never ends") else "stop"
-        return Completion(text, finish, TOKENS, seconds=0.5)
+        return Completion(text, finish, token_ids=TOKENS, seconds=0.5)
 
     return Model(ScriptedPolicy(reply), Protocol(), Menu(), QWEN2_5_VL)
 

@@ -74,7 +74,9 @@ def test_tokens_that_were_taken_out_count_by_layer():
 
 def test_operations_and_cache_of_the_rounds():
     decoder = DecoderShape(layers=2, hidden=4, ffn=8, heads=2, kv_heads=1, head_size=2, vocabulary=10)
-    vision = VisionShape(1, 2, 2, False, windowed=0, window=0, patch=14, merge=2, patch_values=3, mergers=1)
+    vision = VisionShape(
+        layers=1, hidden=2, ffn=2, gated=False, windowed=0, window=0, patch=14, merge=2, patch_values=3, mergers=1
+    )
     shape = Architecture(vision, decoder)
     found = against(ledger([episode("a", LOW, HIGH)], shape), ledger([episode("a", HIGH)], shape))
     low, high = (vision_flops(vision, 28 * n, 28, 4) for n in (4, 16))

@@ -15,7 +15,14 @@ from visionthink.recipes.reproduce import Scale, reproduce
 
 
 def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None) -> Outcome:
-    return Outcome((end,) * 10, end, easy, hard, families or dict.fromkeys(FAMILIES, 0.5), accuracy)
+    return Outcome(
+        requests=(end,) * 10,
+        asks=end,
+        asks_easy=easy,
+        asks_hard=hard,
+        asks_by_family=families or dict.fromkeys(FAMILIES, 0.5),
+        accuracy=accuracy,
+    )
 
 
 def test_every_claim_looks_at_runs_that_exist():

@@ -24,7 +24,7 @@ from visionthink.policies.local import LocalPolicy
 from visionthink.types import Message
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Every:
     """Keeps every `step`-th visual token, before the decoder or at a layer."""
 

@@ -60,7 +60,7 @@ def test_layers_of_different_lengths_by_hand():
         decoder_flops(DECODER, [3, 1, 1])
 
 
-VISION = VisionShape(1, 2, 2, False, windowed=0, window=0, patch=14, merge=2, patch_values=3, mergers=1)
+VISION = VisionShape(layers=1, hidden=2, ffn=2, gated=False, windowed=0, window=0, patch=14, merge=2, patch_values=3, mergers=1)
 # of 28 x 28 px, 4 patches: embed 2*4*3*2 = 48, layer 2*4*(16 + 2*2*2) = 192, attention 4*2*16 = 128, merger 2*(64 + 8*4) = 192
 ONE_TOKEN = 48 + 192 + 128 + 192
 
@@ -96,7 +96,7 @@ def test_compressed_rounds_by_hand():
 
 
 def test_windows_at_the_edge_are_smaller():
-    shape = VisionShape(1, 4, 8, True, windowed=1, window=2, patch=14, merge=2, patch_values=6, mergers=1)
+    shape = VisionShape(layers=1, hidden=4, ffn=8, gated=True, windowed=1, window=2, patch=14, merge=2, patch_values=6, mergers=1)
     # 6 x 4 patches in windows of 4 x 4: 16 and 2 * 4 = 8 patches
     linear = 2 * 24 * (4 * 16 + 3 * 4 * 8)
     merger = 2 * 6 * (16 * 16 + 16 * 4)

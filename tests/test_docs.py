@@ -126,7 +126,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
 
 
 def kept_by(method) -> list[int]:
-    return method(keep=0.5).vision(VisionContext(torch.zeros(4, 2), (4,), 3)).keep.tolist()
+    return method(keep=0.5).vision(VisionContext(features=torch.zeros(4, 2), images=(4,), layers=3)).keep.tolist()
 
 
 def test_the_python_example_gives_what_it_says(desk):

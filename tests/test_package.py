@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -227,6 +229,141 @@ def test_benchmarks_use_no_private_names():
     files = sorted((REPOSITORY / "benchmarks").rglob("*.py"))
     assert "judge_parsers.py" in {path.name for path in files}
     assert {path.name: private_names(ast.parse(path.read_text("utf-8"))) for path in files} == {path.name: [] for path in files}
+
+
+BY_POSITION = {
+    "visionthink.types.Example": 3,
+    "visionthink.types.Look": 3,  # id, question and image, as every example has them
+    "visionthink.types.Completion": 2,  # the text, and how it ended
+    "visionthink.types.Box": 4,  # left, top, right, bottom: a tuple of coordinates
+    "visionthink.views.Sized": 4,  # width, height, tokens, level: as the sizes of a ladder come
+    "visionthink.endpoint.Endpoint": 1,  # its address
+    "visionthink.rewards.penalty.Penalty": 1,  # its name
+}
+"""The records of more than three fields that take any by position, and how many."""
+
+
+class Record(NamedTuple):
+    """A dataclass or NamedTuple: its fields, and for each whether it can be given by position."""
+
+    fields: dict[str, bool]
+
+    @property
+    def by_position(self) -> int:
+        return sum(self.fields.values())
+
+
+class Records:
+    """The records of some modules, by dotted name, and `faults`: calls that give one of five fields or more a value by position
+    that it does not take so."""
+
+    def __init__(self, modules: dict[str, ast.Module]):
+        self.known: dict[str, Record] = {}
+        self.bound = {name: self.bindings(name, tree) for name, tree in modules.items()}
+        classes = [(name, n) for name, tree in modules.items() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+        self.classes = {f"{name}.{n.name}": (name, n) for name, n in classes}
+        for dotted in self.classes:
+            self.read(dotted)
+        self.faults = [fault for name, tree in modules.items() for fault in self.calls(name, tree)]
+
+    @staticmethod
+    def bindings(module: str, tree: ast.Module) -> dict[str, str]:
+        """What names stand for: imported, or classes of the module's own."""
+        found = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        return found | {n.name: f"{module}.{n.name}" for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+
+    def resolve(self, module: str, text: str) -> str | None:
+        """The class that `text` stands for in a module. Scripts of a folder import each other without naming it."""
+        head, dot, rest = text.partition(".")
+        dotted = self.bound[module].get(head, head) + dot + rest
+        for name in (dotted, f"{module.split('.')[0]}.{dotted}"):
+            if name in self.classes:
+                return name
+            home, _, last = name.rpartition(".")
+            if home == "visionthink" and last in visionthink._HOMES:
+                return self.resolve(module, f"visionthink.{visionthink._HOMES[last]}.{last}")
+            if home in self.bound and home != module and last in self.bound[home]:
+                return self.resolve(home, last)
+        return None
+
+    def read(self, dotted: str) -> Record | None:
+        module, node = self.classes[dotted]
+        decorators = [ast.unparse(d) for d in node.decorator_list if "dataclass" in ast.unparse(d)]
+        bases = [ast.unparse(base) for base in node.bases]
+        if not decorators and not any(base.split(".")[-1] == "NamedTuple" for base in bases):
+            return None
+        fields: dict[str, bool] = {}
+        for base in reversed(bases):
+            if (name := self.resolve(module, base)) and (inherited := self.read(name)):
+                fields |= inherited.fields
+        by_keyword = any("kw_only=True" in d for d in decorators)
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and "ClassVar" not in ast.unparse(line.annotation):
+                if ast.unparse(line.annotation).split(".")[-1] == "KW_ONLY":
+                    by_keyword = True
+                else:
+                    fields[ast.unparse(line.target)] = not by_keyword and "kw_only=True" not in ast.unparse(line)
+        self.known[dotted] = Record(fields)
+        return self.known[dotted]
+
+    def calls(self, module: str, tree: ast.Module) -> Iterator[str]:
+        own = {id(n): c.name for c in ast.walk(tree) if isinstance(c, ast.ClassDef) for n in ast.walk(c)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                text = ast.unparse(node.func)
+                name = self.resolve(module, own.get(id(node), text) if text == "cls" else text)
+                record = self.known.get(name or "", Record({}))
+                given = math.inf if any(isinstance(a, ast.Starred) for a in node.args) else len(node.args)
+                if len(record.fields) >= 5 and given > record.by_position:
+                    yield f"{module}:{node.lineno}: {text}"
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    folders = {folder: modules_of(REPOSITORY / folder) for folder in ("visionthink", "tests", "benchmarks")}
+    return Records({f"{folder}.{name}".rstrip("."): tree for folder, trees in folders.items() for name, tree in trees.items()})
+
+
+def test_records_of_more_than_three_fields_are_keyword_only(records):
+    large = {name: r.by_position for name, r in records.known.items() if name.startswith("visionthink.") and len(r.fields) > 3}
+    assert large["visionthink.train.config.TrainConfig"] == 0
+    assert {name: count for name, count in large.items() if count} == BY_POSITION
+
+
+def test_no_record_of_five_fields_is_made_by_position(records):
+    assert records.faults == []
+
+
+def test_the_rules_about_records_can_fail():
+    sources = {
+        "visionthink.a": (
+            "@dataclass\nclass Five:\n    a: int\n    _: KW_ONLY\n    b: int\n    c: int\n    d: int\n    e: int\n\n"
+            "    @classmethod\n    def of(cls):\n        return cls(1, 2)"
+        ),
+        "visionthink.b": "@dataclass(kw_only=True)\nclass Six(a.Five):\n    x: ClassVar[int]\n    f: int",
+        "visionthink.c": "from visionthink.b import Six\nclass Four(NamedTuple):\n    a: int\n    b: int\n    c: int\n    d: int",
+        "tests.d": "from visionthink.c import Four, Six as S\nS(1)\nS(1, b=2)\nS(1, 2)\nFour(1, 2, 3, 4)",
+        "tests.e": "import d\nfrom d import S\nimport visionthink.a\nS(*x)\nd.S(1, 2)\nvisionthink.a.Five(1, 2)\nFive(1, 2)",
+    }
+    sources["visionthink.b"] = "from visionthink import a\n" + sources["visionthink.b"]
+    found = Records({name: ast.parse(text) for name, text in sources.items()})
+    assert {name: (len(r.fields), r.by_position) for name, r in found.known.items()} == {
+        "visionthink.a.Five": (5, 1),
+        "visionthink.b.Six": (6, 1),
+        "visionthink.c.Four": (4, 4),
+    }
+    assert found.faults == [
+        "visionthink.a:12: cls",
+        "tests.d:4: S",
+        "tests.e:4: S",
+        "tests.e:5: d.S",
+        "tests.e:6: visionthink.a.Five",
+    ]
 
 
 def test_the_rules_can_fail():

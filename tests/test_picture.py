@@ -58,7 +58,9 @@ def counted(monkeypatch):
 
 
 def test_a_group_of_sixteen_decodes_once_and_renders_each_view_once(large, counted):
-    source = EpisodeSource({"e": Example("e", "How many?", large, answer="4")}, Menu(), Protocol(), QWEN2_5_VL)
+    source = EpisodeSource(
+        examples={"e": Example("e", "How many?", large, answer="4")}, menu=Menu(), protocol=Protocol(), budget=QWEN2_5_VL
+    )
     episodes = source.episodes("e", 16)
     transcripts = run_batch(episodes, ScriptedPolicy([ASK, ANSWER]))
     assert all(t.levels_seen == (0.25, 1.0) and t.visual_tokens == 648 + 2701 for t in transcripts)

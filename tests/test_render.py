@@ -7,10 +7,10 @@ from episodes import begin
 
 from visionthink import Completion, Protocol, chatml
 from visionthink.errors import ModelError
-from visionthink.protocol import prompt
 from visionthink.policies.render import Renderer, views
+from visionthink.protocol import prompt
 from visionthink.resolution import PixelBudget
-from visionthink.types import ImageView
+from visionthink.types import Example, ImageView
 
 TINY = PixelBudget(28, 784, 12544)
 
@@ -48,7 +48,13 @@ def test_renderer_equals_template_over_both_turns(tiny, example, dialect, bounda
 
 def test_an_earlier_conversation_is_rendered_as_the_template_does(tiny, red):
     """With images in it, a system message of its own, and both boundaries behind the assistant's turns."""
-    earlier = (("system", "Be brief."), ("user", "Look: <image>"), ("assistant", "Red."), ("user", "Sure?"), ("assistant", "Yes."))
+    earlier = (
+        ("system", "Be brief."),
+        ("user", "Look: <image>"),
+        ("assistant", "Red."),
+        ("user", "Sure?"),
+        ("assistant", "Yes."),
+    )
     example = Example("e", "And <image>?", (red, red), earlier=earlier)
     for dialect in ("agent", "compact"):
         for boundary in ("chatml", "released"):

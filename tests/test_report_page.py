@@ -60,7 +60,9 @@ def test_the_page_in_a_browser(six, tmp_path):
         [*base, *offline, "--enable-logging=stderr", "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
     )
     assert "CONSOLE" not in dumped.stderr, dumped.stderr
-    assert dumped.stdout.count("<svg") == 6  # three frontiers, requests and accuracy by family, time
+    assert (
+        dumped.stdout.count("<svg") - dumped.stdout.count('<svg class="boxes"') == 6
+    )  # three frontiers, requests and accuracy by family, time
     for title in ("accuracy against all the cost", "Who asks for it", "Both branches", "The bill", "asking paid"):
         assert title in dumped.stdout
     for width in (1300, 390):

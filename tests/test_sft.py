@@ -23,7 +23,7 @@ EXACT = RulesJudge(closed=True)
 @pytest.fixture(scope="module")
 def source(tiny_base):
     examples = {e.id: e for e in synth.suite(60, split="train")}
-    return EpisodeSource(examples, Menu(), tiny_base.protocol, tiny_base.budget)
+    return EpisodeSource(examples=examples, menu=Menu(), protocol=tiny_base.protocol, budget=tiny_base.budget)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_labels_are_what_the_model_said(source, transcripts, tiny_base, renderer
 
 def test_a_run_learns_and_saves(source, transcripts, renderer, tmp_path):
     chosen = demonstrate(choose(transcripts, source, EXACT), source, renderer)
-    final = fine_tune(SftConfig("tiny-base", tmp_path / "sft", steps=3, batch_size=8, learning_rate=1e-4), chosen)
+    final = fine_tune(SftConfig(model="tiny-base", out=tmp_path / "sft", steps=3, batch_size=8, learning_rate=1e-4), chosen)
     before, after = (open_checkpoint(m).model.state_dict() for m in ("tiny-base", str(final)))
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert len((tmp_path / "sft" / "metrics.jsonl").read_text().splitlines()) == 3

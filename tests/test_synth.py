@@ -68,7 +68,7 @@ def test_certificates(family):
 
 def test_nothing_of_the_answer_is_left_in_the_quarter_view():
     """Fine ink: a quarter view with a mark equals one without it to less than a level on average."""
-    mark = synth.Mark("circle", "circle", 56, 56, 28, fine=True)
+    mark = synth.Mark(kind="circle", value="circle", x=56, y=56, size=28, fine=True)
     with_mark, without = (synth.render(m, (160, 160, 160), 0) for m in ([mark], []))
     difference = np.abs(np.asarray(with_mark, float) - np.asarray(without, float))
     assert difference.max() > 70

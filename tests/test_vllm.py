@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vllm_run import examples, overlong, record, showing
+from vllm_run import examples, full_view, overlong, record, showing
 
 from visionthink import StopReason, load, run_batch
 from visionthink.data import synth
@@ -96,7 +96,7 @@ def both(tmp_path_factory) -> tuple[dict, dict]:
     model, asked = load("tiny", max_new_tokens=16), examples(folder)
     forced = run_batch([model.episode(e) for e in asked], ForcedPolicy.of(model.policy, model.protocol, "direct"))
     runs = {"many": model.run(asked), "forced": forced, "overlong": model.run([overlong(), asked[0]])}
-    local = {name: record(transcripts) for name, transcripts in runs.items()} | {"view": model.episode(asked[0]).view(1.0)}
+    local = {name: record(transcripts) for name, transcripts in runs.items()} | {"view": full_view(model.episode(asked[0]))}
     return json.loads((folder / "vllm.json").read_text("utf-8")), local
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 
 from visionthink import Example, Transcript, load, run_batch
 from visionthink.policies.forced import ForcedPolicy
-from visionthink.types import History, ImageView, Message
+from visionthink.types import History, ImageView, Look, Message
 
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
@@ -37,6 +38,11 @@ def record(transcripts: Sequence[Transcript]) -> list[dict[str, Any]]:
     return json.loads(json.dumps([t.to_dict() | {"ids": t.token_ids, "mask": t.loss_mask} for t in transcripts]))
 
 
+def full_view(episode: Episode) -> ImageView:
+    [view] = episode.scene.render([Look(episode.scene.wholes, 1.0)], episode.pictures)
+    return view
+
+
 def showing(*views: ImageView) -> History:
     return [Message("user", (*views, "What colour is it?"))]
 
@@ -51,8 +57,8 @@ def main() -> None:
     forced = run_batch([model.episode(e) for e in asked], ForcedPolicy.of(policy, model.protocol, "direct"))
 
     episode = model.episode(asked[0])
-    view, first = episode.view(1.0), episode.opening()
-    mistold = ImageView(view.image, 1.0, view.width, view.height, view.visual_tokens + 1)
+    view, first = full_view(episode), episode.opening()
+    mistold = dataclasses.replace(view, visual_tokens=view.visual_tokens + 1)
     refused = policy.complete([first, showing(view, view, view), showing(mistold), first])
 
     warm = copy.copy(policy)
@@ -63,7 +69,7 @@ def main() -> None:
         "one by one": record(one_by_one),
         "forced": record(forced),
         "overlong": record(model.run([overlong(), asked[0]])),
-        "refused": [[c.finish_reason, c.error, c.text] for c in refused],
+        "refused": [[c.finish_reason, c.error and c.error.text, c.text] for c in refused],
         "hits": hits,
         "drawn": drawn,
         "drawn from": policy.renderer.prompt_ids(showing(view)),

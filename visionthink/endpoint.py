@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -42,6 +42,7 @@ class Endpoint:
     """
 
     url: str
+    _: KW_ONLY
     model: str = ""
     """Empty: the only one the endpoint serves."""
     key_env: str = ""

@@ -110,7 +110,7 @@ def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], samp
     sampling.pop("batch_size", None)  # the server's business
     key = KEY if os.environ.get(KEY) else ""
     policy = RemotePolicy(
-        Endpoint(url, served, key_env=key, **connection), config=described.config if described else None, **sampling
+        Endpoint(url, model=served, key_env=key, **connection), config=described.config if described else None, **sampling
     )
     chosen = dataclasses.replace(described.protocol if described else Protocol(), **protocol)
     return policy, chosen, described.budget if described else QWEN2_5_VL

@@ -113,7 +113,7 @@ class Scene(Views):
 
     def _edited(self) -> list[Offer]:
         looks = [
-            (edit, Look((box,), self.menu.crop_level, i, edit.name))
+            (edit, Look((box,), self.menu.crop_level, i, edit=edit.name))
             for edit in self.menu.edits
             for i, box in enumerate(self.wholes)
         ]
@@ -189,7 +189,7 @@ class Scene(Views):
             return CallError.UNKNOWN_VIEW
         if all(edit.name != call.edit for edit in self.menu.edits):
             return CallError.UNKNOWN_EDIT
-        return Resolved((Look((self.wholes[image],), self.menu.crop_level, image, call.edit),))
+        return Resolved((Look((self.wholes[image],), self.menu.crop_level, image, edit=call.edit),))
 
     def _free(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         if self.menu.regions.kind != "free" or call.box is None:
@@ -278,4 +278,4 @@ def _merged(looks: Sequence[Look]) -> tuple[Look, ...]:
     """Each box once, in the order of asking; neighbours of the same image and level are one look."""
     views = dict.fromkeys((look.level, look.image, look.edit, box) for look in looks for box in look.boxes)
     runs = itertools.groupby(views, key=lambda view: view[:3])
-    return tuple(Look(tuple(box for *_, box in run), *shared) for shared, run in runs)
+    return tuple(Look(tuple(box for *_, box in run), level, image, edit=edit) for (level, image, edit), run in runs)

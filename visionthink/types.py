@@ -81,6 +81,7 @@ class Look:
     """Share of the full view's pixel density, in (0, 1]."""
     image: int = 0
     """Which of the example's images, from 0."""
+    _: KW_ONLY
     edit: str = ""
     """What is done to the pixels, by the name of one of the menu's edits."""
 

@@ -21,7 +21,7 @@ from visionthink.compress.selection import Selection, TrainingFree, VisionContex
 from visionthink.errors import OptionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Random(TrainingFree):
     family: ClassVar[str] = "drop-random"
     keep: float = 0.5
@@ -41,7 +41,7 @@ class Random(TrainingFree):
         return per_image(context, choose)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Uniform(TrainingFree):
     family: ClassVar[str] = "drop-uniform"
     keep: float = 0.5

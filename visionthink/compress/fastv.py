@@ -22,7 +22,7 @@ from visionthink.errors import OptionError
 LAYER = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FastV(TrainingFree):
     """`layer` is the first decoder layer (0-based) that sees fewer tokens; None: 3."""
 

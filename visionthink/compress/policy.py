@@ -21,7 +21,7 @@ Which = Literal["all", "low", "full"]
 """Views that a method acts on: every one, those below full resolution, those at full resolution."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CompressedPolicy:
     """A local policy whose prompts are compressed, in every round. Completions say how many visual tokens entered each layer of
     the decoder, and what choosing them took."""
@@ -85,4 +85,5 @@ def compressed(policy: Any, method: Method, which: Which = "all") -> CompressedP
     if not isinstance(policy, LocalPolicy):
         raise OptionError(f"{method.name}: needs a local model")
     Target(policy.checkpoint.model, method)  # what cannot work is refused now, and not by the first prompt
-    return CompressedPolicy(copy.copy(policy), method, which)  # a copy, because sampling advances a policy's own seed
+    own = copy.copy(policy)  # sampling advances a policy's own seed
+    return CompressedPolicy(policy=own, method=method, which=which)

@@ -8,7 +8,7 @@ from visionthink.compress.selection import Method
 from visionthink.errors import CompressionError
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Session:
     """What happened. For each prompt batch that was read, `totals` has the visual tokens of each sample before any left, `tokens`
     those that entered each decoder layer, [layer][sample], and `flops` what choosing them took, [sample]."""

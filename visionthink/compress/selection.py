@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -110,14 +110,14 @@ class Method(Protocol):
         """Share of the visual tokens that enters each decoder layer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingFree:
     """What methods share: one dial, and doing nothing where they do not act."""
 
     family: ClassVar[str] = ""
     sees_tower: ClassVar[bool] = False
     keep: float
-    positions: Positions = field(default="keep", kw_only=True)
+    positions: Positions = "keep"
 
     def __post_init__(self) -> None:
         check_share(self.family, "keep", self.keep)

@@ -60,7 +60,7 @@ class Hooks:
         flops: dict[Hashable, int] | None = None,
     ):
         self.target = Target(model, method, flops)
-        self.session = Session(method, self.target.layers)
+        self.session = Session(method=method, layers=self.target.layers)
         self.vision = VisionStage(self.target, self.session, views)
         self.thread = threading.get_ident()
         self.prompt: Prompt | None = None

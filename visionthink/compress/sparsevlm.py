@@ -36,7 +36,7 @@ from visionthink.errors import OptionError
 ENTRIES, DEPTH = (3, 7, 16), 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SparseVLM(TrainingFree):
     """`keep` is the average over the decoder layers; tokens leave at the entry of `layers` (None: the paper's, scaled)."""
 

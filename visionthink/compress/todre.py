@@ -32,7 +32,7 @@ from visionthink.compress.selection import LayerContext, Rows, Selection, Traini
 from visionthink.errors import OptionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ToDRE(TrainingFree):
     """With `keep=1` and `stage2`, stage 2 stands alone."""
 

@@ -20,7 +20,7 @@ from visionthink.compress.tower import TowerProbe
 from visionthink.errors import CompressionError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Offer:
     """The visual tokens of one sample that the method is asked about."""
 

@@ -29,7 +29,7 @@ LEFT = (48, 35, 26, 19)
 CONTEXTUAL = (6, 5, 4, 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionDrop(TrainingFree):
     """`keep` is the average over the decoder layers."""
 

@@ -29,7 +29,7 @@ from visionthink.errors import OptionError
 Merge = Literal["sum", "mean"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionZip(TrainingFree):
     """`contextual` is the share of the tokens left that are merged ones."""
 

@@ -23,7 +23,7 @@ _AT_ONCE = 64
 """Examples in memory while a table is written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curated:
     """One example with its counts and label. `reason` says why it is not used: rejected, dropped, or not drawn; `rejected` for
     what, where it has no label."""
@@ -50,12 +50,14 @@ def label_rows(
     labels: dict[str, Label] = {}
     for r in records:
         if r.rejected:
-            rejects[r.row] = Curated(r, None, False, r.rejected, "unusable")
+            rejects[r.row] = Curated(counts=r, label=None, selected=False, reason=r.rejected, rejected="unusable")
         elif r.image in held_out:
             why = f"its image is that of row {held_out[r.image]} of the validation set"
-            rejects[r.row] = Curated(r, None, False, why, "leaked")
+            rejects[r.row] = Curated(counts=r, label=None, selected=False, reason=why, rejected="leaked")
         elif r.id in first:
-            rejects[r.row] = Curated(r, None, False, f"the same as row {first[r.id]}", "duplicate")
+            rejects[r.row] = Curated(
+                counts=r, label=None, selected=False, reason=f"the same as row {first[r.id]}", rejected="duplicate"
+            )
         else:
             first[r.id] = r.row
             labels[r.id] = thresholds.label(r.correct_low, r.correct_full, r.unscored)
@@ -68,7 +70,7 @@ def label_rows(
         label = labels[r.id]
         drop = f"{r.unscored} answers could not be judged" if r.unscored else "neither"
         why = "" if r.id in selected else drop if label == "drop" else "not drawn"
-        result.append(Curated(r, label, r.id in selected, why))
+        result.append(Curated(counts=r, label=label, selected=r.id in selected, reason=why))
     return result
 
 

@@ -47,7 +47,7 @@ _ROWS, _COLUMNS = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
 _SCREEN = 1 - 2 * ((_ROWS + _COLUMNS) % 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mark:
     """One thing on the paper.
 
@@ -227,18 +227,22 @@ def _at(rng: np.random.Generator, slot: int, jitter: int = 6) -> tuple[int, int]
 def _shape(rng: np.random.Generator, kind: str, slot: int, *, fine: bool, colour: str = "") -> Mark:
     x, y = _at(rng, slot)
     size = int(rng.integers(22, 31))
-    return Mark(kind, kind, x, y, size, fine, "" if fine else colour or _pick(rng, tuple(COLOURS)))
+    return Mark(
+        kind=kind, value=kind, x=x, y=y, size=size, fine=fine, colour="" if fine else colour or _pick(rng, tuple(COLOURS))
+    )
 
 
 def _scan(rng: np.random.Generator, slot: int, pool: np.ndarray, *, fine: bool, size: tuple[int, int] = (30, 43)) -> Mark:
     x, y = _at(rng, slot)
     scan = int(rng.choice(pool))
-    return Mark("scan", str(handwritten_digits()[1][scan]), x, y, int(rng.integers(*size)), fine, scan=scan)
+    return Mark(
+        kind="scan", value=str(handwritten_digits()[1][scan]), x=x, y=y, size=int(rng.integers(*size)), fine=fine, scan=scan
+    )
 
 
 def _print(rng: np.random.Generator, slot: int, *, fine: bool) -> Mark:
     x, y = _at(rng, slot)
-    return Mark("print", str(rng.integers(10)), x, y, int(rng.integers(28, 39)), fine)
+    return Mark(kind="print", value=str(rng.integers(10)), x=x, y=y, size=int(rng.integers(28, 39)), fine=fine)
 
 
 def draw_paper(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -259,7 +263,7 @@ def _scene(marks: tuple[Mark, ...], question: str, answer: str, evidence: Mark, 
 def _draw_grating(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     x, y = _at(rng, int(rng.integers(4)), 2)
     value = _pick(rng, ORIENTATIONS)
-    mark = Mark("stripes", value, x, y, 52, hard)
+    mark = Mark(kind="stripes", value=value, x=x, y=y, size=52, fine=hard)
     twin = (replace(mark, value=_pick(rng, ORIENTATIONS, value)),)
     return _scene((mark,), "Which way do the stripes run?", value, mark, hard, twin)
 
@@ -284,7 +288,7 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:3]]
     heights = [int(h) + int(rng.integers(-4, 5)) for h in rng.permutation([40, 62, 84])]
     bars = tuple(
-        Mark("bar", _pick(rng, ORIENTATIONS), 24 + 32 * i, 104, height, colour=colour)
+        Mark(kind="bar", value=_pick(rng, ORIENTATIONS), x=24 + 32 * i, y=104, size=height, colour=colour)
         for i, (colour, height) in enumerate(zip(colours, heights, strict=True))
     )
     if not hard:
@@ -363,7 +367,8 @@ def draw_poster(rng: np.random.Generator) -> list[Mark | None]:
         elif kind < 0.88:
             marks.append(_print(rng, slot, fine=fine))
         else:
-            marks.append(Mark("stripes", _pick(rng, ORIENTATIONS), *_at(rng, slot, 2), 52, fine))
+            value, (x, y) = _pick(rng, ORIENTATIONS), _at(rng, slot, 2)
+            marks.append(Mark(kind="stripes", value=value, x=x, y=y, size=52, fine=fine))
     return marks
 
 

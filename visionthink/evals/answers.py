@@ -16,7 +16,7 @@ from visionthink.rewards.judge import Answer, Verdict, VerdictKind
 from visionthink.transcript import Transcript
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SavedAnswer:
     """One line. `content` is what there is to judge, or the verdict where that is settled: a line that cannot be read is
     unscored, and says why. `recorded` is the verdict that stands in the file."""
@@ -61,13 +61,13 @@ def _read(number: int, raw: bytes) -> SavedAnswer:
         reason = "not a JSON object"
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error}" if isinstance(error, ValueError) else "not a transcript, a sample of lmms-eval, or a plain row"
-    return SavedAnswer(number, str(number), Verdict("unscored", "input", f"line {number}: {reason}"))
+    return SavedAnswer(line=number, id=str(number), content=Verdict("unscored", "input", f"line {number}: {reason}"))
 
 
 def _transcript(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     fields = {k: v for k, v in record.items() if k not in ("verdict", "by", "reason")}
     transcript = Transcript.from_dict(fields)
-    return SavedAnswer(number, transcript.example_id, transcript, _recorded(record))
+    return SavedAnswer(line=number, id=transcript.example_id, content=transcript, recorded=_recorded(record))
 
 
 def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
@@ -84,7 +84,7 @@ def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
             listed = ast.literal_eval(target)
             target = listed if isinstance(listed, list) and all(isinstance(t, str) for t in listed) else target  # not [0, 1]
     answer = Answer(question if isinstance(question, str) else "", extract_answer(replies), _references(target, "target"))
-    return SavedAnswer(number, str(record["doc_id"]), answer, _recorded(record))
+    return SavedAnswer(line=number, id=str(record["doc_id"]), content=answer, recorded=_recorded(record))
 
 
 def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
@@ -95,7 +95,7 @@ def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     if not isinstance(question, str) or not isinstance(prediction, (str, int, float)):
         raise ValueError("question and prediction must be text")
     answer = Answer(question, extract_answer(str(prediction)), _references(record["ground_truth"], "ground_truth"))
-    return SavedAnswer(number, str(record.get("id", number)), answer, _recorded(record))
+    return SavedAnswer(line=number, id=str(record.get("id", number)), content=answer, recorded=_recorded(record))
 
 
 def _references(value: Any, name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Interval:
     """A mean, and where the middle 95 % of its resampled values lie."""
 
@@ -34,4 +34,4 @@ def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int 
     rng = np.random.default_rng(seed)
     means = np.array([x[rng.integers(0, len(x), len(x))].mean() for _ in range(resamples)])
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(x.mean()), float(low), float(high), len(x))
+    return Interval(mean=float(x.mean()), low=float(low), high=float(high), n=len(x))

@@ -26,7 +26,7 @@ Tokens: TypeAlias = "int | Sequence[int]"
 """As many in every layer of the decoder, or a number for each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionShape:
     layers: int
     hidden: int
@@ -44,7 +44,7 @@ class VisionShape:
     mergers: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderShape:
     layers: int
     hidden: int

@@ -23,7 +23,7 @@ _SAMPLES = re.compile(r"(?P<stamp>\d{8}_\d{6})_samples_(?P<task>.+)\.jsonl")
 _SIDECAR = re.compile(r"(?P<stamp>\d{8}_\d{6})_visionthink\.jsonl")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LmmsRun:
     """What one run of lmms-eval said, in its order."""
 
@@ -73,7 +73,13 @@ def read_lmms_logs(path: Path, *, sidecar: Path | None = None, judge: Judge | No
         for i, verdict in zip(undecided, verdicts, strict=True):
             scored[i] = dataclasses.replace(scored[i], verdict=verdict)
     said = next((end.metadata for end in ends.values()), {})
-    return LmmsRun(scored, failed, tuple(_named(f)["task"] for f in files), str(said.get("model")), str(said.get("policy")))
+    return LmmsRun(
+        scored=scored,
+        failed=failed,
+        tasks=tuple(_named(f)["task"] for f in files),
+        model=str(said.get("model")),
+        policy=str(said.get("policy")),
+    )
 
 
 def evaluate_logs(path: Path, out: Path, *, sidecar: Path | None = None, judge: Judge | None = None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ CAVEATS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Printed:
     """One printed number. `retained` is the method's share of visual tokens in percent, where the paper names one."""
 
@@ -39,7 +39,15 @@ def numbers() -> list[Printed]:
     text = (resources.files("visionthink") / "assets" / "paper" / "numbers.csv").read_text("utf-8")
     rows = csv.DictReader(text.splitlines())
     return [
-        Printed(r["source"], r["method"], r["retain_ratio_pct"], r["benchmark"], r["metric"], float(r["value"])) for r in rows
+        Printed(
+            source=r["source"],
+            method=r["method"],
+            retained=r["retain_ratio_pct"],
+            benchmark=r["benchmark"],
+            metric=r["metric"],
+            value=float(r["value"]),
+        )
+        for r in rows
     ]
 
 
@@ -54,7 +62,7 @@ def table_8() -> dict[str, float]:
     return {p.benchmark: p.value / 100 for p in numbers() if p.source == "Table8" and p.method == "VisionThink"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Average:
     """A row of Table 2: the mean over nine benchmarks of the value relative to the vanilla model's, in percent."""
 
@@ -83,7 +91,7 @@ def table_2() -> list[Average]:
     vanilla = next(values for (method, _), values in rows.items() if method.startswith("Vanilla"))
     reference = {name: vanilla[name] for name in NINE}
     return [
-        Average(method, share, values["Avg9"], percent_of(values, reference))
+        Average(method=method, retained=share, printed=values["Avg9"], recomputed=percent_of(values, reference))
         for (method, share), values in rows.items()
         if {*NINE, "Avg9"} <= set(values)
     ]

@@ -31,7 +31,7 @@ _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
 _MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Everything a policy or a trainer needs of a model."""
 

@@ -27,7 +27,7 @@ from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CurateConfig:
     """One curation. The fields that a rollout depends on are stored with it; another run into the same folder must agree."""
 

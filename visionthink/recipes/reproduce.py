@@ -208,7 +208,7 @@ def _make_start(start: Start, seed: int, out: Path) -> None:
     final = Path(_start(start, seed, out))
     if not final.is_dir():
         steps = {"reluctant": 60, "sft": 60, "sft-long": 240}[start]
-        config = SftConfig("tiny-base", final.parent, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
+        config = SftConfig(model="tiny-base", out=final.parent, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
         fine_tune(config, _demonstrations(seed, direct_only=start == "reluctant"))
 
 
@@ -218,7 +218,9 @@ def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
     model = load("tiny-base", max_new_tokens=8, batch_size=64, temperature=1.0, seed=seed)
     transcripts: list[Transcript] = model.run(examples)
     checkpoint = open_checkpoint("tiny-base")
-    source = EpisodeSource({e.id: e for e in examples}, Menu(), checkpoint.protocol, checkpoint.budget)
+    source = EpisodeSource(
+        examples={e.id: e for e in examples}, menu=Menu(), protocol=checkpoint.protocol, budget=checkpoint.budget
+    )
     chosen = choose(transcripts, source, RulesJudge(closed=True), seed=seed)
     if direct_only:
         chosen = [t for t in chosen if not t.requested]

@@ -10,7 +10,7 @@ from visionthink.errors import OptionError
 from visionthink.rewards.judge import Answer, Judge, Verdict
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Stage:
     """What came to a judge of the cascade, what it decided, and how often the next one agreed where both were asked."""
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from visionthink.errors import OptionError
@@ -31,6 +31,7 @@ class Penalty:
     """A named penalty. `theta` is the threshold on r, `weight` the amount paid."""
 
     name: PenaltyName = "eq5"
+    _: KW_ONLY
     theta: float = 0.2
     weight: float = 0.1
     scope: Literal["all", "correct"] = "all"

@@ -16,7 +16,7 @@ from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.transcript import RolloutGroup
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardBreakdown:
     """Accuracy in {0, 1}, format in {0, 0.5}, the penalty paid (>= 0), and their sum; None where unscored."""
 
@@ -66,6 +66,6 @@ class Rubric:
     @staticmethod
     def _breakdown(verdict: Verdict, form: float, penalty: float | None) -> RewardBreakdown:
         if penalty is None:
-            return RewardBreakdown(None, form, 0.0, None, verdict)
+            return RewardBreakdown(accuracy=None, format=form, penalty=0.0, total=None, verdict=verdict)
         accuracy = float(verdict.verdict == "correct")
-        return RewardBreakdown(accuracy, form, penalty, accuracy + form - penalty, verdict)
+        return RewardBreakdown(accuracy=accuracy, format=form, penalty=penalty, total=accuracy + form - penalty, verdict=verdict)

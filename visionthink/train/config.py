@@ -51,7 +51,7 @@ _LEAST = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
 
@@ -174,7 +174,7 @@ class TrainConfig:
         return dataclasses.replace(menu, ladder=ResolutionLadder.parse(self.ladder)) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
-        return Penalty(self.penalty, self.theta, self.penalty_weight, self.penalty_scope)
+        return Penalty(self.penalty, theta=self.theta, weight=self.penalty_weight, scope=self.penalty_scope)
 
     def exclusions(self) -> tuple[Exclusion, ...]:
         return parse_exclusions(self.exclude)

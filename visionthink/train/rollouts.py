@@ -77,7 +77,7 @@ def training_order(example_ids: Sequence[str], count: int, *, seed: int, shuffle
     return order[:count]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpisodeSource:
     """Makes the episodes of a run."""
 
@@ -123,7 +123,7 @@ class EpisodeSource:
         return Scene(self.menu, sizes, self.budget)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
     """A transcript, the views that were shown, its loss mask (as `Transcript.loss_mask`; zero where a decision was forced, all
     zero where the member is left out) and its score. `forced` names the action it was made to take."""
@@ -204,7 +204,13 @@ class GroupSampler:
 
     def _rollouts(self, episodes: Sequence[Episode], group: RolloutGroup, scores: Sequence[RewardBreakdown]) -> list[Rollout]:
         rollouts = [
-            Rollout(t, tuple(v.image for v in views(episode.history)), self._mask(t, action), score, action)
+            Rollout(
+                transcript=t,
+                images=tuple(v.image for v in views(episode.history)),
+                loss_mask=self._mask(t, action),
+                score=score,
+                forced=action,
+            )
             for t, episode, score, action in zip(group, episodes, scores, self._actions(), strict=True)
         ]
         return [r if r.score.total is not None else r.masked() for r in rollouts]

@@ -36,7 +36,7 @@ with warnings.catch_warnings():
     from trl import SFTTrainer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SftConfig:
     """One run of supervised fine-tuning."""
 

@@ -278,7 +278,7 @@ def make_trainer(
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
-    source = EpisodeSource(by_id, config.rollout_menu(), checkpoint.protocol, checkpoint.budget)
+    source = EpisodeSource(examples=by_id, menu=config.rollout_menu(), protocol=checkpoint.protocol, budget=checkpoint.budget)
     if source.menu.can_ask and not source.can_ask:
         raise OptionError(
             f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.menu.ladder}; "

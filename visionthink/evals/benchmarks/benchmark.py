@@ -28,7 +28,7 @@ from visionthink.evals.benchmarks.rows import Ask, AskedRows, Table
 _PARTS = {"question": "question", "image": "image", "answer": "answer"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One benchmark. `headline` is the figure of `metric` that the paper reports, `scale` times it."""
 

@@ -153,7 +153,10 @@ class VisionThink(lmms):
                     policy, episode = self._begin(self._example(request, example_id))
                 except InputError as error:
                     _, _, _, doc_id, task, split = request.args
-                    keep(place, Failed(example_id, task, str(error), self._metadata(doc_id, split)))
+                    keep(
+                        place,
+                        Failed(example_id=example_id, family=task, reason=str(error), metadata=self._metadata(doc_id, split)),
+                    )
                     continue
                 _, batch = waiting.setdefault(id(policy), (policy, []))
                 batch.append((place, episode))

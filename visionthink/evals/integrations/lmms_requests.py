@@ -11,7 +11,7 @@ from visionthink.protocol import IMAGE_MARK
 from visionthink.types import Example, Role
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Failed:
     """A request that no episode could be begun for."""
 
@@ -26,7 +26,7 @@ class Failed:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Failed:
         """Inverse of `to_dict`."""
-        return cls(record["example_id"], record["family"], record["failed"], record["metadata"])
+        return cls(example_id=record["example_id"], family=record["family"], reason=record["failed"], metadata=record["metadata"])
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]], example_id: str, family: str, metadata: Mapping[str, Any]) -> Example:

@@ -42,7 +42,7 @@ class Sampling:
         return {name: value for name, value in (fields | dict(self.extra)).items() if name not in self.omit}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Usage:
     """What judging has cost so far. `requests` counts attempts, `seconds` is wall time."""
 

@@ -18,7 +18,7 @@ _READING = "2"
 """Of the parsers; a cached verdict is not that of another reading."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """A prompt and a parser. `user` holds {question}, {ground_truth} and, where an answer is judged, {prediction}."""
 
@@ -67,11 +67,11 @@ def preset(name: str) -> Preset:
         DataError: the file cannot be read.
     """
     if name == "paper":
-        return Preset(name, prompt("judge_system"), prompt("judge_user"))
+        return Preset(name=name, system=prompt("judge_system"), user=prompt("judge_user"))
     if name == "verifier":
-        return Preset(name, "", prompt("judge_verifier_user"), parser="marks")
+        return Preset(name=name, system="", user=prompt("judge_verifier_user"), parser="marks")
     if name == "definite":
-        return Preset(name, "", prompt("judge_definite_user"), parser="marks", places=_PLACES[:2])
+        return Preset(name=name, system="", user=prompt("judge_definite_user"), parser="marks", places=_PLACES[:2])
     path = Path(name)
     if not path.is_file():
         raise OptionError(f"judge prompt {name!r}: choose paper or verifier, or name a file")
@@ -79,4 +79,4 @@ def preset(name: str) -> Preset:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return Preset(path.name, "", text, parser="marks" if "[[YES]]" in text else "score")
+    return Preset(name=path.name, system="", user=text, parser="marks" if "[[YES]]" in text else "score")

@@ -34,7 +34,7 @@ MOST_DIGITS = 400
 """Longer numbers and powers are not read: what one costs must be bounded."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Number:
     """An exact value. `resolution` is the place of its last digit (10^-d times its scale); None for fractions and words, which
     are exact. `rest` is the text behind the number: a unit, a noun, nothing."""
@@ -101,7 +101,7 @@ def _from_digits(match: re.Match[str], rest: str, approximate: bool) -> Number |
         if rest:
             return None
         rest = _CURRENCY[parts["currency"]]
-    return Number(value, None if resolution is None else resolution * scale, rest, approximate)
+    return Number(value=value, resolution=None if resolution is None else resolution * scale, rest=rest, approximate=approximate)
 
 
 def _scale(letter: str | None, rest: str, money: bool) -> tuple[int | None, str]:
@@ -133,7 +133,9 @@ def _from_parts(text: str, approximate: bool) -> Number | None:
     count = 1 if match["count"] in (None, "a", "an") else _whole(match["count"])
     if whole is None or count is None or (match["count"] is None and match["part"] not in ("half", "quarter")):
         return None
-    return Number(whole + Fraction(count, _PARTS[match["part"]]), None, match["rest"] or "", approximate)
+    return Number(
+        value=whole + Fraction(count, _PARTS[match["part"]]), resolution=None, rest=match["rest"] or "", approximate=approximate
+    )
 
 
 def _whole(word: str) -> int | None:
@@ -145,7 +147,9 @@ def _from_words(text: str, approximate: bool) -> Number | None:
         return parts
     if text.casefold().startswith(("minus ", "negative ")):
         positive = read_number(text.partition(" ")[2])
-        return positive and Number(-positive.value, positive.resolution, positive.rest, approximate)
+        return positive and Number(
+            value=-positive.value, resolution=positive.resolution, rest=positive.rest, approximate=approximate
+        )
     words = [w for w in re.split(r"[\s-]+", text.casefold()) if w != "and"] if text else []
     total, group, used, last = 0, 0, 0, ""
     for word in words:
@@ -165,7 +169,7 @@ def _from_words(text: str, approximate: bool) -> Number | None:
     if not used:
         return None
     rest = re.sub(rf"^(?:[a-z]+[\s-]+(?:and\s+)?){{{used}}}", "", text.casefold() + " ").strip()
-    return Number(Fraction(total + group), None, rest, approximate)
+    return Number(value=Fraction(total + group), resolution=None, rest=rest, approximate=approximate)
 
 
 def rounds_to(a: Number, b: Number) -> bool:

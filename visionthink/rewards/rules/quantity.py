@@ -165,14 +165,19 @@ def _compound(text: str) -> Number | None:
         return None
     ratios = [Fraction(str(round(registry.Quantity(1, u).to(units[0]).magnitude, 12))).limit_denominator(10**6) for u in units]
     value = sum((Fraction(number) * ratio for (number, _), ratio in zip(parts, ratios, strict=True)), Fraction(0))
-    return Number(value, None, parts[0][1])
+    return Number(value=value, resolution=None, rest=parts[0][1])
 
 
 def _cents(amount: Number, other: Number) -> Number:
     """Cents as a part of the other side's dollar or euro."""
     if amount.rest.casefold() not in ("cent", "cents", "¢") or (currency := read_unit(other.rest)) not in ("dollar", "euro"):
         return amount
-    return Number(amount.value / 100, amount.resolution and amount.resolution / 100, currency, amount.approximate)
+    return Number(
+        value=amount.value / 100,
+        resolution=amount.resolution and amount.resolution / 100,
+        rest=currency,
+        approximate=amount.approximate,
+    )
 
 
 _SCALE_WORDS = {10**3: "thousand", 10**6: "million", 10**9: "billion"}
@@ -227,7 +232,7 @@ def _percent(said: Number, wanted: Number, of_said: str, of_wanted: str) -> Find
         return "same" if abs(plain.value) > 1 else "unsure"
     if percent.value == 100 * plain.value:
         return "same" if abs(plain.value) < 1 else "unsure"
-    as_number, as_share = _values(percent, plain), _values(Number(percent.value / 100, None, ""), plain)
+    as_number, as_share = _values(percent, plain), _values(Number(value=percent.value / 100, resolution=None, rest=""), plain)
     return "different" if as_number == as_share == "different" else "unsure"
 
 
