@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from visionthink import Example, Transcript, load, run_batch
+from visionthink import Episode, Example, Transcript, load, run_batch
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.types import History, ImageView, Look, Message
 
