@@ -16,9 +16,10 @@ from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
+from visionthink.policies.render import one_pad_an_image
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.config import TrainConfig
-from visionthink.train.engine import as_counted, one_pad_an_image
+from visionthink.train.engine import as_counted
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
 from visionthink.types import ImageView, whole

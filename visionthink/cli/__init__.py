@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from visionthink import __version__
 from visionthink.cli import data, evaluation, inference, training
 from visionthink.errors import OptionError, VisionThinkError
+from visionthink.threads import wait_passively
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 on bad input, 130 when interrupted."""
-    _let_threads_wait_passively()
+    wait_passively()
     arguments = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in arguments
     for stream in (sys.stdout, sys.stderr):
@@ -49,18 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
-
-
-def _let_threads_wait_passively() -> None:
-    """Let idle OpenMP threads sleep; the OpenMP runtime reads this when torch is imported, so no command may import it before.
-
-    By default an idle thread spins until the slowest one arrives. A training step of `make demo` beside a process that holds
-    one of two cores takes 8 to 16 s that way, and 2.7 s with threads that sleep. Without other work it is 1.7 s and 2.1 s.
-    A policy that the user has set wins, and `GOMP_SPINCOUNT` would override that policy, so it is left alone then as well.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def _failed(message: str, debug: bool) -> int:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from visionthink.episode import Policy
+from visionthink.episode import Episode, Policy
 from visionthink.errors import OptionError
 from visionthink.evals.oracle import script
 from visionthink.evals.policy_spec import PolicySpec
@@ -25,6 +25,11 @@ class Lane:
 
     menu: Menu
     policy: Policy
+    otherwise: Policy
+    """Speaks where nothing is on offer: a forced decision needs something to decide."""
+
+    def speaker(self, episode: Episode) -> Policy:
+        return self.policy if episode.can_request else self.otherwise
 
 
 Routing = Callable[[Example], Lane]
@@ -36,22 +41,26 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
     Raises:
         OptionError: an oracle without known needs, or forced decisions of a model that is not in our hands, or that cannot ask.
     """
-    low, full = Lane(model.menu.low(), model.policy), Lane(model.menu.full(), model.policy)
+
+    def plain(menu: Menu) -> Lane:
+        return Lane(menu, model.policy, model.policy)
+
+    low, full = plain(model.menu.low()), plain(model.menu.full())
     if spec.routing in ("adaptive", "low", "full"):
-        lane = {"adaptive": Lane(model.menu, model.policy), "low": low, "full": full}[spec.routing]
+        lane = {"adaptive": plain(model.menu), "low": low, "full": full}[spec.routing]
         return lambda example: lane
     if spec.routing == "oracle":
         return _oracle(model)
     if spec.routing == "forced":
         assert spec.action is not None
         steerable = _steerable(model)
-        forced = Lane(model.menu, ForcedPolicy.of(steerable, model.protocol, spec.action))
+        forced = Lane(model.menu, ForcedPolicy.of(steerable, model.protocol, spec.action), model.policy)
         return lambda example: forced
     if spec.share is None:
         raise OptionError(f"--policy {spec}: takes its share from adaptive, low, full; name them too, or write random:P")
     share = spec.share
     if spec.routing == "resize":
-        resized = Lane(model.menu.single(share), model.policy)
+        resized = plain(model.menu.single(share))
         return lambda example: resized
     return lambda example: full if _coin(example.id) < share else low
 
@@ -74,7 +83,7 @@ def _oracle(model: Model) -> Routing:
 
     @functools.cache
     def lane(said: tuple[str | None, ...]) -> Lane:
-        return Lane(model.menu, ForcedPolicy(steerable, model.protocol, said))
+        return Lane(model.menu, ForcedPolicy(steerable, model.protocol, said), model.policy)
 
     def route(example: Example) -> Lane:
         if example.need is None:

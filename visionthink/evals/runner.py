@@ -150,10 +150,9 @@ def _run(
             episodes.append(model.episode(example, lane.menu))
         except InputError as error:
             failed[example.id] = str(error)
-    # a forced decision needs something to decide: images too small for the menu are left to the model
-    deciding = [e for e in episodes if e.can_request or lane.policy is model.policy]
-    others = [e for e in episodes if e not in deciding]
-    transcripts = run_batch(deciding, lane.policy) + run_batch(others, model.policy)
+    deciding = [e for e in episodes if lane.speaker(e) is lane.policy]
+    others = [e for e in episodes if lane.speaker(e) is not lane.policy]
+    transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.otherwise)
     verdicts = judge_transcripts(judge, transcripts)
     scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
     for episode in deciding + others:

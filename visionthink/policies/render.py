@@ -6,7 +6,7 @@ Knows ChatML (`chatml`) and a tokenizer; nothing it has once produced is tokenis
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from visionthink import chatml
@@ -85,6 +85,11 @@ class Renderer:
 def views(history: History) -> list[ImageView]:
     """Every view in a history, in order."""
     return [part for message in history for part in message.content if isinstance(part, ImageView)]
+
+
+def one_pad_an_image(ids: Sequence[int], pad: int) -> list[int]:
+    """Runs of image pads shortened to one. Two images never touch: each stands between its own marks."""
+    return [token for token, before in zip(ids, [None, *ids], strict=False) if token != pad or before != pad]
 
 
 def overlong(length: int, context: int) -> Completion:

@@ -18,7 +18,7 @@ from typing import Any
 
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.checkpoint import Described, describe, resolve
-from visionthink.policies.render import Renderer, overlong, views
+from visionthink.policies.render import Renderer, one_pad_an_image, overlong, views
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
 
@@ -116,10 +116,8 @@ class VllmPolicy:
         return [next(said) if len(ids) < context else overlong(len(ids), context) for ids in prompts]
 
     def _request(self, prompt: list[int], history: History) -> tuple[dict[str, Any], Any]:
-        pad = self.renderer.image_pad_id
-        # sampled ids hold no pad, and between two images stand their markers: a run of pads is one image
-        short = [token for i, token in enumerate(prompt) if token != pad or i == 0 or prompt[i - 1] != pad]
-        request: dict[str, Any] = {"prompt_token_ids": short}
+        # vLLM repeats the pad of an image itself
+        request: dict[str, Any] = {"prompt_token_ids": one_pad_an_image(prompt, self.renderer.image_pad_id)}
         if images := [view.image for view in views(history)]:
             request["multi_modal_data"] = {"image": images}
         return request, self._parameters(

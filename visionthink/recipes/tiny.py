@@ -17,6 +17,7 @@ from pathlib import Path
 
 from visionthink.data import synth
 from visionthink.recipes.recipe import Recipe
+from visionthink.threads import wait_passively
 from visionthink.train.config import TrainConfig
 from visionthink.types import Example
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="working folder (default: %(default)s)")
     parser.add_argument("--install", action="store_true", help="replace the checkpoints shipped in the package")
     options = parser.parse_args()
+    wait_passively()
 
     from visionthink.recipes.tiny_base import pretrain
     from visionthink.train.run import train

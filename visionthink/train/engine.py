@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from visionthink.errors import OptionError
-from visionthink.policies.render import Renderer, views
+from visionthink.policies.render import Renderer, one_pad_an_image, views
 from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
@@ -84,11 +84,6 @@ class TrainerPolicy:
             yield
         finally:
             self.trainer.generation_config = usual
-
-
-def one_pad_an_image(ids: Sequence[int], pad: int) -> list[int]:
-    """Runs of image pads shortened to one. Two images never touch: each stands between its own marks."""
-    return [token for token, before in zip(ids, [None, *ids], strict=False) if token != pad or before != pad]
 
 
 def as_counted(view: ImageView) -> Image.Image:

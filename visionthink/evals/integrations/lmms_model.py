@@ -182,8 +182,7 @@ class VisionThink(lmms):
     def _begin(self, example: Example) -> tuple[Policy, Episode]:
         lane = self._route(example)
         episode = self.model.episode(example, lane.menu)
-        # a forced decision needs something to decide: images too small for the menu are left to the model
-        return (lane.policy if episode.can_request else self.model.policy), episode
+        return lane.speaker(episode), episode
 
     def _result(self, end: Transcript | Failed) -> GenerationResult:
         if isinstance(end, Failed):
