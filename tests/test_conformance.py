@@ -13,8 +13,9 @@ from episodes import begin
 from PIL import Image
 from scripted import speak
 
-from visionthink import Completion, Example, ScriptedPolicy, run_async, run_batch
-from visionthink.chatml import IMAGE_PAD
+from visionthink import Completion, Episode, Example, ScriptedPolicy, run_async, run_batch
+from visionthink.menu import NAMED
+from visionthink.picture import open_pictures
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
 
@@ -126,10 +127,88 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
         assert prompts_and_masks[t.token_ids[:opening], t.token_ids[opening:]] == t.loss_mask[opening:]
 
 
-def test_no_stray_image_token_can_be_sampled(tiny):
-    """The ban reaches generation in both loops."""
-    from visionthink.policies.local import LocalPolicy
+def call(name: str, box: str, more: str = "") -> str:
+    return f'<think>small</think><tool_call>{{"name": "{name}", "arguments": {{"bbox_2d": {box}{more}}}}}</tool_call>'
 
-    policy = LocalPolicy(tiny)
-    image_pad = tiny.tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-    assert image_pad in policy._suppressed
+
+def ground(box: str, source: str) -> str:
+    return f'<think>small</think><grounding>{{"bbox_2d": {box}, "source": "{source}"}}</grounding>'
+
+
+SEEN = "<think>seen</think><answer>red</answer>"
+PEERS = {
+    "awares": (["GET_CROPS: ['0', '5']", "red"], [1, 2], "answered_after_request"),
+    "adaptvision": ([call("request_local_region", "[10, 20, 150, 160]"), SEEN], [1, 1], "answered_after_request"),
+    "deepeyes": (
+        [call("image_zoom_in_tool", "[0, 0, 280, 280]"), call("image_zoom_in_tool", "[9, 9, 9, 9]"), SEEN],
+        [1, 1, 0],
+        "answered_after_request",
+    ),
+    "deepeyes-v5": (
+        [call("image_zoom_in_tool", "[0, 0, 280, 280]") + call("image_zoom_in_tool", "[280, 0, 560, 280]"), SEEN],
+        [1, 2],
+        "answered_after_request",
+    ),
+    "minio3": (
+        [ground("[0, 0, 0.5, 1]", "original_image"), *[ground("[0, 0, 1, 0.9]", f"observation_{i}") for i in range(1, 6)]],
+        [1] * 6,
+        "over_limit",
+    ),
+    "qwen3": (
+        [call("image_zoom_in_tool", "[0, 0, 500, 500]", ', "label": "it", "img_idx": 0'), "red"],
+        [1, 1],
+        "answered_after_request",
+    ),
+    "ladder": (["REQUEST", "REQUEST", SEEN], [1, 1, 1], "answered_after_request"),
+    "cells": (["<look>2 1 9 8</look>", "<answer>red</answer>"], [1, 1], "answered_after_request"),
+}
+"""By menu: a script, how many views each turn shows, and how it ends."""
+
+
+@pytest.mark.parametrize("menu", list(PEERS))
+def test_three_loops_over_the_menus_of_the_peers(menu, tmp_path):
+    """Crops, several views in a turn, several turns: the same transcript, loss mask and bill in every loop."""
+    from visionthink.policies.checkpoint import open_checkpoint
+    from visionthink.policies.render import Renderer
+
+    script, views, stop_reason = PEERS[menu]
+    tiny = open_checkpoint("tiny")
+    budget = dataclasses.replace(tiny.budget, max_pixels=28 * 28 * 1024)  # views of up to 1,024 visual tokens
+    tiny.image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
+    config = TrainConfig(
+        model="tiny",
+        menu=menu,
+        dialect="" if NAMED[menu][1] else "agent",
+        out=tmp_path,
+        steps=1,
+        prompts_per_step=1,
+        group_size=2,
+        max_new_tokens=160,
+        kl_coef=0.0,
+        refill=0,
+        exclude="",
+    )
+    checkpoint = dataclasses.replace(tiny, budget=budget)
+    protocol = config.adjusted(checkpoint).protocol
+    renderer = Renderer(tiny.tokenizer, protocol.boundary)
+    script = [line.replace("REQUEST", f"<think>small</think>{protocol.request()}") for line in script]
+    example = Example("e", "Is it red?", Image.new("RGB", (560, 560), (200, 30, 30)), answer="red")
+    policy = ScriptedPolicy(script, renderer)
+
+    def episode():
+        return Episode(example, open_pictures(example), config.rollout_menu(), protocol, budget=budget)
+
+    [batched] = run_batch([episode()], policy)
+    one_by_one = asyncio.run(run_async(episode(), policy))
+    trainer = make_trainer(config, [example], checkpoint=checkpoint)
+    speak(trainer, renderer, lambda question, turn, member: script[turn])
+    trainer.train()
+    assert [len(turn.views) for turn in batched.turns] == views
+    assert (batched.stop_reason.value, batched.answer) == (stop_reason, "red" if stop_reason != "over_limit" else None)
+    assert batched.visual_tokens == sum(v.visual_tokens for v in batched.views)
+    for other in (one_by_one, *trainer.transcripts()):
+        assert comparable(batched) == comparable(other)
+    [mask, _] = [rollout.loss_mask for rollout in trainer.step.rollouts]
+    assert mask == batched.loss_mask and sum(mask) == sum(len(renderer.plain(line)) + 1 for line in script)
+    pads = batched.token_ids.count(renderer.image_pad_id)
+    assert pads == batched.visual_tokens  # every view stands in the context once

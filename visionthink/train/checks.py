@@ -71,21 +71,26 @@ def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> in
 def longest_episode(
     config: TrainConfig, source: EpisodeSource, checkpoint: Checkpoint, renderer: Renderer, largest: str, bridge: int
 ) -> int:
-    """Tokens that an episode may take.
+    """Tokens that an episode may take, within the model's context. One that outgrows it after several requests ends there, as a
+    failure of the policy.
 
     Raises:
-        OptionError: more than the model's context; it would end in the middle of its second image.
+        OptionError: the levels of the ladder, or one request for a region, may take more than the context.
     """
     [episode] = source.episodes(largest, 1)
-    turns = source.menu.most_turns
-    longest = len(renderer.prompt_ids(episode.history)) + turns * config.max_new_tokens + (turns - 1) * bridge
+    opening = len(renderer.prompt_ids(episode.history))
+
+    def tokens(turns: int) -> int:
+        return opening + turns * config.max_new_tokens + (turns - 1) * bridge
+
+    least = min(source.menu.most_turns, max(len(source.menu.ladder.levels), 2))
     context = checkpoint.model.config.get_text_config().max_position_embeddings
-    if longest > context:
+    if (needed := tokens(least)) > context:
         raise OptionError(
-            f"max_new_tokens {config.max_new_tokens}: an episode of example {largest} may take {longest} tokens, and the model "
+            f"max_new_tokens {config.max_new_tokens}: an episode of example {largest} may take {needed} tokens, and the model "
             f"reads {context}; lower max_new_tokens or set max_image_tokens"
         )
-    return longest
+    return min(tokens(source.menu.most_turns), context)
 
 
 def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:

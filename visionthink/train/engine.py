@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from visionthink.errors import OptionError
-from visionthink.policies.render import Renderer, one_pad_an_image, views
+from visionthink.policies.render import Renderer, one_pad_an_image, overlong, views
 from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
@@ -42,13 +42,21 @@ class TrainerPolicy:
         return other
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
-        started = time.perf_counter()
+        """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
+        context = self.trainer.model.config.get_text_config().max_position_embeddings
+        fitting = [(ids, history) for ids, history in zip(prompts, histories, strict=True) if len(ids) < context]
+        said = iter(self._sample(fitting) if fitting else [])
+        return [next(said) if len(ids) < context else overlong(len(ids), context) for ids in prompts]
+
+    def _sample(self, asked: Sequence[tuple[list[int], History]]) -> list[Completion]:
+        started = time.perf_counter()
+        prompts, histories = [ids for ids, _ in asked], [history for _, history in asked]
         with self._ban():
             sampled, logprobs = self.trainer._generate_single_turn(
                 *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
             )
-        seconds = (time.perf_counter() - started) / len(histories)
+        seconds = (time.perf_counter() - started) / len(asked)
         return [
             Completion(
                 text=self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
