@@ -23,7 +23,7 @@ REPOSITORY = ROOT.parent
 
 LAYERS = (
     "types errors threads",
-    "images resolution geometry menu picture views scene transcript providers",
+    "images resolution geometry menu picture view_sizes action_space transcript providers",
     "durable endpoint",
     "protocol prompts chatml",
     "episode",
@@ -234,7 +234,7 @@ BY_POSITION = {
     "visionthink.types.Look": 3,  # id, question and image, as every example has them
     "visionthink.types.Completion": 2,  # the text, and how it ended
     "visionthink.types.Box": 4,  # left, top, right, bottom: a tuple of coordinates
-    "visionthink.views.Sized": 4,  # width, height, tokens, level: as the sizes of a ladder come
+    "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come
     "visionthink.endpoint.Endpoint": 1,  # its address
     "visionthink.rewards.penalty.Penalty": 1,  # its name
 }

@@ -5,12 +5,12 @@ import random
 import pytest
 from PIL import Image
 
+from visionthink.action_space import ActionSpace
 from visionthink.errors import ImageError, OptionError
 from visionthink.menu import Menu
 from visionthink.picture import Picture
 from visionthink.providers import SIZE_RULES
 from visionthink.resolution import QWEN2_5_VL, QWEN3_VL, PixelBudget, ResolutionLadder, parse_size
-from visionthink.scene import Scene
 
 TINY = PixelBudget(28, 784, 12544)
 
@@ -98,13 +98,13 @@ def test_released_arithmetic():
 
 def test_full_view_is_untouched_and_low_view_is_lanczos():
     picture = Picture.open(Image.effect_noise((112, 112), 50).convert("RGB"))
-    scene = Scene(Menu(), [picture.size], TINY)
-    [low] = scene.render(scene.opening, [picture])
-    [offer] = scene.offers()
-    [full] = scene.render(offer.looks, [picture])
+    space = ActionSpace(Menu(), [picture.size], TINY)
+    [low] = space.render(space.opening, [picture])
+    [offer] = space.offers()
+    [full] = space.render(offer.looks, [picture])
     assert full.image is picture.image
     assert low.image.tobytes() == picture.image.resize((56, 56), Image.Resampling.LANCZOS).tobytes()
-    assert scene.render(scene.opening, [picture]) == (low,) and picture.rendered == 2
+    assert space.render(space.opening, [picture]) == (low,) and picture.rendered == 2
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def record(transcripts: Sequence[Transcript]) -> list[dict[str, Any]]:
 
 
 def full_view(episode: Episode) -> ImageView:
-    [view] = episode.scene.render([Look(episode.scene.wholes, 1.0)], episode.pictures)
+    [view] = episode.space.render([Look(episode.space.image_boxes, 1.0)], episode.pictures)
     return view
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 
+from visionthink.action_space import ActionSpace, Offer
 from visionthink.errors import DataError, VisionThinkError
 from visionthink.menu import Menu
 from visionthink.picture import Picture
 from visionthink.protocol import IMAGE_MARK, Answer, Malformed, Protocol, Request, extract_answer
 from visionthink.resolution import QWEN2_5_VL, PixelBudget
-from visionthink.scene import Offer, Scene
 from visionthink.transcript import Transcript, Turn, Usage
 from visionthink.types import (
     ActionKind,
@@ -80,21 +80,21 @@ class Episode:
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
         if len(pictures) != len(example.images):
             raise DataError(f"example {example.id}: has {len(example.images)} images, and {len(pictures)} are opened")
-        self.scene = Scene(menu or Menu(), [picture.size for picture in pictures], budget)
-        if len(pictures) > 1 and self.scene.menu.regions.kind != "none" and not self.protocol.asks_of_any_image:
+        self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget)
+        if len(pictures) > 1 and self.space.menu.regions.kind != "none" and not self.protocol.asks_of_any_image:
             raise DataError(
                 f"example {example.id}: the dialect {self.protocol.dialect} cannot say which of several images a part is of"
             )
-        self._opening_offers = self.scene.offers()
+        self._opening_offers = self.space.offers()
         self._turns: list[Turn] = []
         self._stop: StopReason | None = None
-        self._looks = self.scene.opening
+        self._looks = self.space.opening
         self._opening = tuple(self._opened())
         self._pending = self._opening
         self.history: History = list(self._opening)
 
     def _opened(self) -> list[Message]:
-        views = self.scene.render(self._looks, self.pictures)
+        views = self.space.render(self._looks, self.pictures)
         levels = sorted({look.level for offer in self._opening_offers for look in offer.looks})
         example = self.example
         try:
@@ -107,7 +107,7 @@ class Episode:
     @property
     def offers(self) -> tuple[Offer, ...]:
         """What can be asked for in the next turn."""
-        return self.scene.offers(self._shown, turns=len(self._turns))
+        return self.space.offers(self._shown, turns=len(self._turns))
 
     @property
     def can_request(self) -> bool:
@@ -121,7 +121,7 @@ class Episode:
     @property
     def _shown(self) -> tuple[Shown, ...]:
         """Every view that the model was shown, those of the turn that is pending included."""
-        return (*(view for turn in self._turns for view in turn.views), *self.scene.shown(self._looks))
+        return (*(view for turn in self._turns for view in turn.views), *self.space.shown(self._looks))
 
     def opening(self) -> list[Message]:
         """The messages of the first turn."""
@@ -157,24 +157,24 @@ class Episode:
 
     def _asked(self, request: Request) -> Step:
         shown, turns = self._shown, len(self._turns)
-        if not self.scene.offers(shown, turns=turns):
-            limited = self.scene.is_limited(shown, turns=turns)
+        if not self.space.offers(shown, turns=turns):
+            limited = self.space.is_limited(shown, turns=turns)
             return Step(action="request", stop_reason=StopReason.OVER_LIMIT if limited else StopReason.ASKED_ON_LAST_LEVEL)
-        resolved = self.scene.resolve(request.calls, shown, turns=turns)
+        resolved = self.space.resolve(request.calls, shown, turns=turns)
         if isinstance(resolved, CallError):
             return self._refused(resolved)
-        views = self.scene.render(resolved.looks, self.pictures)
-        before = sum(len(turn.views) for turn in self._turns[1:]) + (len(self.scene.shown(self._looks)) if turns else 0)
+        views = self.space.render(resolved.looks, self.pictures)
+        before = sum(len(turn.views) for turn in self._turns[1:]) + (len(self.space.shown(self._looks)) if turns else 0)
         message = self.protocol.observation(views, before=before)
         return Step(action="request", new_messages=(message,), looks=resolved.looks, note=resolved.note)
 
     def _refused(self, reason: CallError) -> Step:
-        if self.scene.turn_left(len(self._turns)):
+        if self.space.turn_left(len(self._turns)):
             return Step(action="malformed", new_messages=(self.protocol.tool_error(reason),), note=reason.value)
         return Step(action="malformed", stop_reason=StopReason.MALFORMED_CALL, note=reason.value)
 
     def _record(self, completion: Completion, step: Step) -> None:
-        views = self.scene.shown(self._looks)
+        views = self.space.shown(self._looks)
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         before = sum(t.usage.visual_tokens for t in self._turns)
         shown = sum(v.visual_tokens for v in views) if completion.visual_tokens is None else completion.visual_tokens - before
@@ -217,9 +217,9 @@ class Episode:
         return Transcript(
             example_id=example.id,
             question=example.question,
-            sizes=self.scene.sizes,
+            sizes=self.space.sizes,
             offers=tuple((offer.name, offer.visual_tokens) for offer in self._opening_offers),
-            visual_tokens_full=self.scene.full_tokens,
+            visual_tokens_full=self.space.full_tokens,
             turns=tuple(self._turns),
             stop_reason=self._stop,
             answer=extract_answer(self._turns[-1].text) if answered else None,
@@ -227,7 +227,7 @@ class Episode:
             aliases=example.aliases,
             need=example.need,
             family=example.family,
-            notes=(*(note for picture in self.pictures for note in picture.notes), *self.scene.notes),
+            notes=(*(note for picture in self.pictures for note in picture.notes), *self.space.notes),
             metadata=example.metadata,
         )
 

@@ -1,7 +1,8 @@
 """What can be asked for, as values: levels of resolution, regions, and the limits on both.
 
 VisionThink (arXiv 2507.13348) is the ladder (1/4, 1); AwaRes (2603.16932) offers ten fixed crops; AdaptVision (2512.03794),
-DeepEyes (2505.14362), Mini-o3 (2509.07969) and Qwen3-VL's zoom any box. What a menu means for images of given sizes is a `Scene`.
+DeepEyes (2505.14362), Mini-o3 (2509.07969) and Qwen3-VL's zoom any box. What a menu means for
+images of given sizes is an `action_space.ActionSpace`.
 """
 
 from __future__ import annotations
@@ -104,13 +105,13 @@ class Menu:
 
     def full(self) -> Menu:
         """Every image at the top level, and nothing to ask for."""
-        return self.single(1.0 if self.has_regions else self.ladder.levels[-1])
+        return self.fixed_level(1.0 if self.has_regions else self.ladder.levels[-1])
 
     def low(self) -> Menu:
         """Every image at the bottom level, and nothing to ask for."""
-        return self.single(self.ladder.levels[0])
+        return self.fixed_level(self.ladder.levels[0])
 
-    def single(self, level: float) -> Menu:
+    def fixed_level(self, level: float) -> Menu:
         """Every image at one level, and nothing to ask for."""
         ladder = dataclasses.replace(self.ladder, levels=(level,))
         return Menu(ladder=ladder, most_tokens=self.most_tokens)

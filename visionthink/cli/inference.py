@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from visionthink.action_space import ActionSpace
 from visionthink.cli.common import AddCommand, given, limit_option, load, menu_options, model_options, pixel_limit, write_json
 from visionthink.episode import run_batch
 from visionthink.errors import ImageError, OptionError
@@ -17,7 +18,6 @@ from visionthink.images import measure
 from visionthink.menu import Menu, named_menu
 from visionthink.picture import Picture
 from visionthink.resolution import PixelBudget, ResolutionLadder, parse_size
-from visionthink.scene import Scene
 from visionthink.transcript import Transcript
 from visionthink.types import Example, Shown, whole
 
@@ -111,14 +111,14 @@ def _tokens(options: argparse.Namespace) -> None:
         menu = dataclasses.replace(menu, ladder=ResolutionLadder.parse(options.ladder))
     if menu.has_regions and not isinstance(rule, PixelBudget):
         raise OptionError(f"--menu {options.menu}: offers regions, which {options.family} does not charge by the pixel")
-    scene = Scene(menu, [size], rule)
+    space = ActionSpace(menu, [size], rule)
     try:
-        full = scene.full_tokens
-        views = [*scene.shown(scene.opening), *(v for offer in scene.offers() for v in scene.shown(offer.looks))]
-        any_box = next((offer for offer in scene.offers() if not offer.looks), None)
+        full = space.full_tokens
+        views = [*space.shown(space.opening), *(v for offer in space.offers() for v in space.shown(offer.looks))]
+        any_box = next((offer for offer in space.offers() if not offer.looks), None)
     except ImageError as error:
         raise ImageError(f"{options.image or '--size'}: {error}") from None
-    names = ["shown first", *(offer.name for offer in scene.offers() if offer.looks)]
+    names = ["shown first", *(offer.name for offer in space.offers() if offer.looks)]
     if options.json:
         record = {"family": options.family, "width": size[0], "height": size[1], "visual_tokens_full": full}
         levels = [
@@ -142,5 +142,5 @@ def _tokens(options: argparse.Namespace) -> None:
     Console().print(table)
     if any_box:
         Console().print(f"any box can be asked for, from {any_box.visual_tokens} visual tokens on")
-    if scene.notes:
+    if space.notes:
         Console().print("[dim]lower levels would save no tokens and were left out[/]")

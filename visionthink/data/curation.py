@@ -89,7 +89,7 @@ class Curator:
         example = replace(example, id=content_id(example, digest))
         n, menus = self.thresholds.rollouts, (self.model.menu.low(), self.model.menu.full())
         low, full = ([self.model.episode(example, menu, pictures=pictures) for _ in range(n)] for menu in menus)
-        if low[0].scene.tokens(low[0].scene.opening) >= full[0].scene.full_tokens:
+        if low[0].space.tokens(low[0].space.opening) >= full[0].space.full_tokens:
             raise DataError("the image is too small: the low view costs as much as the full one")
         self._check_length(low[0], full[0])
         self._check_definite(example)
@@ -115,7 +115,7 @@ class Curator:
         if not self.max_tokens or not isinstance(self.model.policy, Reseedable):
             return
         prompt = self.model.policy.renderer.prompt_ids(full.opening())
-        tokens = len(prompt) + low.scene.tokens(low.scene.opening)
+        tokens = len(prompt) + low.space.tokens(low.space.opening)
         if tokens > self.max_tokens:
             raise DataError(f"takes {tokens} tokens with both views; {self.max_tokens} are allowed")
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy
 from visionthink.errors import OptionError
 from visionthink.evals.oracle import script
@@ -15,7 +16,6 @@ from visionthink.images import measure
 from visionthink.menu import Menu
 from visionthink.model import Model
 from visionthink.policies.forced import ForcedPolicy, Steerable
-from visionthink.scene import Scene
 from visionthink.types import Example
 
 
@@ -25,11 +25,11 @@ class Lane:
 
     menu: Menu
     policy: Policy
-    otherwise: Policy
+    policy_without_tool: Policy
     """Speaks where nothing is on offer: a forced decision needs something to decide."""
 
-    def speaker(self, episode: Episode) -> Policy:
-        return self.policy if episode.can_request else self.otherwise
+    def policy_for(self, episode: Episode) -> Policy:
+        return self.policy if episode.can_request else self.policy_without_tool
 
 
 Routing = Callable[[Example], Lane]
@@ -60,7 +60,7 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         raise OptionError(f"--policy {spec}: takes its share from adaptive, low, full; name them too, or write random:P")
     share = spec.share
     if spec.routing == "resize":
-        resized = plain(model.menu.single(share))
+        resized = plain(model.menu.fixed_level(share))
         return lambda example: resized
     return lambda example: full if _coin(example.id) < share else low
 
@@ -88,7 +88,7 @@ def _oracle(model: Model) -> Routing:
     def route(example: Example) -> Lane:
         if example.need is None:
             raise OptionError(f"--policy oracle: the need of example {example.id} is not known")
-        scene = Scene(model.menu, [measure(image) for image in example.images], model.budget)
-        return lane(script(example, scene, model.protocol))
+        space = ActionSpace(model.menu, [measure(image) for image in example.images], model.budget)
+        return lane(script(example, space, model.protocol))
 
     return route

@@ -150,9 +150,9 @@ def _run(
             episodes.append(model.episode(example, lane.menu))
         except InputError as error:
             failed[example.id] = str(error)
-    deciding = [e for e in episodes if lane.speaker(e) is lane.policy]
-    others = [e for e in episodes if lane.speaker(e) is not lane.policy]
-    transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.otherwise)
+    deciding = [e for e in episodes if lane.policy_for(e) is lane.policy]
+    others = [e for e in episodes if lane.policy_for(e) is not lane.policy]
+    transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
     verdicts = judge_transcripts(judge, transcripts)
     scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
     for episode in deciding + others:
@@ -221,12 +221,12 @@ def view_file(folder: Path, example_id: str, image: int, view: Shown | None = No
 def _keep_views(episode: Episode, out: Path) -> None:
     """Save the full views and all that were shown, for the gallery of the report."""
     (out / "views").mkdir(exist_ok=True)
-    scene, pictures = episode.scene, episode.pictures
-    for i, box in enumerate(scene.wholes):
-        [full] = scene.render([Look((box,), 1.0, i)], pictures)
+    space, pictures = episode.space, episode.pictures
+    for i, box in enumerate(space.image_boxes):
+        [full] = space.render([Look((box,), 1.0, i)], pictures)
         full.image.save(view_file(out, episode.example.id, i))
-    looks = (*scene.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
-    for shown, view in zip(scene.shown(looks), scene.render(looks, pictures), strict=True):
+    looks = (*space.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
+    for shown, view in zip(space.shown(looks), space.render(looks, pictures), strict=True):
         view.image.save(view_file(out, episode.example.id, shown.image, shown))
 
 

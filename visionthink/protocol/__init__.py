@@ -1,6 +1,6 @@
 """What is said between us and the model: prompts, tags, tool schemas, coordinates, and how a reply is read.
 
-Knows nothing about whose turn it is (`episode`), about the sizes of images (`scene`) or about tokens (`chatml` writes the wire
+Knows nothing about whose turn it is (`episode`), the sizes of images (`action_space`) or tokens (`chatml` writes the wire
 text). The strings live in `prompts/`, byte for byte as published; a variant of the protocol is a `Dialect`, a value.
 """
 

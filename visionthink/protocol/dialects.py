@@ -30,19 +30,19 @@ class Dialect:
     name: str
     system: tuple[str, ...] = ()
     user: tuple[str, ...] = ("question",)
-    single: str = "plain"
+    without_tool: str = "plain"
     """The dialect for images that there is nothing to ask for about: it does not mention the tool."""
     call: str | None = None
     """The grammar of its calls; None where no tool is advertised."""
     shown: tuple[str, ...] = ("resized",)
     """The user turn that shows what was asked for."""
-    repeated: bool = False
+    one_text_per_view: bool = False
     """Whether several views are shown in as many texts, and not all in the place of one."""
     error: tuple[str, ...] = ("tool_error",)
     """The user turn after a call that cannot be followed."""
     thinks: bool = True
     """Whether the format demands `<think>`."""
-    tagged: bool = True
+    answer_tags: bool = True
     """Whether the format demands `<answer>`."""
     boundary: Boundary | None = None
     """The turn boundary of its released checkpoints; None: that of the model."""
@@ -58,7 +58,7 @@ def _deepeyes(name: str, version: str, call: str) -> Dialect:
         name=name,
         system=(f"deepeyes{version}_system",),
         user=("question", suffix),
-        single="general",
+        without_tool="general",
         call=call,
         shown=("deepeyes_shown", suffix, "deepeyes_shown_end"),
         error=("deepeyes_error",),
@@ -66,14 +66,16 @@ def _deepeyes(name: str, version: str, call: str) -> Dialect:
 
 
 def _simple(name: str, call: str, thinks: bool) -> Dialect:
-    return Dialect(name=name, system=(f"{name}_system",), user=(f"{name}_user",), single="general", call=call, thinks=thinks)
+    return Dialect(
+        name=name, system=(f"{name}_system",), user=(f"{name}_user",), without_tool="general", call=call, thinks=thinks
+    )
 
 
 def _compact(name: str, user: str, call: str) -> Dialect:
     return Dialect(
         name=name,
         user=(user,),
-        single="compact_single",
+        without_tool="compact_single",
         call=call,
         shown=("compact_resized",),
         error=("compact_tool_error",),
@@ -89,7 +91,7 @@ def _awares(name: str, system: str, call: str) -> Dialect:
         shown=("awares_shown",),
         error=("awares_error",),
         thinks=False,
-        tagged=False,
+        answer_tags=False,
     )
 
 
@@ -97,27 +99,27 @@ DIALECTS: dict[str, Dialect] = {
     d.name: d
     for d in (
         # VisionThink (arXiv 2507.13348), Table 4: the default for real models
-        Dialect(name="agent", system=("agent_system",), user=("agent_user",), single="general", call="tool_call"),
+        Dialect(name="agent", system=("agent_system",), user=("agent_user",), without_tool="general", call="tool_call"),
         # Table 5: one level, no tool
-        Dialect(name="general", system=("general_system",), user=("general_user",), single="general"),
+        Dialect(name="general", system=("general_system",), user=("general_user",), without_tool="general"),
         # Table 10: the two custom prompts of Fig. 7
         _simple("simple_resize", "resize_pair", thinks=False),
         _simple("simple_think_resize", "resize_mark", thinks=True),
         # ours: a request may name a level of a longer ladder
-        Dialect(name="levels", system=("levels_system",), user=("agent_user",), single="general", call="level_call"),
+        Dialect(name="levels", system=("levels_system",), user=("agent_user",), without_tool="general", call="level_call"),
         # ours: a few tokens, for the tiny model; the call of the first is the agent's
         _compact("compact", "compact_user", "tool_call"),
         _compact("compact_ids", "compact_user", "look_ids"),
         _compact("compact_cells", "compact_user", "look_cells"),
-        Dialect(name="compact_single", user=("compact_single_user",), single="compact_single", thinks=False),
+        Dialect(name="compact_single", user=("compact_single_user",), without_tool="compact_single", thinks=False),
         # the question alone, to a model that was not trained for any of these
-        Dialect(name="plain", thinks=False, tagged=False),
+        Dialect(name="plain", thinks=False, answer_tags=False),
         # AdaptVision (arXiv 2512.03794)
         Dialect(
             name="adaptvision",
             system=("adaptvision_system",),
             user=("adaptvision_user",),
-            single="general",
+            without_tool="general",
             call="local_region",
             shown=("adaptvision_shown", "adaptvision_followup"),
             boundary="released",
@@ -132,10 +134,10 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             name="minio3",
             system=("minio3_system",),
-            single="general",
+            without_tool="general",
             call="grounding",
             shown=("minio3_observation",),
-            repeated=True,
+            one_text_per_view=True,
             error=("minio3_error", "minio3_error_followup"),
         ),
         # Qwen3-VL's zoom, as Qwen-Agent says it
@@ -144,10 +146,10 @@ DIALECTS: dict[str, Dialect] = {
             system=("qwen3vl_zoom_system",),
             call="zoom_image",
             shown=("qwen3vl_shown",),
-            repeated=True,
+            one_text_per_view=True,
             error=("qwen3vl_error",),
             thinks=False,
-            tagged=False,
+            answer_tags=False,
         ),
     )
 }

@@ -14,7 +14,7 @@ from visionthink.protocol.replies import TAGGED_ANSWER, Answer, Malformed, Reply
 from visionthink.types import Call, CallError, Frame, Unit
 
 Calls = tuple[Call, ...]
-Several = Literal["refuse", "last", "all"]
+RepeatedCalls = Literal["refuse", "last", "all"]
 """What becomes of several calls in one turn."""
 
 
@@ -33,7 +33,7 @@ class Grammar:
     """Of the coordinates."""
     images: Literal["any", "one"] = "any"
     """Whether a call can name, or means, any of several images."""
-    several: bool = False
+    lists_regions: bool = False
     """Whether one turn can ask for several regions."""
     next_level: bool = False
     """Whether there is a call without arguments, which asks for the next level."""
@@ -94,7 +94,7 @@ def _write_level(calls: Calls) -> str:
     return _tool_call({"name": "resize_image", "arguments": arguments})
 
 
-def _read_tool(text: str, name: str, understand: Callable[[Any], Call | CallError], several: Several = "refuse") -> Reply:
+def _read_tool(text: str, name: str, understand: Callable[[Any], Call | CallError], several: RepeatedCalls = "refuse") -> Reply:
     """Calls of one function within `<tool_call>` tags. `understand` reads the arguments, None where the call has other parts."""
     if "<tool_call>" not in text:
         return Answer(text)
@@ -153,7 +153,9 @@ def _coordinates(value: Any) -> tuple[float, float, float, float] | None:
     return tuple(numbers)  # type: ignore[return-value]
 
 
-def _box_tool(name: str, optional: Sequence[str], several: Several, unit: Unit, frame: Frame, *, answer_wins: bool) -> Grammar:
+def _box_tool(
+    name: str, optional: Sequence[str], several: RepeatedCalls, unit: Unit, frame: Frame, *, answer_wins: bool
+) -> Grammar:
     """A function whose argument `bbox_2d` is a box; `optional` names what may stand beside it."""
 
     def understand(arguments: Any) -> Call | CallError:
@@ -329,7 +331,7 @@ GRAMMARS = {
         opens="GET_CROPS",
         form=r"GET_CROPS:? ?\[[^\]]*\]",
         images="one",
-        several=True,
+        lists_regions=True,
     ),
     "crops_released": Grammar(
         read=_read_crops_as_released,
@@ -342,7 +344,7 @@ GRAMMARS = {
         read=functools.partial(_read_looks, unit="id"),
         write=_write_looks,
         opens="<look>",
-        several=True,
+        lists_regions=True,
         form=r"(?:<look>[^<]*</look>)+",
         images="one",
     ),

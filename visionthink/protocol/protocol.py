@@ -67,7 +67,7 @@ class Protocol:
 
     def _spoken(self, can_request: bool) -> Dialect:
         dialect = DIALECTS[self.dialect]
-        return dialect if can_request else DIALECTS[dialect.single]
+        return dialect if can_request else DIALECTS[dialect.without_tool]
 
     # ------------------------------------------------------------------------------------------------ to the model
 
@@ -120,7 +120,7 @@ class Protocol:
             before: how many views earlier turns showed in this way; some dialects number them.
         """
         dialect = DIALECTS[self.dialect]
-        groups = [(view,) for view in views] if dialect.repeated else [tuple(views)]
+        groups = [(view,) for view in views] if dialect.one_text_per_view else [tuple(views)]
         texts = [
             _filled(dialect.shown, {"image": group, "action_turn": (str(n),), "observation_turn": (str(n + 1),)})
             for n, group in enumerate(groups, before)
@@ -134,7 +134,7 @@ class Protocol:
     # ------------------------------------------------------------------------------------------------ from the model
 
     def parse(self, text: str, *, can_request: bool = True) -> Reply:
-        """Read a reply in the dialect that was spoken. Nothing is known of sizes: `scene` says what a request leads to."""
+        """Read a reply in the dialect that was spoken. Nothing is known of sizes: `action_space` says what a request leads to."""
         grammar = self._spoken(can_request).grammar
         return grammar.read(text) if grammar else Answer(text)
 
@@ -155,9 +155,9 @@ class Protocol:
         return self.can_ask and self._grammar.next_level
 
     @property
-    def asks_for_several(self) -> bool:
+    def lists_regions(self) -> bool:
         """Whether one turn can ask for several regions."""
-        return self.can_ask and self._grammar.several
+        return self.can_ask and self._grammar.lists_regions
 
     @property
     def coordinates(self) -> tuple[Unit, Frame]:
@@ -183,7 +183,7 @@ class Protocol:
     @property
     def answer_opening(self) -> str:
         """The string that opens an answer; empty where answers are plain text."""
-        return "<answer>" if DIALECTS[self.dialect].tagged else ""
+        return "<answer>" if DIALECTS[self.dialect].answer_tags else ""
 
     def is_well_formed(self, text: str, *, can_request: bool = True) -> bool:
         """Whether one turn keeps the format to the letter: a valid request or an answer, once, and nothing beside it.
@@ -194,7 +194,7 @@ class Protocol:
         reply = self.parse(text, can_request=can_request)
         if isinstance(reply, Malformed):
             return False
-        form = f"<answer>{PLAIN}</answer>" if dialect.tagged else ".*"
+        form = f"<answer>{PLAIN}</answer>" if dialect.answer_tags else ".*"
         if isinstance(reply, Request):
             form = self._grammar.form
         if dialect.thinks:
@@ -203,4 +203,4 @@ class Protocol:
 
     def format_answer(self, answer: str) -> str:
         """An answer in this dialect, for demonstrations; thinking is left to the model."""
-        return f"<answer>{answer}</answer>" if DIALECTS[self.dialect].tagged else answer
+        return f"<answer>{answer}</answer>" if DIALECTS[self.dialect].answer_tags else answer

@@ -36,14 +36,14 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
             example = source.examples[key]
             if example.answer is None:
                 raise DataError(f"example {example.id}: has no answer to be rewarded for")
-            scene = source.scene(example)
+            space = source.space(example)
         except InputError as error:
             unreadable[key] = str(error)
             if len(unreadable) <= _NAMED:
                 log.warning("%s; left out", error)
             continue
-        if all(levels == source.menu.ladder.levels for levels in scene.levels) and (scene.offers() or not source.menu.can_ask):
-            usable[key] = scene.full_tokens
+        if all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.can_ask):
+            usable[key] = space.full_tokens
         else:
             collapsed += 1
     if not usable:

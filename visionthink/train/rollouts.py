@@ -16,6 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
+from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.images import measure
@@ -26,7 +27,6 @@ from visionthink.policies.render import views
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget, check_size
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
-from visionthink.scene import Scene
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
 
@@ -105,7 +105,7 @@ class EpisodeSource:
         pictures = open_pictures(example, row=f"example {example.id}")
         return [Episode(example, pictures, self.menu, self.protocol, budget=self.budget) for _ in range(count)]
 
-    def scene(self, example: Example) -> Scene:
+    def space(self, example: Example) -> ActionSpace:
         """What an episode would show and offer, without decoding its images.
 
         Raises:
@@ -120,7 +120,7 @@ class EpisodeSource:
             except ImageError as error:
                 raise ImageError(f"{name}: {error}") from None
             sizes.append(size)
-        return Scene(self.menu, sizes, self.budget)
+        return ActionSpace(self.menu, sizes, self.budget)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.train.step import Part, Step, request_view
+from visionthink.train.sampled import Part, SampledStep, request_view
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -70,11 +70,11 @@ class VisionThinkTrainer(GRPOTrainer):
         visual_tokens: Mapping[str, int],
         unreadable: Mapping[str, str],
     ):
-        self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), Step()
+        self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), SampledStep()
         self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
-        bridge = bridge_tokens(source, renderer, source.scene(source.examples[largest]).most_tokens_at_once)
+        bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]).most_tokens_at_once)
         self.longest_episode = functools.partial(
             longest_episode, source=source, checkpoint=checkpoint, renderer=renderer, largest=largest, bridge=bridge
         )
@@ -142,7 +142,7 @@ class VisionThinkTrainer(GRPOTrainer):
         self._measure(groups, time.perf_counter() - started)
         if self.config.refill:
             groups = self._refill(groups)
-        self.step = Step.of(groups)
+        self.step = SampledStep.of(groups)
         self._write_rejects()
         return self.step.generated(with_logprobs=self.use_vllm)
 

@@ -182,7 +182,7 @@ class VisionThink(lmms):
     def _begin(self, example: Example) -> tuple[Policy, Episode]:
         lane = self._route(example)
         episode = self.model.episode(example, lane.menu)
-        return lane.speaker(episode), episode
+        return lane.policy_for(episode), episode
 
     def _result(self, end: Transcript | Failed) -> GenerationResult:
         if isinstance(end, Failed):

@@ -14,7 +14,7 @@ from visionthink.resolution import PixelBudget, SizeRule, whole_tokens
 from visionthink.types import Box, ImageView, Look, Shown, whole
 
 
-class Sized(NamedTuple):
+class ViewSize(NamedTuple):
     """A view before it is rendered, in px."""
 
     width: int
@@ -24,7 +24,7 @@ class Sized(NamedTuple):
     """As asked for; less where `most_tokens` shrinks the view."""
 
 
-class Views:
+class ViewSizes:
     """Views of images of known sizes under a menu.
 
     Args:
@@ -34,7 +34,7 @@ class Views:
 
     def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule):
         self.menu, self.sizes, self.budget = menu, tuple(sizes), budget
-        self.wholes = tuple(whole(*size) for size in sizes)
+        self.image_boxes = tuple(whole(*size) for size in sizes)
 
     @functools.cached_property
     def full_tokens(self) -> int:
@@ -48,17 +48,19 @@ class Views:
         return tuple(self._levels(image) for image in range(len(self.sizes)))
 
     def _levels(self, image: int) -> tuple[float, ...]:
-        levels, box = self.menu.ladder.levels, self.wholes[image]
+        levels, box = self.menu.ladder.levels, self.image_boxes[image]
         kept = [1.0 if self.menu.has_regions else levels[-1]]
         for level in reversed(levels):
-            if self.sized(image, box, level).visual_tokens < self.sized(image, box, kept[0]).visual_tokens:
+            if self.view_size(image, box, level).visual_tokens < self.view_size(image, box, kept[0]).visual_tokens:
                 kept.insert(0, level)
         return tuple(level for level in kept if level in levels) or tuple(kept)
 
     @functools.cached_property
     def opening(self) -> tuple[Look, ...]:
         """What the first turn shows: every image at its lowest level."""
-        return tuple(Look((box,), levels[0], i) for i, (box, levels) in enumerate(zip(self.wholes, self.levels, strict=True)))
+        return tuple(
+            Look((box,), levels[0], i) for i, (box, levels) in enumerate(zip(self.image_boxes, self.levels, strict=True))
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -70,14 +72,14 @@ class Views:
             if kept != levels
         )
 
-    def sized(self, image: int, box: Box, level: float) -> Sized:
+    def view_size(self, image: int, box: Box, level: float) -> ViewSize:
         """The view of a box at a level: its size after one resample, and visual tokens as the processor counts them."""
         menu, budget, size = self.menu, self.budget, self.sizes[image]
-        if box == self.wholes[image]:
+        if box == self.image_boxes[image]:
             w, h = menu.ladder.size(level, *size, budget)
             tokens = budget.visual_tokens(w, h)
             if not menu.most_tokens or tokens <= menu.most_tokens:
-                return Sized(w, h, tokens, level)
+                return ViewSize(w, h, tokens, level)
             kept = self._pixels.capped(menu.most_tokens)
         else:
             across, down = self._grid(image)
@@ -89,7 +91,7 @@ class Views:
             kept = kept.at_least(menu.least_tokens)
         w, h = _fitted(w, h, box, kept)
         shown = budget.visual_tokens(w, h)
-        return Sized(w, h, shown, level * min(1.0, shown / tokens))
+        return ViewSize(w, h, shown, level * min(1.0, shown / tokens))
 
     @property
     def _pixels(self) -> PixelBudget:
@@ -111,7 +113,7 @@ class Views:
         records = []
         for look in looks:
             for box in look.boxes:
-                w, h, tokens, level = self.sized(look.image, box, look.level)
+                w, h, tokens, level = self.view_size(look.image, box, look.level)
                 if look.edit and self._edit(look.edit).turns_sides:
                     w, h = h, w
                 records.append(

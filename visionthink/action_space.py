@@ -16,7 +16,7 @@ from typing import NamedTuple
 from visionthink.errors import OptionError
 from visionthink.geometry import from_box, to_box, usable
 from visionthink.types import Box, Call, CallError, Frame, Look, Shown, Unit
-from visionthink.views import Views
+from visionthink.view_sizes import ViewSizes
 
 INSTEAD = "a crop that costs as much as the whole image: the whole image is shown"
 SAME = 0.99
@@ -39,7 +39,7 @@ class Resolved(NamedTuple):
     note: str | None = None
 
 
-class Scene(Views):
+class ActionSpace(ViewSizes):
     """A menu over images of known sizes: what is on offer, and what a request leads to."""
 
     def offers(self, shown: Sequence[Shown] = (), *, turns: int = 0) -> tuple[Offer, ...]:
@@ -54,7 +54,7 @@ class Scene(Views):
         shown = shown or self.shown(self.opening)
         if not self.turn_left(turns):
             return ()
-        named = (*self._rungs(shown), *self._by_id(shown), *self._edited())
+        named = (*self._level_offers(shown), *self._by_id(shown), *self._edited())
         found = {offer.looks: offer for offer in named}.values()
         kept = [offer for offer in found if not any(_dominates(other, offer) for other in found if other is not offer)]
         kept += self._any_box()
@@ -65,12 +65,12 @@ class Scene(Views):
         """The most visual tokens that one request can lead to: all regions that have an id, or the full views. Where any box can
         be asked for, this holds for requests of one box."""
         by_id = self._by_id(self.shown(self.opening))
-        regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.wholes[look.image],)}
+        regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.image_boxes[look.image],)}
         return max(self.full_tokens, self.tokens(list(regions)))
 
     def is_limited(self, shown: Sequence[Shown], *, turns: int) -> bool:
         """Whether more would be on offer without the menu's stated limits."""
-        return bool(Scene(self.menu.unlimited(), self.sizes, self.budget).offers(shown, turns=turns))
+        return bool(ActionSpace(self.menu.unlimited(), self.sizes, self.budget).offers(shown, turns=turns))
 
     def turn_left(self, turns: int) -> bool:
         """Whether another turn may follow the one that is taken now."""
@@ -83,13 +83,13 @@ class Scene(Views):
         spent = sum(view.visual_tokens for view in shown)
         return menu.allowance is None or spent + tokens <= menu.allowance * self.full_tokens
 
-    def _rungs(self, shown: Sequence[Shown]) -> list[Offer]:
+    def _level_offers(self, shown: Sequence[Shown]) -> list[Offer]:
         """Every higher level, of all images that have it or a higher one."""
         offers: dict[tuple[Look, ...], Offer] = {}
         for level in self.menu.ladder.levels:
             looks = tuple(
                 Look((box,), min(higher), i)
-                for i, box in enumerate(self.wholes)
+                for i, box in enumerate(self.image_boxes)
                 if (higher := [own for own in self._above(i, shown) if own >= level])
             )
             if looks and looks not in offers:
@@ -98,9 +98,9 @@ class Scene(Views):
 
     def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
         """Levels of a whole image above those that were shown."""
-        seen = max((v.level for v in shown if v.image == image and v.box == self.wholes[image] and not v.edit), default=0.0)
-        whole_image = self.wholes[image]
-        return [level for level in self.levels[image] if self.sized(image, whole_image, level).level > seen]
+        seen = max((v.level for v in shown if v.image == image and v.box == self.image_boxes[image] and not v.edit), default=0.0)
+        whole_image = self.image_boxes[image]
+        return [level for level in self.levels[image] if self.view_size(image, whole_image, level).level > seen]
 
     def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
         offers = []
@@ -115,7 +115,7 @@ class Scene(Views):
         looks = [
             (edit, Look((box,), self.menu.crop_level, i, edit=edit.name))
             for edit in self.menu.edits
-            for i, box in enumerate(self.wholes)
+            for i, box in enumerate(self.image_boxes)
         ]
         return [
             Offer(edit.name if len(self.sizes) == 1 else f"{look.image}:{edit.name}", (look,), self.tokens([look]))
@@ -127,7 +127,7 @@ class Scene(Views):
         if self.menu.regions.kind != "free":
             return []
         least = max(self.menu.least_tokens, -(-self._pixels.min_pixels // self.budget.factor**2))
-        wholes = [self.sized(i, box, self.menu.crop_level).visual_tokens for i, box in enumerate(self.wholes)]
+        wholes = [self.view_size(i, box, self.menu.crop_level).visual_tokens for i, box in enumerate(self.image_boxes)]
         return [Offer("box", (), least)] if least < max(wholes) else []
 
     # ------------------------------------------------------------------------------------------------ requests
@@ -161,13 +161,13 @@ class Scene(Views):
             return self._named(call, shown)
         if call.edit:
             return self._edit_of(call)
-        rungs = [offer for offer in offers if offer.looks and all(self._is_rung(look) for look in offer.looks)]
+        rungs = [offer for offer in offers if offer.looks and all(self._is_level(look) for look in offer.looks)]
         if call.level is not None:
             rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
         return Resolved(rungs[0].looks) if rungs else CallError.NOT_ON_OFFER
 
-    def _is_rung(self, look: Look) -> bool:
-        return look.boxes == (self.wholes[look.image],) and look.level in self.levels[look.image]
+    def _is_level(self, look: Look) -> bool:
+        return look.boxes == (self.image_boxes[look.image],) and look.level in self.levels[look.image]
 
     def _named(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         image = call.source or 0
@@ -189,7 +189,7 @@ class Scene(Views):
             return CallError.UNKNOWN_VIEW
         if all(edit.name != call.edit for edit in self.menu.edits):
             return CallError.UNKNOWN_EDIT
-        return Resolved((Look((self.wholes[image],), self.menu.crop_level, image, edit=call.edit),))
+        return Resolved((Look((self.image_boxes[image],), self.menu.crop_level, image, edit=call.edit),))
 
     def _free(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         if self.menu.regions.kind != "free" or call.box is None:
@@ -200,7 +200,7 @@ class Scene(Views):
         view = shown[index] if call.frame == "named" else next(v for v in shown if v.image == index)
         if view.edit:  # its coordinates are no longer those of the image
             return CallError.UNKNOWN_VIEW
-        frame = view.box if call.frame == "named" else self.wholes[view.image]
+        frame = view.box if call.frame == "named" else self.image_boxes[view.image]
         box = to_box(call.box, frame, self._units(call.unit, call.frame, view, frame))
         if box is None:
             return CallError.EMPTY_BOX
@@ -227,13 +227,13 @@ class Scene(Views):
     def _look(self, box: Box, image: int, shown: Sequence[Shown]) -> Resolved | CallError:
         """A look at a box; at the whole image where that costs no more and shows no less, unless it was shown already."""
         level, note = self.menu.crop_level, None
-        full = self.sized(image, self.wholes[image], level)
-        if box != self.wholes[image]:
-            crop = self.sized(image, box, level)
+        full = self.view_size(image, self.image_boxes[image], level)
+        if box != self.image_boxes[image]:
+            crop = self.view_size(image, box, level)
             if crop.visual_tokens >= full.visual_tokens and full.level >= SAME * crop.level:
-                box, note = self.wholes[image], INSTEAD
+                box, note = self.image_boxes[image], INSTEAD
         known = (v for v in shown if v.image == image and v.box == box and not v.edit)
-        if box == self.wholes[image] and any(v.level >= SAME * full.level for v in known):
+        if box == self.image_boxes[image] and any(v.level >= SAME * full.level for v in known):
             return CallError.NOT_ON_OFFER
         return Resolved((Look((box,), level, image),), note)
 
@@ -247,13 +247,13 @@ class Scene(Views):
         by_id = {box: name for name, box in regions.boxes(*self.sizes[image]).items()}
         if by_id and all(box in by_id for box in look.boxes):
             return Call(regions=tuple(by_id[box] for box in look.boxes), source=image or None)
-        if self._is_rung(look):
+        if self._is_level(look):
             return Call(level=look.level)
         if regions.kind != "free" or len(look.boxes) != 1:
             raise OptionError(f"menu: no call leads to {look}")
         view = self.shown(self.opening)[image]
-        units = self._units(unit, frame, view, self.wholes[image])
-        said = from_box(look.boxes[0], self.wholes[image], units, 4 if unit == "fraction" else 0)
+        units = self._units(unit, frame, view, self.image_boxes[image])
+        said = from_box(look.boxes[0], self.image_boxes[image], units, 4 if unit == "fraction" else 0)
         return Call(box=said, source=image, unit=unit, frame=frame)
 
 

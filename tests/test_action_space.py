@@ -10,21 +10,21 @@ from calls import spoken
 from PIL import Image
 
 from visionthink import Menu, Picture, Protocol, Regions, ResolutionLadder
+from visionthink.action_space import INSTEAD, ActionSpace, Resolved
 from visionthink.errors import OptionError
 from visionthink.geometry import cells, from_box, grown, ten_crops, to_box, usable
 from visionthink.menu import FREE, NAMED
 from visionthink.protocol import Request
 from visionthink.resolution import QWEN2_5_VL, QWEN3_VL, PixelBudget
-from visionthink.scene import INSTEAD, Resolved, Scene
 from visionthink.types import Box, Call, CallError, Look, Shown, whole
 
 TINY = PixelBudget(28, 784, 12544)
 
 
 def opened(menu, *sizes, budget=QWEN2_5_VL):
-    """A scene and the views that it opens with."""
-    scene = Scene(NAMED[menu][0] if isinstance(menu, str) else menu, sizes, budget)
-    return scene, scene.shown(scene.opening)
+    """A space and the views that it opens with."""
+    space = ActionSpace(NAMED[menu][0] if isinstance(menu, str) else menu, sizes, budget)
+    return space, space.shown(space.opening)
 
 
 def px(*box, **kwargs):
@@ -35,11 +35,11 @@ def permille(*box, **kwargs):
     return Call(box=box, unit="permille", frame="user", **kwargs)
 
 
-def crop(scene, shown, call, **kwargs):
+def crop(space, shown, call, **kwargs):
     """The one view that a call leads to."""
-    resolved = scene.resolve([call], shown, **kwargs)
+    resolved = space.resolve([call], shown, **kwargs)
     assert isinstance(resolved, Resolved), resolved
-    [view] = scene.shown(resolved.looks)
+    [view] = space.shown(resolved.looks)
     return view
 
 
@@ -105,18 +105,18 @@ def test_inverse_of_the_units():
 @pytest.mark.parametrize("menu", ["adaptvision", "adaptvision-released"])
 def test_adaptvision(menu):
     """The authors' example: 1448x938 px; low 442 tokens, full 1,768; a box of 44x50 px is shown at 56x56 px, 4 tokens."""
-    scene, shown = opened(menu, (1448, 938))
+    space, shown = opened(menu, (1448, 938))
     assert shown == (Shown(box=Box(0, 0, 1448, 938), level=0.25, width=728, height=476, visual_tokens=442),)
-    assert scene.full_tokens == 1768
-    view = crop(scene, shown, px(418, 189, 440, 214))
+    assert space.full_tokens == 1768
+    view = crop(space, shown, px(418, 189, 440, 214))
     assert view == Shown(box=Box(831, 372, 876, 422), level=1.0, width=56, height=56, visual_tokens=4)
-    view = crop(scene, shown, px(10, 10, 20, 20))
+    view = crop(space, shown, px(10, 10, 20, 20))
     assert (view.box.width, view.box.height, view.width, view.height, view.visual_tokens) == (28, 28, 56, 56, 4)
-    assert named(scene.offers()) == {"box": 4}
-    assert crop(scene, shown, px(0, 0, 728, 476)).visual_tokens == 1768
+    assert named(space.offers()) == {"box": 4}
+    assert crop(space, shown, px(0, 0, 728, 476)).visual_tokens == 1768
     # two turns, one of which is taken
-    assert scene.offers(shown, turns=1) == ()
-    assert scene.resolve([px(10, 10, 20, 20)], shown, turns=1) == CallError.NOT_ON_OFFER
+    assert space.offers(shown, turns=1) == ()
+    assert space.resolve([px(10, 10, 20, 20)], shown, turns=1) == CallError.NOT_ON_OFFER
 
 
 def test_adaptvision_as_released():
@@ -127,12 +127,12 @@ def test_adaptvision_as_released():
         ((4032, 3024), (2016, 1512), (2352, 1764), (1.714, 1.714), 0.735),
         ((2550, 3300), (1288, 1652), (1792, 2324), (1.438, 1.422), 0.511),
     ):
-        scene, [view] = opened("adaptvision-released", size)
+        space, [view] = opened("adaptvision-released", size)
         assert (view.width, view.height) == low
         assert view.visual_tokens == low[0] * low[1] // 784
-        assert scene.full_tokens == full[0] * full[1] // 784
-        assert round(view.visual_tokens / scene.full_tokens, 3) == share
-        shown = crop(scene, [view], px(low[0] * 0.25, low[1] * 0.25, low[0] * 0.5, low[1] * 0.5)).box
+        assert space.full_tokens == full[0] * full[1] // 784
+        assert round(view.visual_tokens / space.full_tokens, 3) == share
+        shown = crop(space, [view], px(low[0] * 0.25, low[1] * 0.25, low[0] * 0.5, low[1] * 0.5)).box
         assert [round(4 * shown.left / size[0], 2), round(4 * shown.top / size[1], 2)] == [round(f, 2) for f in factors]
 
 
@@ -140,20 +140,20 @@ def test_adaptvision_as_released_beyond_the_page():
     """A box at 70 to 90 % of a scan lands at 101 to 129 %, which the released code shows as black; here it is an error. One that
     only ends beyond the page is cut to the page, and the menu of ours shows what was meant."""
     at = (0.7 * 1288, 0.7 * 1652, 0.9 * 1288, 0.9 * 1652)
-    scene, shown = opened("adaptvision-released", (2550, 3300))
-    assert scene.resolve([px(*at)], shown) == CallError.EMPTY_BOX
-    assert crop(scene, shown, px(0.6 * 1288, 0.6 * 1652, *at[2:])).box == (2199, 2814, 2550, 3300)
-    scene, shown = opened("adaptvision", (2550, 3300))
+    space, shown = opened("adaptvision-released", (2550, 3300))
+    assert space.resolve([px(*at)], shown) == CallError.EMPTY_BOX
+    assert crop(space, shown, px(0.6 * 1288, 0.6 * 1652, *at[2:])).box == (2199, 2814, 2550, 3300)
+    space, shown = opened("adaptvision", (2550, 3300))
     width, height = shown[0].width, shown[0].height
-    box = crop(scene, shown, px(0.7 * width, 0.7 * height, 0.9 * width, 0.9 * height)).box
+    box = crop(space, shown, px(0.7 * width, 0.7 * height, 0.9 * width, 0.9 * height)).box
     assert all(abs(ours - meant) <= 1 for ours, meant in zip(box, (1785, 2310, 2295, 2970), strict=True))
 
 
 def test_px_are_those_that_the_model_sees():
     """A view that the processor enlarges is not counted in its own px: 50x40 is seen as 84x56."""
-    scene, shown = opened(Menu(ladder=ResolutionLadder((1.0,)), regions=FREE), (50, 40))
+    space, shown = opened(Menu(ladder=ResolutionLadder((1.0,)), regions=FREE), (50, 40))
     assert (shown[0].width, shown[0].height) == (50, 40)
-    assert crop(scene, shown, px(42, 0, 84, 28)).box == (22, 0, 50, 28)
+    assert crop(space, shown, px(42, 0, 84, 28)).box == (22, 0, 50, 28)
 
 
 # ------------------------------------------------------------------------------------------------ Qwen3's zoom
@@ -168,41 +168,41 @@ def test_qwen3_zoom():
     least = QWEN3_VL.at_least(256)
     assert least.fit(86, 134) == (416, 640) and least.visual_tokens(86, 134) == 260
     assert least.fit(10, 8) == (576, 480) and least.visual_tokens(10, 8) == 270
-    scene, shown = opened("qwen3", (1000, 800), budget=QWEN3_VL)
-    assert (shown[0].visual_tokens, scene.full_tokens, named(scene.offers())) == (775, 775, {"box": 256})
-    view = crop(scene, shown, permille(574, 301, 660, 468))
+    space, shown = opened("qwen3", (1000, 800), budget=QWEN3_VL)
+    assert (shown[0].visual_tokens, space.full_tokens, named(space.offers())) == (775, 775, {"box": 256})
+    view = crop(space, shown, permille(574, 301, 660, 468))
     assert view == Shown(box=Box(574, 240, 660, 375), level=1.0, width=416, height=672, visual_tokens=273)
     assert (view.width, view.height) == least.fit(86, 135)
-    view = crop(scene, shown, permille(500, 500, 510, 510))
+    view = crop(space, shown, permille(500, 500, 510, 510))
     assert view == Shown(box=Box(489, 388, 521, 420), level=1.0, width=512, height=512, visual_tokens=256)
     # the coordinates of the cloud's documentation end at 999; beyond 1000 is cut
-    assert crop(scene, shown, permille(500, 500, 999, 1200)).box == (500, 400, 999, 800)
+    assert crop(space, shown, permille(500, 500, 999, 1200)).box == (500, 400, 999, 800)
     for size in ((512, 512), (300, 800), (100, 100)):
-        scene, shown = opened("qwen3", size, budget=QWEN3_VL)
-        assert scene.offers() == ()
-        assert scene.resolve([permille(0, 0, 500, 500)], shown) == CallError.NOT_ON_OFFER
+        space, shown = opened("qwen3", size, budget=QWEN3_VL)
+        assert space.offers() == ()
+        assert space.resolve([permille(0, 0, 500, 500)], shown) == CallError.NOT_ON_OFFER
     assert opened("qwen3", (512, 544), budget=QWEN3_VL)[0].offers() != ()
 
 
 def test_qwen3_names_one_of_several_images():
     """img_idx counts the user's images, also after crops were shown; the results come in the order of the calls."""
-    scene, shown = opened("qwen3", (1000, 800), (2000, 1000), (320, 320), budget=QWEN3_VL)
-    resolved = scene.resolve([permille(0, 0, 500, 500, source=1), permille(0, 0, 500, 500)], shown)
+    space, shown = opened("qwen3", (1000, 800), (2000, 1000), (320, 320), budget=QWEN3_VL)
+    resolved = space.resolve([permille(0, 0, 500, 500, source=1), permille(0, 0, 500, 500)], shown)
     assert [(look.image, look.boxes) for look in resolved.looks] == [(1, ((0, 0, 1000, 500),)), (0, ((0, 0, 500, 400),))]
-    shown += scene.shown(resolved.looks)
-    assert crop(scene, shown, permille(500, 0, 1000, 1000, source=1), turns=1).box == (1000, 0, 2000, 1000)
-    assert scene.resolve([permille(0, 0, 500, 500, source=3)], shown, turns=1) == CallError.UNKNOWN_VIEW
+    shown += space.shown(resolved.looks)
+    assert crop(space, shown, permille(500, 0, 1000, 1000, source=1), turns=1).box == (1000, 0, 2000, 1000)
+    assert space.resolve([permille(0, 0, 500, 500, source=3)], shown, turns=1) == CallError.UNKNOWN_VIEW
     # too small for a crop to pay
-    assert scene.resolve([permille(0, 0, 500, 500, source=2)], shown) == CallError.NOT_ON_OFFER
+    assert space.resolve([permille(0, 0, 500, 500, source=2)], shown) == CallError.NOT_ON_OFFER
 
 
 def test_views_come_in_the_order_of_asking():
-    scene, shown = opened("qwen3", (1000, 800), (2000, 1000), budget=QWEN3_VL)
+    space, shown = opened("qwen3", (1000, 800), (2000, 1000), budget=QWEN3_VL)
     a, b, c = (0, 0, 500, 500), (0, 500, 500, 1000), (500, 0, 1000, 500)
     calls = [permille(*a, source=0), permille(*b, source=1), permille(*c, source=0), permille(*a, source=0)]
-    views = scene.shown(scene.resolve(calls, shown).looks)
+    views = space.shown(space.resolve(calls, shown).looks)
     assert [(v.image, v.box) for v in views] == [(0, (0, 0, 500, 400)), (1, (0, 500, 1000, 1000)), (0, (500, 0, 1000, 400))]
-    resolved = scene.resolve([permille(*a), permille(*c)], shown)
+    resolved = space.resolve([permille(*a), permille(*c)], shown)
     assert resolved.looks == (Look((Box(0, 0, 500, 400), Box(500, 0, 1000, 400)), 1.0),)
 
 
@@ -215,46 +215,46 @@ def fraction(*box, source=0):
 
 def test_minio3():
     """Views of 51 to 2,551 tokens; a crop of a crop is cut from the original."""
-    scene, shown = opened("minio3", (1448, 938))
-    assert shown[0].visual_tokens == 1768 and named(scene.offers()) == {"box": 51}
+    space, shown = opened("minio3", (1448, 938))
+    assert shown[0].visual_tokens == 1768 and named(space.offers()) == {"box": 51}
     for box in ((0, 0, 0.001, 0.001), (0.5, 0.5, 0.55, 0.6), (0, 0.4, 0.3, 0.41)):
-        assert crop(scene, shown, fraction(*box)).visual_tokens >= 51
-    first = crop(scene, shown, fraction(0.5, 0.5, 1, 1))
+        assert crop(space, shown, fraction(*box)).visual_tokens >= 51
+    first = crop(space, shown, fraction(0.5, 0.5, 1, 1))
     assert (first.box, first.visual_tokens) == ((724, 469, 1448, 938), 26 * 17)
     shown += (first,)
-    second = crop(scene, shown, fraction(0.5, 0.5, 1, 1, source=1), turns=1)
+    second = crop(space, shown, fraction(0.5, 0.5, 1, 1, source=1), turns=1)
     assert second.box == (1086, 703, 1448, 938)
     shown += (second,)
-    assert crop(scene, shown, fraction(0, 0, 0.5, 1, source=2), turns=2).box == (1086, 703, 1267, 938)
-    assert crop(scene, shown, fraction(0, 0, 0.5, 1), turns=2).box == (0, 0, 724, 938)
-    assert scene.resolve([fraction(0, 0, 0.5, 1, source=3)], shown, turns=2) == CallError.UNKNOWN_VIEW
+    assert crop(space, shown, fraction(0, 0, 0.5, 1, source=2), turns=2).box == (1086, 703, 1267, 938)
+    assert crop(space, shown, fraction(0, 0, 0.5, 1), turns=2).box == (0, 0, 724, 938)
+    assert space.resolve([fraction(0, 0, 0.5, 1, source=3)], shown, turns=2) == CallError.UNKNOWN_VIEW
 
 
 def test_minio3_has_a_limit_of_tokens():
     """The full view of a large image is shrunk, and is not on offer again; crops are as sharp as 2,551 tokens allow."""
-    scene, shown = opened("minio3", (4000, 3000))
+    space, shown = opened("minio3", (4000, 3000))
     assert (shown[0].width, shown[0].height, shown[0].visual_tokens) == (1624, 1204, 2494)
     assert shown[0].level == pytest.approx(2494 / (143 * 107))
-    assert named(scene.offers()) == {"box": 51}
-    view = crop(scene, shown, fraction(0, 0, 0.5, 0.5))
+    assert named(space.offers()) == {"box": 51}
+    view = crop(space, shown, fraction(0, 0, 0.5, 0.5))
     assert (view.width, view.height, view.visual_tokens, round(view.level, 2)) == (1624, 1204, 2494, 0.64)
-    view = crop(scene, shown, fraction(0, 0, 0.25, 0.25))
+    view = crop(space, shown, fraction(0, 0, 0.25, 0.25))
     assert (view.width, view.height, view.level) == (1008, 756, 1.0)
     # a strip that the limit would make longer than any processor reads
-    scene, shown = opened("minio3", (100, 20000))
+    space, shown = opened("minio3", (100, 20000))
     assert (shown[0].width, shown[0].height, shown[0].visual_tokens) == (84, 16800, 1800)
     # a level that the limit makes the same as the one before it
     menu = Menu(ladder=ResolutionLadder((0.25, 1)), most_tokens=2551)
-    scene, shown = opened(menu, (4000, 3000))
-    assert scene.offers() == ()
+    space, shown = opened(menu, (4000, 3000))
+    assert space.offers() == ()
 
 
 def test_minio3_limits_of_turns_and_views():
-    scene, shown = opened("minio3", (1448, 938))
-    assert [bool(scene.offers(shown, turns=turns)) for turns in range(7)] == [True] * 5 + [False] * 2
-    views = shown + (crop(scene, shown, fraction(0, 0, 0.1, 0.1)),) * 10
-    assert scene.offers(views, turns=1) and not scene.offers(views + views[-1:], turns=1)
-    assert scene.is_limited(views + views[-1:], turns=1)
+    space, shown = opened("minio3", (1448, 938))
+    assert [bool(space.offers(shown, turns=turns)) for turns in range(7)] == [True] * 5 + [False] * 2
+    views = shown + (crop(space, shown, fraction(0, 0, 0.1, 0.1)),) * 10
+    assert space.offers(views, turns=1) and not space.offers(views + views[-1:], turns=1)
+    assert space.is_limited(views + views[-1:], turns=1)
 
 
 # ------------------------------------------------------------------------------------------------ AwaRes
@@ -292,27 +292,27 @@ def test_cells_cover_the_image():
 
 def test_costs_of_the_ten_crops():
     """At 112x112 px: low 4, quadrant 4, half 8, full 16 tokens."""
-    scene, shown = opened("ten", (112, 112), budget=TINY)
+    space, shown = opened("ten", (112, 112), budget=TINY)
     assert shown[0].visual_tokens == 4
-    assert named(scene.offers()) == dict.fromkeys("01234", 4) | dict.fromkeys("5678", 8) | {"all": 16}
+    assert named(space.offers()) == dict.fromkeys("01234", 4) | dict.fromkeys("5678", 8) | {"all": 16}
     # the floor of 100 px makes every crop as expensive as the whole image
-    scene, shown = opened("awares", (112, 112), budget=TINY)
-    assert named(scene.offers()) == {"all": 16}
-    resolved = scene.resolve([Call(regions=("3",))], shown)
+    space, shown = opened("awares", (112, 112), budget=TINY)
+    assert named(space.offers()) == {"all": 16}
+    resolved = space.resolve([Call(regions=("3",))], shown)
     assert resolved == ((Look((Box(0, 0, 112, 112),), 1.0),), INSTEAD)
-    assert scene.resolve([Call(regions=("all",))], shown).note is None
+    assert space.resolve([Call(regions=("all",))], shown).note is None
 
 
 def test_several_crops_at_once():
     """In the order of asking, each once; `all` swallows the rest."""
-    scene, shown = opened("awares", (1448, 938))
-    assert scene.resolve([Call(regions=("5", "0", "5"))], shown).looks == (
+    space, shown = opened("awares", (1448, 938))
+    assert space.resolve([Call(regions=("5", "0", "5"))], shown).looks == (
         Look((Box(0, 0, 1448, 469), Box(0, 0, 724, 469)), 1.0),
     )
-    assert scene.resolve([Call(regions=("5", "all", "0"))], shown).looks == (Look((Box(0, 0, 1448, 938),), 1.0),)
+    assert space.resolve([Call(regions=("5", "all", "0"))], shown).looks == (Look((Box(0, 0, 1448, 938),), 1.0),)
     for regions in (("9",), ("0", "x"), ("",), ("٣",)):
-        assert scene.resolve([Call(regions=regions)], shown) == CallError.UNKNOWN_REGION
-    assert scene.resolve([Call(regions=("0",))], shown, turns=1) == CallError.NOT_ON_OFFER
+        assert space.resolve([Call(regions=regions)], shown) == CallError.UNKNOWN_REGION
+    assert space.resolve([Call(regions=("0",))], shown, turns=1) == CallError.NOT_ON_OFFER
 
 
 # ------------------------------------------------------------------------------------------------ ladders
@@ -320,35 +320,35 @@ def test_several_crops_at_once():
 
 def test_ladder_costs():
     """(1/16, 1/4, 1) in shares of the full view: .0625, .3125, 1.3125 climbing; 1.0625 jumping."""
-    scene, shown = opened("levels", (112, 112), budget=TINY)
-    assert named(scene.offers()) == {"0.25": 4, "1": 16}
+    space, shown = opened("levels", (112, 112), budget=TINY)
+    assert named(space.offers()) == {"0.25": 4, "1": 16}
     spent = [1 / 16]
     for turns in range(2):
-        shown += scene.shown(scene.resolve([Call()], shown, turns=turns).looks)
-        spent.append(sum(view.visual_tokens for view in shown) / scene.full_tokens)
+        shown += space.shown(space.resolve([Call()], shown, turns=turns).looks)
+        spent.append(sum(view.visual_tokens for view in shown) / space.full_tokens)
     assert spent == [0.0625, 0.3125, 1.3125]
-    assert scene.resolve([Call()], shown, turns=2) == CallError.NOT_ON_OFFER
-    shown = scene.shown(scene.opening)
-    jumped = shown + scene.shown(scene.resolve([Call(level=1.0)], shown).looks)
-    assert sum(view.visual_tokens for view in jumped) / scene.full_tokens == 1.0625
+    assert space.resolve([Call()], shown, turns=2) == CallError.NOT_ON_OFFER
+    shown = space.shown(space.opening)
+    jumped = shown + space.shown(space.resolve([Call(level=1.0)], shown).looks)
+    assert sum(view.visual_tokens for view in jumped) / space.full_tokens == 1.0625
     for level in (0.0625, 0.5):
-        assert scene.resolve([Call(level=level)], shown) == CallError.NOT_ON_OFFER
-    assert scene.resolve([Call(level=0.25)], jumped, turns=1) == CallError.NOT_ON_OFFER
+        assert space.resolve([Call(level=level)], shown) == CallError.NOT_ON_OFFER
+    assert space.resolve([Call(level=0.25)], jumped, turns=1) == CallError.NOT_ON_OFFER
     assert opened("visionthink", (28, 28), budget=TINY)[0].offers() == ()
 
 
 def test_levels_of_several_images():
     """A request without arguments means all that have a higher level; a small image has only one."""
-    scene, shown = opened("ladder", (112, 112), (28, 28), (56, 56), budget=TINY)
+    space, shown = opened("ladder", (112, 112), (28, 28), (56, 56), budget=TINY)
     assert [view.level for view in shown] == [0.0625, 1.0, 0.25]
-    [quarter, full] = scene.offers()
+    [quarter, full] = space.offers()
     assert (quarter.name, quarter.visual_tokens) == ("1", 8)
     assert [(look.image, look.level) for look in quarter.looks] == [(0, 0.25), (2, 1.0)]
     assert [(look.image, look.level) for look in full.looks] == [(0, 1.0), (2, 1.0)]
-    resolved = scene.resolve([Call()], shown)
+    resolved = space.resolve([Call()], shown)
     assert resolved.looks == quarter.looks
-    shown += scene.shown(resolved.looks)
-    assert [(look.image, look.level) for look in scene.resolve([Call()], shown, turns=1).looks] == [(0, 1.0)]
+    shown += space.shown(resolved.looks)
+    assert [(look.image, look.level) for look in space.resolve([Call()], shown, turns=1).looks] == [(0, 1.0)]
 
 
 # ------------------------------------------------------------------------------------------------ limits
@@ -361,8 +361,8 @@ def test_dominated_offers_are_dropped():
     assert len(opened(Menu(ladder=low, regions=ten), (112, 112), budget=TINY)[0].offers()) == 10
     assert named(opened(Menu(ladder=low, regions=ten, least_tokens=256), (448, 448))[0].offers()) == {"all": 256}
     # where the processor's own limit is lower, it wins: the view is kept as it is
-    scene = opened(Menu(ladder=low, regions=ten, least_tokens=16), (112, 112), budget=TINY)[0]
-    assert scene.sized(0, Box(0, 0, 112, 56), 1.0)[:3] == (140, 56, 10)
+    space = opened(Menu(ladder=low, regions=ten, least_tokens=16), (112, 112), budget=TINY)[0]
+    assert space.view_size(0, Box(0, 0, 112, 56), 1.0)[:3] == (140, 56, 10)
     # quadrants cost as much as halves: the halves show more
     eight = opened(Menu(ladder=low, regions=ten, least_tokens=8), (112, 112), budget=TINY)[0].offers()
     assert named(eight) == {"4": 9, "5": 8, "6": 8, "7": 8, "8": 8, "all": 16}
@@ -377,77 +377,77 @@ def test_dominated_offers_are_dropped():
 
 
 def test_a_crop_as_expensive_as_the_whole_image_becomes_the_whole():
-    scene, shown = opened("cells", (112, 112), budget=TINY)
+    space, shown = opened("cells", (112, 112), budget=TINY)
     cell = Call(box=(0, 0, 4, 3), unit="cell", frame="original")
-    assert scene.resolve([cell], shown) == ((Look((Box(0, 0, 112, 84),), 1.0),), None)
+    assert space.resolve([cell], shown) == ((Look((Box(0, 0, 112, 84),), 1.0),), None)
     whole_image = Call(box=(0, 0, 4, 4), unit="cell", frame="original")
-    assert scene.resolve([whole_image], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), None)
+    assert space.resolve([whole_image], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), None)
     nearly = Call(box=(0, 0, 999, 980), unit="permille", frame="user")
-    assert scene.resolve([nearly], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), INSTEAD)
+    assert space.resolve([nearly], shown) == ((Look((Box(0, 0, 112, 112),), 1.0),), INSTEAD)
     # a cell is a visual token of the model
-    scene, shown = opened("cells", (640, 320), budget=QWEN3_VL)
+    space, shown = opened("cells", (640, 320), budget=QWEN3_VL)
     cell = Call(box=(0, 0, 10, 10), unit="cell", frame="original")
-    assert scene.resolve([cell], shown).looks == (Look((Box(0, 0, 320, 320),), 1.0),)
+    assert space.resolve([cell], shown).looks == (Look((Box(0, 0, 320, 320),), 1.0),)
     # the whole was the first view
-    scene, shown = opened("deepeyes", (448, 448))
+    space, shown = opened("deepeyes", (448, 448))
     original = Call(box=(0, 0, 447, 447), unit="px", frame="original")
-    assert scene.resolve([original], shown) == CallError.NOT_ON_OFFER
-    assert crop(scene, shown, Call(box=(0, 0, 224, 224), unit="px", frame="original")).visual_tokens == 64
+    assert space.resolve([original], shown) == CallError.NOT_ON_OFFER
+    assert crop(space, shown, Call(box=(0, 0, 224, 224), unit="px", frame="original")).visual_tokens == 64
 
 
 def test_allowance():
     """Visual tokens of all views relative to the full view."""
     ten = Regions(kind="ten")
     menu = Menu(ladder=ResolutionLadder((0.25,)), regions=ten, allowance=0.75, max_turns=4)
-    scene, shown = opened(menu, (112, 112), budget=TINY)
-    assert named(scene.offers()) == dict.fromkeys("01234", 4) | dict.fromkeys("5678", 8)
-    assert scene.resolve([Call(regions=("all",))], shown) == CallError.NOT_ON_OFFER
-    assert scene.resolve([Call(regions=("0", "1", "2"))], shown) == CallError.NOT_ON_OFFER
-    resolved = scene.resolve([Call(regions=("0", "1"))], shown)
-    shown += scene.shown(resolved.looks)
+    space, shown = opened(menu, (112, 112), budget=TINY)
+    assert named(space.offers()) == dict.fromkeys("01234", 4) | dict.fromkeys("5678", 8)
+    assert space.resolve([Call(regions=("all",))], shown) == CallError.NOT_ON_OFFER
+    assert space.resolve([Call(regions=("0", "1", "2"))], shown) == CallError.NOT_ON_OFFER
+    resolved = space.resolve([Call(regions=("0", "1"))], shown)
+    shown += space.shown(resolved.looks)
     assert sum(view.visual_tokens for view in shown) == 12
-    assert scene.offers(shown, turns=1) == () and scene.is_limited(shown, turns=1)
+    assert space.offers(shown, turns=1) == () and space.is_limited(shown, turns=1)
 
 
 def test_max_views():
     menu = Menu(ladder=ResolutionLadder((0.25,)), regions=Regions(kind="ten"), max_views=3, max_turns=9)
-    scene, shown = opened(menu, (112, 112), budget=TINY)
-    assert scene.resolve([Call(regions=("0", "1", "2"))], shown) == CallError.NOT_ON_OFFER
-    shown += scene.shown(scene.resolve([Call(regions=("0", "1"))], shown).looks)
-    assert scene.offers(shown, turns=1) == () and scene.is_limited(shown, turns=1)
+    space, shown = opened(menu, (112, 112), budget=TINY)
+    assert space.resolve([Call(regions=("0", "1", "2"))], shown) == CallError.NOT_ON_OFFER
+    shown += space.shown(space.resolve([Call(regions=("0", "1"))], shown).looks)
+    assert space.offers(shown, turns=1) == () and space.is_limited(shown, turns=1)
 
 
 def test_levels_and_regions_on_one_menu():
     """The design's menu of both: the whole image in full, or any part of it."""
-    scene, shown = opened(Menu(ladder=ResolutionLadder((0.25, 1)), regions=FREE), (1448, 938))
-    assert named(scene.offers()) == {"1": 1768, "box": 4}
-    assert scene.resolve([Call()], shown).looks == (Look((Box(0, 0, 1448, 938),), 1.0),)
-    view = crop(scene, shown, px(0, 0, 364, 238))
+    space, shown = opened(Menu(ladder=ResolutionLadder((0.25, 1)), regions=FREE), (1448, 938))
+    assert named(space.offers()) == {"1": 1768, "box": 4}
+    assert space.resolve([Call()], shown).looks == (Look((Box(0, 0, 1448, 938),), 1.0),)
+    view = crop(space, shown, px(0, 0, 364, 238))
     assert (view.box, view.visual_tokens) == ((0, 0, 724, 469), 442)
     shown += (view,)
-    assert named(scene.offers(shown, turns=1)) == {"1": 1768, "box": 4}
+    assert named(space.offers(shown, turns=1)) == {"1": 1768, "box": 4}
     # without a level 1 on its ladder, an image that saves nothing is shown in full all the same
-    scene, shown = opened("adaptvision", (20, 20))
-    assert (shown[0].level, scene.offers()) == (1.0, ())
+    space, shown = opened("adaptvision", (20, 20))
+    assert (shown[0].level, space.offers()) == (1.0, ())
 
 
 def test_max_turns():
-    scene, shown = opened("deepeyes", (1448, 938))
-    assert [bool(scene.offers(shown, turns=turns)) for turns in range(6)] == [True, True, True, True, False, False]
+    space, shown = opened("deepeyes", (1448, 938))
+    assert [bool(space.offers(shown, turns=turns)) for turns in range(6)] == [True, True, True, True, False, False]
     ladder = Menu(ladder=ResolutionLadder((0.25, 1)), regions=FREE)
     assert ladder.most_turns == 3 and Menu().most_turns == 2
 
 
 def test_without_views_those_of_the_opening_are_meant():
-    scene, shown = opened("adaptvision", (1448, 938))
-    assert scene.resolve([px(418, 189, 440, 214)], ()) == scene.resolve([px(418, 189, 440, 214)], shown)
-    assert scene.offers() == scene.offers(shown)
+    space, shown = opened("adaptvision", (1448, 938))
+    assert space.resolve([px(418, 189, 440, 214)], ()) == space.resolve([px(418, 189, 440, 214)], shown)
+    assert space.offers() == space.offers(shown)
 
 
 def test_menus_without_regions_refuse_boxes():
-    scene, shown = opened("visionthink", (1448, 938))
-    assert scene.resolve([px(0, 0, 10, 10)], shown) == CallError.NOT_ON_OFFER
-    assert scene.resolve([Call(regions=("0",))], shown) == CallError.UNKNOWN_REGION
+    space, shown = opened("visionthink", (1448, 938))
+    assert space.resolve([px(0, 0, 10, 10)], shown) == CallError.NOT_ON_OFFER
+    assert space.resolve([Call(regions=("0",))], shown) == CallError.UNKNOWN_REGION
     assert opened("adaptvision", (1448, 938))[0].resolve([Call()], shown) == CallError.NOT_ON_OFFER
 
 
@@ -462,21 +462,21 @@ def test_call_is_the_inverse():
         checked = 0
         for _ in range(40):
             size, budget = random_size(rng), rng.choice((QWEN2_5_VL, QWEN3_VL, TINY))
-            scene, shown = opened(menu, size, budget=budget)
-            looks = [look for offer in scene.offers() for look in offer.looks]
-            if menu.regions.kind == "free" and scene.offers():
+            space, shown = opened(menu, size, budget=budget)
+            looks = [look for offer in space.offers() for look in offer.looks]
+            if menu.regions.kind == "free" and space.offers():
                 x, y = rng.randrange(size[0]), rng.randrange(size[1])
                 box = Box(x, y, rng.randint(x + 1, size[0]), rng.randint(y + 1, size[1]))
                 looks.append(Look((box,), 1.0))
             for look in looks:
-                call = scene.call(look, *protocol.coordinates)
+                call = space.call(look, *protocol.coordinates)
                 replies = [(call,)]
                 if name != "ladder":  # whose dialect asks for the next level and cannot name one
                     reply = protocol.parse(protocol.request(call))
                     assert isinstance(reply, Request), (name, call)
                     replies.append(reply.calls)
                 for calls in replies:
-                    resolved = scene.resolve(calls, shown)
+                    resolved = space.resolve(calls, shown)
                     if resolved in (CallError.TOO_LONG, CallError.NOT_ON_OFFER) and menu.regions.kind == "free":
                         continue  # a strip, or so much of the first view that it is the same
                     assert isinstance(resolved, Resolved), (name, size, look, calls, resolved)
@@ -497,12 +497,12 @@ def test_call_refuses_what_the_menu_cannot_show():
 def test_views_are_rendered_as_they_are_recorded():
     image = Image.effect_noise((300, 200), 60).convert("RGB")
     picture = Picture(image)
-    scene, shown = opened(Menu(ladder=ResolutionLadder((0.25,)), regions=FREE), (300, 200), budget=TINY)
-    looks = scene.resolve([Call(box=(100, 50, 200, 150), frame="original")], shown).looks
-    [view] = scene.render(looks, [picture])
+    space, shown = opened(Menu(ladder=ResolutionLadder((0.25,)), regions=FREE), (300, 200), budget=TINY)
+    looks = space.resolve([Call(box=(100, 50, 200, 150), frame="original")], shown).looks
+    [view] = space.render(looks, [picture])
     assert view.image.size == (view.width, view.height)
     assert view.image.tobytes() == image.resize(view.image.size, Image.Resampling.LANCZOS, box=(100, 50, 200, 150)).tobytes()
-    assert scene.render(looks, [picture])[0] is view and picture.rendered == 1
+    assert space.render(looks, [picture])[0] is view and picture.rendered == 1
 
 
 # ------------------------------------------------------------------------------------------------ random calls
@@ -538,22 +538,22 @@ def check_random_calls(count):
         protocol, budget = Protocol(dialect or "agent"), rng.choice(budgets)
         several = protocol.asks_of_any_image and rng.random() < 0.3
         sizes = [random_size(rng) for _ in range(rng.choice((2, 3)) if several else 1)]
-        scene = Scene(menu, sizes, budget)
-        shown = scene.shown(scene.opening)
+        space = ActionSpace(menu, sizes, budget)
+        shown = space.shown(space.opening)
         for turns in range(rng.choice((1, 1, 2))):
             text = spoken(protocol.dialect, sizes[0], rng)
             reply = protocol.parse(text)
             if not isinstance(reply, Request):
                 continue
-            resolved = scene.resolve(reply.calls, shown, turns=turns)
+            resolved = space.resolve(reply.calls, shown, turns=turns)
             if isinstance(resolved, CallError):
                 refused.add(resolved)
                 continue
-            views = scene.shown(resolved.looks)
+            views = space.shown(resolved.looks)
             assert views, (name, sizes, text)
             for view in views:
                 case = (name, budget, sizes, text, view)
-                image = scene.wholes[view.image]
+                image = space.image_boxes[view.image]
                 assert view.box.within(image) == view.box and view.box.area > 0, case
                 height, width = smart_resize(view.height, view.width, budget.factor, budget.min_pixels, budget.max_pixels)
                 assert view.visual_tokens == (width // budget.factor) * (height // budget.factor) > 0, case

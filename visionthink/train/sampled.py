@@ -16,13 +16,13 @@ Part = Literal["accuracy", "format", "penalty"]
 
 
 @dataclass(frozen=True)
-class Step:
+class SampledStep:
     """The rollouts of a step, groups in order. The opening is TRL's prompt, all that follows its completion."""
 
     rollouts: tuple[Rollout, ...] = ()
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Rollout]]) -> Step:
+    def of(cls, groups: Sequence[Sequence[Rollout]]) -> SampledStep:
         return cls(tuple(rollout for group in groups for rollout in group))
 
     @property
