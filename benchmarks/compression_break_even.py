@@ -28,7 +28,8 @@ def table(families: Sequence[str], keeps: Sequence[float]) -> list[dict[str, Any
 
 def _of_image(architecture: Architecture, width: int, height: int, names: Sequence[str]) -> dict[str, Any]:
     decoder = architecture.decoder
-    low, full = ((w, h) for _, w, h in ResolutionLadder((0.25, 1)).sizes(*QWEN2_5_VL.fit(width, height), QWEN2_5_VL))
+    size = QWEN2_5_VL.fit(width, height)
+    low, full = (ResolutionLadder().size(level, *size, QWEN2_5_VL) for level in (0.25, 1.0))
     small, tokens = QWEN2_5_VL.visual_tokens(*low), QWEN2_5_VL.visual_tokens(*full)
     tower_low, tower = (vision_flops(architecture.vision, *size, decoder.hidden) for size in (low, full))
     plain = tower + decoder_flops(decoder, TEXT + tokens)

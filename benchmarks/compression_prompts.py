@@ -156,7 +156,7 @@ def wide_prompts(model: Any, visual: int, count: int, keeps: Iterable[float]) ->
         return {name: tensor.to(model.device) for name, tensor in made.items()}
 
     def smaller(keep: float) -> tuple[int, int]:
-        [(_, width, height)] = ResolutionLadder((keep,)).sizes(side, side, budget)
+        width, height = ResolutionLadder((keep,)).size(keep, side, side, budget)
         return width, height
 
     return [Prompt(inputs(i, side, side), {keep: inputs(i, *smaller(keep)) for keep in keeps}, False) for i in range(count)]

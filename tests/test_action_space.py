@@ -570,7 +570,9 @@ def check_random_calls(count):
 
 
 def test_random_calls():
-    check_random_calls(3000)
+    crops, refused = check_random_calls(3000)
+    assert all(crops[name] > 2 for name, (menu, _) in NAMED.items() if menu.has_regions), crops
+    assert {CallError.EMPTY_BOX, CallError.NOT_ON_OFFER} <= refused
 
 
 @pytest.mark.slow
@@ -584,3 +586,15 @@ def test_many_random_calls():
         CallError.UNKNOWN_REGION,
         CallError.NOT_ON_OFFER,
     }
+
+
+def test_regions_that_cannot_be_are_refused():
+    for fields, message in (
+        ({"kind": "tens"}, "regions 'tens': choose one of none, ten, grid, free"),
+        ({"kind": "grid"}, "regions grid: rows and columns must be at least 1"),
+        ({"kind": "ten", "least_side": -1}, "regions: least_side, rows and columns must not be negative"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            Regions(**fields)
+    with pytest.raises(OptionError, match="least_tokens 9, most_tokens 4: the least must not exceed the most"):
+        Menu(least_tokens=9, most_tokens=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -20,9 +21,11 @@ from pyarrow import parquet
 from rich.console import Console
 
 from visionthink.cli import main
+from visionthink.data import synth
 from visionthink.data.curated import label_rows, write_tables
 from visionthink.data.curation import Counted, counted, shard_rows
 from visionthink.data.examples import parse_columns, read_examples
+from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Thresholds, balanced
 from visionthink.errors import DataError, OptionError
 from visionthink.recipes.curate import CurateConfig, curate
@@ -321,3 +324,10 @@ def test_labels_of_rows_with_the_same_content(tmp_path):
         ("low_suffices", True, ""),
         (None, False, "bad"),
     ]
+
+
+def test_an_earlier_conversation_is_part_of_what_an_example_is():
+    example = synth.draw("scene", 0)
+    after = dataclasses.replace(example, earlier=(("user", "Hello."), ("assistant", "Hello.")))
+    digest = image_digest(example.image)
+    assert content_id(example, digest) != content_id(after, digest)

@@ -53,7 +53,8 @@ def check_mutated_calls(count):
 
 
 def test_mutated_calls():
-    check_mutated_calls(3000)
+    understood = check_mutated_calls(3000)
+    assert min(understood.values()) > 5, understood
 
 
 @pytest.mark.slow
@@ -432,9 +433,9 @@ def test_reading_levels():
         (resize('{"action": "resize", "level": 2}'), "NOT_ON_OFFER"),
         (resize('{"action": "resize", "level": true}'), "NOT_ON_OFFER"),
         (resize('{"action": "resize", "level": NaN}'), "NOT_ON_OFFER"),
-        (resize('{"action": "resize", "level": null}'), "WRONG_ARGUMENTS"),
-        (resize('{"level": 1}'), "WRONG_ARGUMENTS"),
-        (resize('{"action": "zoom"}'), "WRONG_ARGUMENTS"),
+        (resize('{"action": "resize", "level": null}'), "WRONG_LEVEL_ARGUMENTS"),
+        (resize('{"level": 1}'), "WRONG_LEVEL_ARGUMENTS"),
+        (resize('{"action": "zoom"}'), "WRONG_LEVEL_ARGUMENTS"),
     ):
         assert reads("levels", text) == expected, text
     assert reads("agent", resize('{"action": "resize", "level": 1}')) == "WRONG_ARGUMENTS"

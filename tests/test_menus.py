@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -10,8 +11,13 @@ import pytest
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.evals.metrics import Scored
+from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.routing import routing
+from visionthink.evals.runner import evaluate
 from visionthink.menu import NAMED
+from visionthink.model import Model, load
 from visionthink.protocol import DIALECTS
+from visionthink.rewards.rules.judge import RulesJudge
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -46,7 +52,7 @@ def test_the_oracle_asks_for_the_cheapest_crops_that_show_the_evidence(oracle):
     assert whole and all(sizes[name] == 16 for name in whole)
     summary = json.loads((oracle / "summary.json").read_text())
     assert summary["retain_cumulative"] == sum(t.visual_tokens for t in looks.values()) / (60 * 16) < 0.62
-    assert summary["accuracy"] is not None
+    assert summary["accuracy"] == pytest.approx(sum(s.verdict.verdict == "correct" for s in scored) / (60 - summary["unscored"]))
 
 
 def test_the_page_draws_the_boxes_that_were_looked_at(capsys, oracle, tmp_path):
@@ -107,4 +113,21 @@ def test_one_question_about_several_images(capsys, tmp_path):
     status, _, err = run(capsys, "ask", *files, "-q", "How many?", "--menu", "awares")
     assert (status, "the dialect awares cannot say which of several images a part is of" in err) == (2, True)
     status, _, err = run(capsys, "ask", *files, "-q", "<image> How many?")
-    assert (status, "has 1 <image> for 2 images" in err) == (2, True)
+    assert (status, "1 <image> marks for 2 image(s)" in err) == (2, True)
+
+
+def test_the_oracle_keeps_to_the_limits_of_a_menu_and_names_what_it_cannot_read(tmp_path):
+    """A damaged image costs its row; a menu that may not spend what the evidence needs is an error that says so."""
+    good, hard = (next(e for e in synth.suite(12) if e.need == need) for need in ("easy", "hard"))
+    broken = dataclasses.replace(hard, id="broken", image=b"no image")
+    model = load("tiny", menu="ten", max_new_tokens=8)
+    oracle = PolicySpec.parse("oracle")
+    named = {"suite": "mini", "model_name": "tiny", "judge": RulesJudge(closed=True)}
+    summary = evaluate([good, broken, hard], model, oracle, tmp_path, **named)
+    assert (summary["n"], summary["failed"]) == (2, 1)
+    assert "example broken: not an image file" in (tmp_path / "failed.jsonl").read_text()
+    whole = next(e for e in synth.suite(60) if e.evidence == (((0, 0, 112, 112), 1.0),))
+    for allowance, said in ((1.25, "<look>all</look>"), (1.0, None)):  # the full view costs 16 tokens behind the first 4
+        menu = dataclasses.replace(model.menu, allowance=allowance)
+        lane = routing(oracle, Model(model.policy, model.protocol, menu, model.budget))(whole)
+        assert lane.policy.script == (said,)

@@ -230,8 +230,8 @@ def test_benchmarks_use_no_private_names():
 
 
 BY_POSITION = {
-    "visionthink.types.Example": 3,
-    "visionthink.types.Look": 3,  # id, question and image, as every example has them
+    "visionthink.types.Example": 3,  # id, question and image, as every example has them
+    "visionthink.types.Look": 3,  # boxes, level and image
     "visionthink.types.Completion": 2,  # the text, and how it ended
     "visionthink.types.Box": 4,  # left, top, right, bottom: a tuple of coordinates
     "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come

@@ -99,7 +99,7 @@ def test_errors_name_the_picture(tmp_path):
         open_pictures(Example("e", "q", tmp_path / "none.png"), row="row 7")
     with pytest.raises(ImageError, match=r"^example thin: an image of 201x1 px has an aspect ratio above 200$"):
         open_pictures(Example("thin", "q", Image.new("RGB", (201, 1))))
-    with pytest.raises(DataError, match="example e: has 1 images, and 2 are opened"):
+    with pytest.raises(DataError, match=r"example e: has 1 image\(s\), but 2 were opened"):
         Episode(Example("e", "q", Image.new("RGB", (9, 9))), [Picture(Image.new("RGB", (9, 9)))] * 2)
 
 

@@ -63,7 +63,7 @@ def test_one_level_does_not_mention_the_tool(view):
 def test_the_image_stands_where_the_question_says(view):
     [*_, user] = Protocol("compact").opening("Look: <image> What is it?", [view], can_request=False)
     assert user.content == ("Look: ", view, " What is it?")
-    with pytest.raises(DataError, match="'<image><image>\\?' has 2 <image> for 1 images"):
+    with pytest.raises(DataError, match=r"'<image><image>\?': 2 <image> marks for 1 image\(s\)"):
         Protocol().opening("<image><image>?", [view], can_request=True)
 
 

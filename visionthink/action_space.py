@@ -25,11 +25,23 @@ SAME = 0.99
 
 @dataclass(frozen=True)
 class Offer:
-    """Something that can be asked for now. Where any box can be, `looks` is empty and `visual_tokens` the least of one."""
+    """Something that can be asked for now.
+
+    Where any box can be asked for, there is one offer without looks, and `visual_tokens` is the least that a box costs.
+    """
 
     name: str
     looks: tuple[Look, ...]
     visual_tokens: int
+
+    @property
+    def any_box(self) -> bool:
+        return not self.looks
+
+    @property
+    def views(self) -> int:
+        """How many views it leads to."""
+        return 1 if self.any_box else sum(len(look.boxes) for look in self.looks)
 
 
 class Resolved(NamedTuple):
@@ -58,7 +70,7 @@ class ActionSpace(ViewSizes):
         found = {offer.looks: offer for offer in named}.values()
         kept = [offer for offer in found if not any(_dominates(other, offer) for other in found if other is not offer)]
         kept += self._any_box()
-        return tuple(offer for offer in kept if self._affordable(offer.visual_tokens, _views(offer.looks), shown))
+        return tuple(offer for offer in kept if self._affordable(offer.visual_tokens, offer.views, shown))
 
     @property
     def most_tokens_at_once(self) -> int:
@@ -150,7 +162,7 @@ class ActionSpace(ViewSizes):
             looks += found.looks
             notes += [found.note] if found.note else []
         merged = _merged(looks)
-        if not self._affordable(self.tokens(merged), _views(merged), shown):
+        if not self._affordable(self.tokens(merged), len(self.shown(merged)), shown):
             return CallError.NOT_ON_OFFER
         return Resolved(merged, notes[0] if notes else None)
 
@@ -161,7 +173,7 @@ class ActionSpace(ViewSizes):
             return self._named(call, shown)
         if call.edit:
             return self._edit_of(call)
-        rungs = [offer for offer in offers if offer.looks and all(self._is_level(look) for look in offer.looks)]
+        rungs = [offer for offer in offers if not offer.any_box and all(self._is_level(look) for look in offer.looks)]
         if call.level is not None:
             rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
         return Resolved(rungs[0].looks) if rungs else CallError.NOT_ON_OFFER
@@ -180,7 +192,7 @@ class ActionSpace(ViewSizes):
         if errors := [f for f in found if isinstance(f, CallError)]:
             return errors[0]
         resolved = [f for f in found if isinstance(f, Resolved)]
-        looks = _merged([look for r in resolved for look in r.looks])
+        looks = tuple(look for r in resolved for look in r.looks)
         return Resolved(looks, next((r.note for r in resolved if r.note), None))
 
     def _edit_of(self, call: Call) -> Resolved | CallError:
@@ -255,10 +267,6 @@ class ActionSpace(ViewSizes):
         units = self._units(unit, frame, view, self.image_boxes[image])
         said = from_box(look.boxes[0], self.image_boxes[image], units, 4 if unit == "fraction" else 0)
         return Call(box=said, source=image, unit=unit, frame=frame)
-
-
-def _views(looks: Sequence[Look]) -> int:
-    return sum(len(look.boxes) for look in looks) or 1
 
 
 def _dominates(one: Offer, other: Offer) -> bool:

@@ -79,7 +79,7 @@ class Episode:
     ):
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
         if len(pictures) != len(example.images):
-            raise DataError(f"example {example.id}: has {len(example.images)} images, and {len(pictures)} are opened")
+            raise DataError(f"example {example.id}: has {len(example.images)} image(s), but {len(pictures)} were opened")
         self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget)
         if len(pictures) > 1 and self.space.menu.regions.kind != "none" and not self.protocol.asks_of_any_image:
             raise DataError(
@@ -88,13 +88,13 @@ class Episode:
         self._opening_offers = self.space.offers()
         self._turns: list[Turn] = []
         self._stop: StopReason | None = None
-        self._looks = self.space.opening
+        self._pending_views = self.space.shown(self.space.opening)
         self._opening = tuple(self._opened())
         self._pending = self._opening
         self.history: History = list(self._opening)
 
     def _opened(self) -> list[Message]:
-        views = self.space.render(self._looks, self.pictures)
+        views = self.space.render(self.space.opening, self.pictures)
         levels = sorted({look.level for offer in self._opening_offers for look in offer.looks})
         example = self.example
         try:
@@ -121,7 +121,7 @@ class Episode:
     @property
     def _shown(self) -> tuple[Shown, ...]:
         """Every view that the model was shown, those of the turn that is pending included."""
-        return (*(view for turn in self._turns for view in turn.views), *self.space.shown(self._looks))
+        return (*(view for turn in self._turns for view in turn.views), *self._pending_views)
 
     def opening(self) -> list[Message]:
         """The messages of the first turn."""
@@ -137,7 +137,7 @@ class Episode:
         self._record(completion, step)
         self.history.append(Message("assistant", (completion.text,), completion))
         self.history += step.new_messages
-        self._pending, self._looks, self._stop = step.new_messages, step.looks, step.stop_reason
+        self._pending, self._pending_views, self._stop = step.new_messages, self.space.shown(step.looks), step.stop_reason
         return step
 
     def _decide(self, completion: Completion) -> Step:
@@ -157,15 +157,15 @@ class Episode:
 
     def _asked(self, request: Request) -> Step:
         shown, turns = self._shown, len(self._turns)
-        if not self.space.offers(shown, turns=turns):
+        resolved = self.space.resolve(request.calls, shown, turns=turns)
+        if resolved == CallError.NOT_ON_OFFER and not self.space.offers(shown, turns=turns):
             limited = self.space.is_limited(shown, turns=turns)
             return Step(action="request", stop_reason=StopReason.OVER_LIMIT if limited else StopReason.ASKED_ON_LAST_LEVEL)
-        resolved = self.space.resolve(request.calls, shown, turns=turns)
         if isinstance(resolved, CallError):
             return self._refused(resolved)
         views = self.space.render(resolved.looks, self.pictures)
-        before = sum(len(turn.views) for turn in self._turns[1:]) + (len(self.space.shown(self._looks)) if turns else 0)
-        message = self.protocol.observation(views, before=before)
+        # the first turn shows one view of each image
+        message = self.protocol.observation(views, before=len(shown) - len(self.pictures))
         return Step(action="request", new_messages=(message,), looks=resolved.looks, note=resolved.note)
 
     def _refused(self, reason: CallError) -> Step:
@@ -174,7 +174,7 @@ class Episode:
         return Step(action="malformed", stop_reason=StopReason.MALFORMED_CALL, note=reason.value)
 
     def _record(self, completion: Completion, step: Step) -> None:
-        views = self.space.shown(self._looks)
+        views = self._pending_views
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         before = sum(t.usage.visual_tokens for t in self._turns)
         shown = sum(v.visual_tokens for v in views) if completion.visual_tokens is None else completion.visual_tokens - before

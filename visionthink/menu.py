@@ -28,9 +28,17 @@ class Regions:
 
     kind: Literal["none", "ten", "grid", "free"] = "none"
     least_side: int = 0
-    """Of the ten crops, in px."""
+    """Smallest side of the ten crops, in px."""
     rows: int = 0
     columns: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "ten", "grid", "free"):
+            raise OptionError(f"regions {self.kind!r}: choose one of none, ten, grid, free")
+        if self.kind == "grid" and min(self.rows, self.columns) < 1:
+            raise OptionError("regions grid: rows and columns must be at least 1")
+        if min(self.least_side, self.rows, self.columns) < 0:
+            raise OptionError("regions: least_side, rows and columns must not be negative")
 
     def boxes(self, width: int, height: int) -> dict[str, Box]:
         """Boxes by id; empty where any box, or none, can be asked for."""
@@ -71,6 +79,7 @@ class Menu:
     max_turns: int | None = None
     """None: as many as an image has levels, and one more where there are regions or edits."""
     max_views: int | None = None
+    """The most views of an episode, those of the first turn included; None: no limit."""
     allowance: float | None = None
     """Visual tokens that an episode may spend in all, relative to the full views."""
 
@@ -83,7 +92,8 @@ class Menu:
         if self.allowance is not None and not 0 < self.allowance < math.inf:
             raise OptionError(f"menu: allowance {self.allowance}: must be a number above 0")
         if min(self.least_tokens, self.most_tokens) < 0 or 0 < self.most_tokens < self.least_tokens:
-            raise OptionError(f"menu: least_tokens {self.least_tokens}, most_tokens {self.most_tokens}: not a range")
+            found = f"least_tokens {self.least_tokens}, most_tokens {self.most_tokens}"
+            raise OptionError(f"menu: {found}: the least must not exceed the most, and neither may be negative")
 
     @property
     def can_ask(self) -> bool:

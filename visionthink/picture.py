@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from visionthink.errors import ImageError
-from visionthink.images import MAX_IMAGE_PIXELS, open_image
+from visionthink.images import MAX_IMAGE_PIXELS, measure, open_image
 from visionthink.menu import Edit
 from visionthink.resolution import check_size
 from visionthink.types import Box, Example, ImageSource, ImageView, whole
@@ -81,6 +81,20 @@ def source_name(example: Example, index: int = 0, row: str = "") -> str:
         return f"{row}, {path}" if row else path
     which = f", image {index + 1} of {len(example.images)}" if len(example.images) > 1 else ""
     return f"{row or f'example {example.id}'}{which}"
+
+
+def measured(example: Example, *, max_pixels: int = MAX_IMAGE_PIXELS, row: str = "") -> tuple[tuple[int, int], ...]:
+    """(width, height) in px of each image of an example, from the headers alone; arguments and errors as of `open_pictures`."""
+    sizes = []
+    for i, source in enumerate(example.images):
+        name = source_name(example, i, row)
+        size = measure(source, name=name, max_pixels=max_pixels)
+        try:
+            check_size(*size)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        sizes.append(size)
+    return tuple(sizes)
 
 
 def open_pictures(example: Example, *, max_pixels: int = MAX_IMAGE_PIXELS, row: str = "") -> tuple[Picture, ...]:

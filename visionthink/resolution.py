@@ -139,18 +139,6 @@ class ResolutionLadder:
             raise OptionError(f"--ladder {text!r}: expected shares of the pixels such as 0.25,1") from None
         return cls(levels)
 
-    def sizes(self, width: int, height: int, budget: SizeRule) -> list[tuple[float, int, int]]:
-        """(level, width, height) in px for every level that is worth having.
-
-        A level is left out when the next one costs no more tokens (small images, clamps); the highest level always stays.
-        """
-        sized = [(level, *self.size(level, width, height, budget)) for level in self.levels]
-        kept = [sized[-1]]
-        for entry in reversed(sized[:-1]):
-            if budget.visual_tokens(*entry[1:]) < budget.visual_tokens(*kept[0][1:]):
-                kept.insert(0, entry)
-        return kept
-
     def size(self, level: float, width: int, height: int, budget: SizeRule) -> tuple[int, int]:
         """(width, height) in px of a level: at 1 the image's own, below it whole tokens."""
         if self.arithmetic == "released_adaptvision":
@@ -167,14 +155,6 @@ class ResolutionLadder:
         scale = math.sqrt(level)
         full_width, full_height = budget.fit(width, height)
         return whole_tokens(full_width * scale, full_height * scale, budget.factor)
-
-    def full(self) -> ResolutionLadder:
-        """The ladder that starts and ends at the top level."""
-        return dataclasses.replace(self, levels=self.levels[-1:])
-
-    def low(self) -> ResolutionLadder:
-        """The ladder that starts and ends at the bottom level."""
-        return dataclasses.replace(self, levels=self.levels[:1])
 
 
 def whole_tokens(width: float, height: float, factor: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,16 @@ COVERED = 0.95
 """A box counts as seen when this share of its area was shown."""
 FULL_DENSITY = 0.99
 """Views of at least this level count as seen at full density."""
+
+
+def seen(views: Iterable[Shown], level: float, image: int = 0) -> tuple[Box, ...]:
+    """Boxes of an image that were shown at a density of at least `level`."""
+    return tuple(view.box for view in views if view.image == image and view.level >= level)
+
+
+def covers(views: Sequence[Shown], evidence: Evidence, image: int = 0) -> bool:
+    """Whether at least 95 % of each box is shown at its level, by all views together."""
+    return all(box.covered_by(seen(views, min(level, FULL_DENSITY), image)) >= COVERED for box, level in evidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,20 +155,16 @@ class Transcript:
         left = self.turns[-1].usage.retained_tokens if self.turns else None
         return self.retain_cumulative if left is None else left / self.visual_tokens_full
 
-    def seen(self, level: float = FULL_DENSITY, image: int = 0) -> tuple[Box, ...]:
-        """Boxes of an image that were shown at a density of at least `level`."""
-        return tuple(view.box for view in self.views if view.image == image and view.level >= level)
-
     @property
     def density_area(self) -> float:
         """Share of all images' area that was shown at full density."""
         boxes = [whole(*size) for size in self.sizes]
-        shown = sum(box.area * box.covered_by(self.seen(image=i)) for i, box in enumerate(boxes))
+        shown = sum(box.area * box.covered_by(seen(self.views, FULL_DENSITY, i)) for i, box in enumerate(boxes))
         return shown / sum(box.area for box in boxes) if boxes else 0.0
 
     def covers(self, evidence: Evidence, image: int = 0) -> bool:
-        """Whether at least 95 % of each box was shown at its level, by all views together."""
-        return all(box.covered_by(self.seen(min(level, FULL_DENSITY), image)) >= COVERED for box, level in evidence)
+        """Whether the views together show what an answer depends on, see `covers`."""
+        return covers(self.views, evidence, image)
 
     @property
     def text_tokens(self) -> int:

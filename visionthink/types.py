@@ -160,9 +160,10 @@ Content: TypeAlias = "tuple[str | ImageView, ...]"
 # ------------------------------------------------------------------------------------------------ what a reply asks for
 
 Unit = Literal["px", "permille", "fraction", "cell"]
-"""Of the coordinates that a dialect speaks. `cell`: visual tokens of the full view."""
+"""Unit of the coordinates in a call. A `cell` is the square of one visual token of the full view."""
 Frame = Literal["opening", "original", "named", "user"]
-"""What the coordinates refer to: the image's first view, the original, the view that the call names, the image that it names."""
+"""What the coordinates in a call are relative to. `opening`: the first view of the image; `original`: the upright original;
+`named`: the view that the call names; `user`: the image that the call names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,8 @@ class Call:
     """One thing that a reply asks for, as it was said: numbers and names, nothing of which is resolved.
 
     Without a box, regions, a level or an edit it asks for the next level of all images, as VisionThink's call does.
+
+        Call(box=(0.5, 0.5, 1, 1), source=1, unit="fraction", frame="named")  # the lower right quarter of the second view
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -191,6 +194,7 @@ class CallError(enum.StrEnum):
     NOT_JSON = "the tool call is not valid JSON"
     UNKNOWN_FUNCTION = "there is no function of this name"
     WRONG_ARGUMENTS = "the arguments must be exactly one action, which must be resize"
+    WRONG_LEVEL_ARGUMENTS = "the arguments must be the action resize and, if wanted, a level"
     OTHER_ARGUMENTS = "the arguments are not those of the function"
     REPEATED = "only one tool call is allowed per step"
     NOT_A_BOX = "a box must be four finite numbers"
@@ -235,25 +239,25 @@ class Completion:
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None
-    """Of these, until the first token was there; None where the policy does not say."""
+    """Seconds until the first token, out of `seconds`; None where the policy does not say."""
     error: Failure | None = None
     """Why `finish_reason` is "error"."""
     by: Literal["model", "forced", "gate"] = "model"
     """Who decided what to say."""
     prompt_tokens: int | None = None
-    """Of the whole context with its images, where the policy has no ids; None where it does not say."""
+    """Tokens of the whole context, images included, for policies that have no ids; None where unknown."""
     output_tokens: int | None = None
-    """Likewise, of what was said."""
+    """Tokens of the reply, for policies that have no ids."""
     visual_tokens: int | None = None
-    """Likewise, of all images in the context."""
+    """Visual tokens of all images in the context, for policies that have no ids."""
     visual_by_layer: tuple[int, ...] | None = None
     """Visual tokens of the context that entered each layer of the decoder, where the policy removes some."""
     selection_flops: int = 0
-    """Operations of choosing which ones."""
+    """Floating-point operations spent on choosing which visual tokens stay."""
 
     @classmethod
     def failed(cls, kind: FailureKind, text: str, *, seconds: float = 0.0) -> Completion:
-        """Of a call that gave none."""
+        """The completion of a call that failed."""
         return cls("", "error", error=Failure(kind, text), seconds=seconds)
 
 

@@ -15,7 +15,7 @@ from visionthink.types import Box, ImageView, Look, Shown, whole
 
 
 class ViewSize(NamedTuple):
-    """A view before it is rendered, in px."""
+    """Size in px and cost of a view that is not rendered yet."""
 
     width: int
     height: int
@@ -43,8 +43,8 @@ class ViewSizes:
 
     @functools.cached_property
     def levels(self) -> tuple[tuple[float, ...], ...]:
-        """Of each image, the levels of the ladder that are worth having. One that would save no tokens is left out: also where
-        the ladder has no full view, which regions are then compared with."""
+        """For each image, the levels that save visual tokens against the next higher one. Where there are regions, the full view
+        is compared too, even if it is not on the ladder."""
         return tuple(self._levels(image) for image in range(len(self.sizes)))
 
     def _levels(self, image: int) -> tuple[float, ...]:

@@ -41,7 +41,7 @@ def folder(text: str) -> Path:
 
 
 def limit_option(parser: argparse.ArgumentParser) -> None:
-    text = "refuse larger images (default: %(default)g)"
+    text = "refuse images of more than this many megapixels (default: %(default)g)"
     parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
 
 
@@ -61,7 +61,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     )
     menu_options(parser)
     parser.add_argument(
-        "--dialect", help="protocol wording; default: the menu's, else what is stored beside the checkpoint, else agent"
+        "--dialect", help="wording of the protocol; by default the menu's, else the one stored beside the checkpoint, else agent"
     )
     parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
     parser.add_argument(

@@ -25,13 +25,13 @@ from visionthink.types import Example, Shown, whole
 def add(command: AddCommand) -> None:
     ask = command("ask", _ask, "Ask a question about an image, or about several.", as_json=True)
     ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; the question is about all of them")
-    ask.add_argument("-q", "--question", type=given, required=True)
+    ask.add_argument("-q", "--question", type=given, required=True, help="the question")
     model_options(ask)
     ask.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
     limit_option(ask)
 
     tokens = command("tokens", _tokens, "What an image costs in visual tokens, at every level.", as_json=True)
-    tokens.add_argument("image", nargs="?", metavar="IMAGE")
+    tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure")
     tokens.add_argument("--size", help="WIDTHxHEIGHT in pixels, instead of an image")
     tokens.add_argument(
         "--family", default="qwen2.5-vl", help="qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
@@ -114,11 +114,12 @@ def _tokens(options: argparse.Namespace) -> None:
     space = ActionSpace(menu, [size], rule)
     try:
         full = space.full_tokens
-        views = [*space.shown(space.opening), *(v for offer in space.offers() for v in space.shown(offer.looks))]
-        any_box = next((offer for offer in space.offers() if not offer.looks), None)
+        offers = space.offers()
+        views = [*space.shown(space.opening), *(v for offer in offers for v in space.shown(offer.looks))]
+        any_box = next((offer for offer in offers if offer.any_box), None)
     except ImageError as error:
         raise ImageError(f"{options.image or '--size'}: {error}") from None
-    names = ["shown first", *(offer.name for offer in space.offers() if offer.looks)]
+    names = ["shown first", *(offer.name for offer in offers if not offer.any_box)]
     if options.json:
         record = {"family": options.family, "width": size[0], "height": size[1], "visual_tokens_full": full}
         levels = [

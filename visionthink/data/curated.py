@@ -141,6 +141,7 @@ def _curated_schema(pa: Any) -> Any:
         [
             ("id", pa.string()),
             ("problem", pa.string()),
+            ("earlier", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
             ("images", image),
             ("original_answer", pa.string()),
             ("aliases", pa.list_(pa.string())),
@@ -162,7 +163,8 @@ def _count_row(c: Curated) -> dict[str, Any]:
 def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
     return {
         "id": c.counts.id,
-        "problem": example.question if "<image>" in example.question else "<image>" * len(example.images) + example.question,
+        "problem": example.question if _marked(example) else "<image>" * len(example.images) + example.question,
+        "earlier": [{"role": role, "content": text} for role, text in example.earlier],
         "images": [{"bytes": _bytes(image), "path": None} for image in example.images],
         "original_answer": example.answer,
         "aliases": list(example.aliases),
@@ -172,6 +174,11 @@ def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
         "correct_full": c.counts.correct_full,
         "row": c.counts.row,
     }
+
+
+def _marked(example: Example) -> bool:
+    """Whether the conversation says where the images stand."""
+    return any("<image>" in text for text in (example.question, *(text for _, text in example.earlier)))
 
 
 def _bytes(image: ImageSource) -> bytes:

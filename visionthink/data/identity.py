@@ -22,7 +22,7 @@ def images_digest(images: Sequence[Image.Image]) -> str:
 
 
 def content_id(example: Example, image: str) -> str:
-    """Of question, reference answer and the digest of the image."""
-    return hashlib.sha256(
-        "\0".join((example.question, example.answer or "", image)).encode("utf-8", "surrogatepass")
-    ).hexdigest()[:16]
+    """Of the conversation, the question, the reference answer and the digest of the images."""
+    said = (part for message in example.earlier for part in message)
+    parts = (example.question, example.answer or "", image, *said)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

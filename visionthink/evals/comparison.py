@@ -1,4 +1,4 @@
-"""What a run is worth beside the lines that need no cleverness: always-low, always-full, a coin between them, a perfect router.
+"""A run compared with the baselines: always-low, always-full, a random mix of both, and an oracle.
 
 Runs are compared example by example, over the examples that were scored in all runs a figure needs; `n` says how many these are.
 Need is measured: the low view is answered wrong and the full view right. Where an example's need is known by construction, that

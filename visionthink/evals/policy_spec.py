@@ -36,12 +36,12 @@ class PolicySpec:
     """
 
     text: str
-    """As it was written."""
+    """The name as the user wrote it."""
     routing: RoutingName
     share: float | None = None
     """Of pixels (resize) or of full views (random)."""
     action: Action | None = None
-    """The forced one."""
+    """The action of a `forced` policy."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -52,7 +52,7 @@ class PolicySpec:
         """From a policy's name.
 
         Raises:
-            OptionError: it is none.
+            OptionError: `text` is not the name of a policy.
         """
         base, plus, method = text.partition("+")
         if base.partition(":")[0] in ROUTINGS:
@@ -91,7 +91,7 @@ class PolicySpec:
 
     @property
     def decides(self) -> bool:
-        """Whether a request is somebody's decision: not where the level was given or a coin was thrown."""
+        """Whether the ratio of requests means anything: False where the level is fixed or drawn at random."""
         return self.routing in ("adaptive", "oracle", "forced")
 
     @property

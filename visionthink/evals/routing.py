@@ -12,9 +12,9 @@ from visionthink.episode import Episode, Policy
 from visionthink.errors import OptionError
 from visionthink.evals.oracle import script
 from visionthink.evals.policy_spec import PolicySpec
-from visionthink.images import measure
 from visionthink.menu import Menu
 from visionthink.model import Model
+from visionthink.picture import measured
 from visionthink.policies.forced import ForcedPolicy, Steerable
 from visionthink.types import Example
 
@@ -88,7 +88,7 @@ def _oracle(model: Model) -> Routing:
     def route(example: Example) -> Lane:
         if example.need is None:
             raise OptionError(f"--policy oracle: the need of example {example.id} is not known")
-        space = ActionSpace(model.menu, [measure(image) for image in example.images], model.budget)
+        space = ActionSpace(model.menu, measured(example, max_pixels=model.max_image_pixels), model.budget)
         return lane(script(example, space, model.protocol))
 
     return route

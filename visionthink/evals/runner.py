@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visionthink.durable import append_line, lines_of_one, replace_text, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.policy_spec import PolicySpec
@@ -114,7 +114,8 @@ def evaluate(
         )
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
-            for number, (lane, batch) in enumerate(_batches(_readable(examples, order, refused), route, batch_size)):
+            readable = _readable(examples, order, refused)
+            for number, (lane, batch) in enumerate(_batches(readable, route, batch_size, refused)):
                 digest = _digest(batch)
                 if done.batches.get(number, digest) != digest:
                     raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
@@ -168,7 +169,7 @@ def _digest(batch: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in batch:
         images = [image if isinstance(image, (bytes, str)) else getattr(image, "name", "") for image in example.images]
-        for part in (example.id, example.question, example.answer, example.aliases, *images):
+        for part in (example.id, example.question, example.answer, example.aliases, *example.earlier, *images):
             digest.update(repr(part).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
@@ -197,11 +198,17 @@ def _readable(examples: Examples, order: list[str], refused: dict[str, str]) -> 
         yield example
 
 
-def _batches(examples: Iterable[Example], route: Routing, size: int) -> Iterator[tuple[Lane, list[Example]]]:
-    """Examples by lane, in order, at most `size` together."""
+def _batches(
+    examples: Iterable[Example], route: Routing, size: int, refused: dict[str, str]
+) -> Iterator[tuple[Lane, list[Example]]]:
+    """Examples by lane, in order, at most `size` together; `refused` gets those whose images cannot be used."""
     waiting: dict[int, tuple[Lane, list[Example]]] = {}
     for example in examples:
-        lane = route(example)
+        try:
+            lane = route(example)
+        except ImageError as error:
+            refused[example.id] = str(error)
+            continue
         _, members = waiting.setdefault(id(lane), (lane, []))
         members.append(example)
         if len(members) == size:

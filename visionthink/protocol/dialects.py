@@ -31,7 +31,7 @@ class Dialect:
     system: tuple[str, ...] = ()
     user: tuple[str, ...] = ("question",)
     without_tool: str = "plain"
-    """The dialect for images that there is nothing to ask for about: it does not mention the tool."""
+    """The dialect that is spoken where nothing is on offer; it does not mention the tool."""
     call: str | None = None
     """The grammar of its calls; None where no tool is advertised."""
     shown: tuple[str, ...] = ("resized",)

@@ -15,26 +15,26 @@ from visionthink.types import Call, CallError, Frame, Unit
 
 Calls = tuple[Call, ...]
 RepeatedCalls = Literal["refuse", "last", "all"]
-"""What becomes of several calls in one turn."""
+"""What is done with several calls in one reply: refuse them, follow the last, follow all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar:
-    """A way to ask."""
+    """How calls are written in a dialect, and how they are read."""
 
     read: Callable[[str], Reply]
     write: Callable[[Calls], str]
     opens: str
-    """The string that no reply without a call contains."""
+    """The string that every call begins with; a reply without it is an answer."""
     form: str
     """Regular expression for a turn that asks, its thinking left out."""
     unit: Unit = "px"
     frame: Frame = "original"
-    """Of the coordinates."""
+    """What coordinates in a call are relative to."""
     images: Literal["any", "one"] = "any"
     """Whether a call can name, or means, any of several images."""
     lists_regions: bool = False
-    """Whether one turn can ask for several regions."""
+    """Whether one call can list several regions by id."""
     next_level: bool = False
     """Whether there is a call without arguments, which asks for the next level."""
 
@@ -78,12 +78,12 @@ def _read_level(text: str) -> Reply:
 
 def _level(arguments: Any) -> Call | CallError:
     if not isinstance(arguments, dict) or not {"action"} <= set(arguments) <= {"action", "level"}:
-        return CallError.WRONG_ARGUMENTS
+        return CallError.WRONG_LEVEL_ARGUMENTS
     if arguments["action"] != "resize":
-        return CallError.WRONG_ARGUMENTS
+        return CallError.WRONG_LEVEL_ARGUMENTS
     level = arguments.get("level")
     if level is None:
-        return CallError.WRONG_ARGUMENTS if "level" in arguments else Call()
+        return CallError.WRONG_LEVEL_ARGUMENTS if "level" in arguments else Call()
     number = 1.0 if level == "full" else _number(level)
     return Call(level=float(number)) if number is not None and 0 < number <= 1 else CallError.NOT_ON_OFFER
 

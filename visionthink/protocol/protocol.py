@@ -89,12 +89,12 @@ class Protocol:
             levels: those on offer, for dialects that name them.
 
         Raises:
-            DataError: as many marks as images are wanted, or none.
+            DataError: the number of `<image>` marks is neither 0 nor the number of images.
         """
         dialect = self._spoken(can_request)
         marks = question.count(IMAGE_MARK) + sum(text.count(IMAGE_MARK) for _, text in earlier)
         if marks not in (0, len(views)):
-            raise DataError(f"the question {question[:60]!r} has {marks} {IMAGE_MARK} for {len(views)} images")
+            raise DataError(f"the question {question[:60]!r}: {marks} {IMAGE_MARK} marks for {len(views)} image(s)")
         left = iter(views)
         said = [(role, self._placed(text, left)) for role, text in earlier]
         asked: Content = (*(() if marks else left), *self._placed(question, left))
@@ -134,7 +134,7 @@ class Protocol:
     # ------------------------------------------------------------------------------------------------ from the model
 
     def parse(self, text: str, *, can_request: bool = True) -> Reply:
-        """Read a reply in the dialect that was spoken. Nothing is known of sizes: `action_space` says what a request leads to."""
+        """Read a reply. What a request leads to depends on image sizes and is decided by `ActionSpace.resolve`."""
         grammar = self._spoken(can_request).grammar
         return grammar.read(text) if grammar else Answer(text)
 
@@ -156,12 +156,12 @@ class Protocol:
 
     @property
     def lists_regions(self) -> bool:
-        """Whether one turn can ask for several regions."""
+        """Whether one call can list several regions by id."""
         return self.can_ask and self._grammar.lists_regions
 
     @property
     def coordinates(self) -> tuple[Unit, Frame]:
-        """In which a box is asked for."""
+        """Unit and frame of the coordinates in a call."""
         return self._grammar.unit, self._grammar.frame
 
     @property

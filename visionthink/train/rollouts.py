@@ -18,14 +18,13 @@ from PIL import Image
 
 from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import DataError, ImageError, InputError, OptionError
-from visionthink.images import measure
+from visionthink.errors import DataError, InputError, OptionError
 from visionthink.menu import Menu
-from visionthink.picture import open_pictures, source_name
+from visionthink.picture import measured, open_pictures
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
-from visionthink.resolution import PixelBudget, check_size
+from visionthink.resolution import PixelBudget
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
@@ -111,16 +110,7 @@ class EpisodeSource:
         Raises:
             ImageError: the header of an image cannot be read, or no model can be shown such an image.
         """
-        sizes = []
-        for i, image in enumerate(example.images):
-            name = source_name(example, i, f"example {example.id}")
-            size = measure(image, name=name)
-            try:
-                check_size(*size)
-            except ImageError as error:
-                raise ImageError(f"{name}: {error}") from None
-            sizes.append(size)
-        return ActionSpace(self.menu, sizes, self.budget)
+        return ActionSpace(self.menu, measured(example, row=f"example {example.id}"), self.budget)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,8 @@ class SampledStep:
 
 
 def request_view(*_: Any, **__: Any) -> NoReturn:
-    """The tool that the model may call. TRL is told of it, since only then does it expect tokens and images of other origin in a
-    completion; the episode itself answers the call.
+    """The tool that the model may call. TRL accepts tokens that the model did not sample, and images, inside a completion only if
+    the trainer has a tool. This one is never called: the episode answers requests.
 
     Raises:
         VisionThinkError: TRL has called it.

@@ -101,7 +101,7 @@ class VisionThinkTrainer(GRPOTrainer):
             peft_config=config.peft(),
         )
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
-        self.tools = [request_view]  # only then does TRL expect images and tokens of other origin in a completion
+        self.tools = [request_view]
         plugin = self.accelerator.state.deepspeed_plugin
         zero_stage = plugin.zero_stage if plugin is not None else 0
         kind = self.accelerator.distributed_type
