@@ -78,7 +78,7 @@ def canonical(dialect: str, rng: Random) -> str:
     call = Call(box=box, source=rng.randrange(3), unit=grammar.unit, frame=grammar.frame)
     if DIALECTS[dialect].call in ("crops", "crops_released", "look_ids"):
         call = Call(regions=tuple(rng.sample("012345678", rng.choice((1, 2)))))
-    elif grammar.next_level:
+    elif "level" in grammar.asks:
         call = Call(level=0.25) if DIALECTS[dialect].call == "level_call" and rng.random() < 0.5 else Call()
     calls = [call] * (2 if DIALECTS[dialect].call in ("zoom_all", "zoom_image", "look_ids", "look_cells") else 1)
     return f"{'<think>small</think>' if DIALECTS[dialect].thinks else ''}{protocol.request(*calls)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,11 +10,19 @@ import pytest
 from PIL import Image
 
 from visionthink import Example, Menu, Protocol, ResolutionLadder, ScriptedPolicy, Transcript
+from visionthink.action_space import ActionSpace
+from visionthink.data import synth
+from visionthink.errors import OptionError
+from visionthink.evals.oracle import script as script_of
+from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.report.page import report
+from visionthink.evals.runner import evaluate
 from visionthink.menu import Edit
 from visionthink.model import Model
 from visionthink.protocol import DIALECTS, Answer, Dialect, Grammar, Malformed, Request
 from visionthink.protocol.grammar import GRAMMARS
 from visionthink.resolution import PixelBudget
+from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.types import Box, Call, CallError
 
 
@@ -30,7 +39,9 @@ def write(calls) -> str:
 
 @pytest.fixture
 def rotating(monkeypatch):
-    grammar = Grammar(read=read, write=write, opens="<rotate>", form=r"<rotate>\d+</rotate>", images="one")
+    grammar = Grammar(
+        read=read, write=write, opens="<rotate>", form=r"<rotate>\d+</rotate>", asks=frozenset({"edit"}), images="one"
+    )
     dialect = Dialect(name="rotating", call="rotate", shown=("compact_resized",), error=("compact_tool_error",), thinks=False)
     monkeypatch.setitem(GRAMMARS, "rotate", grammar)
     monkeypatch.setitem(DIALECTS, "rotating", dialect)
@@ -57,3 +68,28 @@ def test_a_new_tool_runs_through_episodes_records_and_bills(rotating):
     [view] = [part for part in episode.history[2].content if not isinstance(part, str)]
     assert view.image.tobytes() == image.transpose(Image.Transpose.ROTATE_90).tobytes()
     assert Transcript.from_dict(json.loads(json.dumps(t.to_dict()))) == t
+
+
+def test_a_new_tool_runs_through_evaluations_and_reports(rotating, tmp_path):
+    """Always-full is the full view, what was rotated is drawn and billed, and nothing is asked for twice."""
+    examples = [dataclasses.replace(e, image=e.image.resize((112, 56))) for e in synth.suite(4)]
+    script = ["<rotate>180</rotate>", "<rotate>180</rotate>", "<answer>up</answer>"]
+    model = Model(ScriptedPolicy(script), Protocol("rotating"), rotating, PixelBudget(28, 784, 12544))
+    answers = Model(ScriptedPolicy(["<answer>up</answer>"]), Protocol("rotating"), rotating, PixelBudget(28, 784, 12544))
+    retained = {}
+    for policy in ("low", "full", "adaptive"):
+        asked = model if policy == "adaptive" else answers
+        named = {"suite": "s", "model_name": "m", "judge": RulesJudge(closed=True)}
+        summary = evaluate(examples, asked, PolicySpec.parse(policy), tmp_path / policy, **named)
+        retained[policy] = summary["retain_cumulative"]
+    assert retained == {"low": 2 / 8, "full": 1.0, "adaptive": (2 + 8) / 8}
+    runs = report([tmp_path / name for name in retained], tmp_path / "page.html")
+    [t, *_] = [s.transcript for s in runs[2].scored]
+    assert [turn.note for turn in t.turns] == [None, "this view is not on offer", None]
+    page = (tmp_path / "page.html").read_text()
+    assert "rotate 180, 8 tokens" in page and "</rect>" not in page
+    with pytest.raises(OptionError, match="the dialect rotating asks for no level, and no region is on offer"):
+        space = ActionSpace(rotating, [(112, 56)], PixelBudget(28, 784, 12544))
+        script_of(dataclasses.replace(examples[0], need="hard"), space, Protocol("rotating"))
+    with pytest.raises(OptionError, match="dialect compact: asks for a level, and the menu offers an edit; choose another"):
+        Model(ScriptedPolicy([]), Protocol("compact"), rotating, PixelBudget(28, 784, 12544))

@@ -66,7 +66,7 @@ class ActionSpace(ViewSizes):
         shown = shown or self.shown(self.opening)
         if not self.turn_left(turns):
             return ()
-        named = (*self._level_offers(shown), *self._by_id(shown), *self._edited())
+        named = (*self._level_offers(shown), *self._by_id(shown), *self._edited(shown))
         found = {offer.looks: offer for offer in named}.values()
         kept = [offer for offer in found if not any(_dominates(other, offer) for other in found if other is not offer)]
         kept += self._any_box()
@@ -123,16 +123,16 @@ class ActionSpace(ViewSizes):
                     offers.append(Offer(name if len(self.sizes) == 1 else f"{i}:{name}", found.looks, self.tokens(found.looks)))
         return offers
 
-    def _edited(self) -> list[Offer]:
-        looks = [
-            (edit, Look((box,), self.menu.crop_level, i, edit=edit.name))
-            for edit in self.menu.edits
-            for i, box in enumerate(self.image_boxes)
-        ]
-        return [
-            Offer(edit.name if len(self.sizes) == 1 else f"{look.image}:{edit.name}", (look,), self.tokens([look]))
-            for edit, look in looks
-        ]
+    def _edited(self, shown: Sequence[Shown]) -> list[Offer]:
+        """Every edit of every image that was not shown yet."""
+        known = {(view.image, view.edit) for view in shown}
+        offers = []
+        for i, box in enumerate(self.image_boxes):
+            for edit in self.menu.edits:
+                looks = (Look((box,), self.menu.crop_level, i, edit=edit.name),)
+                if (i, edit.name) not in known:
+                    offers.append(Offer(edit.name if len(self.sizes) == 1 else f"{i}:{edit.name}", looks, self.tokens(looks)))
+        return offers
 
     def _any_box(self) -> list[Offer]:
         """That any box can be asked for, where one can cost less than the whole image."""
@@ -172,14 +172,14 @@ class ActionSpace(ViewSizes):
         if call.regions:
             return self._named(call, shown)
         if call.edit:
-            return self._edit_of(call)
+            return self._edit_of(call, shown)
         rungs = [offer for offer in offers if not offer.any_box and all(self._is_level(look) for look in offer.looks)]
         if call.level is not None:
             rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
         return Resolved(rungs[0].looks) if rungs else CallError.NOT_ON_OFFER
 
     def _is_level(self, look: Look) -> bool:
-        return look.boxes == (self.image_boxes[look.image],) and look.level in self.levels[look.image]
+        return not look.edit and look.boxes == (self.image_boxes[look.image],) and look.level in self.levels[look.image]
 
     def _named(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         image = call.source or 0
@@ -195,12 +195,14 @@ class ActionSpace(ViewSizes):
         looks = tuple(look for r in resolved for look in r.looks)
         return Resolved(looks, next((r.note for r in resolved if r.note), None))
 
-    def _edit_of(self, call: Call) -> Resolved | CallError:
+    def _edit_of(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
         image = call.source or 0
         if not 0 <= image < len(self.sizes):
             return CallError.UNKNOWN_VIEW
         if all(edit.name != call.edit for edit in self.menu.edits):
             return CallError.UNKNOWN_EDIT
+        if any((view.image, view.edit) == (image, call.edit) for view in shown):
+            return CallError.NOT_ON_OFFER
         return Resolved((Look((self.image_boxes[image],), self.menu.crop_level, image, edit=call.edit),))
 
     def _free(self, call: Call, shown: Sequence[Shown]) -> Resolved | CallError:
@@ -256,6 +258,8 @@ class ActionSpace(ViewSizes):
             OptionError: this menu has no call for such a look.
         """
         regions, image = self.menu.regions, look.image
+        if look.edit:
+            return Call(edit=look.edit, source=image or None)
         by_id = {box: name for name, box in regions.boxes(*self.sizes[image]).items()}
         if by_id and all(box in by_id for box in look.boxes):
             return Call(regions=tuple(by_id[box] for box in look.boxes), source=image or None)

@@ -80,8 +80,10 @@ class Episode:
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
         if len(pictures) != len(example.images):
             raise DataError(f"example {example.id}: has {len(example.images)} image(s), but {len(pictures)} were opened")
+        if not pictures:
+            raise DataError(f"example {example.id}: has no image")
         self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget)
-        if len(pictures) > 1 and self.space.menu.regions.kind != "none" and not self.protocol.asks_of_any_image:
+        if len(pictures) > 1 and self.space.menu.beyond_levels and not self.protocol.asks_of_any_image:
             raise DataError(
                 f"example {example.id}: the dialect {self.protocol.dialect} cannot say which of several images a part is of"
             )
@@ -112,7 +114,7 @@ class Episode:
     @property
     def can_request(self) -> bool:
         """Whether the tool is advertised: there is something to ask for, and the dialect has a way to ask."""
-        return bool(self._opening_offers) and self.protocol.can_ask
+        return bool(self._opening_offers and self.space.menu.asks & self.protocol.asks)
 
     @property
     def done(self) -> bool:

@@ -19,7 +19,7 @@ from PIL import Image
 from visionthink.errors import OptionError
 from visionthink.geometry import cells, ten_crops
 from visionthink.resolution import ResolutionLadder
-from visionthink.types import Box
+from visionthink.types import Asked, Box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,24 @@ class Menu:
             raise OptionError(f"menu: {found}: the least must not exceed the most, and neither may be negative")
 
     @property
-    def can_ask(self) -> bool:
-        """Whether more than the first view may be on offer."""
-        return len(self.ladder.levels) > 1 or self.has_regions or bool(self.edits)
+    def asks(self) -> frozenset[Asked]:
+        """Kinds of what may be on offer."""
+        kinds: dict[Asked, bool] = {
+            "level": len(self.ladder.levels) > 1,
+            "region": self.regions.kind in ("ten", "grid"),
+            "box": self.regions.kind == "free",
+            "edit": bool(self.edits),
+        }
+        return frozenset(kind for kind, there in kinds.items() if there)
+
+    @property
+    def beyond_levels(self) -> bool:
+        """Whether more than levels of whole images may be on offer."""
+        return bool(self.asks - {"level"})
 
     @property
     def has_regions(self) -> bool:
+        """Whether parts of an image may be on offer."""
         return self.regions.kind != "none"
 
     @property
@@ -111,11 +123,11 @@ class Menu:
 
     def turns_for(self, levels: int) -> int:
         """The most turns of an episode whose images have so many levels."""
-        return self.max_turns or levels + (self.has_regions or bool(self.edits))
+        return self.max_turns or levels + self.beyond_levels
 
     def full(self) -> Menu:
         """Every image at the top level, and nothing to ask for."""
-        return self.fixed_level(1.0 if self.has_regions else self.ladder.levels[-1])
+        return self.fixed_level(1.0 if self.beyond_levels else self.ladder.levels[-1])
 
     def low(self) -> Menu:
         """Every image at the bottom level, and nothing to ask for."""

@@ -38,7 +38,11 @@ class Result:
 
 
 class Model:
-    """A policy that speaks a protocol over a menu."""
+    """A policy that speaks a protocol over a menu.
+
+    Raises:
+        OptionError: the dialect cannot ask for anything that the menu offers.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,12 @@ class Model:
         budget: PixelBudget,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
+        if protocol.can_ask and menu.asks and not menu.asks & protocol.asks:
+            named = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
+            said, offered = (" or ".join(named[kind] for kind in sorted(kinds)) for kinds in (protocol.asks, menu.asks))
+            raise OptionError(
+                f"dialect {protocol.dialect}: asks for {said}, and the menu offers {offered}; choose another dialect or menu"
+            )
         self.policy, self.protocol, self.menu, self.budget = policy, protocol, menu, budget
         self.max_image_pixels = max_image_pixels
 

@@ -166,6 +166,10 @@ Frame = Literal["opening", "original", "named", "user"]
 `named`: the view that the call names; `user`: the image that the call names."""
 
 
+Asked = Literal["level", "region", "box", "edit"]
+"""Kinds of what can be asked for: a level of a whole image, a region by its id, any box, an operation on the pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One thing that a reply asks for, as it was said: numbers and names, nothing of which is resolved.
@@ -200,7 +204,7 @@ class CallError(enum.StrEnum):
     NOT_A_BOX = "a box must be four finite numbers"
     EMPTY_BOX = "the box is empty or lies outside of the image"
     TOO_LONG = "the box is more than 200 times as long as it is wide"
-    UNKNOWN_VIEW = "there is no image of this name"
+    UNKNOWN_VIEW = "there is no such image"
     UNKNOWN_REGION = "there is no region of this name"
     UNKNOWN_EDIT = "there is no operation of this name"
     NOT_ON_OFFER = "this view is not on offer"

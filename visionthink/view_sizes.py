@@ -49,7 +49,7 @@ class ViewSizes:
 
     def _levels(self, image: int) -> tuple[float, ...]:
         levels, box = self.menu.ladder.levels, self.image_boxes[image]
-        kept = [1.0 if self.menu.has_regions else levels[-1]]
+        kept = [1.0 if self.menu.beyond_levels else levels[-1]]
         for level in reversed(levels):
             if self.view_size(image, box, level).visual_tokens < self.view_size(image, box, kept[0]).visual_tokens:
                 kept.insert(0, level)

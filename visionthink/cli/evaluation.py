@@ -29,8 +29,9 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, resize:R, random:P, oracle, forced:direct or forced:request; several with commas, then "
-        "also random, which spends what adaptive spent; or a compression method as fastv:0.5, or both as adaptive+visionzip:0.5 "
+        help="adaptive, full, low, resize:R, random:P, oracle, forced:direct or forced:request; or a compression method as "
+        "fastv:0.5, or both as adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual "
+        "tokens as adaptive did "
         "(default: %(default)s)",
     )
     usual = "exact for mini and benchmarks without a judge of their own, rules for other data"
@@ -98,7 +99,7 @@ def _eval(options: argparse.Namespace) -> None:
         silent = s["stop_reasons"].get("policy_error", 0)
         if s["failed"] or s["unscored"]:
             console.print(
-                f"{s['model']} {s['policy']}: {s['failed']} examples failed (failed.jsonl), {silent} got no reply of the model, "
+                f"{s['model']} {s['policy']}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
                 f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
                 markup=False,
             )

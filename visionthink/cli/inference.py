@@ -70,7 +70,8 @@ def _record(t: Transcript) -> dict[str, Any]:
 
 
 def _view(view: Shown) -> dict[str, Any]:
-    return {"image": view.image, "box": list(view.box), "level": view.level, "visual_tokens": view.visual_tokens}
+    edit = {"edit": view.edit} if view.edit else {}
+    return {"image": view.image, "box": list(view.box), "level": view.level, "visual_tokens": view.visual_tokens} | edit
 
 
 def _print(t: Transcript, console: Console) -> None:
@@ -92,6 +93,8 @@ def _print(t: Transcript, console: Console) -> None:
 
 def _named(view: Shown, t: Transcript) -> str:
     which = f" of image {view.image + 1}" if len(t.sizes) > 1 else ""
+    if view.edit:
+        return f"{view.edit}{which}"
     if view.box == whole(*t.sizes[view.image]):
         return f"{view.level:g} of the pixels{which}"
     return f"the region {', '.join(map(str, view.box))}{which}"
@@ -129,12 +132,12 @@ def _tokens(options: argparse.Namespace) -> None:
         write_json(record | {"levels": levels} | least)
         return
     table = Table(title=f"{size[0]}x{size[1]} px, {options.family}")
-    regions = ["region", "box"] if menu.has_regions else []
-    for column in (*regions, "level", "size", "visual tokens", "share of full"):
-        table.add_column(column, justify="right")
+    named_rows = ["name", "box"] if menu.beyond_levels else []
+    for column in (*named_rows, "level", "size", "visual tokens", "share of full"):
+        table.add_column(column, justify="right", no_wrap=column == "box")
     for name, view in zip(names, views, strict=True):
         table.add_row(
-            *([name, ", ".join(map(str, view.box))] if regions else []),
+            *([name, ", ".join(map(str, view.box))] if named_rows else []),
             f"{view.level:g}",
             f"{view.width}x{view.height}",
             str(view.visual_tokens),

@@ -24,11 +24,13 @@ def script(example: Example, space: ActionSpace, protocol: Protocol) -> tuple[st
     would be in vain, and the example is answered from the first view.
 
     Raises:
-        OptionError: regions are on offer, and what a hard example depends on is not known.
+        OptionError: neither levels nor regions are on offer; or regions are, and what a hard example depends on is not known.
     """
     if example.need == "easy" or not space.offers():
         return (None,)
     if not space.menu.has_regions:
+        if "level" not in protocol.asks:
+            raise OptionError(f"--policy oracle: the dialect {protocol.dialect} asks for no level, and no region is on offer")
         return (protocol.request(),)
     if not example.evidence:
         raise OptionError(f"--policy oracle: the evidence of example {example.id} is not known")

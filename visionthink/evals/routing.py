@@ -71,7 +71,7 @@ def _coin(example_id: str) -> float:
 
 
 def _steerable(model: Model) -> Steerable:
-    if not model.menu.can_ask:
+    if not model.menu.asks:
         raise OptionError(f"forced and oracle policies need something to ask for; the ladder {model.menu.ladder} has one level")
     if not isinstance(model.policy, Steerable):
         raise OptionError("forced and oracle policies need a local model")

@@ -17,7 +17,9 @@ def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
     """Results side by side, on a terminal of 80 columns too. The mix is what a coin between always-low and always-full would be
     expected to score with the same visual tokens; a `random` row is such a coin, thrown. Where tokens were taken out, their mean
     over the decoder's layers is what counts for the mix, and has a column."""
-    caption = "percent, but for output tokens; mix: always-low and always-full at the same visual tokens, expected"
+    caption = (
+        "in percent, except output tokens; mix: expected accuracy of a random mix of low and full with the same visual tokens"
+    )
     compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left")
     columns = (

@@ -52,7 +52,7 @@ class ForcedPolicy:
         Raises:
             OptionError: this protocol asks for parts, and which one is not said.
         """
-        if action == "request" and not protocol.asks_for_next_level:
+        if action == "request" and "level" not in protocol.asks:
             raise OptionError(f"a request by force: the dialect {protocol.dialect} must say which part it asks for")
         return cls(policy, protocol, [protocol.request() if action == "request" else None])
 

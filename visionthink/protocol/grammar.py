@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from visionthink.protocol.replies import TAGGED_ANSWER, Answer, Malformed, Reply, Request
-from visionthink.types import Call, CallError, Frame, Unit
+from visionthink.types import Asked, Call, CallError, Frame, Unit
 
 Calls = tuple[Call, ...]
 RepeatedCalls = Literal["refuse", "last", "all"]
@@ -26,6 +26,8 @@ class Grammar:
     write: Callable[[Calls], str]
     opens: str
     """The string that every call begins with; a reply without it is an answer."""
+    asks: frozenset[Asked]
+    """Kinds of what a call can ask for. For `level` there is a call without arguments, which asks for the next one."""
     form: str
     """Regular expression for a turn that asks, its thinking left out."""
     unit: Unit = "px"
@@ -35,8 +37,6 @@ class Grammar:
     """Whether a call can name, or means, any of several images."""
     lists_regions: bool = False
     """Whether one call can list several regions by id."""
-    next_level: bool = False
-    """Whether there is a call without arguments, which asks for the next level."""
 
 
 PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize|grounding|look)>).)*"
@@ -191,6 +191,7 @@ def _box_tool(
         write=write,
         opens="<tool_call>",
         form=one if several != "all" else rf"{one}(?:\s*{one})*",
+        asks=frozenset({"box"}),
         unit=unit,
         frame=frame,
         images="any" if frame == "user" else "one",
@@ -288,14 +289,14 @@ GRAMMARS = {
         write=lambda calls: _tool_call(_RESIZE),
         opens="<tool_call>",
         form=rf"<tool_call>{PLAIN}</tool_call>",
-        next_level=True,
+        asks=frozenset({"level"}),
     ),
     "level_call": Grammar(
         read=_read_level,
         write=_write_level,
         opens="<tool_call>",
         form=rf"<tool_call>{PLAIN}</tool_call>",
-        next_level=True,
+        asks=frozenset({"level"}),
     ),
     # these two ask in running text
     "resize_pair": Grammar(
@@ -303,14 +304,14 @@ GRAMMARS = {
         write=lambda calls: "<resize></resize>",
         opens="<resize>",
         form=rf"{PLAIN}<resize></resize>",
-        next_level=True,
+        asks=frozenset({"level"}),
     ),
     "resize_mark": Grammar(
         read=_read_resize_mark,
         write=lambda calls: "<resize>",
         opens="<resize>",
         form=rf"{PLAIN}<resize>",
-        next_level=True,
+        asks=frozenset({"level"}),
     ),
     "local_region": _box_tool("request_local_region", (), "refuse", "px", "opening", answer_wins=False),
     "zoom_last": _box_tool("image_zoom_in_tool", ("label",), "last", "px", "original", answer_wins=True),
@@ -321,6 +322,7 @@ GRAMMARS = {
         write=_write_grounding,
         opens="<grounding>",
         form=rf"<grounding>{PLAIN}</grounding>",
+        asks=frozenset({"box"}),
         unit="fraction",
         frame="named",
         images="one",
@@ -330,6 +332,7 @@ GRAMMARS = {
         write=_write_crops,
         opens="GET_CROPS",
         form=r"GET_CROPS:? ?\[[^\]]*\]",
+        asks=frozenset({"region"}),
         images="one",
         lists_regions=True,
     ),
@@ -338,6 +341,7 @@ GRAMMARS = {
         write=lambda calls: f"GET_CROPS:['{''.join(calls[0].regions)}']",
         opens="GET_CROPS",
         form=r"GET_CROPS:?\[[^\]]*\]",
+        asks=frozenset({"region"}),
         images="one",
     ),
     "look_ids": Grammar(
@@ -346,6 +350,7 @@ GRAMMARS = {
         opens="<look>",
         lists_regions=True,
         form=r"(?:<look>[^<]*</look>)+",
+        asks=frozenset({"region"}),
         images="one",
     ),
     "look_cells": Grammar(
@@ -353,6 +358,7 @@ GRAMMARS = {
         write=_write_looks,
         opens="<look>",
         form=r"(?:<look>[^<]*</look>)+",
+        asks=frozenset({"box"}),
         unit="cell",
         images="one",
     ),

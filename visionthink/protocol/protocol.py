@@ -10,7 +10,7 @@ from visionthink.errors import DataError, OptionError
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
 from visionthink.protocol.replies import Answer, Malformed, Reply, Request
-from visionthink.types import Call, CallError, Content, Frame, ImageView, Message, Role, Unit
+from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView, Message, Role, Unit
 
 # what a published string leaves open; an image stands as a name, or as the wire text of one image
 _SLOT = re.compile(
@@ -141,18 +141,19 @@ class Protocol:
     @property
     def can_ask(self) -> bool:
         """Whether the dialect has a way to ask for more."""
-        return DIALECTS[self.dialect].grammar is not None
+        return bool(self.asks)
+
+    @property
+    def asks(self) -> frozenset[Asked]:
+        """Kinds of what the dialect can ask for."""
+        grammar = DIALECTS[self.dialect].grammar
+        return grammar.asks if grammar else frozenset()
 
     @property
     def asks_of_any_image(self) -> bool:
         """Whether a request means, or can name, each of several images."""
         grammar = DIALECTS[self.dialect].grammar
         return grammar is None or grammar.images == "any"
-
-    @property
-    def asks_for_next_level(self) -> bool:
-        """Whether there is a request without arguments."""
-        return self.can_ask and self._grammar.next_level
 
     @property
     def lists_regions(self) -> bool:

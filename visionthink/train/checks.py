@@ -42,7 +42,7 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
             if len(unreadable) <= _NAMED:
                 log.warning("%s; left out", error)
             continue
-        if all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.can_ask):
+        if all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.asks):
             usable[key] = space.full_tokens
         else:
             collapsed += 1
@@ -61,7 +61,7 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
 
 def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
     """The most ids that may stand between two turns: `largest` visual tokens in their message, or an error message."""
-    if not source.menu.can_ask:
+    if not source.menu.asks:
         return 0
     view = ImageView(image=Image.new("RGB", (1, 1)), box=whole(1, 1), level=1.0, width=1, height=1, visual_tokens=largest)
     replies = [source.protocol.observation([view]), *(source.protocol.tool_error(reason) for reason in CallError)]

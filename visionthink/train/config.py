@@ -163,9 +163,11 @@ class TrainConfig:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
-        if self.forced and menu.has_regions:
-            raise OptionError(f"forced {self.forced}: menu {self.menu} offers regions, and which one is not said; use --forced 0")
-        if not menu.can_ask and penalty.name != "none":
+        if self.forced and menu.beyond_levels:
+            raise OptionError(
+                f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
+            )
+        if not menu.asks and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
 

@@ -88,7 +88,7 @@ class EpisodeSource:
     @property
     def can_ask(self) -> bool:
         """Whether there may be something to ask for, and a way to do it."""
-        return self.menu.can_ask and self.protocol.can_ask
+        return bool(self.menu.asks & self.protocol.asks)
 
     def episodes(self, example_id: str, count: int) -> list[Episode]:
         """Several of one example, which share its opened pictures and their views.

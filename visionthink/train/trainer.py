@@ -279,7 +279,7 @@ def make_trainer(
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
     source = EpisodeSource(examples=by_id, menu=config.rollout_menu(), protocol=checkpoint.protocol, budget=checkpoint.budget)
-    if source.menu.can_ask and not source.can_ask:
+    if source.menu.asks and not source.can_ask:
         raise OptionError(
             f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.menu.ladder}; "
             "use a ladder of one level or another dialect"

@@ -11,7 +11,7 @@ from visionthink.evals.comparison import by_id, right
 from visionthink.evals.metrics import Scored
 from visionthink.evals.report.runs import Run
 from visionthink.evals.runner import view_file
-from visionthink.transcript import FULL_DENSITY
+from visionthink.transcript import FULL_DENSITY, Transcript
 from visionthink.types import Shown, whole
 
 PER_KIND = 6
@@ -52,9 +52,7 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
         "lucky (right without asking, where the low view does not hold the answer)": lambda s: (
             right(s) and not s.transcript.requested and s.transcript.need == "hard"
         ),
-        "a part of an image was asked for": lambda s: any(
-            view.box != whole(*s.transcript.sizes[view.image]) for view in s.transcript.views
-        ),
+        "a part of an image was asked for": lambda s: not all(_is_whole(view, s.transcript) for view in s.transcript.views),
         "more": lambda s: True,
     }
 
@@ -80,12 +78,17 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
             {
                 "png": _encoded(file),
                 "size": t.sizes[i],
-                "boxes": [v.box for v in later if v.image == i],
-                "seen": any(v.image == i and v.level >= FULL_DENSITY and v.box == whole(*t.sizes[i]) for v in t.views),
+                "boxes": [v.box for v in later if v.image == i and not v.edit],
+                "seen": any(v.image == i and v.level >= FULL_DENSITY and _is_whole(v, t) and not v.edit for v in t.views),
             }
             for i, (_, file) in enumerate(full)
         ],
-        "views": [(view, _encoded(file)) for view, file in shown if view is not None],
+        # the full view stands beside them
+        "views": [
+            (v, _encoded(file))
+            for v, file in shown
+            if v is not None and (v.edit or v.level < FULL_DENSITY or not _is_whole(v, t))
+        ],
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,
@@ -93,6 +96,10 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
         "stop_reason": t.stop_reason.value,
         "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
     }
+
+
+def _is_whole(view: Shown, transcript: Transcript) -> bool:
+    return view.box == whole(*transcript.sizes[view.image])
 
 
 def _encoded(file: Path) -> str:
