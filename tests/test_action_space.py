@@ -342,7 +342,7 @@ def test_levels_of_several_images():
     space, shown = opened("ladder", (112, 112), (28, 28), (56, 56), budget=TINY)
     assert [view.level for view in shown] == [0.0625, 1.0, 0.25]
     [quarter, full] = space.offers()
-    assert (quarter.name, quarter.visual_tokens) == ("1", 8)
+    assert (quarter.name, quarter.level, quarter.visual_tokens) == ("0.25", 0.25, 8)
     assert [(look.image, look.level) for look in quarter.looks] == [(0, 0.25), (2, 1.0)]
     assert [(look.image, look.level) for look in full.looks] == [(0, 1.0), (2, 1.0)]
     resolved = space.resolve([Call()], shown)
@@ -469,7 +469,7 @@ def test_call_is_the_inverse():
                 box = Box(x, y, rng.randint(x + 1, size[0]), rng.randint(y + 1, size[1]))
                 looks.append(Look((box,), 1.0))
             for look in looks:
-                call = space.call(look, *protocol.coordinates)
+                call = space.call(look, *protocol.coordinates, protocol.asks)
                 replies = [(call,)]
                 if name != "ladder":  # whose dialect asks for the next level and cannot name one
                     reply = protocol.parse(protocol.request(call))
@@ -491,7 +491,7 @@ def test_call_refuses_what_the_menu_cannot_show():
     part = Look((Box(0, 0, 50, 50),), 1.0)
     for name in ("visionthink", "awares"):
         with pytest.raises(OptionError, match="no call leads to"):
-            opened(name, (1448, 938))[0].call(part, "px", "original")
+            opened(name, (1448, 938))[0].call(part, "px", "original", frozenset({"level", "region", "box"}))
 
 
 def test_views_are_rendered_as_they_are_recorded():
@@ -598,3 +598,35 @@ def test_regions_that_cannot_be_are_refused():
             Regions(**fields)
     with pytest.raises(OptionError, match="least_tokens 9, most_tokens 4: the least must not exceed the most"):
         Menu(least_tokens=9, most_tokens=4)
+
+
+def test_a_named_level_is_what_is_shown_where_images_differ_in_depth():
+    """The second image has no full view worth having: asked for level 1, it keeps what it has."""
+    menu = NAMED["levels"][0]
+    space = ActionSpace(menu, [(640, 480), (90, 60)], QWEN2_5_VL)
+    assert space.levels == ((0.0625, 0.25, 1.0), (0.0625, 1.0))
+    assert [offer.level for offer in space.offers()] == [0.25, 1.0]
+    found = {level: space.resolve([Call(level=level)], space.shown(space.opening)).looks for level in (0.25, 1.0)}
+    assert [look.level for look in found[1.0]] == [1.0, 1.0]
+    assert [look.level for look in found[0.25]] == [0.25, 1.0]
+
+
+def test_a_box_dialect_asks_for_a_whole_image_by_its_box():
+    """On a menu of levels and boxes, what the oracle would say can be read again."""
+    menu = Menu(ladder=ResolutionLadder((0.25, 1.0)), regions=Regions(kind="free"), max_turns=2)
+    space = ActionSpace(menu, [(448, 448)], QWEN2_5_VL)
+    full = Look((Box(0, 0, 448, 448),), 1.0)
+    for dialect in ("deepeyes", "compact_cells"):
+        protocol = Protocol(dialect)
+        call = space.call(full, *protocol.coordinates, protocol.asks)
+        assert protocol.parse(protocol.request(call)).calls[0].box is not None
+        assert space.resolve(protocol.parse(protocol.request(call)).calls, ()).looks == (full,)
+    assert space.call(full, "px", "original", frozenset({"level"})) == Call(level=1.0)
+
+
+def test_the_union_of_many_boxes():
+    boxes = [Box(x, y, x + 10, y + 10) for x in range(0, 100, 7) for y in range(0, 100, 7)]
+    assert Box(0, 0, 100, 100).covered_by(boxes) == 1.0
+    assert Box(0, 0, 100, 100).covered_by(boxes[:15]) == 0.1
+    assert Box(0, 0, 100, 100).covered_by([Box(0, 0, 60, 10), Box(40, 5, 100, 20), Box(-5, -5, 0, 200)]) == 0.14
+    assert Box(0, 0, 100, 100).covered_by([]) == 0.0

@@ -541,3 +541,20 @@ def test_canonical_requests():
         ("compact_cells", [Call(box=(2, 1, 3, 2), unit="cell")], "<look>2 1 3 2</look>"),
     ):
         assert Protocol(dialect).request(*calls) == expected
+
+
+def test_what_is_understood_only_in_part_is_malformed():
+    for text in ("GET_CROPS: ['0'] ['5']", "GET_CROPS: ['0']['5']", "GET_CROPS: ['0'], '5'"):
+        assert reads("awares", text) == "REPEATED", text
+    twice = '{"bbox_2d": [1, 2, 3, 4], "bbox_2d": [5, 6, 70, 80]}'
+    assert reads("adaptvision", tool_call("request_local_region", twice)) == "NOT_JSON"
+    source = '<grounding>{"bbox_2d": [0, 0, 1, 1], "source": "original_image", "source": "observation_1"}</grounding>'
+    assert reads("minio3", source) == "NOT_JSON"
+    assert reads("levels", tool_call("resize_image", '{"action": "resize", "level": 1, "level": 0.25}')) == "NOT_JSON"
+    # the released checkpoints were rewarded by the last of two keys
+    assert reads("agent", tool_call("resize_image", '{"action": "zoom", "action": "resize"}')) == [Call()]
+
+
+def test_other_dialects_tags_are_text_to_the_agent():
+    assert Protocol("agent").is_well_formed("<think>the <look> of it</think><answer>5</answer>")
+    assert not Protocol("minio3").is_well_formed("<think><grounding>x</grounding></think><answer>5</answer>")

@@ -211,3 +211,17 @@ def test_transcripts_of_earlier_versions_are_read():
     assert known == [False, True, True]  # what a view of unknown size cost is not known
     canvas = Box(0, 0, 112, 112)
     assert sizes == [[(Box(0, 0, 1, 1), 0, 0)] * 2, *[[(canvas, 56, 56), (canvas, 112, 112)]] * 2]
+
+
+def test_what_a_server_counts_is_billed_where_a_view_was_shown(example):
+    """A server's count of a context may move by itself: an error turn costs nothing, and a turn's bill is never below 0."""
+
+    def bills(*counts: int | None):
+        script = [Completion(text, visual_tokens=n) for text, n in zip([BROKEN, ASK, RED], counts, strict=True)]
+        t = play(example, script, max_turns=3)
+        return [turn.usage.visual_tokens for turn in t.turns], t.visual_tokens_final
+
+    assert bills(5, 5, 25) == ([5, 0, 20], 20)
+    assert bills(200, 190, 225) == ([200, 0, 25], 25)
+    assert bills(200, 210, 190) == ([200, 0, 16], 16)
+    assert bills(None, 190, 25) == ([4, 0, 21], 21)

@@ -90,6 +90,6 @@ def test_a_new_tool_runs_through_evaluations_and_reports(rotating, tmp_path):
     assert "rotate 180, 8 tokens" in page and "</rect>" not in page
     with pytest.raises(OptionError, match="the dialect rotating asks for no level, and no region is on offer"):
         space = ActionSpace(rotating, [(112, 56)], PixelBudget(28, 784, 12544))
-        script_of(dataclasses.replace(examples[0], need="hard"), space, Protocol("rotating"))
+        script_of(dataclasses.replace(examples[0], need="hard", evidence=()), space, Protocol("rotating"))
     with pytest.raises(OptionError, match="dialect compact: asks for a level, and the menu offers an edit; choose another"):
         Model(ScriptedPolicy([]), Protocol("compact"), rotating, PixelBudget(28, 784, 12544))

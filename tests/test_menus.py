@@ -8,16 +8,21 @@ import re
 
 import pytest
 
+from visionthink.action_space import ActionSpace
 from visionthink.cli import main
 from visionthink.data import synth
+from visionthink.errors import OptionError
 from visionthink.evals.metrics import Scored
+from visionthink.evals.oracle import script
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.evals.runner import evaluate
 from visionthink.menu import NAMED
 from visionthink.model import Model, load
-from visionthink.protocol import DIALECTS
+from visionthink.protocol import DIALECTS, Protocol
+from visionthink.resolution import QWEN2_5_VL
 from visionthink.rewards.rules.judge import RulesJudge
+from visionthink.types import Box, Call
 
 
 def run(capsys, *argv: str) -> tuple[int, str, str]:
@@ -131,3 +136,28 @@ def test_the_oracle_keeps_to_the_limits_of_a_menu_and_names_what_it_cannot_read(
         menu = dataclasses.replace(model.menu, allowance=allowance)
         lane = routing(oracle, Model(model.policy, model.protocol, menu, model.budget))(whole)
         assert lane.policy.script == (said,)
+
+
+def test_the_oracle_climbs_to_the_level_that_suffices():
+    easy, hard = (next(e for e in synth.suite(12) if e.need == need) for need in ("easy", "hard"))
+    for name, said in (
+        ("visionthink", {"easy": [], "hard": ["next"]}),
+        ("ladder", {"easy": ["next"], "hard": ["next", "next"]}),
+        ("levels", {"easy": [0.25], "hard": [1.0]}),
+    ):
+        menu, dialect = NAMED[name]
+        protocol = Protocol(dialect or "agent")
+        for example in (easy, hard):
+            space = ActionSpace(menu, [(448, 448)], QWEN2_5_VL)
+            whole = dataclasses.replace(example, evidence=((Box(0, 0, 448, 448), example.evidence[0][1]),))
+            expected = [
+                protocol.request() if level == "next" else protocol.request(Call(level=level)) for level in said[example.need]
+            ]
+            assert list(script(whole, space, protocol)) == (expected or [None]), (name, example.need)
+
+
+def test_levels_beside_a_named_menu_keep_its_arithmetic():
+    model = load("tiny", menu="visionthink-released-eval", ladder=(0.25, 1.0))
+    assert model.menu.ladder.arithmetic == "released_eval"
+    with pytest.raises(OptionError, match=r"released_eval knows the levels 0\.25 and 1 only"):
+        load("tiny", menu="visionthink-released-eval", ladder="0.5,1")

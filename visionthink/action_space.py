@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from visionthink.errors import OptionError
 from visionthink.geometry import from_box, to_box, usable
-from visionthink.types import Box, Call, CallError, Frame, Look, Shown, Unit
+from visionthink.types import Asked, Box, Call, CallError, Frame, Look, Shown, Unit
 from visionthink.view_sizes import ViewSizes
 
 INSTEAD = "a crop that costs as much as the whole image: the whole image is shown"
@@ -23,7 +23,7 @@ SAME = 0.99
 """Densities count as equal from this ratio on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Offer:
     """Something that can be asked for now.
 
@@ -33,6 +33,8 @@ class Offer:
     name: str
     looks: tuple[Look, ...]
     visual_tokens: int
+    level: float | None = None
+    """The level that is asked for, where it is one of whole images; an image that lacks it is shown its next higher one."""
 
     @property
     def any_box(self) -> bool:
@@ -73,12 +75,13 @@ class ActionSpace(ViewSizes):
         return tuple(offer for offer in kept if self._affordable(offer.visual_tokens, offer.views, shown))
 
     @property
-    def most_tokens_at_once(self) -> int:
-        """The most visual tokens that one request can lead to: all regions that have an id, or the full views. Where any box can
-        be asked for, this holds for requests of one box."""
+    def largest_request(self) -> tuple[Shown, ...]:
+        """The views of most visual tokens that one request can lead to: all regions that have an id, or the full view of every
+        image. Where any box can be asked for, this holds for requests of one box."""
         by_id = self._by_id(self.shown(self.opening))
         regions = {look: None for offer in by_id for look in offer.looks if look.boxes != (self.image_boxes[look.image],)}
-        return max(self.full_tokens, self.tokens(list(regions)))
+        full = [Look((box,), 1.0, i) for i, box in enumerate(self.image_boxes)]
+        return self.shown(max(list(regions), full, key=self.tokens))
 
     def is_limited(self, shown: Sequence[Shown], *, turns: int) -> bool:
         """Whether more would be on offer without the menu's stated limits."""
@@ -96,17 +99,17 @@ class ActionSpace(ViewSizes):
         return menu.allowance is None or spent + tokens <= menu.allowance * self.full_tokens
 
     def _level_offers(self, shown: Sequence[Shown]) -> list[Offer]:
-        """Every higher level, of all images that have it or a higher one."""
-        offers: dict[tuple[Look, ...], Offer] = {}
-        for level in self.menu.ladder.levels:
+        """Every higher level that an image has, of all images that have it or a higher one."""
+        above = [self._above(i, shown) for i in range(len(self.sizes))]
+        offers = []
+        for level in sorted({level for levels in above for level in levels}):
             looks = tuple(
-                Look((box,), min(higher), i)
-                for i, box in enumerate(self.image_boxes)
-                if (higher := [own for own in self._above(i, shown) if own >= level])
+                Look((self.image_boxes[i],), min(higher), i)
+                for i, levels in enumerate(above)
+                if (higher := [own for own in levels if own >= level])
             )
-            if looks and looks not in offers:
-                offers[looks] = Offer(f"{max(look.level for look in looks):g}", looks, self.tokens(looks))
-        return list(offers.values())
+            offers.append(Offer(name=f"{level:g}", looks=looks, visual_tokens=self.tokens(looks), level=level))
+        return offers
 
     def _above(self, image: int, shown: Sequence[Shown]) -> list[float]:
         """Levels of a whole image above those that were shown."""
@@ -120,7 +123,7 @@ class ActionSpace(ViewSizes):
             for name, box in self.menu.regions.boxes(*size).items():
                 found = self._look(box, i, shown)
                 if isinstance(found, Resolved):
-                    offers.append(Offer(name if len(self.sizes) == 1 else f"{i}:{name}", found.looks, self.tokens(found.looks)))
+                    offers.append(self._offer(name, i, found.looks))
         return offers
 
     def _edited(self, shown: Sequence[Shown]) -> list[Offer]:
@@ -131,8 +134,13 @@ class ActionSpace(ViewSizes):
             for edit in self.menu.edits:
                 looks = (Look((box,), self.menu.crop_level, i, edit=edit.name),)
                 if (i, edit.name) not in known:
-                    offers.append(Offer(edit.name if len(self.sizes) == 1 else f"{i}:{edit.name}", looks, self.tokens(looks)))
+                    offers.append(self._offer(edit.name, i, looks))
         return offers
+
+    def _offer(self, name: str, image: int, looks: tuple[Look, ...]) -> Offer:
+        """Named after its image too, where there are several."""
+        named = name if len(self.sizes) == 1 else f"{image}:{name}"
+        return Offer(name=named, looks=looks, visual_tokens=self.tokens(looks))
 
     def _any_box(self) -> list[Offer]:
         """That any box can be asked for, where one can cost less than the whole image."""
@@ -140,7 +148,7 @@ class ActionSpace(ViewSizes):
             return []
         least = max(self.menu.least_tokens, -(-self._pixels.min_pixels // self.budget.factor**2))
         wholes = [self.view_size(i, box, self.menu.crop_level).visual_tokens for i, box in enumerate(self.image_boxes)]
-        return [Offer("box", (), least)] if least < max(wholes) else []
+        return [Offer(name="box", looks=(), visual_tokens=least)] if least < max(wholes) else []
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -173,10 +181,10 @@ class ActionSpace(ViewSizes):
             return self._named(call, shown)
         if call.edit:
             return self._edit_of(call, shown)
-        rungs = [offer for offer in offers if not offer.any_box and all(self._is_level(look) for look in offer.looks)]
+        levels = [offer for offer in offers if offer.level is not None]
         if call.level is not None:
-            rungs = [o for o in rungs if math.isclose(max(look.level for look in o.looks), call.level, rel_tol=1e-3)]
-        return Resolved(rungs[0].looks) if rungs else CallError.NOT_ON_OFFER
+            levels = [offer for offer in levels if math.isclose(offer.level or 0.0, call.level, rel_tol=1e-3)]
+        return Resolved(levels[0].looks) if levels else CallError.NOT_ON_OFFER
 
     def _is_level(self, look: Look) -> bool:
         return not look.edit and look.boxes == (self.image_boxes[look.image],) and look.level in self.levels[look.image]
@@ -251,21 +259,24 @@ class ActionSpace(ViewSizes):
             return CallError.NOT_ON_OFFER
         return Resolved((Look((box,), level, image),), note)
 
-    def call(self, look: Look, unit: Unit, frame: Frame) -> Call:
+    def call(self, look: Look, unit: Unit, frame: Frame, asks: frozenset[Asked]) -> Call:
         """How a dialect asks for a look, in the first turn: the call that `resolve` turns into it, or into a box around it.
 
+        Args:
+            asks: kinds of what the dialect can ask for.
+
         Raises:
-            OptionError: this menu has no call for such a look.
+            OptionError: there is no such call.
         """
         regions, image = self.menu.regions, look.image
-        if look.edit:
+        if look.edit and "edit" in asks:
             return Call(edit=look.edit, source=image or None)
         by_id = {box: name for name, box in regions.boxes(*self.sizes[image]).items()}
-        if by_id and all(box in by_id for box in look.boxes):
+        if "region" in asks and by_id and all(box in by_id for box in look.boxes):
             return Call(regions=tuple(by_id[box] for box in look.boxes), source=image or None)
-        if self._is_level(look):
+        if "level" in asks and self._is_level(look):
             return Call(level=look.level)
-        if regions.kind != "free" or len(look.boxes) != 1:
+        if "box" not in asks or regions.kind != "free" or len(look.boxes) != 1 or look.edit:
             raise OptionError(f"menu: no call leads to {look}")
         view = self.shown(self.opening)[image]
         units = self._units(unit, frame, view, self.image_boxes[image])

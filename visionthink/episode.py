@@ -97,7 +97,7 @@ class Episode:
 
     def _opened(self) -> list[Message]:
         views = self.space.render(self.space.opening, self.pictures)
-        levels = sorted({look.level for offer in self._opening_offers for look in offer.looks})
+        levels = [offer.level for offer in self._opening_offers if offer.level is not None]
         example = self.example
         try:
             return self.protocol.opening(
@@ -179,7 +179,9 @@ class Episode:
         views = self._pending_views
         known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         before = sum(t.usage.visual_tokens for t in self._turns)
-        shown = sum(v.visual_tokens for v in views) if completion.visual_tokens is None else completion.visual_tokens - before
+        shown = sum(v.visual_tokens for v in views)
+        if views and completion.visual_tokens is not None:  # a server counts the whole context; where its counts fall, ours stand
+            shown = completion.visual_tokens - before if completion.visual_tokens > before else shown
         context = len(completion.prompt_ids) if completion.prompt_tokens is None else completion.prompt_tokens
         usage = Usage(
             visual_tokens=shown,

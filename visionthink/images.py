@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,13 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     """
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     try:
-        return _upright_rgb(source if isinstance(source, Image.Image) else _opened(source, label, max_pixels))
+        if not isinstance(source, Image.Image):
+            return _upright_rgb(_opened(source, label, max_pixels))
+        with _LENT:
+            loaded = _upright_rgb(_allowed(source, label, max_pixels))
+        if loaded.image is source:  # the caller may go on drawing
+            loaded = LoadedImage(source.copy(), loaded.notes)
+        return loaded
     except ImageError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything
@@ -58,22 +65,34 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
     Raises:
         ImageError: the file is missing, empty, not an image, or larger than `max_pixels`.
     """
-    if isinstance(source, Image.Image):
-        return source.size
     label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
     try:
+        if isinstance(source, Image.Image):
+            return _upright_size(_allowed(source, label, max_pixels))
         with _opened(source, label, max_pixels) as opened:
-            # Pillow reads a PNG to its end to look for EXIF, and says the upright size of a TIFF by itself
-            known = "exif" in opened.info if opened.format == "PNG" else opened.format != "TIFF"
-            turned = known and opened.getexif().get(_ORIENTATION) in range(5, 9)
-            return (opened.height, opened.width) if turned else opened.size
+            return _upright_size(opened)
     except ImageError:
         raise
     except Exception:
         raise ImageError(f"{label}: not an image file that can be read") from None
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow reads a PNG to its end to look for EXIF, and says the upright size of a TIFF by itself
+    known = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
+    turned = known and image.getexif().get(_ORIENTATION) in range(5, 9)
+    return (image.height, image.width) if turned else image.size
+
+
+def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{label}: {image.width}x{image.height} px is more than the limit of {max_pixels / 1e6:g} MP")
+    return image
+
+
 _ORIENTATION = 0x0112
+_LENT = threading.Lock()
+"""An image that a caller has opened may be read by several threads, which Pillow does not allow."""
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names."""
 
@@ -94,10 +113,8 @@ def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{label}: not an image file that can be read") from None
-    if opened.width * opened.height > max_pixels:
-        raise ImageError(f"{label}: {opened.width}x{opened.height} px is more than the limit of {max_pixels / 1e6:g} MP")
-    return opened
+        raise ImageError(f"{label}: not an image file that can be read; {', '.join(_formats())} are") from None
+    return _allowed(opened, label, max_pixels)
 
 
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:

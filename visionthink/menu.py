@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,6 +137,10 @@ class Menu:
         """Every image at one level, and nothing to ask for."""
         ladder = dataclasses.replace(self.ladder, levels=(level,))
         return Menu(ladder=ladder, most_tokens=self.most_tokens)
+
+    def with_levels(self, levels: Sequence[float]) -> Menu:
+        """The same with other levels of whole images; their arithmetic stays."""
+        return dataclasses.replace(self, ladder=dataclasses.replace(self.ladder, levels=tuple(levels)))
 
     def unlimited(self) -> Menu:
         """The same without stated limits of turns, views and visual tokens."""

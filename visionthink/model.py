@@ -91,17 +91,17 @@ class Model:
         """
         if not isinstance(question, str):
             raise OptionError(f"question {question!r}: must be text")
-        menu = None if ladder is None else dataclasses.replace(self.menu, ladder=as_ladder(ladder))
+        menu = None if ladder is None else _with_ladder(self.menu, ladder)
         images = tuple(image) if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else image
         [transcript] = self.run([Example("ask", question, images)], menu)
         return Result(answer=transcript.answer, levels=transcript.levels_seen, usage=transcript.usage(), transcript=transcript)
 
 
-def as_ladder(ladder: ResolutionLadder | Sequence[float] | str) -> ResolutionLadder:
-    """A ladder from its levels, or from text such as "1/4,1"."""
-    if isinstance(ladder, str):
-        return ResolutionLadder.parse(ladder)
-    return ladder if isinstance(ladder, ResolutionLadder) else ResolutionLadder(tuple(ladder))
+def _with_ladder(menu: Menu, ladder: ResolutionLadder | Sequence[float] | str) -> Menu:
+    """A menu with another ladder, or with other levels, which may be text such as "1/4,1"."""
+    if isinstance(ladder, ResolutionLadder):
+        return dataclasses.replace(menu, ladder=ladder)
+    return menu.with_levels(ResolutionLadder.parse(ladder).levels if isinstance(ladder, str) else ladder)
 
 
 _Opened = tuple[Policy, Protocol, PixelBudget]
@@ -152,7 +152,7 @@ def load(
     name: str | Path = "tiny",
     *,
     menu: Menu | str | None = None,
-    ladder: ResolutionLadder | Sequence[float] | None = None,
+    ladder: ResolutionLadder | Sequence[float] | str | None = None,
     dialect: str | None = None,
     boundary: str | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
@@ -190,7 +190,7 @@ def load(
         chosen["boundary"] = Protocol(boundary=cast("Boundary", boundary)).boundary
     menu = menu or Menu()
     if ladder is not None:
-        menu = dataclasses.replace(menu, ladder=as_ladder(ladder))
+        menu = _with_ladder(menu, ladder)
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if str(name).startswith(("http://", "https://")):

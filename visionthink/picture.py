@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 from PIL import Image
@@ -23,6 +24,7 @@ class Picture:
 
     def __init__(self, image: Image.Image, notes: Sequence[str] = (), name: str = "image"):
         self.image, self.notes, self.name = image, tuple(notes), name
+        self._rendering = threading.Lock()
         self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
     @classmethod
@@ -54,16 +56,17 @@ class Picture:
         """A box of the picture at width x height px: one LANCZOS pass from the original, or its own pixels where the size is the
         box's; then the edit. The same view is the same object."""
         key = (box, width, height, level, edit.name if edit else "")
-        if key not in self._views:
-            self._views[key] = ImageView(
-                image=self._pixels(box, width, height, edit),
-                box=box,
-                level=level,
-                width=width,
-                height=height,
-                visual_tokens=visual_tokens,
-            )
-        return self._views[key]
+        with self._rendering:
+            if key not in self._views:
+                self._views[key] = ImageView(
+                    image=self._pixels(box, width, height, edit),
+                    box=box,
+                    level=level,
+                    width=width,
+                    height=height,
+                    visual_tokens=visual_tokens,
+                )
+            return self._views[key]
 
     def _pixels(self, box: Box, width: int, height: int, edit: Edit | None) -> Image.Image:
         if edit is not None:

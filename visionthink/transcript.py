@@ -136,7 +136,7 @@ class Transcript:
     @property
     def visual_tokens_final(self) -> int:
         """Visual tokens of the last turn that showed a view."""
-        return next((t.usage.visual_tokens for t in reversed(self.turns) if t.usage.visual_tokens), 0)
+        return next((t.usage.visual_tokens for t in reversed(self.turns) if t.views), 0)
 
     @property
     def retain_cumulative(self) -> float:
@@ -256,7 +256,7 @@ def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:
     seen = None
     for turn in turns:
         level, size, tokens = turn.pop("level"), turn.pop("view_size", None), turn["usage"]["visual_tokens"]
-        new = tokens > 0 or level != seen
+        new = size is not None or level != seen
         w, h = size or (0, 0)
         view = {"box": whole(width, height), "level": level, "width": w, "height": h, "visual_tokens": tokens}
         turn |= {"views": [view] if new else [], "looks": []}

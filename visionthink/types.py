@@ -58,9 +58,12 @@ class Box(NamedTuple):
         """Share of this box's area that lies in the union of others, from 0 to 1."""
         parts = [part for box in boxes if (part := self.within(box)).area]
         columns = sorted({x for part in parts for x in (part.left, part.right)})
-        rows = sorted({y for part in parts for y in (part.top, part.bottom)})
-        cells = (Box(x, y, right, bottom) for x, right in itertools.pairwise(columns) for y, bottom in itertools.pairwise(rows))
-        covered = sum(cell.area for cell in cells if any(cell.within(part) == cell for part in parts))
+        covered = 0
+        for left, right in itertools.pairwise(columns):  # within a strip, the parts are intervals
+            end = self.top
+            for top, bottom in sorted((p.top, p.bottom) for p in parts if p.left <= left and right <= p.right):
+                covered += (right - left) * max(0, bottom - max(end, top))
+                end = max(end, bottom)
         return covered / self.area if self.area else 0.0
 
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
-from visionthink.resolution import ResolutionLadder
 
 
 class AddCommand(Protocol):
@@ -84,7 +83,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
     return load(
         options.model,
         menu=options.menu,
-        ladder=None if options.ladder is None else ResolutionLadder.parse(options.ladder),
+        ladder=options.ladder,
         dialect=options.dialect,
         boundary=options.boundary,
         max_new_tokens=options.max_new_tokens,

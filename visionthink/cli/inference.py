@@ -111,7 +111,7 @@ def _tokens(options: argparse.Namespace) -> None:
     rule = SIZE_RULES[options.family]
     menu = named_menu(options.menu)[0] if options.menu else Menu()
     if options.ladder is not None:
-        menu = dataclasses.replace(menu, ladder=ResolutionLadder.parse(options.ladder))
+        menu = menu.with_levels(ResolutionLadder.parse(options.ladder).levels)
     if menu.has_regions and not isinstance(rule, PixelBudget):
         raise OptionError(f"--menu {options.menu}: offers regions, which {options.family} does not charge by the pixel")
     space = ActionSpace(menu, [size], rule)

@@ -10,7 +10,7 @@ from visionthink.errors import OptionError
 from visionthink.geometry import grown
 from visionthink.protocol import Protocol
 from visionthink.transcript import covers
-from visionthink.types import Box, Call, CallError, Example, Look
+from visionthink.types import Box, Call, CallError, Evidence, Example, Look
 
 MOST_LOOKS = 3
 """Views that are tried together."""
@@ -19,27 +19,43 @@ MOST_LOOKS = 3
 def script(example: Example, space: ActionSpace, protocol: Protocol) -> tuple[str | None, ...]:
     """What is said in each of the first turns: texts of requests, or None for an answer without one.
 
-    Where only whole images are on offer, a hard example is shown the next level. Where regions are, the evidence decides: of all
-    sets of up to three views that cover it, the one with the fewest visual tokens. Where the menu cannot show all of it, asking
-    would be in vain, and the example is answered from the first view.
+    Where only levels of whole images are on offer, the model is shown the lowest that suffices, by the evidence or, where that is
+    not known, by the need. Where regions are on offer, the evidence decides: of all sets of up to three views that cover it, the
+    one with the fewest visual tokens. Where the menu cannot show all of it, asking would be in vain, and the example is answered
+    from the first view.
 
     Raises:
         OptionError: neither levels nor regions are on offer; or regions are, and what a hard example depends on is not known.
     """
-    if example.need == "easy" or not space.offers():
+    opening = space.shown(space.opening)
+    evidence = example.evidence or _of_need(example, space)
+    if covers(opening, evidence) or not space.offers():
         return (None,)
     if not space.menu.has_regions:
-        if "level" not in protocol.asks:
-            raise OptionError(f"--policy oracle: the dialect {protocol.dialect} asks for no level, and no region is on offer")
-        return (protocol.request(),)
+        return _levels(evidence, space, protocol)
     if not example.evidence:
         raise OptionError(f"--policy oracle: the evidence of example {example.id} is not known")
-    if covers(space.shown(space.opening), example.evidence):
-        return (None,)
     chosen = min(_enough(example, space, protocol), key=lambda looks: (space.tokens(looks), len(looks)), default=None)
     if chosen is None:
         return (None,)
     return tuple(protocol.request(call) for call in _calls(chosen, space, protocol))
+
+
+def _of_need(example: Example, space: ActionSpace) -> Evidence:
+    """What the need says: of every image a quarter of the pixels, or all."""
+    return ((space.image_boxes[0], 0.25 if example.need == "easy" else 1.0),)
+
+
+def _levels(evidence: Evidence, space: ActionSpace, protocol: Protocol) -> tuple[str | None, ...]:
+    """Requests for the lowest level that suffices: by name, or level after level."""
+    if "level" not in protocol.asks:
+        raise OptionError(f"--policy oracle: the dialect {protocol.dialect} asks for no level, and no region is on offer")
+    offers = [offer for offer in space.offers() if offer.level is not None]
+    enough = [offer for offer in offers if covers(space.shown(offer.looks), evidence)]
+    wanted = enough[0] if enough else offers[-1]
+    if protocol.names_levels:
+        return (protocol.request(Call(level=wanted.level)),)
+    return tuple(protocol.request() for _ in range(offers.index(wanted) + 1))
 
 
 def _enough(example: Example, space: ActionSpace, protocol: Protocol) -> Iterator[tuple[Look, ...]]:
@@ -57,7 +73,7 @@ def _enough(example: Example, space: ActionSpace, protocol: Protocol) -> Iterato
 
 def _calls(looks: Sequence[Look], space: ActionSpace, protocol: Protocol) -> list[Call]:
     """One call for each turn: all regions in one, where the dialect can list them."""
-    calls = [space.call(look, *protocol.coordinates) for look in looks]
+    calls = [space.call(look, *protocol.coordinates, protocol.asks) for look in looks]
     if protocol.lists_regions and all(call.regions for call in calls):
         return [Call(regions=tuple(name for call in calls for name in call.regions))]
     return calls

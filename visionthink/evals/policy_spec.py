@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -62,7 +63,7 @@ class PolicySpec:
         if not plus:
             return spec
         method, at, which = method.partition("@")
-        if method.partition(":")[0] not in METHODS:
+        if method.partition(":")[0] not in METHODS or "+" in method.partition(":")[2]:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         if at and which not in ("low", "full"):
             raise OptionError(f"--policy {text!r}: a method acts on every view, @low or @full")
@@ -106,10 +107,7 @@ class PolicySpec:
 
 
 def _share(name: str, text: str, *, above_zero: bool = False) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
+    share = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+", text) else -1.0
     if above_zero and not 0 < share <= 1:
         raise OptionError(f"--policy {name!r}: expected resize:R with R above 0 and up to 1, a share of the pixels")
     if not 0 <= share <= 1:

@@ -18,6 +18,16 @@ RepeatedCalls = Literal["refuse", "last", "all"]
 """What is done with several calls in one reply: refuse them, follow the last, follow all."""
 
 
+def _without(*tags: str) -> str:
+    return rf"(?:(?!</?(?:{'|'.join(tags)})>).)*"
+
+
+_TAGS = ("think", "answer", "tool_call", "tool_response", "resize")
+PLAIN = _without(*_TAGS)
+"""Regular expression for text without a tag of VisionThink's protocol."""
+_PLAIN_TOO = _without(*_TAGS, "grounding", "look")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grammar:
     """How calls are written in a dialect, and how they are read."""
@@ -30,17 +40,17 @@ class Grammar:
     """Kinds of what a call can ask for. For `level` there is a call without arguments, which asks for the next one."""
     form: str
     """Regular expression for a turn that asks, its thinking left out."""
+    plain: str = PLAIN
+    """Regular expression for text without a tag, in thinking and answers."""
     unit: Unit = "px"
     frame: Frame = "original"
     """What coordinates in a call are relative to."""
     images: Literal["any", "one"] = "any"
     """Whether a call can name, or means, any of several images."""
+    names_levels: bool = False
+    """Whether a call can name a level, and not only ask for the next one."""
     lists_regions: bool = False
     """Whether one call can list several regions by id."""
-
-
-PLAIN = r"(?:(?!</?(?:think|answer|tool_call|tool_response|resize|grounding|look)>).)*"
-"""Text without a tag of the protocol."""
 
 
 def _bodies(text: str, tag: str) -> list[str] | CallError:
@@ -50,12 +60,18 @@ def _bodies(text: str, tag: str) -> list[str] | CallError:
     return found if opened == closed == len(found) else CallError.UNCLOSED
 
 
-def _read_json(body: str) -> Any:
-    """The value, or NOT_JSON."""
+def _read_json(body: str, *, keys_once: bool = True) -> Any:
+    """The value, or NOT_JSON; also where a key stands twice, since one of its values would be dropped."""
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_once if keys_once else None)
     except (ValueError, RecursionError):
         return CallError.NOT_JSON
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
 
 
 # ------------------------------------------------------------------------------------------------ the next level
@@ -68,7 +84,11 @@ def _tool_call(call: dict[str, Any]) -> str:
 
 
 def _read_resize(text: str) -> Reply:
-    return _read_tool(text, "resize_image", lambda a: Call() if a == _RESIZE["arguments"] else CallError.WRONG_ARGUMENTS)
+    def understand(arguments: Any) -> Call | CallError:
+        return Call() if arguments == _RESIZE["arguments"] else CallError.WRONG_ARGUMENTS
+
+    # as the released checkpoints were trained, the last of two equal keys counts
+    return _read_tool(text, "resize_image", understand, keys_once=False)
 
 
 def _read_level(text: str) -> Reply:
@@ -94,7 +114,14 @@ def _write_level(calls: Calls) -> str:
     return _tool_call({"name": "resize_image", "arguments": arguments})
 
 
-def _read_tool(text: str, name: str, understand: Callable[[Any], Call | CallError], several: RepeatedCalls = "refuse") -> Reply:
+def _read_tool(
+    text: str,
+    name: str,
+    understand: Callable[[Any], Call | CallError],
+    several: RepeatedCalls = "refuse",
+    *,
+    keys_once: bool = True,
+) -> Reply:
     """Calls of one function within `<tool_call>` tags. `understand` reads the arguments, None where the call has other parts."""
     if "<tool_call>" not in text:
         return Answer(text)
@@ -105,7 +132,7 @@ def _read_tool(text: str, name: str, understand: Callable[[Any], Call | CallErro
         return Malformed(bodies)
     calls = []
     for body in bodies[-1:] if several == "last" else bodies:
-        said = _read_json(body)
+        said = _read_json(body, keys_once=keys_once)
         if isinstance(said, CallError):
             return Malformed(said)
         if not isinstance(said, dict) or said.get("name") != name:
@@ -235,9 +262,11 @@ def _read_crops(text: str) -> Reply:
         return Answer(text)
     if text.count("GET_CROPS") > 1:
         return Malformed(CallError.REPEATED)
-    found = re.search(r"GET_CROPS\s*(?::\s*)?\[(.*?)\]", text, re.DOTALL)
+    found = re.search(r"GET_CROPS\s*(?::\s*)?\[(.*?)\](\s*[,\[])?", text, re.DOTALL)
     if found is None:
         return Malformed(CallError.UNCLOSED)
+    if found[2]:  # a list that goes on behind its end
+        return Malformed(CallError.REPEATED)
     names = [re.sub(r"^(['\"])(.*)\1$", r"\2", name.strip(), flags=re.DOTALL).strip() for name in found[1].split(",")]
     if not all(names):
         return Malformed(CallError.UNKNOWN_REGION)
@@ -297,6 +326,7 @@ GRAMMARS = {
         opens="<tool_call>",
         form=rf"<tool_call>{PLAIN}</tool_call>",
         asks=frozenset({"level"}),
+        names_levels=True,
     ),
     # these two ask in running text
     "resize_pair": Grammar(
@@ -321,7 +351,8 @@ GRAMMARS = {
         read=_read_grounding,
         write=_write_grounding,
         opens="<grounding>",
-        form=rf"<grounding>{PLAIN}</grounding>",
+        form=rf"<grounding>{_PLAIN_TOO}</grounding>",
+        plain=_PLAIN_TOO,
         asks=frozenset({"box"}),
         unit="fraction",
         frame="named",
@@ -350,6 +381,7 @@ GRAMMARS = {
         opens="<look>",
         lists_regions=True,
         form=r"(?:<look>[^<]*</look>)+",
+        plain=_PLAIN_TOO,
         asks=frozenset({"region"}),
         images="one",
     ),
@@ -358,6 +390,7 @@ GRAMMARS = {
         write=_write_looks,
         opens="<look>",
         form=r"(?:<look>[^<]*</look>)+",
+        plain=_PLAIN_TOO,
         asks=frozenset({"box"}),
         unit="cell",
         images="one",

@@ -16,7 +16,6 @@ from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView,
 _SLOT = re.compile(
     r"\{(question|Question|image|error|levels|action_turn|observation_turn)\}|(<\|vision_start\|><\|image_pad\|><\|vision_end\|>)"
 )
-_THINKING = rf"<think>{PLAIN}</think>\s*"
 
 
 def _filled(files: Sequence[str], values: Mapping[str, Content]) -> Content:
@@ -156,6 +155,11 @@ class Protocol:
         return grammar is None or grammar.images == "any"
 
     @property
+    def names_levels(self) -> bool:
+        """Whether a call can name a level, and not only ask for the next one."""
+        return self.can_ask and self._grammar.names_levels
+
+    @property
     def lists_regions(self) -> bool:
         """Whether one call can list several regions by id."""
         return self.can_ask and self._grammar.lists_regions
@@ -195,11 +199,12 @@ class Protocol:
         reply = self.parse(text, can_request=can_request)
         if isinstance(reply, Malformed):
             return False
-        form = f"<answer>{PLAIN}</answer>" if dialect.answer_tags else ".*"
+        plain = dialect.grammar.plain if dialect.grammar else PLAIN
+        form = f"<answer>{plain}</answer>" if dialect.answer_tags else ".*"
         if isinstance(reply, Request):
             form = self._grammar.form
         if dialect.thinks:
-            form = _THINKING + form
+            form = rf"<think>{plain}</think>\s*" + form
         return re.fullmatch(form, text.strip(), re.DOTALL) is not None
 
     def format_answer(self, answer: str) -> str:

@@ -8,12 +8,13 @@ from accelerate.utils import DistributedType
 from PIL import Image
 
 from visionthink import chatml
+from visionthink.action_space import ActionSpace
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.train.config import TrainConfig
 from visionthink.train.rollouts import EpisodeSource
-from visionthink.types import CallError, ImageView, whole
+from visionthink.types import CallError, ImageView
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,16 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
     return usable, unreadable
 
 
-def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: int) -> int:
-    """The most ids that may stand between two turns: `largest` visual tokens in their message, or an error message."""
+def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: ActionSpace) -> int:
+    """The most ids that may stand between two turns: the views of the largest request in their message, or an error message."""
     if not source.menu.asks:
         return 0
-    view = ImageView(image=Image.new("RGB", (1, 1)), box=whole(1, 1), level=1.0, width=1, height=1, visual_tokens=largest)
-    replies = [source.protocol.observation([view]), *(source.protocol.tool_error(reason) for reason in CallError)]
+    blank = Image.new("RGB", (1, 1))
+    views = [
+        ImageView(image=blank, box=v.box, level=v.level, width=v.width, height=v.height, visual_tokens=v.visual_tokens)
+        for v in largest.largest_request
+    ]
+    replies = [source.protocol.observation(views), *(source.protocol.tool_error(reason) for reason in CallError)]
     return max(len(renderer.encode(chatml.bridge([reply], source.protocol.boundary))) for reply in replies)
 
 

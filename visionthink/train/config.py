@@ -173,7 +173,7 @@ class TrainConfig:
 
     def rollout_menu(self) -> Menu:
         menu, _ = named_menu(self.menu)
-        return dataclasses.replace(menu, ladder=ResolutionLadder.parse(self.ladder)) if self.ladder else menu
+        return menu.with_levels(ResolutionLadder.parse(self.ladder).levels) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
         return Penalty(self.penalty, theta=self.theta, weight=self.penalty_weight, scope=self.penalty_scope)

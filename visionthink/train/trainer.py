@@ -74,7 +74,7 @@ class VisionThinkTrainer(GRPOTrainer):
         self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
-        bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]).most_tokens_at_once)
+        bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
         self.longest_episode = functools.partial(
             longest_episode, source=source, checkpoint=checkpoint, renderer=renderer, largest=largest, bridge=bridge
         )

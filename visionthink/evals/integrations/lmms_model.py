@@ -31,7 +31,6 @@ from visionthink.evals.integrations.lmms_requests import Failed, read_messages
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.model import Model, load
-from visionthink.resolution import ResolutionLadder
 from visionthink.transcript import Transcript
 from visionthink.types import Example, StopReason
 
@@ -105,7 +104,7 @@ class VisionThink(lmms):
             model = load(
                 self.name,
                 menu=menu,
-                ladder=None if ladder is None else ResolutionLadder.parse(_levels(ladder)),
+                ladder=None if ladder is None else _levels(ladder),
                 dialect=dialect,
                 boundary=boundary,
                 device=device,
