@@ -30,7 +30,7 @@ def test_missing_empty_folder_and_text(tmp_path):
             path.write_bytes(content)
         with pytest.raises(ImageError) as error:
             open_image(path)
-        assert str(error.value).partition(";")[0] == f"{tmp_path}/{message}"
+        assert str(error.value).partition(" (")[0] == f"{tmp_path}/{message}"
     with pytest.raises(ImageError, match="a folder, not an image file"):
         open_image(tmp_path)
 
@@ -84,7 +84,7 @@ def test_an_icon_that_hides_a_larger_image_is_not_read():
     inner = encoded(Image.new("L", (4000, 3000)))
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22) + inner
     for read in (open_image, measure):
-        with pytest.raises(ImageError, match=r"image: not an image file that can be read; AVIF, BMP, .*, WEBP are"):
+        with pytest.raises(ImageError, match=r"image: not an image file that can be read \(AVIF, BMP, .*, WEBP\)"):
             read(icon, max_pixels=10_000_000)
     with pytest.raises(ImageError, match=r"4000x3000 px is more than the limit of 10 MP"):
         measure(inner, max_pixels=10_000_000)

@@ -113,7 +113,7 @@ def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{label}: not an image file that can be read; {', '.join(_formats())} are") from None
+        raise ImageError(f"{label}: not an image file that can be read ({', '.join(_formats())})") from None
     return _allowed(opened, label, max_pixels)
 
 
