@@ -161,3 +161,9 @@ def test_levels_beside_a_named_menu_keep_its_arithmetic():
     assert model.menu.ladder.arithmetic == "released_eval"
     with pytest.raises(OptionError, match=r"released_eval knows the levels 0\.25 and 1 only"):
         load("tiny", menu="visionthink-released-eval", ladder="0.5,1")
+
+
+def test_a_dialect_without_a_menu_has_the_one_that_it_belongs_to():
+    for dialect, name in (("awares", "awares"), ("compact_ids", "ten"), ("levels", "levels"), ("agent", "visionthink")):
+        assert load("tiny", dialect=dialect).menu == NAMED[name][0]
+    assert load("tiny").menu == NAMED["visionthink"][0]

@@ -194,3 +194,8 @@ def named_menu(name: str) -> tuple[Menu, str | None]:
     if name not in NAMED:
         raise OptionError(f"--menu {name!r}: choose one of {', '.join(NAMED)}")
     return NAMED[name]
+
+
+def menu_for(dialect: str) -> Menu:
+    """The menu that a dialect belongs to: of the named ones the first that comes with it, else VisionThink's."""
+    return next((menu for menu, spoken in NAMED.values() if spoken == dialect), Menu())

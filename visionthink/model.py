@@ -12,7 +12,7 @@ from typing import Any, cast
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
-from visionthink.menu import Menu, named_menu
+from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
 from visionthink.protocol import DIALECTS, Boundary, Protocol
 from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
@@ -164,7 +164,7 @@ def load(
 
     Args:
         menu: what can be asked for: a `menu.Menu`, or the name of one, which brings its dialect along (`awares`, `adaptvision`,
-            ...; see `menu.NAMED`); default: VisionThink's.
+            ...; see `menu.NAMED`); default: the one that the model's dialect belongs to.
         ladder: levels of whole images, instead of the menu's; default (0.25, 1).
         dialect, boundary: override what is stored beside the checkpoint, see `protocol.Protocol`.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
@@ -188,9 +188,6 @@ def load(
         boundary = boundary or DIALECTS[dialect].boundary
     if boundary:
         chosen["boundary"] = Protocol(boundary=cast("Boundary", boundary)).boundary
-    menu = menu or Menu()
-    if ladder is not None:
-        menu = _with_ladder(menu, ladder)
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if str(name).startswith(("http://", "https://")):
@@ -202,4 +199,7 @@ def load(
     else:
         opened = (_vllm if engine == "vllm" else _local)(str(name), chosen, sampling)
     policy, protocol, budget = opened
+    menu = menu or menu_for(protocol.dialect)
+    if ladder is not None:
+        menu = _with_ladder(menu, ladder)
     return Model(policy, protocol, menu, budget, max_image_pixels)

@@ -70,7 +70,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def menu_options(parser: argparse.ArgumentParser) -> None:
-    menus = f"what can be asked for: {', '.join(NAMED)} (default: visionthink)"
+    menus = f"what can be asked for: {', '.join(NAMED)} (default: the one that the dialect belongs to, else visionthink)"
     parser.add_argument("--menu", help=menus)
     parser.add_argument("--ladder", help="levels of whole images, as shares of the pixels, instead of the menu's (0.25,1)")
 
