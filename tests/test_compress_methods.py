@@ -21,6 +21,7 @@ from visionthink.compress.todre import ToDRE, diverse
 from visionthink.compress.visiondrop import VisionDrop
 from visionthink.compress.visionzip import VisionZip, zipped
 from visionthink.errors import OptionError
+from visionthink.evals.policy_spec import METHODS
 
 SEEDS = range(40)
 
@@ -623,6 +624,7 @@ def test_tokens_that_are_not_merged_are_not_touched():
 
 
 def test_names():
+    assert METHODS == NAMES  # policy names are parsed without this package
     for name in NAMES:
         method = parse(f"{name}:0.5")
         assert (method.name, method.keep, method.positions) == (f"{name}:0.5", 0.5, "keep")

@@ -243,6 +243,13 @@ def test_a_whole_episode(tiny_base, name):
     )
 
 
+def test_share_of_the_area_that_was_seen_at_full_density():
+    for name, share in (("AwaRes", 0.5), ("AdaptVision", 45 * 50 / (1448 * 938)), ("DeepEyes", 1.0)):
+        play = PLAYS[name]
+        [transcript] = run_batch([episode(play, pictures(play))], ScriptedPolicy(play.script))
+        assert transcript.density_area == pytest.approx(share), name
+
+
 def test_text_of_minio3():
     """Observations are numbered through the episode, also after an error, and the last request is not answered."""
     play = PLAYS["Mini-o3"]

@@ -6,10 +6,12 @@ decompression bomb is refused without being unpacked. Icons, which hold whole im
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,8 +46,8 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
     """
-    label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
-    try:
+    label = name or source_label(source)
+    with _damage_named(label):
         if not isinstance(source, Image.Image):
             return _upright_rgb(_opened(source, label, max_pixels))
         with _LENT:
@@ -53,10 +55,6 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
         if loaded.image is source:  # the caller may go on drawing
             loaded = LoadedImage(source.copy(), loaded.notes)
         return loaded
-    except ImageError:
-        raise
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise ImageError(f"{label}: damaged or truncated image ({one_line(error)})") from None
 
 
 def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
@@ -65,16 +63,28 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
     Raises:
         ImageError: the file is missing, empty, not an image, or larger than `max_pixels`.
     """
-    label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
-    try:
+    label = name or source_label(source)
+    with _damage_named(label):
         if isinstance(source, Image.Image):
             return _upright_size(_allowed(source, label, max_pixels))
         with _opened(source, label, max_pixels) as opened:
             return _upright_size(opened)
+
+
+def source_label(source: ImageSource) -> str:
+    """What an error calls an image that has no other name: its path, or "image"."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image"
+
+
+@contextlib.contextmanager
+def _damage_named(label: str) -> Iterator[None]:
+    """Whatever a decoder raises, as one error that says which image and why."""
+    try:
+        yield
     except ImageError:
         raise
-    except Exception:
-        raise ImageError(f"{label}: not an image file that can be read") from None
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise ImageError(f"{label}: damaged or truncated image ({one_line(error)})") from None
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -138,8 +138,10 @@ class Menu:
         ladder = dataclasses.replace(self.ladder, levels=(level,))
         return Menu(ladder=ladder, most_tokens=self.most_tokens)
 
-    def with_levels(self, levels: Sequence[float]) -> Menu:
-        """The same with other levels of whole images; their arithmetic stays."""
+    def with_levels(self, levels: Sequence[float] | str) -> Menu:
+        """The same with other levels of whole images, which may be text such as "1/4,1"; their arithmetic stays."""
+        if isinstance(levels, str):
+            levels = ResolutionLadder.parse(levels).levels
         return dataclasses.replace(self, ladder=dataclasses.replace(self.ladder, levels=tuple(levels)))
 
     def unlimited(self) -> Menu:

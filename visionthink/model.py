@@ -98,10 +98,8 @@ class Model:
 
 
 def _with_ladder(menu: Menu, ladder: ResolutionLadder | Sequence[float] | str) -> Menu:
-    """A menu with another ladder, or with other levels, which may be text such as "1/4,1"."""
-    if isinstance(ladder, ResolutionLadder):
-        return dataclasses.replace(menu, ladder=ladder)
-    return menu.with_levels(ResolutionLadder.parse(ladder).levels if isinstance(ladder, str) else ladder)
+    """A menu with another ladder, or with other levels."""
+    return dataclasses.replace(menu, ladder=ladder) if isinstance(ladder, ResolutionLadder) else menu.with_levels(ladder)
 
 
 _Opened = tuple[Policy, Protocol, PixelBudget]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from visionthink.errors import ImageError
-from visionthink.images import MAX_IMAGE_PIXELS, measure, open_image
+from visionthink.images import MAX_IMAGE_PIXELS, measure, open_image, source_label
 from visionthink.menu import Edit
 from visionthink.resolution import check_size
 from visionthink.types import Box, Example, ImageSource, ImageView, whole
@@ -34,12 +34,9 @@ class Picture:
         Raises:
             ImageError: the file cannot be used, is larger than `max_pixels`, or its sides differ by more than a factor of 200.
         """
-        label = name or (os.fspath(source) if isinstance(source, (str, os.PathLike)) else "image")
+        label = name or source_label(source)
         loaded = open_image(source, name=label, max_pixels=max_pixels)
-        try:
-            check_size(*loaded.image.size)
-        except ImageError as error:
-            raise ImageError(f"{label}: {error}") from None
+        _checked(loaded.image.size, label)
         return cls(loaded.image, loaded.notes, label)
 
     @property
@@ -76,6 +73,15 @@ class Picture:
         return self.image if box == whole(*self.size) else self.image.crop(box)
 
 
+def _checked(size: tuple[int, int], name: str) -> tuple[int, int]:
+    """A size that a model can be shown; the error for another one names the image."""
+    try:
+        check_size(*size)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    return size
+
+
 def source_name(example: Example, index: int = 0, row: str = "") -> str:
     """What an error calls an example's image: its path, or the example's id and which of its images it is."""
     source = example.images[index]
@@ -88,16 +94,11 @@ def source_name(example: Example, index: int = 0, row: str = "") -> str:
 
 def measured(example: Example, *, max_pixels: int = MAX_IMAGE_PIXELS, row: str = "") -> tuple[tuple[int, int], ...]:
     """(width, height) in px of each image of an example, from the headers alone; arguments and errors as of `open_pictures`."""
-    sizes = []
-    for i, source in enumerate(example.images):
-        name = source_name(example, i, row)
-        size = measure(source, name=name, max_pixels=max_pixels)
-        try:
-            check_size(*size)
-        except ImageError as error:
-            raise ImageError(f"{name}: {error}") from None
-        sizes.append(size)
-    return tuple(sizes)
+    names = [source_name(example, i, row) for i in range(len(example.images))]
+    return tuple(
+        _checked(measure(source, name=name, max_pixels=max_pixels), name)
+        for source, name in zip(example.images, names, strict=True)
+    )
 
 
 def open_pictures(example: Example, *, max_pixels: int = MAX_IMAGE_PIXELS, row: str = "") -> tuple[Picture, ...]:

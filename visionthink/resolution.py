@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from visionthink.errors import ImageError, OptionError
 
@@ -92,7 +92,7 @@ class SizeRule(Protocol):
 
 
 Arithmetic = Literal["effective", "released_train", "released_eval", "released_adaptvision"]
-ARITHMETICS: tuple[Arithmetic, ...] = ("effective", "released_train", "released_eval", "released_adaptvision")
+ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
 
 
 @dataclass(frozen=True)

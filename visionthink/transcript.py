@@ -10,9 +10,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from visionthink.types import ActionKind, Box, Evidence, FailureKind, Look, Need, Shown, StopReason, whole
+from visionthink.types import ActionKind, Box, Decider, Evidence, FailureKind, Look, Need, Shown, StopReason, whole
 
 COVERED = 0.95
 """A box counts as seen when this share of its area was shown."""
@@ -65,8 +65,7 @@ class Turn:
     """Views first shown in this turn, in the order of the prompt."""
     looks: tuple[Look, ...] = ()
     """What the turn's request was resolved to, in the order of asking; the next turn shows it."""
-    by: Literal["model", "forced", "gate"] = "model"
-    """Who decided: the model, or whoever took its decision from it."""
+    by: Decider = "model"
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
@@ -161,6 +160,10 @@ class Transcript:
         boxes = [whole(*size) for size in self.sizes]
         shown = sum(box.area * box.covered_by(seen(self.views, FULL_DENSITY, i)) for i, box in enumerate(boxes))
         return shown / sum(box.area for box in boxes) if boxes else 0.0
+
+    def is_whole(self, view: Shown) -> bool:
+        """Whether a view shows all of its image."""
+        return view.box == whole(*self.sizes[view.image])
 
     def covers(self, evidence: Evidence, image: int = 0) -> bool:
         """Whether the views together show what an answer depends on, see `covers`."""

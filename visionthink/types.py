@@ -216,6 +216,8 @@ class CallError(enum.StrEnum):
 # ------------------------------------------------------------------------------------------------ who said what
 
 FinishReason = Literal["stop", "length", "refused", "error"]
+Decider = Literal["model", "forced", "gate"]
+"""Who decided what to say: the model, or whoever took its decision from it."""
 FailureKind = Literal[
     "unreachable", "timeout", "rate_limit", "refused", "bad_request", "context", "out_of_memory", "server", "cancelled"
 ]
@@ -249,8 +251,7 @@ class Completion:
     """Seconds until the first token, out of `seconds`; None where the policy does not say."""
     error: Failure | None = None
     """Why `finish_reason` is "error"."""
-    by: Literal["model", "forced", "gate"] = "model"
-    """Who decided what to say."""
+    by: Decider = "model"
     prompt_tokens: int | None = None
     """Tokens of the whole context, images included, for policies that have no ids; None where unknown."""
     output_tokens: int | None = None

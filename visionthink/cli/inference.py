@@ -17,9 +17,9 @@ from visionthink.errors import ImageError, OptionError
 from visionthink.images import measure
 from visionthink.menu import Menu, named_menu
 from visionthink.picture import Picture
-from visionthink.resolution import PixelBudget, ResolutionLadder, parse_size
+from visionthink.resolution import PixelBudget, parse_size
 from visionthink.transcript import Transcript
-from visionthink.types import Example, Shown, whole
+from visionthink.types import Example, Shown
 
 
 def add(command: AddCommand) -> None:
@@ -95,7 +95,7 @@ def _named(view: Shown, t: Transcript) -> str:
     which = f" of image {view.image + 1}" if len(t.sizes) > 1 else ""
     if view.edit:
         return f"{view.edit}{which}"
-    if view.box == whole(*t.sizes[view.image]):
+    if t.is_whole(view):
         return f"{view.level:g} of the pixels{which}"
     return f"the region {', '.join(map(str, view.box))}{which}"
 
@@ -111,7 +111,7 @@ def _tokens(options: argparse.Namespace) -> None:
     rule = SIZE_RULES[options.family]
     menu = named_menu(options.menu)[0] if options.menu else Menu()
     if options.ladder is not None:
-        menu = menu.with_levels(ResolutionLadder.parse(options.ladder).levels)
+        menu = menu.with_levels(options.ladder)
     if menu.has_regions and not isinstance(rule, PixelBudget):
         raise OptionError(f"--menu {options.menu}: offers regions, which {options.family} does not charge by the pixel")
     space = ActionSpace(menu, [size], rule)

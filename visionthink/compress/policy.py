@@ -30,7 +30,7 @@ class CompressedPolicy:
     method: Method
     which: Which = "all"
     flops: dict[Hashable, int] = field(default_factory=dict, repr=False)
-    """See `compress.target.Target`."""
+    """Floating-point operations of choosing tokens, each counted once; see `compress.target.Target`."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -42,12 +42,12 @@ class CompressedPolicy:
 
     @property
     def config(self) -> Any:
-        """Of the model, as transformers has it."""
+        """The configuration of the model, as transformers has it."""
         return self.policy.config
 
     @property
     def value_bytes(self) -> int:
-        """Of a weight, or of a value in the cache."""
+        """Bytes of a weight, or of a value in the cache."""
         return self.policy.value_bytes
 
     def forbidding(self, text: str) -> CompressedPolicy:

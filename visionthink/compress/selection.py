@@ -50,7 +50,7 @@ class VisionContext:
     images: tuple[int, ...]
     """Visual tokens of each image."""
     layers: int
-    """Of the decoder."""
+    """Layers of the decoder."""
     received: Tensor | None = None
     """[N] attention received in the last block of the vision tower: mean over heads, sum over the queries of the own image,
     mean over the patches of a token."""
@@ -65,7 +65,7 @@ class LayerContext:
     layer: int
     """0-based."""
     layers: int
-    """Of the decoder."""
+    """Layers of the decoder."""
     hidden: Tensor
     """[L, D] hidden states."""
     visual: Tensor
@@ -87,7 +87,7 @@ class LayerContext:
 class Method(Protocol):
     @property
     def name(self) -> str:
-        """As `names.parse` reads it."""
+        """The name of the method with its settings, as `names.parse` reads it."""
 
     @property
     def sees_tower(self) -> bool:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from visionthink.compress.selection import Method, Rows
 from visionthink.errors import CompressionError, OptionError
-
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+from visionthink.policies.checkpoint import MODEL_TYPES
 
 
 class Target:
@@ -49,7 +48,7 @@ class Target:
 
     @property
     def implementation(self) -> str:
-        """Of the decoder's attention."""
+        """The implementation of the decoder's attention, as transformers names it."""
         return str(self.model.config.get_text_config()._attn_implementation)
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

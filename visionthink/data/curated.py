@@ -17,6 +17,7 @@ from visionthink.data.labels import Label, Thresholds, balanced
 from visionthink.durable import replace, replace_text
 from visionthink.errors import DataError, InputError
 from visionthink.picture import open_pictures
+from visionthink.protocol import IMAGE_MARK
 from visionthink.types import Example, ImageSource
 
 _AT_ONCE = 64
@@ -163,7 +164,7 @@ def _count_row(c: Curated) -> dict[str, Any]:
 def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
     return {
         "id": c.counts.id,
-        "problem": example.question if _marked(example) else "<image>" * len(example.images) + example.question,
+        "problem": example.question if _marked(example) else IMAGE_MARK * len(example.images) + example.question,
         "earlier": [{"role": role, "content": text} for role, text in example.earlier],
         "images": [{"bytes": _bytes(image), "path": None} for image in example.images],
         "original_answer": example.answer,
@@ -178,7 +179,7 @@ def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
 
 def _marked(example: Example) -> bool:
     """Whether the conversation says where the images stand."""
-    return any("<image>" in text for text in (example.question, *(text for _, text in example.earlier)))
+    return any(IMAGE_MARK in text for text in (example.question, *(text for _, text in example.earlier)))
 
 
 def _bytes(image: ImageSource) -> bytes:

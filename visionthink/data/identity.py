@@ -16,13 +16,13 @@ def image_digest(image: Image.Image) -> str:
 
 
 def images_digest(images: Sequence[Image.Image]) -> str:
-    """Of all images of an example, in order; of a single one as `image_digest`."""
+    """A digest of all images of an example, in order; for a single image that of `image_digest`."""
     digests = [image_digest(image) for image in images]
     return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
 
 def content_id(example: Example, image: str) -> str:
-    """Of the conversation, the question, the reference answer and the digest of the images."""
+    """An id made of the conversation, the question, the reference answer and the digest of the images."""
     said = (part for message in example.earlier for part in message)
     parts = (example.question, example.answer or "", image, *said)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

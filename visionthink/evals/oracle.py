@@ -42,7 +42,7 @@ def script(example: Example, space: ActionSpace, protocol: Protocol) -> tuple[st
 
 
 def _of_need(example: Example, space: ActionSpace) -> Evidence:
-    """What the need says: of every image a quarter of the pixels, or all."""
+    """What the need says of the first image: a quarter of its pixels suffices, or all are needed."""
     return ((space.image_boxes[0], 0.25 if example.need == "easy" else 1.0),)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
+from visionthink.policies.forced import ForcedAction
 
 RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
-Action = Literal["direct", "request"]
 Which = Literal["all", "low", "full"]
 
-ROUTINGS: tuple[RoutingName, ...] = ("adaptive", "full", "low", "resize", "random", "oracle", "forced")
+ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
 CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
@@ -41,7 +41,7 @@ class PolicySpec:
     routing: RoutingName
     share: float | None = None
     """Of pixels (resize) or of full views (random)."""
-    action: Action | None = None
+    action: ForcedAction | None = None
     """The action of a `forced` policy."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
@@ -82,7 +82,7 @@ class PolicySpec:
         if routing == "random":
             return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
         if routing == "forced" and argument in ("direct", "request"):
-            return cls(text=text, routing=routing, action=cast("Action", argument))
+            return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
         if routing == "forced" or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)

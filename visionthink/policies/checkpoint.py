@@ -28,7 +28,8 @@ SETTINGS = "visionthink.json"
 """Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
 
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
-_MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Models of transformers that can be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = transformers.AutoConfig.from_pretrained(path)
-        if config.model_type not in _MODEL_TYPES:
-            raise ModelError(f"model {name}: {config.model_type} is not supported; choose one of {', '.join(_MODEL_TYPES)}")
+        if config.model_type not in MODEL_TYPES:
+            raise ModelError(f"model {name}: {config.model_type} is not supported; choose one of {', '.join(MODEL_TYPES)}")
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype or (torch.float32 if device == "cpu" else "auto"), output_loading_info=True
         )

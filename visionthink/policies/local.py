@@ -19,7 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.render import Renderer, overlong, views
+from visionthink.policies.render import Renderer, views, within_context
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
 
@@ -94,15 +94,16 @@ class LocalPolicy:
     def complete_with(self, complete_batch: CompleteBatch, histories: Sequence[History]) -> list[Completion]:
         """As `complete`, where `complete_batch` completes as many histories at once as fit into memory."""
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
-        lengths = [len(self.renderer.prompt_ids(history)) for history in histories]
-        fitting = [(history, n) for history, n in zip(histories, lengths, strict=True) if n < context]
-        completions: list[Completion] = []
-        while len(completions) < len(fitting):
-            rest = fitting[len(completions) :]
-            size = self.batch_size or self._fitting([n for _, n in rest])
-            completions += self._complete_what_fits(complete_batch, [history for history, _ in rest[:size]])
-        said = iter(completions)
-        return [next(said) if n < context else overlong(n, context) for n in lengths]
+        prompts = [self.renderer.prompt_ids(history) for history in histories]
+
+        def complete(fitting: list[int]) -> list[Completion]:
+            completions: list[Completion] = []
+            while rest := fitting[len(completions) :]:
+                size = self.batch_size or self._fitting([len(prompts[i]) for i in rest])
+                completions += self._complete_what_fits(complete_batch, [histories[i] for i in rest[:size]])
+            return completions
+
+        return within_context(prompts, context, complete)
 
     def _fitting(self, lengths: Sequence[int]) -> int:
         model = self.checkpoint.model

@@ -6,7 +6,7 @@ Knows ChatML (`chatml`) and a tokenizer; nothing it has once produced is tokenis
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from visionthink import chatml
@@ -92,6 +92,18 @@ def one_pad_an_image(ids: Sequence[int], pad: int) -> list[int]:
     return [token for token, before in zip(ids, [None, *ids], strict=False) if token != pad or before != pad]
 
 
-def overlong(length: int, context: int) -> Completion:
-    """Of a prompt that leaves the model's context no room for an answer."""
-    return Completion.failed("context", f"the prompt takes {length} tokens, and the model reads {context}")
+def within_context(
+    prompts: Sequence[Sequence[int]], context: int, complete: Callable[[list[int]], list[Completion]]
+) -> list[Completion]:
+    """One completion per prompt, in order; an error where a prompt leaves the model's context no room for an answer.
+
+    Args:
+        complete: gets the indices of the other prompts and returns their completions.
+    """
+    fitting = [i for i, ids in enumerate(prompts) if len(ids) < context]
+    said = dict(zip(fitting, complete(fitting), strict=True)) if fitting else {}
+    too_long = "the prompt takes {} tokens, and the model reads {}"
+    return [
+        said[i] if i in said else Completion.failed("context", too_long.format(len(ids), context))
+        for i, ids in enumerate(prompts)
+    ]

@@ -18,7 +18,7 @@ from typing import Any
 
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.checkpoint import Described, describe, resolve
-from visionthink.policies.render import Renderer, one_pad_an_image, overlong, views
+from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
 
@@ -106,14 +106,16 @@ class VllmPolicy:
         """
         context = self._llm.llm_engine.model_config.max_model_len
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        asked = [(ids, h) for ids, h in zip(prompts, histories, strict=True) if len(ids) < context]
-        started = time.perf_counter()
-        with self._alone:
-            outputs = self._generate([self._request(*one) for one in asked])
-        share = 1 / max(1, len(asked))
-        seconds = (time.perf_counter() - started) * share
-        said = iter([self._completion(ids, out, seconds, share) for (ids, _), out in zip(asked, outputs, strict=True)])
-        return [next(said) if len(ids) < context else overlong(len(ids), context) for ids in prompts]
+
+        def complete(fitting: list[int]) -> list[Completion]:
+            started = time.perf_counter()
+            with self._alone:
+                outputs = self._generate([self._request(prompts[i], histories[i]) for i in fitting])
+            share = 1 / len(fitting)
+            seconds = (time.perf_counter() - started) * share
+            return [self._completion(prompts[i], out, seconds, share) for i, out in zip(fitting, outputs, strict=True)]
+
+        return within_context(prompts, context, complete)
 
     def _request(self, prompt: list[int], history: History) -> tuple[dict[str, Any], Any]:
         # vLLM repeats the pad of an image itself

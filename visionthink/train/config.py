@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from visionthink.errors import OptionError
 from visionthink.menu import Menu, named_menu
 from visionthink.protocol import DIALECTS, Protocol
-from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
 
@@ -173,7 +172,7 @@ class TrainConfig:
 
     def rollout_menu(self) -> Menu:
         menu, _ = named_menu(self.menu)
-        return menu.with_levels(ResolutionLadder.parse(self.ladder).levels) if self.ladder else menu
+        return menu.with_levels(self.ladder) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
         return Penalty(self.penalty, theta=self.theta, weight=self.penalty_weight, scope=self.penalty_scope)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from visionthink.errors import OptionError
-from visionthink.policies.render import Renderer, one_pad_an_image, overlong, views
+from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
 from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
@@ -45,18 +45,17 @@ class TrainerPolicy:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         context = self.trainer.model.config.get_text_config().max_position_embeddings
-        fitting = [(ids, history) for ids, history in zip(prompts, histories, strict=True) if len(ids) < context]
-        said = iter(self._sample(fitting) if fitting else [])
-        return [next(said) if len(ids) < context else overlong(len(ids), context) for ids in prompts]
+        return within_context(
+            prompts, context, lambda fitting: self._sample([prompts[i] for i in fitting], [histories[i] for i in fitting])
+        )
 
-    def _sample(self, asked: Sequence[tuple[list[int], History]]) -> list[Completion]:
+    def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
         started = time.perf_counter()
-        prompts, histories = [ids for ids, _ in asked], [history for _, history in asked]
         with self._ban():
             sampled, logprobs = self.trainer._generate_single_turn(
                 *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
             )
-        seconds = (time.perf_counter() - started) / len(asked)
+        seconds = (time.perf_counter() - started) / len(prompts)
         return [
             Completion(
                 text=self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),

@@ -57,9 +57,8 @@ def read_messages(messages: Sequence[Mapping[str, Any]], example_id: str, family
     if role != "user":
         raise DataError(f"the last message is of the {role}; a question is expected")
     marked = any(IMAGE_MARK in line and line != IMAGE_MARK for _, lines in said for line in lines)
-    if marked or question[: len(images)] == [IMAGE_MARK] * len(
-        images
-    ):  # the task itself says where images stand, or all come first
+    all_first = question[: len(images)] == [IMAGE_MARK] * len(images)
+    if marked or all_first:  # our own marks say nothing that the task or the usual order does not
         said = [(role, [line for line in lines if line != IMAGE_MARK]) for role, lines in said]
         *earlier, (_, question) = said
     return Example(

@@ -12,7 +12,7 @@ from visionthink.evals.metrics import Scored
 from visionthink.evals.report.runs import Run
 from visionthink.evals.runner import view_file
 from visionthink.transcript import FULL_DENSITY, Transcript
-from visionthink.types import Shown, whole
+from visionthink.types import Shown
 
 PER_KIND = 6
 
@@ -52,7 +52,7 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
         "lucky (right without asking, where the low view does not hold the answer)": lambda s: (
             right(s) and not s.transcript.requested and s.transcript.need == "hard"
         ),
-        "a part of an image was asked for": lambda s: not all(_is_whole(view, s.transcript) for view in s.transcript.views),
+        "a part of an image was asked for": lambda s: not all(map(s.transcript.is_whole, s.transcript.views)),
         "more": lambda s: True,
     }
 
@@ -70,6 +70,7 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
     files = _files(scored, run)
     full, shown = files[: len(t.sizes)], files[len(t.sizes) :]
     later = [view for turn in t.turns[1:] for view in turn.views]
+    parts = [(v, file) for v, file in shown if v is not None and not _is_full(v, t)]
     return {
         "question": t.question,
         "family": t.family,
@@ -79,16 +80,12 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
                 "png": _encoded(file),
                 "size": t.sizes[i],
                 "boxes": [v.box for v in later if v.image == i and not v.edit],
-                "seen": any(v.image == i and v.level >= FULL_DENSITY and _is_whole(v, t) and not v.edit for v in t.views),
+                "seen": any(v.image == i and _is_full(v, t) for v in t.views),
             }
             for i, (_, file) in enumerate(full)
         ],
         # the full view stands beside them
-        "views": [
-            (v, _encoded(file))
-            for v, file in shown
-            if v is not None and (v.edit or v.level < FULL_DENSITY or not _is_whole(v, t))
-        ],
+        "views": [{"png": _encoded(file), "caption": _caption(v)} for v, file in parts],
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,
@@ -98,8 +95,14 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
     }
 
 
-def _is_whole(view: Shown, transcript: Transcript) -> bool:
-    return view.box == whole(*transcript.sizes[view.image])
+def _is_full(view: Shown, transcript: Transcript) -> bool:
+    """Whether a view is the full view of its image."""
+    return transcript.is_whole(view) and view.level >= FULL_DENSITY and not view.edit
+
+
+def _caption(view: Shown) -> str:
+    what = f"{view.level:g} of the pixels" if view.level < FULL_DENSITY else "region"
+    return f"{view.edit or what}, {view.visual_tokens} tokens"
 
 
 def _encoded(file: Path) -> str:

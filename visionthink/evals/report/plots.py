@@ -62,9 +62,8 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
             axes.plot(100 * oracles[0]["retain_cumulative"], 100 * oracles[0]["accuracy"], "D", mfc="none", color=colour)
         for run in own:
             point = ends[run.summary["policy"]]
-            axes.plot(
-                *point, "*" if run.policy.is_adaptive else "o", color=colour, markersize=14 if run.policy.is_adaptive else 6
-            )
+            marker, size = ("*", 14) if run.policy.is_adaptive else ("o", 6)
+            axes.plot(*point, marker, color=colour, markersize=size)
             offset = (6, 5 - 10 * (i % 3))
             axes.annotate(run.summary["policy"], point, offset, textcoords="offset points", fontsize=8, color=colour)
     axes.set_xlabel(title)
