@@ -69,7 +69,7 @@ def test_penalty_scope_theta_and_weight():
 
 def test_score_group(example):
     group = [transcript(example, RED), transcript(example, BLUE), transcript(example, ASK, RED), transcript(example, ASK, BLUE)]
-    scored = Rubric(COMPACT).score_group(group)  # r = 1/2: requests pay
+    scored = Rubric(COMPACT, RulesJudge(closed=True)).score_group(group)  # r = 1/2: requests pay
     assert [(s.accuracy, s.format, s.penalty) for s in scored] == [(1, 0.5, 0), (0, 0.5, 0), (1, 0.5, 0.1), (0, 0.5, 0.1)]
     assert [s.total for s in scored] == pytest.approx([1.5, 0.5, 1.4, 0.4])
 

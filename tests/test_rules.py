@@ -14,7 +14,7 @@ from visionthink.rewards.judge import Answer
 from visionthink.rewards.relaxed import relaxed_accuracy
 from visionthink.rewards.rules.judge import RulesJudge
 
-DATA = Path(__file__).parent / "data"
+PAIRS = Path(__file__).parent / "data" / "answer_pairs"
 LENGTHS = "How long is it? A. 1 cm B. 3 cm C. 4 cm"
 
 
@@ -34,7 +34,7 @@ def verdict(prediction: str, *references: str, question: str = "", closed: bool 
         ("4", ("3", "three"), "wrong"),
         ("12", ("1",), "wrong"),
         ("46", ("47",), "wrong"),
-        ("blue", ("red",), "wrong"),
+        ("blue", ("red",), "unscored"),  # rules have no vocabularies; `exact` does
         ("", ("red",), "wrong"),
         ("A", ("A",), "correct"),
         ("a", ("B",), "wrong"),
@@ -59,7 +59,8 @@ def verdict(prediction: str, *references: str, question: str = "", closed: bool 
         ("10 cm", ("1 m",), "wrong"),
         ("5 m", ("5 min",), "unscored"),
         ("77 °F", ("25 °C",), "correct"),
-        ("1 hour 30 minutes", ("90 min",), "correct"),
+        ("1.5 hours", ("90 min",), "correct"),
+        ("1 hour 30 minutes", ("90 min",), "unscored"),
         ("$5", ("€5",), "wrong"),
         ("twenty-one", ("21",), "correct"),
         ("\\frac{1}{2}", ("0.5",), "correct"),
@@ -76,7 +77,8 @@ def verdict(prediction: str, *references: str, question: str = "", closed: bool 
         ("3:30 pm", ("15:30",), "correct"),
         ("Coca-Cola", ("coca cola",), "correct"),
         ("BBB+", ("BBB-",), "unscored"),
-        ("10³", ("103",), "unscored"),
+        ("10³", ("103",), "wrong"),
+        ("10³", ("1000",), "correct"),
         ("5 mW", ("5 MW",), "unscored"),
         ("nineteen ninety", ("1990",), "unscored"),
         ("007", ("7",), "unscored"),
@@ -85,10 +87,11 @@ def verdict(prediction: str, *references: str, question: str = "", closed: bool 
         ("twice 5", ("5",), "unscored"),
         ("2+2=5", ("5",), "unscored"),
         ("12π cm²", ("12π cm³",), "unscored"),
-        ("1e350 m", ("5 cm",), "unscored"),
+        ("1e350 m", ("5 cm",), "wrong"),
+        ("1e500 m", ("5 cm",), "unscored"),
         ("((2^{999})^{999})^{999}", ("2",), "unscored"),
         ("automobile", ("car",), "unscored"),
-        ("Room 12", ("Room 14",), "wrong"),
+        ("Room 12", ("Room 14",), "unscored"),
         ("I cannot tell.", ("5",), "wrong"),
         ("I cannot tell.", ("cannot be determined",), "correct"),
         ("Score: 1", ("cat",), "unscored"),
@@ -108,7 +111,7 @@ def test_pairs(prediction, references, expected):
         ("3 cm", "B", "correct"),
         ("C", "B", "wrong"),
         ("B. 4 cm", "B", "unscored"),  # letter and text disagree
-        ("The length is 3 cm, so the answer is B.", "B", "correct"),
+        ("The length is 3 cm, so the answer is B.", "B", "unscored"),
         ("A or B", "B", "unscored"),
         ("A and B", "B", "wrong"),
     ],
@@ -125,53 +128,63 @@ def test_multiple_choice(prediction, reference, expected):
         ("0.5", "50", "What percentage is it?", "unscored"),
         ("3 apples", "3", "How many apples are there?", "correct"),
         ("4.5", "$4.5 million", "What was the revenue in million dollars?", "correct"),
-        ("3:8", "6:16", "What is the ratio of cats to dogs?", "correct"),
-        ("There is no cat.", "no", "Is there a cat?", "correct"),
         ("There is a cat.", "no", "Is there a dog?", "unscored"),
         ("The ball is on the box.", "yes", "Is the ball in the box?", "unscored"),
         ("No answer", "0", "How many cats are there?", "unscored"),
         ("3, 4", "4, 3", "What are the width and height?", "unscored"),
         ("There are 4 zebras.", "3", "How many zebras are there?", "wrong"),
         ("Two people sit in row 3.", "3", "How many people are there?", "unscored"),
-        ("blue, red", "red, blue", "Which colours, from left to right?", "wrong"),
-        ("The letter is addressed to Dr. Carter.", "Dr. Carter", "To whom is the letter addressed?", "correct"),
         ("The cat is left of the dog.", "dog", "What is left of the cat?", "unscored"),
-        ("The dog is left of the cat.", "dog", "What is left of the cat?", "correct"),
-        ("The shop is closed on Sundays.", "Monday", "On which day is the shop closed?", "wrong"),
-        ("Saturday and Sunday are the days off.", "Sunday, Saturday", "Which are the days off?", "correct"),
-        ("It is closed.", "no", "Is the laptop open?", "correct"),
-        ("The light is red.", "yes", "Is the light green?", "wrong"),
-        ("The highest is 58 and the lowest 12, so 58 - 12 = 46", "46", "What is the range?", "correct"),
         ("The rest is 2, as 3 * 4 = 12", "2", "What is the rest?", "unscored"),
-        ("y = 4", "x = 4", "What is the equation of the line?", "wrong"),
-        ("sin B = 5/13", "12/13", "Find sin B.", "wrong"),
-        ("x = 2 or x = -3", "2, -3", "What are the solutions?", "correct"),
-        ("from 2000 to 2010", "2000-2010", "Which years does the chart cover?", "correct"),
-        ("10 a.m. to 4 p.m.", "10am-2pm", "What are the hours?", "wrong"),
-        ("Ramirez", "Martinez", "What is the name on the jersey?", "wrong"),
         ("VW", "Volkswagen", "What brand is the car?", "unscored"),
         ("Messi", "Lionel Messi", "Who scored?", "unscored"),
         ("One of them is Barack Obama", "Barack Obama, Joe Biden", "Who are the two people?", "unscored"),
-        ("Barack Obama", "Barack Obama, Joe Biden", "Who are the two people?", "wrong"),
         ("A. Lind, B. Moreau", "B. Moreau, A. Lind", "Who signed?", "correct"),
         ("cats and dogs, ahead of fish", "dogs and cats", "What are the two most common pets?", "unscored"),
-        ("The label is not visible, so I cannot tell.", "unanswerable", "What medicine is this?", "correct"),
-        ("The payment is due on May 5, 2003.", "05/15/2003", "When is the payment due?", "wrong"),
     ],
 )
 def test_the_question_matters(prediction, reference, question, expected):
     assert verdict(prediction, reference, question=question) == expected
 
 
+LEFT_TO_A_LANGUAGE_MODEL = [
+    ("3:8", "6:16", "What is the ratio of cats to dogs?"),
+    ("There is no cat.", "no", "Is there a cat?"),
+    ("blue, red", "red, blue", "Which colours, from left to right?"),
+    ("The letter is addressed to Dr. Carter.", "Dr. Carter", "To whom is the letter addressed?"),
+    ("The dog is left of the cat.", "dog", "What is left of the cat?"),
+    ("The shop is closed on Sundays.", "Monday", "On which day is the shop closed?"),
+    ("Saturday and Sunday are the days off.", "Sunday, Saturday", "Which are the days off?"),
+    ("It is closed.", "no", "Is the laptop open?"),
+    ("The light is red.", "yes", "Is the light green?"),
+    ("The highest is 58 and the lowest 12, so 58 - 12 = 46", "46", "What is the range?"),
+    ("y = 4", "x = 4", "What is the equation of the line?"),
+    ("sin B = 5/13", "12/13", "Find sin B."),
+    ("x = 2 or x = -3", "2, -3", "What are the solutions?"),
+    ("from 2000 to 2010", "2000-2010", "Which years does the chart cover?"),
+    ("10 a.m. to 4 p.m.", "10am-2pm", "What are the hours?"),
+    ("Ramirez", "Martinez", "What is the name on the jersey?"),
+    ("Barack Obama", "Barack Obama, Joe Biden", "Who are the two people?"),
+    ("The label is not visible, so I cannot tell.", "unanswerable", "What medicine is this?"),
+    ("The payment is due on May 5, 2003.", "05/15/2003", "When is the payment due?"),
+]
+"""Sentences and paraphrases: (prediction, reference, question)."""
+
+
+@pytest.mark.parametrize("prediction, reference, question", LEFT_TO_A_LANGUAGE_MODEL)
+def test_sentences_are_not_understood_in_part(prediction, reference, question):
+    assert verdict(prediction, reference, question=question) == "unscored"
+
+
 NEVER = r"""
 # one line each: question | reference | answer | what a judge may say (c: correct, w: wrong, u: unscored)
-Is there a dog in the image? | no | I do not see a dog in the image. | c
-Is there a dog in the image? | no | I can't see a dog. | c
+Is there a dog in the image? | no | I do not see a dog in the image. | cu
+Is there a dog in the image? | no | I can't see a dog. | cu
 Is there a dog in the image? | no | I don't see one. | cu
-How many people are in the image? | 0 | I don't see any people. | c
-Is the date visible? | no | The date is not visible. | c
+How many people are in the image? | 0 | I don't see any people. | cu
+Is the date visible? | no | The date is not visible. | cu
 Is the phone number given? | no | It is not given. | cu
-Does the chart show data for 2010? | no | The chart does not show data for 2010. | c
+Does the chart show data for 2010? | no | The chart does not show data for 2010. | cu
 Which continent code? | NA | North America | cu
 What is the symbol for sodium? | Na | Sodium | cu
 Is there a clock on the wall? | no | There is a clock on the table. | cu
@@ -239,18 +252,116 @@ def test_a_closed_vocabulary_makes_another_short_text_wrong():
 
 def decided(name: str) -> tuple[float, float, list[str]]:
     """(precision where it decides, share decided, its mistakes) on a file of labelled pairs."""
-    rows = [json.loads(line) for line in (DATA / name).read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in (PAIRS / f"{name}.jsonl").read_text("utf-8").splitlines()]
     found = RulesJudge().compare([Answer(r["question"], r["prediction"], (r["reference"],)) for r in rows])
     both = [(r, v) for r, v in zip(rows, found, strict=True) if v.verdict != "unscored"]
     mistakes = [f"{r['reference']!r} {r['prediction']!r}: {v.verdict}" for r, v in both if v.verdict != r["label"]]
     return 1 - len(mistakes) / len(both), len(both) / len(rows), mistakes
 
 
-def test_labelled_pairs():
-    """Written by hand, by somebody who did not know the rules: hard ones (full sentences, traps) and typical ones."""
-    hard, typical = decided("answer_pairs.jsonl"), decided("answer_pairs_typical.jsonl")
-    assert hard[0] >= 0.995 and typical[0] >= 0.995, (hard[2], typical[2])
-    assert hard[1] >= 0.64 and typical[1] >= 0.8
+@pytest.mark.parametrize("name", sorted(file.stem for file in PAIRS.glob("*.jsonl")))
+def test_labelled_pairs(name):
+    """Written by hand, by somebody who did not know the rules: hard pairs (full sentences, traps), typical ones, and kinds that
+    other tools misread. `either` is the label where nobody can know: a sure verdict is then a mistake."""
+    precision, share, mistakes = decided(name)
+    assert precision >= 0.995, mistakes
+    assert share >= {"typical": 0.55, "hard": 0.2, "kinds": 0.4}[name.partition("_")[0]]
+
+
+REPORTED = r"""
+# one line each: question | reference | answer | verdict; the kinds that users reported of other tools, with siblings
+What is the order of magnitude? | 10^-20 | 10^-19 | w
+What is the charge? | 1.6 \times 10^{-20} \text{ C} | 1.6 \times 10^{-19} \text{ C} | w
+Evaluate. | \frac{1}{2^{98}} | \frac{1}{2^{99}} | w
+Evaluate. | \sqrt{2}\times 10^{-20} | \sqrt{2}\times 10^{-19} | w
+Evaluate. | 1e-300 | 1e-301 | w
+Evaluate. | 1e-300 | 10^{-300} | c
+How large? | 12345678901234567890 | 12345678901234567891 | w
+How small? | 0.30000000000000004 | 0.3 | wu
+How long is it? | 3.5 m | 3,5 m | c
+How long is it? | 3,5 m | 35 m | w
+What does it cost? | 1.234,56 € | 1234.56 € | c
+What does it cost? | €1.234 | €1234 | u
+What is the population? | 1 234 567 | 1234567 | c
+What is the population? | 12,34,567 | 1234567 | c
+Wie hoch ist der Wert? | 1,234 | 1234 | u
+Where is the point? What are the two coordinates? | 3,5 | 3.5 | u
+How heavy is it? | ५ kg | 5 kg | c
+How heavy is it? | ٣٫٥ kg | 3.5 kg | c
+How long is it? | 12\,\mathrm{cm} | 12 cm | c
+How long is it? | 12\,\mathrm{cm} | 12 cm per second | wu
+How large is the area? | 12 cm^2 | 12 cm^3 | wu
+Solve. | x = 3 | 3 or 4 | wu
+What is the speed? | $3\times10^{8}\ \text{m/s}$ | 3 × 10⁸ m/s | c
+What is the angle? | 45^\circ | 45° | c
+What is the angle? | 45^\circ | 45 rad | w
+When? | 2020-03-05 | 5 March 2020 | c
+When? | 2020-03-05 | 05.03.2020 | u
+When? | 31.12.2020 | 12/31/2020 | c
+When? | 2020-03-05 | 06/07/2020 | w
+When? | 5 March 2020 | 5 March | u
+What time is it? | 15:30 | 3:30 pm | c
+What time is it? | 15:30 | 3:30 am | w
+What time is it? | 15:30 | 3:30 | u
+"""
+
+
+@pytest.mark.parametrize("line", [line for line in REPORTED.replace("\\\\", "\\").splitlines() if line and line[0] != "#"])
+def test_reported_kinds(line):
+    question, reference, prediction, allowed = line.split(" | ")
+    assert verdict(prediction, reference, question=question)[0] in allowed
+
+
+TEN = "Which value?\nA. 12\nB. 14\nC. 16\nD. 18\nE. 20\nF. 22\nG. 24\nH. 26\nI. 28\nJ. 30"
+DOOR = "图中的门是什么颜色？\n（A） 红\n（B） 蓝\n（C） 绿"
+DOTS = "图中的门是什么颜色？\nA．红\nB．蓝\nC．绿"
+CIRCLED = "Which fruit? ① apple ② pear ③ plum"
+ROMAN = "Which statement holds? i) it melts ii) it freezes iii) it boils"
+
+
+@pytest.mark.parametrize(
+    "question, reference, prediction, expected",
+    [
+        (TEN, "I", "28", "correct"),
+        (TEN, "J", "(J)", "correct"),
+        (TEN, "J", "J. 30", "correct"),
+        (TEN, "I", "The answer is (I).", "correct"),
+        (TEN, "J", "12", "wrong"),
+        (TEN, "J", "I", "wrong"),
+        (TEN, "K", "J", "unscored"),
+        (TEN, "H", "H. 28", "unscored"),
+        (DOOR, "B", "蓝", "correct"),
+        (DOOR, "B", "选B", "correct"),
+        (DOOR, "B", "（B） 蓝", "correct"),
+        (DOOR, "B", "答案：Ｂ", "correct"),
+        (DOOR, "B", "（A） 红", "wrong"),
+        (DOOR, "B", "红", "wrong"),
+        (DOTS, "B", "B．蓝", "correct"),
+        (DOTS, "B", "不是蓝", "unscored"),
+        (CIRCLED, "2", "②", "correct"),
+        (CIRCLED, "2", "pear", "correct"),
+        (CIRCLED, "2", "③ plum", "wrong"),
+        (ROMAN, "ii", "it freezes", "correct"),
+        (ROMAN, "ii", "iii) it boils", "wrong"),
+    ],
+)
+def test_options(question, reference, prediction, expected):
+    assert verdict(prediction, reference, question=question) == expected
+
+
+@pytest.mark.parametrize(
+    "question, reference, prediction, expected",
+    [
+        ("How many cars are there?", "8", "no", "wrong"),
+        ("Which fruit is left?", "apple", "none", "wrong"),
+        ("图中有几扇门？", "3", "图中有3扇门", "unscored"),
+        ("门是什么颜色？", "红色", "答案是红色", "correct"),
+        ("门是什么颜色？", "红色", "蓝色", "wrong"),
+        ("门是什么颜色？", "红色", "粉红色", "unscored"),
+    ],
+)
+def test_exact_decides_short_texts(question, reference, prediction, expected):
+    assert verdict(prediction, reference, question=question, closed=True) == expected
 
 
 def test_rules_work_in_threads():
@@ -292,5 +403,5 @@ def test_anls():
 
 
 def test_the_pairs_cover_every_rule():
-    counts = Counter(json.loads(line)["kind"] for line in (DATA / "answer_pairs.jsonl").read_text("utf-8").splitlines())
+    counts = Counter(json.loads(line)["kind"] for line in (PAIRS / "hard_1.jsonl").read_text("utf-8").splitlines())
     assert len(counts) == 11 and min(counts.values()) >= 40

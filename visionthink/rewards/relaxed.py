@@ -11,8 +11,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Literal
 
-from visionthink.rewards.rules.number import read_number
-from visionthink.rewards.rules.quantity import read_unit
+from visionthink.rewards.rules.quantity import read_quantity
 from visionthink.rewards.rules.text import normalise
 
 TOLERANCE = 0.05
@@ -39,14 +38,13 @@ def _stock_number(text: str) -> float | None:
 
 
 def _strict(prediction: str, reference: str) -> bool:
-    said, wanted = read_number(prediction), read_number(reference)
-    units = [read_unit(n.rest) for n in (said, wanted) if n is not None]
-    if said is None or wanted is None or None in units:
+    said, wanted = read_quantity(prediction), read_quantity(reference)
+    if said is None or wanted is None or said.numeral.likely is None or wanted.numeral.likely is None:
         return normalise(prediction) == normalise(reference)
-    if "%" in units and units[0] != units[1]:
-        shares = {said.value, said.value / 100} if units[0] == "%" else {said.value, said.value * 100}
-        return any(_near(value, wanted.value) for value in shares)
-    return units[0] == units[1] and _near(said.value, wanted.value)
+    a, b = said.numeral.likely.value, wanted.numeral.likely.value
+    if said.kind != wanted.kind and {said.kind, wanted.kind} == {"plain", "percent"}:
+        return any(_near(value, b) for value in ({a, a / 100} if said.kind == "percent" else {a, a * 100}))
+    return (said.kind, said.unit) == (wanted.kind, wanted.unit) and _near(a, b)
 
 
 def _near(said: Fraction, wanted: Fraction) -> bool:

@@ -1,1 +1,1 @@
-"""Whether two answers are the same, by rules that know when they are sure."""
+"""Rules that compare closed forms."""

@@ -1,104 +1,71 @@
 """Multiple choice: a letter, a letter with its text, or the text of an option."""
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from visionthink.rewards.rules.finding import Finding, Pair
-from visionthink.rewards.rules.text import contains, hedged, normalise, skeleton
+from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, hedged, meet, normalise
 
-_OPTION_LINE = re.compile(r"(?m)^\s*\(?([A-Ha-h])[).:]\s*(\S.*?)\s*$")
-_OPTION_INLINE = re.compile(
-    r"(?:(?<=\s)|^|(?<=[:?,;]))\(?([A-Ha-h])[).:]\s*(.+?)(?=[\s,;]+\(?[A-Ha-h][).:]\s*\S|\s*$)", re.DOTALL
-)
-_LETTER = re.compile(
-    r"(?:(?:option|choice|answer|letter)\s+)?(?:\(\s*([A-Ha-h])\s*\)|([A-Ha-h])\s*[).:]?|([A-H]))", re.IGNORECASE
-)
-_LETTER_AND_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(([A-Ha-h])\)|([A-Ha-h])[).:])\s*(\S.*)", re.IGNORECASE | re.DOTALL)
-_NAMED = re.compile(r"\b(?:option|choice|answer)\s+\(?([A-H])\b\)?|\(([A-H])\)")
-
-
-_LONGEST = 4000
-"""Characters of a question, from its end, that are searched for options."""
-
-
-@dataclass(frozen=True)
-class _Pick:
-    letter: str | None
-    text: str | None
+_LABELS = ("ABCDEFGHIJKLMNOPQRST", "123456789", ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"))
+_LABEL = r"(?:(?<![^\s:;,?!。、])|(?<=[一-鿿]))(?:\(\s*{0}\s*\)[.:]?|{0}\s*[).:、](?!\d))\s*"
+_LONGEST = 4000  # characters of a question, from its end, that are searched for options
 
 
 def options(question: str) -> dict[str, str]:
-    """Letters and texts of the options a question lists, A first and without a gap; empty where there are fewer than two."""
-    question = question[-_LONGEST:]
-    for pattern in (_OPTION_LINE, _OPTION_INLINE):
-        found = [(letter.upper(), text.strip(" .,;")) for letter, text in pattern.findall(question)]
-        if len(found) >= 2 and [letter for letter, _ in found] == [chr(ord("A") + i) for i in range(len(found))]:
-            return dict(found)
+    """Labels and texts of the options that a question lists, the first label first and without a gap; empty where there are
+    fewer than two."""
+    question = characters(re.sub("[①-⑨]", lambda m: f" ({ord(m[0]) - 0x245F}) ", question[-_LONGEST:]))
+    for labels in _LABELS:
+        for first in [m.start() for m in re.finditer(_LABEL.format(labels[0]), question, re.IGNORECASE)][::-1]:
+            marks, at = [], first
+            for label in labels:
+                if not (match := re.compile(_LABEL.format(label), re.IGNORECASE).search(question, at)):
+                    break
+                marks.append(match)
+                at = match.end()
+            ends = [m.start() for m in marks[1:]] + [len(question)]
+            if len(marks) > 1:
+                texts = (re.split(r"\n\s*\n", question[m.end() : end].strip())[0] for m, end in zip(marks, ends, strict=True))
+                return {label: bare(text) for label, text in zip(labels, texts, strict=False)}
     return {}
 
 
-def _alike(a: str, b: str) -> bool:
-    return normalise(a) == normalise(b) or (bool(skeleton(a)) and skeleton(a) == skeleton(b))
-
-
-def _pick(text: str, listed: dict[str, str]) -> _Pick:
-    text = text.strip().rstrip(".").strip()
-    if match := _LETTER.fullmatch(text):
-        letter = (match[1] or match[2] or match[3]).upper()
-        return _Pick(letter, listed.get(letter))
-    if match := _LETTER_AND_TEXT.fullmatch(text):
-        return _Pick((match[1] or match[2]).upper(), match[3].strip())
-    letters = [letter for letter, option in listed.items() if _alike(option, text)]
-    if len(letters) == 1:
-        return _Pick(letters[0], text)
-    return _Pick(_only_one_mentioned(text, listed), None) if listed else _Pick(None, text)
-
-
-def _only_one_mentioned(text: str, listed: dict[str, str]) -> str | None:
-    """The one option that a sentence names, by its letter or its text; None where it names none or several, or is hedged."""
-    if hedged(text):
+def _label(text: str, labels: Iterable[str]) -> tuple[str, str] | None:
+    """The label that a text begins with, and the text behind it."""
+    known = "|".join(sorted(labels, key=len, reverse=True))
+    before = r"(?:(?:option|choice|answer|letter)\s+)?"
+    marked = rf"{before}(?:\(\s*({known})\s*\)[.:]?|({known})\s*[).:、]|({known})(?=$|[项項番번]$))\s*(.*)"
+    if not (match := re.fullmatch(marked, text, re.IGNORECASE | re.DOTALL)):
         return None
-    lower = normalise(text)
-    if len(lower.split()) > 14 or re.search(r"\b(?:rule|exclud\w*|eliminat\w*|other than|similar|like|looks)\b", lower):
-        return None
-    named = {a or b for a, b in _NAMED.findall(text)}
-    mentioned = {letter for letter, option in listed.items() if contains(lower, normalise(option))}
-    if len(named | mentioned) != 1:
-        return None
-    if named:
-        return named.pop()
-    # its text alone counts as what the sentence is about: at its beginning, or behind its verb
-    option = re.escape(normalise(listed[next(iter(mentioned))]))
-    verb = r"(?:is|are|was|were|has|had|shows?|means?|=)"
-    about = re.match(rf"{option}(?!\w).*\b{verb}\b", lower) or re.search(rf"\b{verb} (?:\w+ )?{option}(?!\w)", lower)
-    return mentioned.pop() if about else None
+    written = (match[1] or match[2] or match[3]).casefold()
+    return next(label for label in labels if label.casefold() == written), bare(match[4].strip("项項番번"))
+
+
+def _picks(text: str, listed: dict[str, str]) -> set[str]:
+    """All labels that a text may mean, by its label and by its text; `?` where the two do not agree."""
+    by_text = {label for label, option in listed.items() if option and normalise(option) == normalise(text)}
+    found = _label(text, listed)
+    if found is None:
+        return by_text
+    label, rest = found
+    agrees = normalise(rest) in normalise(listed[label])
+    return {label} | by_text if agrees else {label, "?"}
 
 
 def multiple_choice(pair: Pair) -> Finding | None:
-    """Compares letters where both sides have one; a letter whose text says something else is unsure."""
-    listed = options(pair.question)
-    wanted, said = _pick(pair.wanted, listed), _pick(pair.said, listed)
-    if wanted.letter is None or (wanted.text is None and listed and wanted.letter not in listed):
+    """Compares the options that both sides pick; a label whose text says something else is unsure."""
+    said, wanted = (bare(text) for text in pair.texts)
+    if not (listed := options(pair.question)):
+        a, b = (_label(text, "ABCDEFGHIJ") for text in (said, wanted))
+        if a is None or b is None or (a[1] and b[1]):
+            return None  # initials: "A. Lind"
+        return "same" if a[0] == b[0] else "different"
+    picks, picked = _picks(said, listed), _picks(wanted, listed)
+    if not picked:
         return None
-    if listed and wanted.letter not in listed:
-        return None  # a letter that is no option is not meant as one
-    if not listed and wanted.text is not None and said.text is not None:
-        return None  # initials: "A. Lind"
-    if len(letters := re.findall(r"[A-H]", pair.said)) > 1 and re.fullmatch(
-        r"[(]?[A-H][)]?(?:(?:\s*[,;&]\s*|\s+and\s+)[(]?[A-H][)]?)+\.?", pair.said
-    ):
-        return "different" if len(set(letters)) > 1 else "unsure"  # several options where one is right
-    if said.letter is None:
-        if wanted.text and said.text and _alike(said.text, wanted.text):
-            return "same"
-        return "unsure" if listed else None
-    if said.letter != wanted.letter:
-        if said.text and wanted.text and _alike(said.text, wanted.text):
-            return "unsure"  # the other letter with the right text
-        agrees = said.text is None or not listed or _alike(said.text, listed.get(said.letter, ""))
-        return "different" if agrees else "unsure"
-    if said.text and wanted.text and not _alike(said.text, wanted.text):
-        return "unsure"
-    return "same"
+    label = rf"\(?(?:{'|'.join(listed)})\)?"
+    if re.fullmatch(rf"{label}(?:\s*(?:[,;&/、]|and|和)\s*{label})+", said):
+        return "different" if len(picked) == 1 else "unsure"  # several where one is right
+    if not picks:
+        text, right = normalise(said), [normalise(listed[p]) for p in picked if p in listed]
+        return "unsure" if hedged(said) or any(contains(text, r) or contains(r, text) for r in right) else None
+    return "unsure" if "?" in picks | picked else meet(picks, picked, str.__eq__)

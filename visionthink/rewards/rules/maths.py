@@ -1,137 +1,89 @@
-"""Expressions, through `math-verify`. Its time limits need the main thread, so what costs too much is not given to it."""
+"""Expressions, read by math-verify's parser (latex2sympy2) and compared by math-verify and SymPy, to 40 digits.
 
-from __future__ import annotations
+The parser raises where it does not understand a whole text; texts that it would read otherwise than people do are not given to
+it. What costs too much is not either: there is no time limit outside the main thread.
+"""
 
-import functools
 import logging
 import re
-from collections.abc import Sequence
 from typing import Any
 
-from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.rewards.rules.text import Finding, Pair
 
-_MARKS = re.compile(
-    r"\\(?:d?frac|sqrt|pi|cdot|times|pm|infty|theta|alpha|le|ge|left|log|ln|sin|cos|tan)|[√π∞≤≥^=<>]|\)\s*\(|[\[(][^()\[\]]*,[^()\[\]]*[\])]|\d[a-z]\b|\|"
-)
-_WORDS = re.compile(r"[^\W\d_]{4,}")
-_COSTLY = re.compile(
-    r"\^\s*[({]?[^)}\s]*\^|\^\s*[({]?\s*-?\d{4,}|\d{16,}|!|\\(?:int|sum|prod|lim|binom)|[)\]}]\s*\^\s*[({]?\s*(?:\d{2,}|[a-z])|"
-    r"\^\s*[({][^)}]*[*·×]|\\(?:sin|cos|tan)[^+\-]*\^"
-)
-"""Towers of powers, sums and the like: what is cheap to write and not to compute."""
-_SIGNS = {
-    "×": r"\times ",
-    "·": r"\cdot ",
-    "÷": "/",
-    "π": r"\pi ",
-    "∞": r"\infty ",
-    "≤": r"\le ",
-    "≥": r"\ge ",
-    "−": "-",
-    "°": r"^\circ ",
-}
 LONGEST = 120
-
-
-def _latex(text: str) -> str:
-    text = text.strip().rstrip(".").strip()
-    text = re.sub(r"^\$+|\$+$|^\\[(\[]|\\[)\]]$", "", text).strip()
-    text = re.sub(r"√\s*\(([^()]*)\)|√\s*(\w+)", lambda m: rf"\sqrt{{{m[1] or m[2]}}}", text)
-    for sign, latex in _SIGNS.items():
-        text = text.replace(sign, latex)
-    text = re.sub(r"(?<![\d.])(\d+) (\d+)/(\d+)", r"(\1+\2/\3)", text)
-    return re.sub(r"\bsqrt\(([^()]*)\)", r"\\sqrt{\1}", text).replace("**", "^")
-
-
-@functools.cache
-def _tools() -> tuple[Any, Any]:
-    import math_verify
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    return math_verify.parse, math_verify.verify
-
-
-def _readable(text: str) -> bool:
-    bare = re.sub(r"\\[a-zA-Z]+", "", text)
-    return 0 < len(text) <= LONGEST and not _COSTLY.search(text) and not _WORDS.search(bare)
-
-
-_UNIT = re.compile(r"(?:\\(?:text|mathrm)\s*\{[^}]*\}|(?<=[\s\d}π)])[a-zA-Z]{2,3})(?:\^?\{?[²³23]\}?)?\s*$")
-_CLAIM = re.compile(r"\d\s*=|^\s*(?:[<>≤≥]|\\[lg]e)")
-_PLAIN = re.compile(
-    r"(?:\\(?:[dt]?frac|sqrt|pi|cdot|infty|left|right|[lg]eq?)|[\d.,+*/^(){}\[\]$=<>≤≥π√-]|(?<!\d)[a-hj-z](?![a-z])|\d[xyzn](?![a-z]))+"
+_COMMANDS = "frac|sqrt|pi|cdot|times|pm|infty|theta|alpha|beta|lambda|phi|le|ge|leq|geq|log|ln|sin|cos|tan|cup|cap|in|begin|end"
+_TOKENS = re.compile(
+    rf"(?:\\(?:{_COMMANDS})(?![A-Za-z])|\\[{{}}\\]|\{{p?matrix\}}|\d+(?:\.\d+)?|\.\d+|[A-Za-z](?![A-Za-z])|[+\-*/^_()\[\]{{}}=<>,|&]|\s)+"
 )
-"""Forms whose inequality can be relied on: no functions, no degrees, no imaginary unit."""
+_SIGNS = {"×": "times", "·": "cdot", "π": "pi", "∞": "infty", "≤": "le", "≥": "ge", "±": "pm", "θ": "theta"}
+_MARKS = re.compile(r"\\[a-z]|[\^√π∞≤≥<>]|\d\s*[a-z]\b|\)\s*\(|[a-z]\(|[\[(][^()\[\]]*,|\d\s*[+*/]\s*\w|\|")
+"""One of these makes a text mathematical: 555-0134 and T O Z are not."""
+
+_MISREAD = re.compile(
+    r"^\d+\s*[-/]\s*\d+$|\d\s+\.?\d|[A-Za-z]\s+[A-Za-z]\b|\d\.\d*\.\d|\d,\d{3}(?!\d)|,\s*$|^\s*,|\b[eE]\b|=.*=|\b[A-Z]\b\s*=|log(?!_)"
+)
+"""What the parser reads otherwise: 3 4 as 7, spans as differences, thousands as lists, logarithms of an unknown base."""
+_COSTLY = re.compile(
+    r"\^\s*[({]?[^)}\s]*\^|\^\s*[({]?\s*-?\d{4,}|\d{40,}|[)\]}]\s*\^\s*[({]?\s*(?:\d{2,}|[a-z])|\^\s*[({][^)}]*[*·×]|"
+    r"\\(?:sin|cos|tan)[^+\-]*\^"
+)
+_PRODUCT = re.compile(r"\s*(\d+)\s*(?:x|×|\*|by)\s*(\d+)\s*")
+_VALUE = re.compile(r"-?(?:[\d.]+%?|\d+/\d+|\d*\\frac\{\d+\}\{\d+\})")
+_OPERATION = re.compile(r"\d\s*[-+*/×·^]\s*[\d(\\]|√|\\sqrt|\\(?:times|cdot)|[})]\s*[-+]")
+_ASKS_FOR_A_FORM = re.compile(r"\b(?:simpl\w+|reduce|factor\w*|expand|express|rewrite|convert)\b", re.IGNORECASE)
 
 
-def _suffix(text: str) -> str:
-    found = _UNIT.search(text.strip().rstrip("$. "))
-    return re.sub(r"[\s{}\\]|text|mathrm", "", found[0]) if found else ""
+def _read(text: str) -> Any | None:
+    """The whole text as SymPy has it, or None."""
+    from latex2sympy2_extended import latex2sympy
 
-
-_PRODUCT = re.compile(r"(\d+)\s*(?:x|×|\\times|by)\s*(\d+)")
-
-
-def same_maths(pair: Pair) -> Finding | None:
-    """Applies where either side has mathematical marks and both have no words. Equal values or forms are the same; only numbers
-    that differ by more than 1 % are different."""
-    if not (_MARKS.search(pair.said) or _MARKS.search(pair.wanted)) or not (_readable(pair.said) and _readable(pair.wanted)):
+    text = text.strip().rstrip(".").strip("$ ").replace("**", "^")
+    text = re.sub(r"√\s*\(([^()]*)\)|√\s*(\w+)|\bsqrt\(([^()]*)\)", lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
+    text = re.sub("|".join(_SIGNS), lambda m: rf"\{_SIGNS[m[0]]} ", text)
+    text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", re.sub(r"(?<![\d.}^])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\2/\3)", text))
+    if len(text) > LONGEST or not _TOKENS.fullmatch(text) or _MISREAD.search(text) or _COSTLY.search(text):
         return None
-    products = [_PRODUCT.fullmatch(t.strip().strip("$ ")) for t in (pair.said, pair.wanted)]
-    if any(products):  # of a size, 3 x 4 is neither 4 x 3 nor 12
-        return "same" if all(products) and products[0].groups() == products[1].groups() else "unsure"  # type: ignore[union-attr]
-    if _suffix(pair.said) != _suffix(pair.wanted) or any(_CLAIM.search(t) for t in (pair.said, pair.wanted)):
-        return "unsure"  # cm² and cm³ would be dropped, and 2+2=5 read as 5
-    parse, verify = _tools()
     try:
-        said, wanted = (parse(f"${_latex(t)}$", parsing_timeout=None, raise_on_error=True) for t in (pair.said, pair.wanted))
-        if not said or not wanted or isinstance(said[0], str) or isinstance(wanted[0], str):
-            return None
-        if verify(wanted, said, timeout_seconds=None, raise_on_error=True):
-            return "same"
-        plain = all(_PLAIN.fullmatch(re.sub(r"\s", "", t)) for t in (pair.said, pair.wanted))
-        return "different" if plain and _differ(said[0], wanted[0]) else "unsure"
+        return latex2sympy(text)
     except Exception:  # a parser of free text raises nearly anything; what it cannot read is not decided
         return None
 
 
-def _differ(said: Any, wanted: Any) -> bool:
-    """Whether two parsed answers of one kind differ for certain: numbers by more than 1 %, expressions and equations at a few
-    points, inequalities at one, intervals and tuples as such."""
-    import sympy
+def same_maths(pair: Pair) -> Finding | None:
+    """Applies where both whole texts are mathematical. Equal values or forms are the same, others different or not sure."""
+    if any(products := [_PRODUCT.fullmatch(text) for text in pair.texts]):  # of a size, 3 x 4 is neither 4 x 3 nor 12
+        return "same" if all(products) and products[0].groups() == products[1].groups() else "unsure"  # type: ignore[union-attr]
+    if not any(_MARKS.search(text) for text in pair.texts):
+        return None
+    said, wanted = (_read(t) for t in pair.texts)
+    if said is None or wanted is None:
+        return None
+    try:
+        finding = _compare(said, wanted, rounded="." in pair.said + pair.wanted)
+    except Exception:  # as above, of SymPy
+        return None
+    form = said.free_symbols and _ASKS_FOR_A_FORM.search(pair.question)
+    to_be_worked_out = _VALUE.fullmatch(pair.wanted) and _OPERATION.search(pair.said) and not _VALUE.fullmatch(pair.said)
+    return "unsure" if finding == "same" and (form or to_be_worked_out) else finding
 
-    said, wanted = _bare(said, wanted), _bare(wanted, said)
-    kinds = (sympy.Expr, sympy.Eq, sympy.core.relational.Relational, sympy.Interval, sympy.Tuple)
-    kind = next((k for k in kinds if isinstance(said, k) and isinstance(wanted, k)), None)
-    if kind is sympy.Interval:
-        return bool(said != wanted)
-    if kind is sympy.Tuple:
-        return len(said) != len(wanted) or any(_differ(a, b) for a, b in zip(said, wanted, strict=True))
-    if kind is None:
-        return False
+
+def _compare(said: Any, wanted: Any, *, rounded: bool) -> Finding:
+    import sympy
+    from math_verify import verify
+
+    if not (isinstance(said, sympy.Expr) and isinstance(wanted, sympy.Expr)):  # equations, sets, intervals, matrices
+        logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+        claims = not said.free_symbols and isinstance(said, sympy.Eq)  # 2+2=5
+        equal = verify(wanted, said, float_rounding=20, numeric_precision=40, timeout_seconds=None, raise_on_error=True)
+        return "same" if equal and not claims and isinstance(said, type(wanted)) else "unsure"
     symbols = sorted(said.free_symbols | wanted.free_symbols, key=str)
-    if kind is sympy.Expr:
-        return any(_far(said.subs(point), wanted.subs(point)) for point in _points(symbols))
-    if kind is sympy.Eq:  # the same where the sides' differences are proportional
-        a, b = said.lhs - said.rhs, wanted.lhs - wanted.rhs
-        ratios = [complex((a / b).subs(point)) for point in _points(symbols) if b.subs(point) != 0]
-        return any(abs(r - ratios[0]) > 1e-6 * max(1, abs(ratios[0])) for r in ratios)
-    return any(bool(said.subs(point)) != bool(wanted.subs(point)) for point in _points(symbols, range(-20, 21)))
-
-
-def _bare(value: Any, other: Any) -> Any:
-    """The right side of `x = ...`, where the other answer leaves `x =` out."""
-    import sympy
-
-    named = isinstance(value, sympy.Eq) and value.lhs.is_Symbol and not isinstance(other, sympy.core.relational.Relational)
-    return value.rhs if named else value
-
-
-def _points(symbols: list[Any], values: Sequence[int] = (2, 3, 5, 7)) -> list[dict[Any, int]]:
-    """Values for the symbols: others for each, but the same where there is one symbol only."""
-    return [{s: v + 11 * i for i, s in enumerate(symbols)} for v in values] if symbols else [{}]
-
-
-def _far(a: Any, b: Any) -> bool:
-    a, b = complex(a), complex(b)
-    return abs(a - b) > 0.01 * max(abs(a), abs(b))
+    if said.free_symbols != wanted.free_symbols or any(s.name in ("i", "E", "e") for s in symbols):
+        return "same" if said == wanted else "unsure"  # a constant of integration, the imaginary unit
+    gaps = []
+    for n in range(3 if symbols else 1):
+        point = {s: sympy.Rational(1009 + 37 * i + 101 * n, 997) for i, s in enumerate(symbols)}
+        a, b = (sympy.N(e.subs(point), 40) for e in (said, wanted))
+        gaps.append(float(abs(a - b) / max(abs(a), abs(b))) if a != b else 0.0)
+    if max(gaps) < 1e-25:
+        return "same"
+    return "unsure" if max(gaps) < (0.01 if rounded else 1e-20) else "different"

@@ -1,178 +1,138 @@
-"""Numbers as people write them, read exactly: `1,234.5`, `3/4`, `1 1/2`, `1.2e3`, `3 x 10^5`, `5.2 million`, `twenty-one`."""
+"""Numbers as people write them, read exactly and in every way they can be read: `1.234` is 1.234 in English and 1234 in German.
+
+Digits are read by Babel's locales and English words by text2num; number words and numerals of other languages are not read.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen"
-)
-_WORDS = {word: i for i, word in enumerate(_SMALL.split())}
-_TENS = {w: 10 * i for i, w in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)}
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "mn": 10**6, "bn": 10**9}
-_LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
-"""Only right behind the digits; with a currency sign `m` and `b` as well."""
+from visionthink.rewards.rules.text import words
+from visionthink.rewards.rules.words import APPROXIMATELY, FOREIGN, SCALES
 
-_APPROXIMATELY = re.compile(r"^(?:about|approximately|approx\.?|around|roughly|circa|ca\.|~|≈)\s*", re.IGNORECASE)
-_CURRENCY = {"$": "dollar", "US$": "dollar", "€": "euro", "£": "sterling", "¥": "yen", "₹": "rupee"}
-_NUMBER = re.compile(
-    r"""(?P<sign>[+-]?)\s*(?P<currency>US\$|[$€£¥₹])?\s*
-    (?:(?P<mixed>\d+)\s+(?P<top>\d+)/(?P<bottom>\d+)(?![\d/])
-      |(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d/])
-      |(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
-       (?:\s*(?:x|\*|·|×|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*[{(]?(?P<power>[+-]?\d+)[)}]?|[eE](?P<exponent>[+-]?\d+))?
-       (?P<letter>[kKMBmb](?![\w/²³^]))?)
+MOST_DIGITS = 400  # longer numbers and powers are not read: what one costs must be bounded
+
+_LOCALES = {"en": ",", "en_IN": ",", "de": ".", "fr": "\u202f", "de_CH": "’"}  # and what separates thousands there
+
+_NUMERAL = re.compile(
+    r"""10\s*\^\s*[{(]?\s*(?P<only>[+-]?\d+)\s*[)}]?
+      |(?:(?P<mixed>\d+)\s*)?\\frac\s*\{\s*(?P<above>\d+)\s*\}\s*\{\s*(?P<below>\d+)\s*\}
+      |(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d/.])
+      |(?P<digits>\d+(?:[.,']\d+|[ ]\d{3}(?!\d))*|\.\d+)
+       (?:\s*(?:[x*·×]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[)}]?|[eE](?P<exponent>[+-]?\d+)(?![\d.]))?
     """,
     re.VERBOSE,
 )
-_VULGAR = re.compile(r"(?<=\d)[¼-¾⅐-⅞]")
-MOST_DIGITS = 400
-"""Longer numbers and powers are not read: what one costs must be bounded."""
+_PART_OF_MORE = re.compile(r"[.,:/^]\s*\d|-\d|\^|\s*[*·×/]\s*\d|[만억조천백십两]")
+_SIGN = re.compile(r"(?:([+-])|(?:minus|negative|moins|menos)\s)\s*", re.IGNORECASE)
+_APPROXIMATELY = re.compile("(?:" + "|".join(map(re.escape, APPROXIMATELY)) + r")(?=[\s\d.$€£¥+-])\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """An exact value. `resolution` is the place of its last digit (10^-d times its scale); None for fractions and words, which
-    are exact. `rest` is the text behind the number: a unit, a noun, nothing."""
+    """An exact value. `resolution` is the place of its last digit (10^-d times its scale); None where all digits are given."""
 
     value: Fraction
-    resolution: Fraction | None
+    resolution: Fraction | None = None
+
+    def times(self, factor: Fraction) -> Number:
+        return Number(value=self.value * factor, resolution=self.resolution and abs(self.resolution * factor))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeral:
+    """What a text begins with: all numbers it may be, that of English first, and the text behind them (a unit, a noun)."""
+
+    readings: tuple[Number, ...]
     rest: str
     approximate: bool = False
+    english: bool = False  # written with commas, as English separates thousands
+    foreign: bool = False  # English is no likelier than other languages
+
+    @property
+    def likely(self) -> Number | None:
+        """What it means, unless something says otherwise."""
+        return self.readings[0] if len(self.readings) == 1 or (self.english and not self.foreign) else None
+
+    def map(self, change: Callable[[Number], Number]) -> Numeral:
+        return replace(self, readings=tuple(map(change, self.readings)))
 
 
-def read_number(text: str) -> Number | None:
-    """The number a text begins with, or None."""
-    if re.search("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀-₉]", text) and not re.search(r"[^\W\d][²³]", text):
-        return None  # 10³ is not 103
-    text = _VULGAR.sub(r" \g<0>", text)  # 1½ is one and a half, not eleven halves
-    text = unicodedata.normalize("NFKC", text).strip().replace("−", "-").replace("⁄", "/").replace("–", "-")
-    text = _plain_latex(text.removesuffix(".") if not text.endswith("..") else text)
-    shorter = _APPROXIMATELY.sub("", text)
-    approximate, text = shorter != text, shorter
+def is_foreign(question: str) -> bool:
+    """Whether a question may be in a language that writes 1.234,5."""
+    return len(FOREIGN & set(words(question))) > 1
+
+
+def read_numeral(text: str, foreign: bool = False) -> Numeral | None:
+    """The numeral that a text (of `text.plain`) begins with, or None. `foreign`: English is no likelier than other languages."""
+    shorter = _APPROXIMATELY.sub("", text.strip(), count=1)
+    approximate, text = shorter != text.strip(), shorter
+    sign = _SIGN.match(text)
+    factor, text = Fraction(-1 if sign and sign[1] != "+" else 1), text[sign.end() :] if sign else text
     if len(text) > MOST_DIGITS:
         return None
-    if match := _NUMBER.match(text):
-        return _from_digits(match, text[match.end() :], approximate)
-    return _from_words(text, approximate)
+    found = _from_digits(text) or _from_words(text)
+    found = found and replace(found, approximate=approximate, english="," in text, foreign=foreign)
+    return found and found.map(lambda n: n.times(factor))
 
 
-def _plain_latex(text: str) -> str:
-    r"""`$1,200$`, `12\%`, `2\frac{1}{3}`, `10\text{ cm}` as they would be typed."""
-    for opening, closing in (("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
-        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening):
-            text = text[len(opening) : -len(closing)].strip()
-    if "\\" in text:
-        text = re.sub(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}", r" \1/\2", text)
-        text = re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r" \1", text)
-        text = re.sub(r"\\[,;:! ]|\{,\}", lambda m: "," if m[0] == "{,}" else " ", text).replace("\\%", "%").replace("\\$", "$")
-        text = re.sub(r"\^\{?\\circ\}?", "°", text)
-    return re.sub(r"^(?:usd|us\$)\s*(?=\d)", "$", " ".join(text.split()), flags=re.IGNORECASE)
-
-
-def _from_digits(match: re.Match[str], rest: str, approximate: bool) -> Number | None:
-    if rest[:1].isdigit() or re.match(r"[.,/:]\d|-\d", rest):
-        return None  # part of something longer: 1.2.3, 3,5, 10:30, 5-6
+def _from_digits(text: str) -> Numeral | None:
+    match = _NUMERAL.match(text)
+    rest = text[match.end() :] if match else ""
+    if not match or _PART_OF_MORE.match(rest) or unicodedata.numeric(rest[:1] or " ", None):
+        return None  # part of something longer: 1.2.3, 10:30, 5-6, 2^5, 3万
     parts = match.groupdict()
-    resolution: Fraction | None = None
-    if parts["digits"] is not None:
-        digits = parts["digits"].replace(",", "")
-        if re.match(r"0\d", digits):
-            return None  # a code
-        power = int(parts["power"] or parts["exponent"] or 0)
-        if abs(power) > MOST_DIGITS:
-            return None
-        resolution = Fraction(10) ** (power - len(digits.partition(".")[2]))
-        value = Fraction(digits) * Fraction(10) ** power
-    else:
-        over, under = (parts["top"], parts["bottom"]) if parts["mixed"] else (parts["over"], parts["under"])
-        if int(under) == 0:
-            return None
-        value = int(parts["mixed"] or 0) + Fraction(int(over), int(under))
-    scale, rest = _scale(parts["letter"], rest.strip(), bool(parts["currency"]))
-    if scale is None:
-        return None
-    value *= scale * (-1 if parts["sign"] == "-" else 1)
-    if parts["currency"]:
-        if rest:
-            return None
-        rest = _CURRENCY[parts["currency"]]
-    return Number(value=value, resolution=None if resolution is None else resolution * scale, rest=rest, approximate=approximate)
+    power = int(parts["only"] or parts["power"] or parts["exponent"] or 0)
+    whole, over, under = (int(parts[a] or parts[b] or 0) for a, b in (("mixed", "whole"), ("above", "over"), ("below", "under")))
+    if abs(power) > MOST_DIGITS or not (parts["digits"] or parts["only"] or (under and over % under)):
+        return None  # 6/2 is to be worked out
+    decimals = _decimals(parts["digits"]) if parts["digits"] else []
+    readings = [Number(value=Fraction(d), resolution=Fraction(10) ** int(d.as_tuple().exponent)) for d in decimals]
+    if not parts["digits"]:
+        readings = [Number(value=whole + Fraction(over, under) if under else Fraction(1))]
+    return _scaled(tuple(n.times(Fraction(10) ** power) for n in readings), rest) if readings else None
 
 
-def _scale(letter: str | None, rest: str, money: bool) -> tuple[int | None, str]:
-    if letter:
-        table = {**_LETTERS, "m": 10**6, "b": 10**9} if money else _LETTERS
-        if letter in table:
-            return table[letter], rest
-        return (1, f"{letter} {rest}".strip()) if letter == "m" else (None, rest)  # metres; "5b" says nothing
-    word, _, behind = rest.partition(" ")
-    if word.casefold() in _SCALES:
-        return _SCALES[word.casefold()], behind.strip()
-    return 1, rest
+def _decimals(digits: str) -> list[Decimal]:
+    """All values of digits with separators, that of English first; none of a code (007)."""
+    from babel.numbers import NumberFormatError, parse_decimal
+
+    if digits.isdigit() or re.match(r"0\d", digits):
+        return [Decimal(digits)] if digits == "0" or digits[0] != "0" else []
+    found: list[Decimal] = []
+    for locale, group in _LOCALES.items():
+        own = re.sub(r"[\s']", group, digits) if group in "\u202f’" else digits
+        try:
+            found.append(parse_decimal(own, locale=locale, strict=True))
+        except (NumberFormatError, InvalidOperation):
+            continue
+    return list(dict.fromkeys(found))
 
 
-_PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
-_PART = re.compile(
-    r"(?:(?P<whole>\d+|[a-z-]+) and )?(?P<count>an?|\d+|[a-z]+)?[ -]?"
-    rf"\b(?P<part>{'|'.join(_PARTS)})s?(?: of an?)?(?: (?P<rest>.*))?",
-    re.IGNORECASE,
-)
+def _scaled(readings: tuple[Number, ...], rest: str) -> Numeral:
+    """With the word or letter of a scale that may follow: 5.2 million, 3k."""
+    word, _, behind = rest.strip().partition(" ")
+    attached = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}.get(word) if rest[:1].isalpha() else None
+    scale = attached or (SCALES.get(word.casefold()) if len(word) > 1 else None)
+    numeral = Numeral(readings=readings, rest=behind.strip() if scale else rest.strip())
+    return numeral.map(lambda n: n.times(Fraction(scale))) if scale else numeral
 
 
-def _from_parts(text: str, approximate: bool) -> Number | None:
-    """ "one half", "three quarters", "one and a half"."""
-    match = _PART.fullmatch(text.casefold())
-    if not match:
-        return None
-    whole = _whole(match["whole"]) if match["whole"] else 0
-    count = 1 if match["count"] in (None, "a", "an") else _whole(match["count"])
-    if whole is None or count is None or (match["count"] is None and match["part"] not in ("half", "quarter")):
-        return None
-    return Number(
-        value=whole + Fraction(count, _PARTS[match["part"]]), resolution=None, rest=match["rest"] or "", approximate=approximate
-    )
+def _from_words(text: str) -> Numeral | None:
+    """The longest beginning of a text that is a number in English words."""
+    from text_to_num import text2num
 
-
-def _whole(word: str) -> int | None:
-    return int(word) if word.isdecimal() else _WORDS.get(word, _TENS.get(word))
-
-
-def _from_words(text: str, approximate: bool) -> Number | None:
-    if parts := _from_parts(text, approximate):
-        return parts
-    if text.casefold().startswith(("minus ", "negative ")):
-        positive = read_number(text.partition(" ")[2])
-        return positive and Number(
-            value=-positive.value, resolution=positive.resolution, rest=positive.rest, approximate=approximate
-        )
-    words = [w for w in re.split(r"[\s-]+", text.casefold()) if w != "and"] if text else []
-    total, group, used, last = 0, 0, 0, ""
-    for word in words:
-        kind = "unit" if word in _WORDS else "ten" if word in _TENS else "scale" if word in _SCALES else ""
-        if not kind or (kind == "scale" and not group):
-            break
-        after_ten = last == "ten" and kind == "unit" and 0 < _WORDS[word] < 10
-        if kind != "scale" and last in ("unit", "ten") and not after_ten:
-            return None  # "nineteen ninety" is a year, "one two" are two numbers
-        if kind == "scale" and word == "hundred":
-            group *= 100
-        elif kind == "scale":
-            total, group = total + group * _SCALES[word], 0
-        else:
-            group += _WORDS.get(word, _TENS.get(word, 0))
-        used, last = used + 1, kind
-    if not used:
-        return None
-    rest = re.sub(rf"^(?:[a-z]+[\s-]+(?:and\s+)?){{{used}}}", "", text.casefold() + " ").strip()
-    return Number(value=Fraction(total + group), resolution=None, rest=rest, approximate=approximate)
-
-
-def rounds_to(a: Number, b: Number) -> bool:
-    """Whether one value is the other, rounded to its last digit."""
-    coarser = max((n.resolution for n in (a, b) if n.resolution is not None), default=Fraction(0))
-    return abs(a.value - b.value) <= coarser / 2
+    parts = text.replace("-", " ").split()
+    for size in range(min(len(parts), 10), 0, -1):
+        try:
+            readings = (Number(value=Fraction(text2num(" ".join(parts[:size]).casefold(), "en"))),)
+        except (ValueError, KeyError, IndexError):
+            continue
+        rest = " ".join(parts[size:])  # "nineteen ninety" is a year, "one two" are two numbers
+        return None if _from_words(rest) else Numeral(readings=readings, rest=rest)
+    return None

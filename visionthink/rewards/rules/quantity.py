@@ -1,301 +1,189 @@
-"""Numbers with or without a unit: percent against fraction, converted units (`pint`), a unit that only one side writes."""
+"""Numbers with or without a unit: percent against fraction, money, units converted exactly (`pint`), counted things."""
 
 from __future__ import annotations
 
 import functools
 import re
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
-from visionthink.rewards.rules.finding import Finding, Pair
-from visionthink.rewards.rules.number import Number, read_number, rounds_to
-from visionthink.rewards.rules.text import contains, normalise
+from visionthink.rewards.rules import words as lists
+from visionthink.rewards.rules.number import Number, Numeral, is_foreign, read_numeral
+from visionthink.rewards.rules.text import Finding, Pair, hedged, negated, normalise, says, words
 
-_CLOSE = Fraction(1, 100)
-"""Values that are not whole and differ by less, relatively, may be one value computed with other precision."""
+_NOUN = re.compile(r"[^\W\d_]{2,}(?:[\s-][^\W\d_]{2,}){0,2}")
+_UNIT = re.compile(r"[\w°'\"](?:[\w\s°/*^(){}.'\"-]{0,38}[\w°'\")}])?")  # pint drops other signs
+_BEFORE = re.compile(r"[+-]?\s*([A-Z]{1,3}\s?\$|[A-Z]{3}|[^\w\s.,+()\[\]{}\\-]|kr\.?|Rs\.?|zł)\s*(?=[\d.+-])", re.IGNORECASE)
 
-_PERCENT = ("%", "percent", "per cent", "pct", "% off", "% vol", "% p.a", "% abv", "percent off")
-_MONEY = {
-    "dollar": ("dollar", "dollars", "usd"),
-    "euro": ("euro", "euros", "eur"),
-    "sterling": ("sterling", "gbp"),
-    "yen": ("yen", "jpy"),
-    "rupee": ("rupee", "rupees", "inr"),
-}
-_SPELLED = {
-    "°c": "degC", "° c": "degC", "degrees celsius": "degC", "degree celsius": "degC", "celsius": "degC", "degc": "degC",
-    "°f": "degF", "° f": "degF", "degrees fahrenheit": "degF", "fahrenheit": "degF", "degf": "degF",
-    "°": "degree", "deg": "degree", "^\\circ": "degree", "^{\\circ}": "degree",
-    "sq m": "m**2", "sqm": "m**2", "sq ft": "foot**2", "sq km": "km**2", "sq cm": "cm**2", "sq in": "inch**2",
-}  # fmt: skip
-_BASES = (
-    "m cm mm km nm µm um dm in ft yd mi inch inches foot feet yard yards mile miles metre metres meter meters centimetre "
-    "centimetres centimeter centimeters millimetre millimetres millimeter millimeters kilometre kilometres kilometer kilometers "
-    "g kg mg µg lb lbs oz t gram grams kilogram kilograms milligram milligrams pound pounds ounce ounces tonne tonnes "
-    "s ms µs ns sec secs second seconds min mins minute minutes h hr hrs hour hours day days week weeks "
-    "l L ml mL dl dL cl liter liters litre litres milliliter milliliters millilitre millilitres gallon gallons "
-    "mph kph rpm Hz kHz MHz GHz hertz J kJ MJ GJ cal kcal "
-    "joule joules Wh kWh W kW MW GW watt watts V kV mV volt volts A mA amp amps "
-    "ampere amperes ohm ohms Ω kΩ N kN newton newtons Pa kPa MPa hPa atm psi K kelvin degree degrees rad radian radians "
-    "bit bits byte bytes kB KB MB GB TB kb Mb Gb kilobytes megabytes gigabytes terabytes ha hectare hectares acre acres"
-)  # fmt: skip
-_UNITS = {unit: unit for unit in _BASES.split()} | {
-    "lbs": "lb", "secs": "second", "mins": "minute", "hrs": "hour", "t": "tonne", "KB": "kB",
-    "L": "l", "mL": "ml", "dL": "dl",
-}  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A numeral and what it counts: nothing, percent, the currencies a sign may mean, a unit of pint, or a noun."""
+
+    numeral: Numeral
+    kind: Literal["plain", "percent", "money", "unit", "noun"]
+    unit: Any = None
+
+    def times(self, factor: Fraction) -> Quantity:
+        return replace(self, numeral=self.numeral.map(lambda n: n.times(factor)))
 
 
 @functools.cache
 def _registry() -> Any:
     import pint
 
-    return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    return pint.UnitRegistry(non_int_type=Fraction, autoconvert_offset_to_baseunit=True)
 
 
-@functools.cache
-def read_unit(text: str) -> str | None:
-    """The unit a text names, as pint spells it; "%" and currencies as themselves, "" for none, None for anything else."""
-    text = text.strip().rstrip(".").replace("²", "^2").replace("³", "^3")
-    lower = " ".join(text.casefold().split())
-    if not text or lower in _PERCENT:
-        return text and "%"
-    if money := next((name for name, words in _MONEY.items() if lower in words), None):
-        return money
-    if lower in _SPELLED:
-        return _SPELLED[lower]
-    if match := re.fullmatch(r"(square|cubic)\s+(\w+)", lower):
-        return f"{_UNITS[match[2]]}**{2 if match[1] == 'square' else 3}" if match[2] in _UNITS else None
-    parts = re.split(r"\s*(/|·|\*|\bper\b)\s*", text)
-    spelled = []
-    for i, part in enumerate(parts):
-        if i % 2:
-            spelled.append("/" if part in ("/", "per") else "*")
+def _read_money(text: str) -> frozenset[str] | None:
+    """The codes of the currencies that a sign, a name or a code may mean."""
+    from babel.numbers import list_currencies
+
+    code = text.upper() if len(text) == 3 and text.upper() in list_currencies() else None
+    return lists.MONEY.get(text.casefold().replace(" ", "")) or (frozenset([code]) if code else None)
+
+
+def _read_unit(text: str) -> Any | None:
+    """The unit a text names as a whole; None where a part of it is none of the known units."""
+    spelled, registry = lists.SPELLINGS.get(text) or lists.SPELLINGS.get(text.casefold()) or text.replace("·", "*"), _registry()
+    for form in (spelled, spelled.casefold())[: (1 + (len(spelled) > 2)) * bool(_UNIT.fullmatch(spelled))]:
+        try:
+            unit = registry.parse_units(form)
+            if all(registry.parse_unit_name(name)[0][1] in lists.UNITS for name in unit._units):
+                return unit
+        except Exception:  # of free text, pint's parser raises nearly anything
             continue
-        base = re.fullmatch(r"([^\W\d]+|Ω)(?:\s*\^\s*\{?(-?[1-4])\}?|([23]))?", part.strip())
-        name = base and (_UNITS.get(base[1]) or _UNITS.get(base[1].casefold()))
-        if not base or not name or (base[1] not in _UNITS and len(base[1]) < 3):  # MG is not mg
-            return None
-        spelled.append(name + (f"**{base[2] or base[3]}" if base[2] or base[3] else ""))
-    return "".join(spelled)
+    return None
 
 
-_NOUN = re.compile(r"(?:[^\W\d_]{2,}(?:[\s-][^\W\d_]{2,})*)?")
-_NO_NOUNS = re.compile(
-    r"\b(?:pi|half|halves|thirds?|quarters?|dozen|times|squared|cubed|point|and|to|plus|minus|over|hundred)\b|π"
-)
+def read_quantity(text: str, question: str = "") -> Quantity | None:
+    """What a whole text says as a number with whatever it counts; None where it is no quantity."""
+    text = re.sub(r"^(\d+)\s+out\s+of\s+(\d+)$", r"\1/\2", text.strip().rstrip("."))
+    before = _BEFORE.match(text)
+    money = _read_money(before[1].strip()) if before else None
+    if before and not money and before[1] not in "≈~":
+        return None
+    numeral = read_numeral(text[: before.start(1)] + text[before.end() :] if before and money else text, is_foreign(question))
+    if numeral is None:
+        return None
+    rest = numeral.rest.strip(" .")
+    if money or (behind := _read_money(rest)):
+        if not money and not rest.isascii():  # "1.234 €" is not how English writes it
+            numeral = replace(numeral, foreign=True)
+        return Quantity(numeral=numeral, kind="money", unit=money or behind) if not money or not rest else None
+    if not rest or rest.casefold() in lists.PERCENT:
+        return Quantity(numeral=numeral, kind="percent" if rest else "plain")
+    if (unit := _read_unit(rest)) is not None:
+        return Quantity(numeral=numeral, kind="unit", unit=unit)
+    for tail in (f" {rest}"[m.start() :] for m in re.finditer(r"\s", f" {rest}")):
+        if text.endswith(tail) and _echoes(tail, question) and (found := read_quantity(text.removesuffix(tail))):
+            return found
+    noun = text.removesuffix(rest).endswith(" ") and _NOUN.fullmatch(rest) and not says(rest, lists.HEDGES | lists.NO_NOUNS)
+    return Quantity(numeral=numeral, kind="noun", unit=normalise(rest)) if noun else None
+
+
+def _echoes(tail: str, question: str) -> bool:
+    """Whether what follows a quantity only repeats the question: its words, in its order."""
+    asked, spoken = (iter(words(question)), [w for w in words(tail) if w not in lists.FILLERS])
+    plain = not (says(question, lists.TWO_SIDED) or negated(question) or hedged(tail) or re.search(r"[^\w\s'-]|-(?!\w)", tail))
+    return plain and all(any(w.rstrip("s") == q.rstrip("s") for q in asked) for w in spoken)
 
 
 def same_quantity(pair: Pair) -> Finding | None:
-    """Applies where the reference is a number with nothing, a unit or one noun behind it."""
-    if (ratio := _ratio(pair)) is not None:
-        return ratio
-    if _CODES.search(pair.question):
-        return _codes(pair)
-    wanted, said = (_compound(text) or read_number(text) for text in (pair.wanted, pair.said))
-    if wanted is None:
+    """Applies where both sides are quantities."""
+    said, wanted = (read_quantity(text, pair.question) for text in pair.texts)
+    if said is None or wanted is None:
         return None
-    if said is not None and _is_a_name(pair):
-        return None if said.value != wanted.value else "unsure"
-    if said is not None:
-        said, wanted = _cents(said, wanted), _cents(wanted, said)
-    of_wanted = read_unit(wanted.rest)
-    if of_wanted is None and len(wanted.rest.split()) > 2:
-        return None
-    if said is None:
-        return None
-    of_said = read_unit(said.rest)
-    if of_said is None and len(said.rest.split()) > 3:
-        return None
-    if said.value != wanted.value and (finding := _scaled(said, wanted, pair.question)) and "" in (said.rest, wanted.rest):
-        return finding
-    if (of_wanted is None or of_said is None) and not all(_NOUN.fullmatch(n.rest) for n in (said, wanted)):
-        return None
-    if of_wanted is None or of_said is None:
-        return _with_nouns(said, wanted, of_said, of_wanted, pair.question)
-    if of_said == of_wanted:
-        return _values(said, wanted)
-    if "%" in (of_said, of_wanted):
-        return _percent(said, wanted, of_said, of_wanted)
-    if not of_said or not of_wanted:
-        return _unit_left_out(said, wanted, of_said or of_wanted, pair.question)
-    return _converted(said, wanted, of_said, of_wanted, pair.question)
+    finding = _by_kind(said, wanted, pair.question)
+    two = says(pair.question, lists.SEVERAL) and re.search(r"\d,\d{1,2}(?!\d)", pair.said + pair.wanted)
+    if finding == "same" and (two or says(pair.question, lists.CODES)):
+        return "unsure"  # 3,5 may be two numbers, and equal numbers are other codes
+    if finding == "different" and says(pair.question, lists.CHANGES) and _values(said.times(Fraction(-1)), wanted) != "different":
+        return "unsure"  # a fall of 5 may be given as -5
+    return finding
 
 
-_CODES = re.compile(
-    r"\b(?:version|section|chapter|(?:zip|postal|area) code|(?:phone|fax) (?:number|no\b)|"
-    r"what is the (?:tele)?(?:phone|fax)\b(?!['’])|"
-    r"licen[cs]e plate|extension|(?:flight|serial|plate|room) number)\b",
-    re.IGNORECASE,
-)
+def _by_kind(said: Quantity, wanted: Quantity, question: str) -> Finding:
+    kinds = {said.kind, wanted.kind}
+    if kinds in ({"plain"}, {"plain", "money"}):
+        return _unscaled(said, wanted, question)
+    if kinds == {"plain", "percent"}:
+        return _percent(said, wanted)
+    if kinds == {"money"} and not said.unit & wanted.unit:
+        return "unsure" if "CENT" in said.unit | wanted.unit else "different"
+    if kinds == {"unit"} and said.unit != wanted.unit:
+        return _converted(said, wanted, question)
+    if kinds == {"plain", "unit"} and not _names(question, said.unit or wanted.unit):
+        return "unsure"
+    alike = len(kinds) == 1 and said.unit == wanted.unit if "noun" in kinds else len(kinds) == 1 or "plain" in kinds
+    return _values(said, wanted) if alike else "unsure"
 
 
-def _codes(pair: Pair) -> Finding | None:
-    """Digits that are no number: 1.10 is not 1.1, and 01234 not 1234."""
-    said, wanted = (re.sub(r"[\s()-]", "", text) for text in (pair.said, pair.wanted))
-    if not said.isdecimal() or not wanted.isdecimal():
-        return None
-    if said == wanted:
+def _values(said: Quantity, wanted: Quantity) -> Finding:
+    """The same where both texts mean one value; different where no readings are near each other."""
+    a, b = said.numeral, wanted.numeral
+    if a.likely and b.likely and a.likely.value == b.likely.value:
         return "same"
-    return "unsure" if said in wanted or wanted in said else "different"  # with or without the area
+    rough = a.approximate or b.approximate
+    return "unsure" if any(_near(x, y, rough) for x in a.readings for y in b.readings) else "different"
 
 
-_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to|/)\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
+def _near(a: Number, b: Number, rough: bool) -> bool:
+    """Whether one may be the other: rounded, or computed with other precision. Counts and equally long decimals are not."""
+    gap, larger = abs(a.value - b.value), max(abs(a.value), abs(b.value))
+    whole = a.value.denominator == b.value.denominator == 1 and larger < 10**6
+    equally_long = a.resolution is not None and a.resolution == b.resolution
+    close = gap <= larger / 10 if rough else not whole and not equally_long and gap <= larger / 100
+    return close or gap <= max(a.resolution or 0, b.resolution or 0) / 2
 
 
-def _ratio(pair: Pair) -> Finding | None:
-    """3:8 is 3 to 8 and 6:16, where the question asks for a ratio."""
-    said, wanted = (_RATIO.fullmatch(text.strip()) for text in (pair.said, pair.wanted))
-    if not said or not wanted or ":" not in wanted[0] or not re.search(r"\b(?:ratio|odds|scale)\b", pair.question, re.IGNORECASE):
-        return None
-    (a, b), (c, d) = ([Fraction(g) for g in match.groups()] for match in (said, wanted))
-    return "same" if a * d == b * c else "different"
-
-
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d]+\.?|['\"′″])(?:\s*(?:,|and)?\s*)")
-
-
-def _compound(text: str) -> Number | None:
-    """ "1 hour 30 minutes" in its first unit."""
-    parts = _PART.findall(text.strip())
-    if len(parts) < 2 or _PART.sub("", text.strip()):
-        return None
-    units = [read_unit(unit) for _, unit in parts]
-    registry = _registry()
-    if not all(units) or any(u in _MONEY or u == "%" for u in units) or len({registry.Unit(u).dimensionality for u in units}) > 1:
-        return None
-    ratios = [Fraction(str(round(registry.Quantity(1, u).to(units[0]).magnitude, 12))).limit_denominator(10**6) for u in units]
-    value = sum((Fraction(number) * ratio for (number, _), ratio in zip(parts, ratios, strict=True)), Fraction(0))
-    return Number(value=value, resolution=None, rest=parts[0][1])
-
-
-def _cents(amount: Number, other: Number) -> Number:
-    """Cents as a part of the other side's dollar or euro."""
-    if amount.rest.casefold() not in ("cent", "cents", "¢") or (currency := read_unit(other.rest)) not in ("dollar", "euro"):
-        return amount
-    return Number(
-        value=amount.value / 100,
-        resolution=amount.resolution and amount.resolution / 100,
-        rest=currency,
-        approximate=amount.approximate,
-    )
-
-
-_SCALE_WORDS = {10**3: "thousand", 10**6: "million", 10**9: "billion"}
-
-
-def _scaled(said: Number, wanted: Number, question: str) -> Finding | None:
+def _unscaled(said: Quantity, wanted: Quantity, question: str) -> Finding:
     """ "4.5" and "4.5 million" are the same where the question asks for millions, and not told apart elsewhere."""
-    for scale, word in _SCALE_WORDS.items():
-        if wanted.value and said.value / wanted.value in (scale, Fraction(1, scale)):
-            asks = rf"\b(?:in|how many) (?:\w+ )?{word}s?\b|\((?:in )?{word}s?\b"
-            return "same" if re.search(asks, question, re.IGNORECASE) else "unsure"
-    share = wanted.value and said.value / wanted.value in (100, Fraction(1, 100))
-    return (
-        "unsure"
-        if share and re.search(r"%|percent|proportion|share|probability|chance|fraction", question, re.IGNORECASE)
-        else None
-    )
+    values, asked = _values(said, wanted), question.casefold()
+    for scale, names in {
+        100: r"%|percent|proportion|share|probability|chance|fraction|rate",
+        10**3: "",
+        10**6: "",
+        10**9: "",
+    }.items():
+        scaled = {_values(said.times(Fraction(scale)), wanted), _values(said, wanted.times(Fraction(scale)))}
+        if values != "same" and "same" in scaled and re.search(names, asked):
+            named = {10**3: "thousand", 10**6: "million", 10**9: "billion"}.get(scale, "$.")
+            return (
+                "same"
+                if re.search(rf"(?:in|how many) (?:\w+ )?{named}s?\b|\((?:in )?(?:[^\w\s] ?)?{named}s?\b", asked)
+                else "unsure"
+            )
+    return values
 
 
-_RELEASES = re.compile(
-    r"\b(?:release|version|figure|section|model|edition|python|chapter|table|batch|lot|code|id)\b", re.IGNORECASE
-)
-_SPLIT = re.compile(r"\b(?:date|day|when|signature|pressure|score)\b", re.IGNORECASE)
+def _percent(said: Quantity, wanted: Quantity) -> Finding:
+    """47 % is 47, and 0.47; where both could be meant, nothing is sure."""
+    percent, plain = (said, wanted) if said.kind == "percent" else (wanted, said)
+    as_number, as_share = _values(percent, plain), _values(percent.times(Fraction(1, 100)), plain)
+    if as_number == as_share == "different":
+        return "different"
+    value = abs(plain.numeral.readings[0].value)
+    return "same" if (as_number == "same" and (value > 1 or value == 0)) or (as_share == "same" and value < 1) else "unsure"
 
 
-def _is_a_name(pair: Pair) -> bool:
-    """Whether equal values in other digits may be two things: release 3.10 and 3.1, 3/4 time and 6/8, batch 1E5."""
-    said, wanted = (re.sub(r"\s", "", text) for text in (pair.said, pair.wanted))
-    if said == wanted:
-        return False
-    release = re.search(r"\d\.\d*0\b|\dE\d", f"{said} {wanted}") and _RELEASES.search(pair.question)
-    return bool(release or (_SPLIT.search(pair.question) and re.search(r"\d/\d", said) and re.search(r"\d/\d", wanted)))
-
-
-def _values(said: Number, wanted: Number) -> Finding:
-    if said.value == wanted.value:
-        return "same"
-    whole = said.value.denominator == wanted.value.denominator == 1
-    alike = said.resolution is not None and said.resolution == wanted.resolution  # as many digits behind the point
-    near = not whole and not alike and abs(said.value - wanted.value) <= _CLOSE * max(abs(said.value), abs(wanted.value))
-    return "unsure" if said.approximate or wanted.approximate or near or rounds_to(said, wanted) else "different"
-
-
-def _percent(said: Number, wanted: Number, of_said: str, of_wanted: str) -> Finding:
-    """47 % is 47, and 0.47; where both could be meant, or the other side has another unit, nothing is sure."""
-    percent, plain, other = (said, wanted, of_wanted) if of_said == "%" else (wanted, said, of_said)
-    if other:
-        return "unsure"
-    if plain.value == percent.value == 0:
-        return "same"
-    if percent.value == plain.value:
-        return "same" if abs(plain.value) > 1 else "unsure"
-    if percent.value == 100 * plain.value:
-        return "same" if abs(plain.value) < 1 else "unsure"
-    as_number, as_share = _values(percent, plain), _values(Number(value=percent.value / 100, resolution=None, rest=""), plain)
-    return "different" if as_number == as_share == "different" else "unsure"
-
-
-def _unit_left_out(said: Number, wanted: Number, unit: str, question: str) -> Finding:
-    """Equal numbers are the same where money is meant or the question names the unit; others may be of another unit."""
-    if said.value != wanted.value:
-        return _values(said, wanted) if unit in _MONEY or _names(question, said, wanted) else "unsure"
-    return "same" if unit in _MONEY or _names(question, said, wanted) else "unsure"
-
-
-def _names(question: str, said: Number, wanted: Number) -> bool:
-    """Whether the question names the unit that one side writes, in this or in another spelling."""
-    unit = read_unit(said.rest or wanted.rest)
-    if unit == "degree" and re.search(r"\bangles?\b|∠|\brotat", question, re.IGNORECASE):
+def _names(question: str, unit: Any) -> bool:
+    """Whether the question asks for the unit that only one side writes: `in cm`, `how many hours`, `(kg)`, an angle."""
+    if unit == _registry().Unit("degree") and re.search(r"\bangles?\b|∠|\brotat", question, re.IGNORECASE):
         return True
-    asked = _ASKS_FOR_UNIT.findall(question)
-    return any(read_unit(word) == unit or _alike(read_unit(word), unit) for word in asked if word not in ("a", "A", "the"))
+    asked = re.findall(r"(?:\bin|\bhow many|\()\s*(°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?(?:\^?[23²³])?|[°%])", question, re.IGNORECASE)
+    return any(_read_unit(word) == unit for word in asked if word.casefold() not in ("a", "the"))
 
 
-_ASKS_FOR_UNIT = re.compile(r"(?:\bin|\bhow many|\()\s*(°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?[²³]?|[°%])", re.IGNORECASE)
-
-
-def _alike(a: str | None, b: str | None) -> bool:
-    if not a or not b or "%" in (a, b) or a in _MONEY or b in _MONEY:
-        return False
-    return bool(_registry().parse_units(a) == _registry().parse_units(b))
-
-
-_DIFFERENCE = re.compile(r"\b(?:differ\w*|rise|rose|fall|fell|drop\w*|change\w*|increase\w*|decrease\w*|by how)\b", re.IGNORECASE)
-
-
-def _converted(said: Number, wanted: Number, of_said: str, of_wanted: str, question: str) -> Finding:
-    if {of_said, of_wanted} == {"cal", "kcal"}:
-        return "unsure"  # on food, Cal is kcal
-    if of_said in _MONEY or of_wanted in _MONEY:
-        if "sterling" in (of_said, of_wanted) and {of_said, of_wanted} & {"lb", "pound", "pounds"}:
-            return _values(said, wanted) if said.value != wanted.value else "unsure"
-        return "different" if of_said in _MONEY and of_wanted in _MONEY else "unsure"
-    units = _registry()
-    if max(abs(said.value), abs(wanted.value)) > 10**300:
-        return "unsure"
-    if "deg" in of_said + of_wanted and of_said != "degree" and _DIFFERENCE.search(question):
-        return "unsure"  # a rise of 10 °C is one of 18 °F
-    a, b = (units.Quantity(float(n.value), unit) for n, unit in ((said, of_said), (wanted, of_wanted)))
-    if not a.check(b.dimensionality):
+def _converted(said: Quantity, wanted: Quantity, question: str) -> Finding:
+    a, b, unit, quantity = said.unit, wanted.unit, _registry().Unit, _registry().Quantity
+    if a.dimensionality != b.dimensionality or ({a, b} & {unit("degC"), unit("degF")} and says(question, lists.CHANGES)):
         return "unsure"  # m may be metres or minutes
-    value, target = a.to_base_units().magnitude, b.to_base_units().magnitude
-    if abs(value - target) <= 1e-9 * max(abs(value), abs(target)):
-        return "same"
-    return "unsure" if abs(value - target) <= 0.05 * max(abs(value), abs(target)) else "different"
-
-
-def _with_nouns(said: Number, wanted: Number, of_said: str | None, of_wanted: str | None, question: str) -> Finding | None:
-    """ "3" and "3 apples" are the same where the question speaks of apples; another number of whatever is another answer."""
-    if (of_said or of_wanted) or _NO_NOUNS.search(f"{said.rest} {wanted.rest}".casefold()):
-        return None  # a unit on one side, something else on the other
-    nouns = {normalise(n.rest) for n in (said, wanted) if n.rest}
-    if len(nouns) > 1 or contains(normalise(question), "and"):
-        return "unsure"
-    asked = normalise(question)
-    mentioned = all(
-        any(contains(asked, form) for form in (word, word.removesuffix("s"), f"{word}s")) for word in nouns.pop().split()
-    )
-    if not mentioned and not (said.rest and wanted.rest):
-        return "unsure"
-    return _values(said, wanted)
+    if said.numeral.rest.casefold() == wanted.numeral.rest.casefold() or {a, b} == {unit("cal"), unit("kcal")}:
+        return "unsure"  # 5 mW and 5 MW; on food, Cal is kcal
+    converted = replace(said, numeral=said.numeral.map(lambda n: Number(value=quantity(n.value, a).to(b).magnitude)))
+    pairs = [(x.value, y.value) for x in converted.numeral.readings for y in wanted.numeral.readings]
+    close, finding = any(abs(x - y) <= abs(y) / 20 for x, y in pairs), _values(converted, wanted)
+    bits = re.search(r"(?:bits?|bytes?|[Bb])$", said.numeral.rest)  # kB may be 1024 bytes
+    return "unsure" if bits or (finding == "different" and close) else finding

@@ -1,107 +1,146 @@
-"""Text as people write it: normal forms, refusals and hedges, yes and no."""
-
-from __future__ import annotations
+"""What a rule is given and says, and text as people write it: what an answer comes down to, normal forms, hedges, equal texts."""
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from visionthink.rewards.rules.finding import Finding, Pair
+from visionthink.protocol import extract_answer
+from visionthink.rewards.rules.words import ARTICLES, CODES, HEDGES, NEGATION
 
-ARTICLES = ("a", "an", "the")
-_DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
-
-
-def normalise(text: str) -> str:
-    """Case, accents' encoding, kinds of dashes, white space, articles and closing punctuation do not change an answer."""
-    plain = unicodedata.normalize("NFKC", _RAISED.sub(_written_out, text)).translate(_DASHES)
-    words = bare(plain.casefold()).split()
-    # "A" may be a choice, and a last one a name: Vitamin A
-    return " ".join(w for i, w in enumerate(words) if w not in ARTICLES or i == len(words) - 1)
+Finding = Literal["same", "different", "unsure"]
+"""`unsure` ends the search: the rule applies and cannot tell."""
 
 
-_QUOTED = re.compile(r"([\"'`“‘*]+)(.*?)([\"'`”’*]+)", re.DOTALL)
+@dataclass(frozen=True)
+class Pair:
+    """A predicted answer and one reference, and the question both belong to ("" where it is not known)."""
+
+    said: str
+    wanted: str
+    question: str = ""
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        return self.said, self.wanted
+
+
+Rule: TypeAlias = Callable[[Pair], "Finding | None"]
+"""None: the rule does not apply to this pair."""
+
+
+def meet(said: Collection[Any], wanted: Collection[Any], near: Callable[[Any, Any], bool]) -> Finding:
+    """Compare two texts by all that each may mean: the same where both have one reading, and it is equal; different where no two
+    readings are near; else unsure. `03/04/2020` is two days."""
+    if len(said) == len(wanted) == 1 and list(said) == list(wanted):
+        return "same"
+    return "unsure" if any(near(a, b) for a in said for b in wanted) else "different"
+
+
+CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_SIGNS = str.maketrans(
+    dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("´‘’", "'") | dict.fromkeys("“”", '"') | {"⁄": "/", "٫": ".", "٬": ","}
+)
+_RAISED = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+)|[₀₁₂₃₄₅₆₇₈₉]+")
+_TYPOGRAPHY = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\1"),
+        (r"(?<!\\)\$(?!\s)([^$]+?)(?<![\s\\])\$(?!\d)|\\[()\[\]]", r"\1"),  # pandoc's rule: "$5 and $6" is no formula
+        (r"\\(?:SI|qty|num)\s*\{([^{}]*)\}(?:\s*\{([^{}]*)\})?", r"\1 \2"),
+        (r"\\(?:text|mathrm|textbf|mathbf|textrm|operatorname|mbox|textit)\s*\{([^{}]*)\}", r" \1"),
+        (r"\{,\}", ","),
+        (r"\^\s*\{?\s*\\circ\s*\}?", "°"),
+        (r"\\([%$#&])", r"\1"),
+        (r"\\[,;:! ]|~", " "),
+        (r"(?<!\w)(\*\*|__|`|\*)(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2"),
+    )
+]
+_COMMANDS = {"left": "", "right": "", "quad": " ", "dfrac": r"\frac", "tfrac": r"\frac"} | dict(
+    zip("times cdot approx mu Omega degree".split(), "×·≈µΩ°", strict=True)
+)
+_LEAD_IN = re.compile(
+    r"^(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:(?:the|my)\s+)?(?:(?:correct|final|right)\s+)?(?:answer|choice|option)\b\s*(?:is\b|[:=])\s*:?"
+    r"\s*|(?:it is|it's|there are|i (?:see|count))\s+)|^(?:所以|因此)?(?:正确|正確)?(?:答案|答え|答|选择|選擇|正解|정답)"
+    r"(?:应该)?(?:是|为|為|は|은|는)?\s*:?\s*|^(?:选|選)\s*(?=[A-Za-z(])",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"[\"'`*「『《]+([^\"`*]*?)[\"'`*」』》]+", re.DOTALL)
+_CLOSING = " \t\r\n.;,。、:"
+
+
+def plain(text: str) -> str:
+    """What an answer comes down to, as it would be typed: tags, markup, LaTeX's typography and lead-ins taken off, one character
+    for each sign."""
+    text = characters(extract_answer(text))
+    for pattern, new in _TYPOGRAPHY:
+        text = pattern.sub(new, text)
+    text = re.sub(r"\\([A-Za-z]+)", lambda m: _COMMANDS.get(m[1], m[0]), text)
+    text = text.strip() if "\n" in text.strip() else " ".join(text.split())
+    while (shorter := _LEAD_IN.sub("", text, count=1).strip()) != text:
+        text = shorter
+    return text
+
+
+def characters(text: str) -> str:
+    """Compatible characters as one (full width, ligatures, fractions), all digits in ASCII, and 10³ written as 10^3."""
+    text = _RAISED.sub(lambda m: ("^" if m[1] else "_") + m[0], re.sub(r"(?<=\d)\s*(?=[¼-¾⅐-⅞])", " ", text))
+    text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
 def bare(text: str) -> str:
-    """Without white space, quotes around the whole, and what closes a sentence; signs with a meaning stay: .5, 5!, A*."""
-    text = text.strip().rstrip(" .;,")
-    if (match := _QUOTED.fullmatch(text)) and not re.search(r"[\"“”*`]", match[2]):
-        text = match[2]
-    text = re.sub(r"(?<=[^\W\d])!+$", "", text.rstrip(" \t\r\n.;,"))
-    return text.rstrip(" \t\r\n.;,").lstrip(" ;,")
+    """Without quotes around the whole and what closes a sentence; signs with a meaning stay: .5, 5!, A*."""
+    text = text.strip().rstrip(_CLOSING)
+    text = match[1] if (match := _QUOTED.fullmatch(text)) else text
+    return re.sub(r"(?<=[^\W\d])!+$", "", text.rstrip(_CLOSING)).rstrip(_CLOSING).lstrip(" ;,")
 
 
-_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+|[₀₁₂₃₄₅₆₇₈₉]+")
-
-
-def _written_out(raised: re.Match[str]) -> str:
-    """10³ is not 103."""
-    return ("^" if raised[0][0] not in "₀₁₂₃₄₅₆₇₈₉" else "_") + unicodedata.normalize("NFKC", raised[0])
-
-
-def skeleton(text: str) -> str:
-    """Words of a plain name with hyphens, commas and the dots of abbreviations left out, else "". Whatever may carry meaning
-    (signs, accents, digits beside each other, addresses) has no skeleton."""
-    plain = normalise(text)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9 .,-]*", plain) or sum(c.isalpha() for c in plain) < 3:
-        return ""
-    if re.search(r"\d[ .,-]+\d|(?:^|\s)-|\.(?=[^\s.,])(?!\w\.)|\w{5,}\.\S", plain):
-        return ""
-    spelled = re.sub(r"is(?=ation|ed\b|ing\b)", "iz", re.sub(r"[.,]", "", plain).replace("-", " "))
-    for british, american in (("grey", "gray"), ("colour", "color"), ("centre", "center"), ("metre", "meter")):
-        spelled = spelled.replace(british, american)
-    return re.sub(r"\b([a-z]) (?=[a-z]\b)", r"\1", " ".join(spelled.split()))  # J. K. is J.K.
-
-
-NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|except|cannot)\b|n['’]t\b")
-_HEDGE = re.compile(
-    r"\b(?:or|maybe|perhaps|possibly|probably|either|might|may|could|unsure|likely|but|unless|rather|instead|between|"
-    r"besides|apart from|aside from|other than|more than|less than|fewer than|"
-    r"greater than|at least|at most|up to|over|under|below|above|nearly|almost|from)\b|\?"
-)
-
-
-def hedged(text: str) -> bool:
-    """Whether the text denies something, compares, or offers more than one answer."""
-    text = re.sub(r"\bMay\b", "", text).casefold()  # the month
-    return bool(NEGATION.search(text) or _HEDGE.search(text))
+def normalise(text: str) -> str:
+    """Case, dashes, quotes, white space, hyphens, the dots of abbreviations, articles and what closes a text change no answer."""
+    text = re.sub(rf"(?<=[{CJK}])\s+(?=[{CJK}\d])|(?<=\d)\s+(?=[{CJK}])", "", bare(characters(text)).casefold())
+    text = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", re.sub(r"\b(?:[a-z]\.)+[a-z]\b", lambda m: m[0].replace(".", ""), text))
+    words = text.split()
+    # "A" may be a choice, and a last one a name: Vitamin A
+    return " ".join(w for i, w in enumerate(words) if w not in ARTICLES or i == len(words) - 1)
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 
 
-def stems(found: Iterable[str]) -> list[str]:
-    """Words without their common endings; crude, to compare a sentence with its question."""
-    return [re.sub(r"(?:ing|ed|es|s|e)$", "", word) if len(word) > 3 else word for word in found]
+def says(text: str, listed: frozenset[str]) -> bool:
+    """Whether one of the words stands in the text."""
+    return not listed.isdisjoint(words(re.sub(r"n['’]t\b", " not", text.casefold())))
 
 
-YES_NO = {"yes": True, "yeah": True, "yep": True, "no": False, "nope": False, "true": True, "false": False}
+def negated(text: str) -> bool:
+    return says(text, NEGATION) or bool(re.search("不|没|沒|非|ない|안 |않", text))
+
+
+def hedged(text: str) -> bool:
+    """Whether the text denies something, compares, or offers more than one answer."""
+    return negated(text) or says(re.sub(r"\bMay\b", "", text), HEDGES) or "?" in text or "或" in text
 
 
 def contains(text: str, part: str) -> bool:
-    """Whether `part` stands in `text` as whole words."""
-    return bool(part) and re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
+    """Whether `part` stands in `text` as whole words; in text without spaces between words, anywhere but inside a number."""
+    edge = r"\d" if re.search(rf"[{CJK}]", text) else r"\w"
+    return bool(part) and re.search(rf"(?<!{edge}){re.escape(part)}(?!{edge})", text) is not None
 
 
 def same_text(pair: Pair) -> Finding | None:
-    """Equal after normalisation, or but for hyphens, commas and the dots of abbreviations."""
-    said, wanted = normalise(pair.said), normalise(pair.wanted)
-    if not said:
+    """Equal after normalisation."""
+    if not normalise(pair.said):
         return "different"
-    if said == wanted:
-        return _case_matters(pair) or "same"
-    plain = skeleton(pair.said)
-    return "same" if plain and plain == skeleton(pair.wanted) else None
-
-
-def _case_matters(pair: Pair) -> Finding | None:
-    """mW and MW, CO and Co: texts that differ in case alone and are short, or a number with a unit."""
-    said, wanted = (bare(text) for text in (pair.said, pair.wanted))
-    if said == wanted:
+    if normalise(pair.said) != normalise(pair.wanted):
         return None
-    if re.search(r"\d", said):
-        return "unsure" if re.search(r"\d\s*[^\W\d]{1,3}\b", said) else None
-    formula = re.fullmatch(r"[A-Za-z]{2}", said) and said.casefold() not in YES_NO
-    return "unsure" if formula and not said.islower() and not wanted.islower() else None
+    said, wanted = map(bare, pair.texts)
+    if said == wanted or said.casefold() != wanted.casefold():
+        return "same"
+    # mW and MW, CO and Co, passwords: case matters in codes, in short texts, and in units
+    code = says(pair.question, CODES) and re.search(r"[^\W\d]\d|\d[^\W\d]", said)
+    unit = re.search(r"\d\s*[^\W\d]{1,3}\b", said)
+    symbol = re.fullmatch(r"[A-Za-z]{2}", said) and not said.islower() and not wanted.islower() and said.casefold() != "no"
+    return "unsure" if code or unit or symbol else "same"
