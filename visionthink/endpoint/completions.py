@@ -119,7 +119,8 @@ def _parsed(content: bytes) -> Any:
     try:
         return document(content)
     except ValueError as error:
-        raise Unanswered("server", f"the reply is {error}: {short(content.decode('utf-8', 'replace'))}") from None
+        words = short(content.decode("utf-8", "replace"))
+        raise Unanswered("server", f"the reply is {error}: {words}" if words else "the reply is empty") from None
 
 
 def _read(record: Any) -> Completed:
@@ -142,11 +143,11 @@ def _read(record: Any) -> Completed:
     said = _Said()
     if isinstance(message, dict):
         _message(message, said)
-    elif "text" in choice:  # of the older endpoint for completions
+    if choice.get("text") and not any(said.text):  # of the older endpoint for completions
         _content(choice["text"], said)
-    elif message is not None:
+    elif message is not None and not isinstance(message, dict):
         raise _not_understood(f"a message of the form {json.dumps(message)}")
-    elif ending_of(name) in (None, "stop"):
+    elif message is None and "text" not in choice and ending_of(name) in (None, "stop"):
         raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"))
     return _completed(said, name, _usage(record))
 
@@ -155,7 +156,7 @@ def _completed(said: _Said, name: str, usage: Mapping[str, int | None]) -> Compl
     text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
     ending, note = ending_of(name), ""
     if ending == "failed":
-        raise Unanswered("server", short(f"the server ended the reply as {name} {text}"))
+        raise Unanswered("server", short(f"the server ended the reply as {name}" + (f": {text}" if text else "")))
     if refusal.strip() or ending == "refused":
         ending, note = "refused", short(refusal) or f"the server ended the reply as {name}"
     elif ending is None:
@@ -167,7 +168,7 @@ def _completed(said: _Said, name: str, usage: Mapping[str, int | None]) -> Compl
         finish_reason=ending or "stop",
         ended_as=name,
         reasoning=reasoning,
-        calls=tuple(dict.fromkeys(said.calls)),
+        calls=tuple(said.calls),
         note=note,
         **usage,
     )
@@ -186,9 +187,9 @@ def _message(message: Mapping[str, Any], said: _Said) -> None:
         names = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks")
         said.reasoning.append(next((words for name in names if (words := _thought(message.get(name)))), ""))
     calls = message.get("tool_calls") or []
-    for call in (*(calls if isinstance(calls, list) else [calls]), message.get("function_call")):
-        if call is not None:
-            said.calls.append(_call(call))
+    said.calls += map(_call, calls if isinstance(calls, list) else [calls])
+    if (older := message.get("function_call")) and (call := _call(older)) not in said.calls:
+        said.calls.append(call)
 
 
 def _content(content: Any, said: _Said) -> None:

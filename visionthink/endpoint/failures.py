@@ -26,7 +26,9 @@ class Unanswered(Exception):
         self.kind, self.final, self.after, self.parameter = kind, final, after, parameter
 
 
-_REFUSED_CODE = re.compile(r"content.?(filter|policy)|responsible.?ai|moderation|data_inspection|safety|sensitive", re.IGNORECASE)
+_REFUSED_CODE = re.compile(
+    r"content.?(filter|policy)|responsible.?ai|moderation|data.?inspection|safety|sensitive", re.IGNORECASE
+)
 _CONTEXT = re.compile(r"context.{0,3}(length|size|window)", re.IGNORECASE)
 _NOT_TAKEN = re.compile(
     r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|forbidden|cannot find", re.IGNORECASE
@@ -51,7 +53,7 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
     """An error of the server's as a failure; `sent` names fields of the request, one of which may be the cause."""
     labels = " ".join(_labels(error))
     known = status if status is not None else _status(error)
-    said = words_of(error)
+    said = words_of(error).removesuffix(f" ({status})")
     words = short(f"HTTP {status} {said}" if status is not None else said)
     parameter = _not_taken(error, f"{said} {labels}", sent)
     kind: FailureKind = "server"
@@ -78,9 +80,18 @@ def words_of(error: Any, depth: int = 0) -> str:
     if isinstance(place := error.get("loc"), list):
         words = f"{'.'.join(map(str, place))}: {words}"
     if isinstance(metadata := error.get("metadata"), dict) and (raw := metadata.get("raw") or metadata.get("reasons")):
-        words += f": {words_of(raw, depth + 1)}"  # what the provider behind a router said
+        words += f": {words_of(_unpacked(raw), depth + 1)}"  # what the provider behind a router said
     code = error.get("code")
     return f"{words} ({code})" if isinstance(code, (str, int)) and code and str(code) not in words else words
+
+
+def _unpacked(raw: Any) -> Any:
+    """An error that is quoted as JSON text."""
+    try:
+        quoted = json.loads(raw) if isinstance(raw, str) else raw
+    except (ValueError, RecursionError):
+        return raw
+    return error_of(quoted) or raw
 
 
 def short(words: str) -> str:
@@ -120,4 +131,4 @@ def _not_taken(error: Any, words: str, sent: Iterable[str]) -> str | None:
     fields = list(sent)
     if found := [name for name in fields if name in named]:
         return found[0]
-    return next((name for name in fields if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", words)), None)
+    return next((name for name in fields if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)), None)
