@@ -20,7 +20,7 @@ from visionthink.protocol import Protocol
 from visionthink.types import StopReason
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "data" / "endpoint_replies.jsonl").read_text("utf-8").splitlines()]
-"""Recorded in documentation and threads (`source`), by server; `own` are siblings of theirs. `ends` holds stop reason, answer, note."""
+"""Recorded in documentation and threads (`source`), by server; `own` are siblings. `ends` holds stop reason, answer and note."""
 EXAMPLE = dataclasses.replace(synth.draw("digits", 1), answer="7")
 CLOSER = said({"content": "<answer>closer</answer>"})
 """What the model says when it was shown more."""
@@ -111,51 +111,57 @@ def test_thinking_is_an_answer_only_where_the_protocol_finds_one():
 
 # ------------------------------------------------------------------------------------------------ whatever else may come
 
+CALL = Protocol().request()
 TEXTS = st.sampled_from(
-    ["", " \n", "7", "<answer>7</answer>", "<answer></answer>", "<think>a", "<think>a</think>", "<think>a</think>7", "\\boxed{}"]
-    + [Protocol().request(), "<tool_call>{</tool_call>", f"<think>{Protocol().request()}</think>", "\ud800", "GET_CROPS: ['1']"]
+    [
+        *("", " \n", "7", "<answer>7</answer>", "<answer></answer>", "<think>a", "<think>a</think>", "<think>a</think>7"),
+        *("\\boxed{}", CALL, "<tool_call>{</tool_call>", f"<think>{CALL}</think>", "\ud800", "GET_CROPS: ['1']"),
+    ]
 )
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "type", "code", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "type", "code", "x"]), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 KINDS = st.sampled_from(["text", "output_text", "thinking", "reasoning", "refusal", "tool_use", "image_url", "redacted_thinking"])
-PARTS = st.lists(
-    st.fixed_dictionaries({}, optional={"type": KINDS, "text": TEXTS | JUNK, "thinking": TEXTS | JUNK, "refusal": TEXTS}), max_size=3
+ARGUMENTS = st.sampled_from(['{"action": "resize"}', {"action": "resize"}, "", "{", None, '"{}"', [1]])
+REASONS = st.sampled_from(
+    ["stop", "stop", "end_turn", "length", "SAFETY", "error", "OTHER", "tool_calls", "", None, {"type": "stop"}]
 )
-ARGUMENTS = st.sampled_from(['{"action": "resize"}', {"action": "resize"}, "", "{", None, '"{}"', [1]]) | JUNK
-FUNCTIONS = st.fixed_dictionaries({}, optional={"name": st.sampled_from(["resize_image", "", None, 3]), "arguments": ARGUMENTS})
-CALLS = st.lists(st.fixed_dictionaries({}, optional={"function": FUNCTIONS | JUNK, "name": TEXTS, "input": JUNK}), max_size=2) | JUNK
-MESSAGES = st.fixed_dictionaries(
-    {},
-    optional={"content": TEXTS | PARTS | JUNK, "reasoning_content": TEXTS | JUNK, "reasoning": TEXTS | JUNK, "refusal": TEXTS}
-    | {"tool_calls": CALLS, "function_call": FUNCTIONS | JUNK, "audio": JUNK, "error": JUNK},
-)
-REASONS = st.sampled_from(["stop", "length", "SAFETY", "error", "OTHER", "tool_calls", "", None, {"type": "stop"}]) | JUNK
-CHOICES = st.fixed_dictionaries(
-    {"finish_reason": REASONS},
-    optional={"message": MESSAGES | JUNK, "delta": MESSAGES | JUNK, "text": TEXTS | PARTS, "error": JUNK, "index": JUNK},
-)
-RECORDS = st.fixed_dictionaries(
-    {"choices": st.lists(CHOICES | JUNK, max_size=2) | JUNK},
-    optional={"usage": JUNK | st.dictionaries(st.sampled_from(["prompt_tokens", "output_tokens"]), JUNK), "error": JUNK}
-    | {"detail": JUNK, "object": JUNK, "message": JUNK, "promptFeedback": JUNK, "prompt_filter_results": JUNK},
-)
+
+
+def records(rarely: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Replies in whose places `rarely` may stand as well."""
+    parts = st.fixed_dictionaries(
+        {"type": KINDS | rarely}, optional=dict.fromkeys(("text", "thinking", "refusal"), TEXTS | rarely)
+    )
+    functions = st.fixed_dictionaries({"name": st.just("resize_image") | rarely, "arguments": ARGUMENTS | rarely})
+    calls = st.lists(st.fixed_dictionaries({"function": functions | rarely}), max_size=2)
+    thinking = dict.fromkeys(("reasoning_content", "reasoning"), TEXTS | rarely)
+    asked = {"tool_calls": calls | rarely, "function_call": st.none() | functions | rarely}
+    content = TEXTS | st.none() | st.lists(parts, max_size=3) | rarely
+    message = st.fixed_dictionaries({"content": content}, optional={"refusal": st.none() | rarely} | thinking | asked)
+    reply = st.fixed_dictionaries({"finish_reason": REASONS | rarely, "message": message | rarely}, optional={"error": rarely})
+    older = st.fixed_dictionaries({"finish_reason": REASONS | rarely, "text": TEXTS | rarely})
+    others = dict.fromkeys(("usage", "error", "detail", "object", "message", "promptFeedback", "prompt_filter_results"), rarely)
+    choices = st.tuples(reply) | st.tuples(reply) | st.tuples(older) | st.lists(reply | rarely, max_size=2) | rarely
+    return st.fixed_dictionaries({"choices": choices}, optional=others)
 
 
 @st.composite
 def bodies(draw: Any) -> tuple[int, bytes]:
     """A reply that is generated, or recorded with a piece exchanged; whole, in a list, streamed, cut off or damaged."""
-    record = draw(RECORDS | JUNK | st.sampled_from(ROWS).map(lambda row: row["body"]))
-    if isinstance(record, dict) and record and draw(st.booleans()):
+    record = draw(records(st.none()) | records(JUNK) | JUNK | st.sampled_from(ROWS).map(lambda row: row["body"]))
+    if isinstance(record, dict) and record and draw(st.integers(0, 5)) == 5:
         record = record | {draw(st.sampled_from(sorted(record))): draw(JUNK)}
     text = record if isinstance(record, str) else json.dumps(record)
-    form = draw(st.sampled_from(["whole"] * 6 + ["list", "stream", "ended", "cut", "bytes"]))
+    form = draw(st.sampled_from(["whole"] * 8 + ["list", "stream", "ended", "cut", "bytes"]))
     text = {"list": f"[{text}]", "stream": f"data: {text}\n\ndata: {text}\n\n", "ended": f"{text}data: [DONE]"}.get(form, text)
     text = text[: draw(st.integers(0, len(text)))] if form == "cut" else text
     data = text.encode("utf-8", "replace")
-    return draw(st.sampled_from([200] * 8 + [400, 404, 422, 500])), b"\xff" + data if form == "bytes" else data
+    return draw(st.sampled_from([200] * 12 + [400, 404, 422, 500])), b"\xff" + data if form == "bytes" else data
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
     """An error of the server's as a failure; `sent` names fields of the request, one of which may be the cause."""
     labels = " ".join(_labels(error))
     known = status if status is not None else _status(error)
-    said = words_of(error).removesuffix(f" ({status})")
+    said = words_of(error).removesuffix(f" ({status})").strip() or "an error without a word"
     words = short(f"HTTP {status} {said}" if status is not None else said)
     parameter = _not_taken(error, f"{said} {labels}", sent)
     kind: FailureKind = "server"
