@@ -97,6 +97,17 @@ def test_halves_of_a_character_are_joined(server, model):
     assert transcript.answer == "😀�"
 
 
+@pytest.mark.parametrize("depth", [100, 900, 1000, 100_000])
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    "place", ['{"error": %s}', '{"choices": [{"message": {"content": %s}}]}', "%s", "data: %s\n\ndata: [DONE]"]
+)
+def test_a_reply_that_is_nested_deeply(depth, status, place, server, model):
+    server.replies[:] = [(status, place % ("[" * depth + "]" * depth))]
+    [transcript] = model.run([EXAMPLE])
+    assert transcript.stop_reason is StopReason.POLICY_ERROR and transcript.turns[-1].note
+
+
 def test_thinking_is_an_answer_only_where_the_protocol_finds_one():
     agent, plain = Protocol(), Protocol("plain")
     assert agent.heard("", "It is 7.") is None and plain.heard("", "It is 7.") is None

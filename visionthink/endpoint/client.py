@@ -253,15 +253,15 @@ class Connection:
         return content
 
     def _refused(self, status: int, retry_after: str | None, content: bytes, body: Mapping[str, Any]) -> Unanswered:
+        after, text = _seconds(retry_after), content.decode("utf-8", "replace")
         try:
-            record = document(content)
-        except (ValueError, RecursionError):
-            record = None
-        error = error_of(record) or content.decode("utf-8", "replace")
-        if status in (404, 405) and not urlsplit(self.endpoint.url).path.strip("/"):
-            error = f"{words_of(error)} (an address usually ends in /v1)"
-        fields = [name for name in body if name not in ("model", "messages")]
-        return failed(error, status=status, after=_seconds(retry_after), sent=fields)
+            error = error_of(document(content)) or text
+            if status in (404, 405) and not urlsplit(self.endpoint.url).path.strip("/"):
+                error = f"{words_of(error)} (an address usually ends in /v1)"
+            sent = [name for name in body if name not in ("model", "messages")]
+            return failed(error, status=status, after=after, sent=sent)
+        except (ValueError, RecursionError):  # no JSON, or too deep
+            return failed(text, status=status, after=after)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -100,7 +100,7 @@ def read_reply(content: bytes) -> Completed:
     try:
         return _read(_parsed(content))
     except RecursionError:
-        raise Unanswered("server", "the reply is nested too deeply", final=True) from None
+        raise _too_deep() from None
 
 
 def read_record(content: bytes) -> Any:
@@ -109,9 +109,12 @@ def read_record(content: bytes) -> Any:
     Raises:
         Unanswered: it is none, or it says that something failed.
     """
-    record = _parsed(content)
-    if (error := error_of(record)) is not None:
-        raise failed(error)
+    try:
+        record = _parsed(content)
+        if (error := error_of(record)) is not None:
+            raise failed(error)
+    except RecursionError:
+        raise _too_deep() from None
     return record
 
 
@@ -243,6 +246,10 @@ def _call(call: Any) -> tuple[str, str]:
             return name, arguments  # malformed, and to be judged as such
         return name, twice if isinstance(twice, str) else arguments or "{}"
     return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _too_deep() -> Unanswered:
+    return Unanswered("server", "the reply is nested too deeply", final=True)
 
 
 def _not_understood(what: str) -> Unanswered:

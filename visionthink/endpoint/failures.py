@@ -63,7 +63,7 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
         kind = "context"
     elif known is not None and known < 500:
         kind = "rate_limit" if known == 429 else "bad_request"
-    final = kind in ("refused", "context") or known not in _PASSING or "insufficient_quota" in labels
+    final = kind in ("refused", "context") or known not in _PASSING or "insufficient_quota" in f"{said} {labels}"
     return Unanswered(kind, words, final=final, after=after, parameter=parameter)
 
 
