@@ -1,16 +1,65 @@
-"""Servers that are not ours, for tests: a process on a free port, until it is healthy."""
+"""Servers for tests: one that is not ours, as a process on a free port, and one in this process that says what it is told."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+
+
+class Replying:
+    """A server on this machine. `replies` holds the next (status, body), `rest` says what follows them, given a request."""
+
+    def __init__(self, rest: Callable[[dict[str, Any]], tuple[int, Any]]):
+        self.rest, self.replies, self.sent = rest, list[tuple[int, Any]](), list[dict[str, Any]]()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.sent.append(body)
+                status, reply = outer.replies.pop(0) if outer.replies else outer.rest(body)
+                data = reply if isinstance(reply, bytes) else (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server.server_port}"
+        self.url = f"http://{self.host}/v1#model"
+
+
+@contextlib.contextmanager
+def replying(rest: Callable[[dict[str, Any]], tuple[int, Any]]) -> Iterator[Replying]:
+    """The server, until the end of the block."""
+    replying = Replying(rest)
+    thread = threading.Thread(target=replying.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield replying
+    finally:
+        replying.server.shutdown()
+        thread.join()
+        replying.server.server_close()
+
+
+def said(message: dict[str, Any], reason: Any = "stop") -> dict[str, Any]:
+    """A reply of chat completions."""
+    return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ class Episode:
             token_ids=completion.token_ids,
             prompt_ids=completion.prompt_ids[known:],
             logprobs=completion.logprobs,
-            note=step.note,
+            note=step.note or completion.note,
             failure=completion.error.kind if completion.error else None,
         )
         self._turns.append(turn)

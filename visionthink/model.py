@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from visionthink.addresses import is_endpoint
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
@@ -117,10 +118,9 @@ def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], samp
     connection = {name: sampling.pop(name) for name in limits if name in sampling}
     sampling.pop("batch_size", None)  # the server's business
     key = KEY if os.environ.get(KEY) else ""
-    policy = RemotePolicy(
-        Endpoint(url, model=served, key_env=key, **connection), config=described.config if described else None, **sampling
-    )
     chosen = dataclasses.replace(described.protocol if described else Protocol(), **protocol)
+    endpoint = Endpoint(url, model=served, key_env=key, **connection)
+    policy = RemotePolicy(endpoint, config=described.config if described else None, protocol=chosen, **sampling)
     return policy, chosen, described.budget if described else QWEN2_5_VL
 
 
@@ -171,11 +171,12 @@ def load(
         engine: what runs a model that is no endpoint, `transformers` or `vllm`.
         sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`;
             `device`, `dtype` of `policies.checkpoint.open_checkpoint`; for an endpoint `temperature`, `max_new_tokens`, `seed`,
-            and `concurrency`, `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`; for `vllm` see
-            `policies.vllm.VllmPolicy`.
+            `omit`, `extra` of `policies.remote.RemotePolicy`, and `concurrency`, `timeout`, `deadline`, `requests_per_minute`
+            of `endpoint.Endpoint`; for `vllm` see `policies.vllm.VllmPolicy`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
+        OptionError: an address without http://, or an option that the model does not have.
     """
     chosen: dict[str, Any] = {}
     if isinstance(menu, str):
@@ -188,10 +189,12 @@ def load(
         chosen["boundary"] = Protocol(boundary=cast("Boundary", boundary)).boundary
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    if str(name).startswith(("http://", "https://")):
+    if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
         opened = _remote(str(name), checkpoint, chosen, sampling)
+    elif "omit" in sampling:
+        raise OptionError(f"omit: leaves fields out of the request to an endpoint, and {name} is none")
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
     else:

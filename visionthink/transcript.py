@@ -70,7 +70,7 @@ class Turn:
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
     note: str | None = None
-    """Why a call cannot be followed, what was made of it, or why the policy failed."""
+    """Why a call cannot be followed, what was made of it, why the policy failed, or what is uncertain about its reply."""
     failure: FailureKind | None = None
     """What kind of failure, where the policy failed."""
 

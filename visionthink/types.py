@@ -250,7 +250,9 @@ class Completion:
     first_token_seconds: float | None = None
     """Seconds until the first token, out of `seconds`; None where the policy does not say."""
     error: Failure | None = None
-    """Why `finish_reason` is "error"."""
+    """Why `finish_reason` is "error", or what the policy said when it refused."""
+    note: str | None = None
+    """What is uncertain about the completion, or was repaired."""
     by: Decider = "model"
     prompt_tokens: int | None = None
     """Tokens of the whole context, images included, for policies that have no ids; None where unknown."""
@@ -301,7 +303,7 @@ class StopReason(enum.StrEnum):
     MALFORMED_CALL = "malformed_call"
     """The last turn was a call that cannot be followed, and no turn was left to repair it."""
     EMPTY = "empty"
-    """The model ended its turn without saying anything."""
+    """The model ended its turn without saying anything. Behind an endpoint that is a policy error."""
     LENGTH = "length"
     """The model reached the token limit before it ended its turn."""
     REFUSED = "refused"

@@ -34,6 +34,14 @@ def given(text: str) -> str:
     return text
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The type of an option that lists names, separated by commas."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name is empty")
+    return found
+
+
 def folder(text: str) -> Path:
     """The type of an option that names a file or folder to write."""
     return Path(given(text))
@@ -66,6 +74,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
     )
+    parser.add_argument(
+        "--omit",
+        type=names,
+        default=(),
+        help="fields of the request that an endpoint does not take, as temperature,seed",
+    )
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 
 
@@ -89,6 +103,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
+        **({"omit": options.omit} if options.omit else {}),
         **more,
     )
 

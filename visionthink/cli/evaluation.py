@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def _eval(options: argparse.Namespace) -> None:
     closed = options.suite == "mini" or (task is not None and not task.judged)
     judge = read_judge(options.judge or ("exact" if closed else "rules"))
     kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
-    settings = {name: getattr(options, name) for name in kept}
+    settings = {name: getattr(options, name) for name in kept} | ({"omit": list(options.omit)} if options.omit else {})
     common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
 
     def open_model(name: str) -> Model:
@@ -90,7 +90,14 @@ def _eval(options: argparse.Namespace) -> None:
         summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
-        return
+    else:
+        _print_runs(summaries, options.out)
+    for s in summaries:
+        if s["stop_reasons"].get("policy_error") == s["n"]:
+            raise OptionError(f"{s['model']} {s['policy']}: no reply to any of {s['n']} questions: {next(iter(s['no_reply']))}")
+
+
+def _print_runs(summaries: Sequence[dict[str, Any]], out: Path) -> None:
     from visionthink.evals.table import summary_table
 
     console = wide()
@@ -103,10 +110,12 @@ def _eval(options: argparse.Namespace) -> None:
                 f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
                 markup=False,
             )
+        for reason, count in s["no_reply"].items():
+            console.print(f"  {count} without a reply: {reason}", markup=False)
         for name, value in s.get("metrics", {}).items():
             console.print(f"  {name} {value if value is None or isinstance(value, (int, str)) else f'{value:.4g}'}", markup=False)
     if len(summaries) > 1:
-        console.print(f"open {options.out / 'report.html'}", markup=False)
+        console.print(f"open {out / 'report.html'}", markup=False)
 
 
 def _from_lmms(options: argparse.Namespace) -> None:

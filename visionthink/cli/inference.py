@@ -87,7 +87,7 @@ def _print(t: Transcript, console: Console) -> None:
         f"[dim]{seen}; {usage['visual_tokens']} visual tokens, {usage['visual_tokens_full']} for the full view alone; "
         f"{usage['output_tokens']} output tokens; {usage['seconds']:.2f} s[/]"
     )
-    for note in t.notes:
+    for note in (*t.notes, *(turn.note for turn in t.turns if turn.note and t.answer is not None)):
         console.print(f"[dim]note: {escape(note)}[/]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,10 @@ from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
 from visionthink.transcript import Transcript
+from visionthink.types import StopReason
+
+_REASONS = 5
+"""Reasons why there was no reply that a summary holds."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def summarise(
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),
         "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
+        "no_reply": _no_reply(scored),
         "architecture": architecture and architecture.to_dict(),
     }
 
@@ -116,6 +122,12 @@ def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dic
         }
         for name, members in sorted(groups.items())
     }
+
+
+def _no_reply(scored: Iterable[Scored]) -> dict[str, int]:
+    """Why the model could not be called: the most frequent reasons, with their counts."""
+    ends = [s.transcript for s in scored if s.transcript.stop_reason is StopReason.POLICY_ERROR]
+    return dict(Counter((t.turns[-1].note if t.turns else None) or "no reason given" for t in ends).most_common(_REASONS))
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

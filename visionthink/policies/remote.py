@@ -1,7 +1,8 @@
 """A policy behind an endpoint that speaks OpenAI's chat completions: vLLM, SGLang, `transformers serve`, or a vendor.
 
 In prompt mode: the tool stands in the text, and a request comes back as text or, where the server parses it, as a call that is
-written out again; so any server will do. A view is sent as the same PNG bytes in every round, so that a prefix cache finds it.
+written out again; so any server will do. A reply without an answer and without a request is a failure with the server's words,
+never an empty answer. A view is sent as the same PNG bytes in every round, so that a prefix cache finds it.
 What the server says about tokens is written down as it says it; where it does not count image tokens, those that the model's own
 rule gives are.
 """
@@ -17,10 +18,8 @@ from typing import Any
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError
-from visionthink.protocol import written_out
-from visionthink.types import Completion, FinishReason, History, ImageView, Message
-
-_FINISHED: dict[str, FinishReason] = {"length": "length", "content_filter": "refused"}
+from visionthink.protocol import Protocol, written_out
+from visionthink.types import Completion, Failure, History, ImageView, Message
 
 
 class RemotePolicy:
@@ -28,7 +27,9 @@ class RemotePolicy:
 
     Args:
         config: configuration of the model that is served, as transformers has it, where it is known: costs are counted with it.
+        protocol: the dialect of the replies, which says whether one holds an answer or a request.
         extra: further fields of the request body.
+        omit: names of fields that the endpoint does not take: `temperature`, `max_tokens`, `seed`.
     """
 
     def __init__(
@@ -39,12 +40,18 @@ class RemotePolicy:
         max_new_tokens: int = 1024,
         seed: int = 0,
         config: Any = None,
+        protocol: Protocol | None = None,
         extra: Mapping[str, Any] | None = None,
+        omit: Sequence[str] = (),
     ):
         if max_new_tokens < 1:
             raise OptionError(f"max_new_tokens {max_new_tokens}: must be at least 1")
-        self.config = config
-        self._sampling = {"temperature": temperature, "max_tokens": max_new_tokens, "seed": seed, **(extra or {})}
+        self.config, self.protocol = config, protocol or Protocol()
+        fields = {"temperature": temperature, "max_tokens": max_new_tokens, "seed": seed, **(extra or {})}
+        for name in omit:
+            if name not in fields:
+                raise OptionError(f"omit {name!r}: is no field of the request; it has {', '.join(fields)}")
+        self._sampling = {name: value for name, value in fields.items() if name not in omit}
         self._client, self._model = Client(endpoint), endpoint.model
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
@@ -72,8 +79,30 @@ class RemotePolicy:
             try:
                 completed = await connection.complete(body, started + connection.endpoint.deadline)
             except Unanswered as failure:
-                return Completion.failed(failure.kind, str(failure), seconds=time.monotonic() - started)
-            return _completion(completed, time.monotonic() - started)
+                return _failed(failure, time.monotonic() - started)
+            return self._completion(completed, time.monotonic() - started)
+
+    def _completion(self, completed: Completed, seconds: float) -> Completion:
+        text, error = written_out(completed.text, completed.reasoning, completed.calls), None
+        reason = completed.finish_reason
+        if reason == "refused":
+            error = Failure("refused", completed.note)
+        elif reason == "stop":
+            heard = self.protocol.heard(completed.text, completed.reasoning, completed.calls)
+            if heard is None:
+                reason, error = "error", Failure("server", completed.silence)
+            else:
+                text = heard
+        return Completion(
+            text,
+            reason,
+            error=error,
+            note=completed.note or None,
+            seconds=seconds,
+            prompt_tokens=completed.prompt_tokens,
+            output_tokens=completed.completion_tokens,
+            visual_tokens=completed.image_tokens,
+        )
 
     def _message(self, message: Message) -> dict[str, Any]:
         if all(isinstance(part, str) for part in message.content):
@@ -89,12 +118,10 @@ class RemotePolicy:
         return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _completion(completed: Completed, seconds: float) -> Completion:
-    return Completion(
-        written_out(completed.text, completed.reasoning, completed.calls),
-        _FINISHED.get(completed.finish_reason, "stop"),
-        seconds=seconds,
-        prompt_tokens=completed.prompt_tokens,
-        output_tokens=completed.completion_tokens,
-        visual_tokens=completed.image_tokens,
-    )
+def _failed(failure: Unanswered, seconds: float) -> Completion:
+    words = str(failure)
+    if failure.parameter:
+        words += f"; leave it out with --omit {failure.parameter}"
+    if failure.kind == "refused":
+        return Completion("", "refused", error=Failure("refused", words), seconds=seconds)
+    return Completion.failed(failure.kind, words, seconds=seconds)

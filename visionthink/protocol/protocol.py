@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from visionthink.errors import DataError, OptionError
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
-from visionthink.protocol.replies import Answer, Malformed, Reply, Request
+from visionthink.protocol.replies import (
+    TAGGED_ANSWER,
+    Answer,
+    Malformed,
+    Reply,
+    Request,
+    after_thinking,
+    extract_answer,
+    written_out,
+)
 from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView, Message, Role, Unit
 
 # what a published string leaves open; an image stands as a name, or as the wire text of one image
@@ -136,6 +145,19 @@ class Protocol:
         """Read a reply. What a request leads to depends on image sizes and is decided by `ActionSpace.resolve`."""
         grammar = self._spoken(can_request).grammar
         return grammar.read(text) if grammar else Answer(text)
+
+    def heard(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
+        """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.
+
+        Thinking is no answer. Where all of a turn was taken for thinking, it counts if it holds a tagged answer or a request.
+        """
+        text = written_out(content, reasoning, calls)
+        if calls or after_thinking(content):
+            return text if extract_answer(text) or not isinstance(self.parse(text), Answer) else None
+        if re.search(TAGGED_ANSWER, text, re.DOTALL):
+            return text if extract_answer(text) else None
+        inner = re.sub("</?think>", "", text)
+        return inner if isinstance(self.parse(inner), Request) else None
 
     @property
     def can_ask(self) -> bool:

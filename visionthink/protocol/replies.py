@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from visionthink.types import Call, CallError
 
@@ -49,15 +49,27 @@ def extract_answer(text: str) -> str:
 
 
 def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> str:
-    """The text that a server took apart into content, reasoning and tool calls (name, arguments as JSON), as the model said."""
-    parts = [f"<think>{reasoning}</think>" if reasoning else "", content]
+    """The text that a server took apart into content, reasoning and tool calls (name, arguments as JSON), as the model said.
+
+    What the server left in the content as well is not said twice.
+    """
+    thought = f"<think>{reasoning}</think>" if reasoning and reasoning.strip() not in content.partition("</think>")[0] else ""
+    said = [_json(body) for body in re.findall(r"<tool_call>(.*?)</tool_call>", content, re.DOTALL)]
+    parts = [thought, content]
     for name, arguments in calls:
-        try:
-            call = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
-        except ValueError:
-            call = arguments  # malformed, and to be judged as such
-        parts.append(f"<tool_call>\n{call}\n</tool_call>")
+        call = _json(arguments)
+        call = arguments if call is None else {"name": name, "arguments": call}  # malformed, and to be judged as such
+        if call not in said:
+            parts.append(f"<tool_call>\n{call if isinstance(call, str) else json.dumps(call, ensure_ascii=False)}\n</tool_call>")
     return "".join(parts)
+
+
+def _json(text: str) -> Any:
+    """The value, or None."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def after_thinking(text: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from visionthink.addresses import is_endpoint
 from visionthink.errors import DataError, OptionError
 from visionthink.rewards.cascade import Cascade
 from visionthink.rewards.judge import Judge
@@ -63,11 +64,11 @@ def read_definite(spec: str) -> Judge:
 def _judges(part: str) -> list[Judge]:
     if part in ("rules", "exact"):
         return [RulesJudge(closed=part == "exact")]
-    if part.startswith(("http://", "https://")):
-        url, _, model = part.partition("#")
-        return [_llm(part, {"url": url, "model": model, "key_env": _key_for(url)})]
     if part.endswith(".toml"):
         return _from_file(part)
+    if is_endpoint(part):
+        url, _, model = part.partition("#")
+        return [_llm(part, {"url": url, "model": model, "key_env": _key_for(url)})]
     raise OptionError(f"judge {part!r}: choose rules, exact, an endpoint URL#MODEL, or a .toml file")
 
 

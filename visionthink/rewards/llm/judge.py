@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from visionthink.endpoint import Client, Connection, Endpoint, Unanswered
+from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError
 from visionthink.rewards.judge import Answer, Verdict
 from visionthink.rewards.llm.cache import Judgement, VerdictCache
@@ -173,7 +173,7 @@ class LLMJudge:
             return Verdict("unscored", self.identity, f"{type(error).__name__}: {error}")
 
     async def _asked(self, connection: Connection, key: str, answer: Answer) -> Verdict:
-        messages, reply = self.preset.messages(answer), ""
+        messages, reason = self.preset.messages(answer), ""
         async with connection.slots:
             await connection.turn()  # not counted: the limit is ours, not the endpoint's
             end = time.monotonic() + self.endpoint.deadline
@@ -183,20 +183,31 @@ class LLMJudge:
                     completed = await connection.complete(body, end)
                 except Unanswered as failure:
                     log.info("judge: %s", failure)
-                    return Verdict("unscored", self.identity, str(failure))
+                    remedy = f'; write omit = ["{failure.parameter}"] into a .toml file' if failure.parameter else ""
+                    return Verdict("unscored", self.identity, f"{failure}{remedy}")
                 self.used.prompt_tokens += completed.prompt_tokens or 0
                 self.used.completion_tokens += completed.completion_tokens or 0
+                if completed.finish_reason == "refused":
+                    return Verdict("unscored", self.identity, f"the judge refused: {completed.note}")
                 # one that was cut off has not come to its end
-                reply = "" if completed.finish_reason == "length" else completed.text
+                reply = completed.text if completed.finish_reason == "stop" else ""
+                reason = _unread(completed)
                 if (correct := self.preset.read(reply)) is not None:
                     judgement = Judgement(correct, reply)
                     if self.cache:
                         self.cache.put(key, judgement, self.identity)
                     return self._verdict(judgement)
-        return Verdict("unscored", self.identity, f"reply cannot be read: {_short(reply)}")
+        return Verdict("unscored", self.identity, reason)
 
     def _verdict(self, judgement: Judgement) -> Verdict:
         return Verdict("correct" if judgement.correct else "wrong", self.identity, _short(judgement.reply))
+
+
+def _unread(completed: Completed) -> str:
+    """Why a reply gives no verdict."""
+    if completed.finish_reason == "length":
+        return f"reply was cut off: {_short(completed.text or completed.reasoning)}"
+    return f"reply cannot be read: {_short(completed.text)}" if completed.text.strip() else completed.silence
 
 
 def _short(reply: str) -> str:

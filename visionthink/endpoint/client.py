@@ -2,7 +2,7 @@
 
 An attempt ends within `timeout` seconds whatever the server does, a question within `deadline`: nothing waits without a bound.
 Passing failures (429, 5xx, resets, half a reply, a reply that is no JSON) are tried again after a pause that doubles, or that
-the server asks for; others are not.
+the server asks for; others are not. What a reply says is read in `completions`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,31 @@ from __future__ import annotations
 import asyncio
 import atexit
 import email.utils
-import json
+import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiolimiter import AsyncLimiter
-
+from visionthink.endpoint.completions import Completed, read_record, read_reply
+from visionthink.endpoint.failures import Unanswered, error_of, failed, words_of
+from visionthink.endpoint.streams import document
 from visionthink.errors import OptionError
-from visionthink.types import FailureKind
+
+try:
+    import aiohttp
+    from aiolimiter import AsyncLimiter
+except ModuleNotFoundError as missing:
+    raise OptionError(f"an endpoint needs {missing.name}: pip install 'visionthink[remote]'") from None
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _MOST_BYTES = 1 << 20
-_PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -70,36 +75,18 @@ class Endpoint:
         if self.key_env and not os.environ.get(self.key_env):
             raise OptionError(f"endpoint {self.url}: the environment variable {self.key_env} is not set")
 
+    def address(self, path: str) -> str:
+        """Of one of its services; a query in the address stays behind it."""
+        parts = urlsplit(self.url)
+        before = parts.path.rstrip("/").removesuffix("/chat/completions")
+        return parts._replace(path=before + path, fragment="").geturl()
+
     @property
     def headers(self) -> dict[str, str]:
         if not self.key_env:
             return {}
         key = os.environ[self.key_env]
         return {self.key_header: f"Bearer {key}" if self.key_header == "Authorization" else key}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completed:
-    """A reply, as text, and what the server says it cost; None where it does not say."""
-
-    text: str
-    finish_reason: str = "stop"
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    image_tokens: int | None = None
-    """Of the prompt tokens."""
-    reasoning: str = ""
-    """What the server took out of the text as thinking."""
-    calls: tuple[tuple[str, str], ...] = ()
-    """Name, and arguments as text, of the tool calls that it took out of the text."""
-
-
-class Unanswered(Exception):
-    """No reply could be had; the message says why. `final` when trying again cannot help."""
-
-    def __init__(self, kind: FailureKind, reason: str, *, final: bool = False, after: float | None = None):
-        super().__init__(reason)
-        self.kind, self.final, self.after = kind, final, after
 
 
 class Client:
@@ -156,6 +143,7 @@ class Connection:
         """Whether the endpoint has ever answered."""
         self.slots = asyncio.Semaphore(endpoint.concurrency)
         self._failed = 0
+        self._renames = False
         # one at a time: a bucket that starts full would let through twice as many in its first minute
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
@@ -171,8 +159,9 @@ class Connection:
         Raises:
             Unanswered: it does not say.
         """
-        record = await self._persist("GET", "/models", None, time.monotonic() + self.endpoint.deadline)
-        served = [m.get("id") for m in record["data"] if isinstance(m, dict)] if isinstance(record.get("data"), list) else []
+        record = await self._persist("GET", "/models", None, time.monotonic() + self.endpoint.deadline, read_record)
+        listed = record.get("data") if isinstance(record, dict) else record
+        served = [m.get("id") for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
         return [name for name in served if isinstance(name, str)]
 
     async def only_model(self) -> str:
@@ -197,31 +186,35 @@ class Connection:
     async def complete(self, body: Mapping[str, Any], end: float) -> Completed:
         """The reply to a request body of chat completions, before `end` on the monotonic clock.
 
+        A server that wants `max_tokens` under its newer name gets it so from then on.
+
         Raises:
             Unanswered: there is none.
         """
-        record = await self._persist("POST", "/chat/completions", body, end)
-        usage = record.get("usage")
-        usage = usage if isinstance(usage, dict) else {}
-        reason = record["choices"][0].get("finish_reason")
-        return Completed(
-            text=_content(record),
-            finish_reason=reason if isinstance(reason, str) else "stop",
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
-            image_tokens=_image_tokens(usage.get("prompt_tokens_details")),
-            reasoning=_reasoning(_choice(record)),
-            calls=_calls(_choice(record)),
-        )
+        try:
+            return await self._persist("POST", "/chat/completions", self._named(body), end, read_reply)
+        except Unanswered as failure:
+            if failure.parameter != "max_tokens" or "max_completion_tokens" not in str(failure):
+                raise
+            if not self._renames:
+                log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self.endpoint.url)
+            self._renames = True
+        await self.turn()
+        return await self._persist("POST", "/chat/completions", self._named(body), end, read_reply)
 
-    async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float) -> dict[str, Any]:
+    def _named(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._renames or "max_completion_tokens" in body:
+            return body
+        return {"max_completion_tokens" if name == "max_tokens" else name: value for name, value in body.items()}
+
+    async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float, read: Callable[[bytes], T]) -> T:
         """Try until there is an answer, the deadline, or a failure that stays."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                record = await self._attempt(method, path, body, end - time.monotonic())
+                found = read(await self._attempt(method, path, body, end - time.monotonic()))
                 self._failed, self.answered = 0, True
-                return record
+                return found
             except Unanswered as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.after or 0.0)
                 if failure.final or time.monotonic() + wait >= end or self._failed >= self.endpoint.concurrency:
@@ -232,11 +225,11 @@ class Connection:
                 await self.turn()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> dict[str, Any]:
+    async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> bytes:
         if left <= 0:
             raise Unanswered("timeout", "no time left before the deadline", final=True)
         self.requests += 1
-        url, seconds = self.endpoint.url.rstrip("/") + path, min(self.endpoint.timeout, left)
+        url, seconds = self.endpoint.address(path), min(self.endpoint.timeout, left)
         try:
             async with asyncio.timeout(seconds):
                 request = self._session.request(
@@ -256,45 +249,19 @@ class Connection:
         if len(content) > _MOST_BYTES:
             raise Unanswered("server", "the reply is larger than 1 MB", final=True)
         if response.status != 200:
-            raise self._refused(response.status, response.headers.get("Retry-After"), content)
+            raise self._refused(response.status, response.headers.get("Retry-After"), content, body or {})
+        return content
+
+    def _refused(self, status: int, retry_after: str | None, content: bytes, body: Mapping[str, Any]) -> Unanswered:
+        after, text = _seconds(retry_after), content.decode("utf-8", "replace")
         try:
-            record = json.loads(content)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise Unanswered("server", f"the reply is no JSON object ({response.content_type})")
-        if method == "POST" and not isinstance(_choice(record), dict):
-            raise Unanswered("server", "the reply holds no completion")
-        return record
-
-    def _refused(self, status: int, retry_after: str | None, content: bytes) -> Unanswered:
-        said = " ".join(content.decode("utf-8", "replace").split())[:160]
-        final = status not in _PASSING or b"insufficient_quota" in content
-        kind: FailureKind = "rate_limit" if status == 429 else "server" if status >= 500 else "bad_request"
-        return Unanswered(kind, f"HTTP {status} {said}".strip(), final=final, after=_seconds(retry_after))
-
-
-def _reasoning(message: Mapping[str, Any]) -> str:
-    found = message.get("reasoning_content") or message.get("reasoning")
-    return found if isinstance(found, str) else ""
-
-
-def _calls(message: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    calls = message.get("tool_calls")
-    functions = [c.get("function") for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
-    return tuple((str(f.get("name")), str(f.get("arguments"))) for f in functions if isinstance(f, dict))
-
-
-def _count(value: Any) -> int | None:
-    return max(0, value) if isinstance(value, int) else None
-
-
-def _image_tokens(details: Any) -> int | None:
-    """As OpenAI counts them, or vLLM."""
-    if not isinstance(details, dict):
-        return None
-    by_kind = details.get("multimodal_tokens")
-    return _count(by_kind.get("image") if isinstance(by_kind, dict) else details.get("image_tokens"))
+            error = error_of(document(content)) or text
+            if status in (404, 405) and not urlsplit(self.endpoint.url).path.strip("/"):
+                error = f"{words_of(error)} (an address usually ends in /v1)"
+            sent = [name for name in body if name not in ("model", "messages")]
+            return failed(error, status=status, after=after, sent=sent)
+        except (ValueError, RecursionError):  # no JSON, or too deep
+            return failed(text, status=status, after=after)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -309,13 +276,3 @@ def _seconds(retry_after: str | None) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _choice(record: Mapping[str, Any]) -> Any:
-    choices = record.get("choices")
-    return choices[0].get("message") if isinstance(choices, Sequence) and choices and isinstance(choices[0], dict) else None
-
-
-def _content(record: Mapping[str, Any]) -> str:
-    content = _choice(record).get("content")
-    return content if isinstance(content, str) else ""

@@ -1,0 +1,290 @@
+"""What a server that speaks OpenAI's chat completions replied, parsed once, here, from all the shapes that servers give it.
+
+A reply is used whole or not at all. It is `Completed` (said, cut off, or refused), or `Unanswered` with the server's words; what
+is understood only in part is the latter. Whether what was said is an answer is the protocol's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from visionthink.endpoint.failures import Unanswered, error_of, failed, short
+from visionthink.endpoint.streams import document
+from visionthink.types import FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A reply in its parts, and what the server says it cost; None where it does not say."""
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    """`stop`, `length` or `refused`, whatever the server's name for it."""
+    ended_as: str = ""
+    """The server's name for it; empty where it gave none."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    image_tokens: int | None = None
+    """Of the prompt tokens."""
+    reasoning: str = ""
+    """What the server took out of the text as thinking."""
+    calls: tuple[tuple[str, str], ...] = ()
+    """Name, and arguments as JSON text, of the tool calls that it took out of the text."""
+    note: str = ""
+    """The server's words where it refused; what is uncertain about the reply elsewhere."""
+
+    @property
+    def silence(self) -> str:
+        """What to say of a reply that holds no answer."""
+        held = "thinking and no answer" if self.reasoning.strip() else "no answer" if self.text.strip() else "an empty reply"
+        ending = f"finish reason {self.ended_as or 'none'}"
+        counted = f", {self.completion_tokens} tokens" if self.completion_tokens else ""
+        words = " ".join((self.text.strip() or self.reasoning).split())
+        quoted = f": {words if len(words) <= 120 else '...' + words[-117:]}" if words else ""
+        return f"the server gave {held} ({ending}{counted}){quoted}"
+
+
+# ------------------------------------------------------------------------------------------------ endings
+
+Ending = Literal["stop", "length", "refused", "failed"]
+
+_ENDINGS: tuple[tuple[Ending, str], ...] = (  # in this order: `incomplete` is not complete, `error_toxic` is a refusal
+    ("failed", r"malformed|unexpected|abort|cancel|interrupt|timeout|fail|network|insufficient|overload|pause"),
+    ("refused", r"\w*filter|safety|refus|block|prohibit|recitation|spii|sensitive|moderat|guardrail|toxic|polic|flagged|armor"),
+    ("length", r"length|max|limit|window|trunc|incomplete"),
+    ("failed", r"error"),
+    ("stop", r"stop|eos|eot|end|complete|finish|done|success|tool|function"),
+)
+
+
+def ending_of(name: str) -> Ending | None:
+    """What a finish reason means, by the words in its name; None where they are not known.
+
+    stop, eos_token, end_turn, STOP, tool_calls; length, MAX_TOKENS, model_length; content_filter, SAFETY, refusal; error, abort.
+    """
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.rpartition(".")[2]).lower()
+    spaced = re.sub(r"[^a-z]+", " ", spaced).removeprefix("finish reason ")
+    return next((ending for ending, words in _ENDINGS if re.search(rf"\b(?:{words})", spaced)), None)
+
+
+def _finish_reason(choice: Mapping[str, Any]) -> str:
+    """As the server names it; SGLang's engine puts it into a record."""
+    found = next((v for k in ("finish_reason", "finishReason", "native_finish_reason") if (v := choice.get(k)) is not None), "")
+    found = found.get("type", "") if isinstance(found, dict) else found
+    return found.strip() if isinstance(found, str) else json.dumps(found)
+
+
+# ------------------------------------------------------------------------------------------------ replies
+
+
+@dataclass(kw_only=True)
+class _Said:
+    """What a message holds, in order."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    refusal: list[str] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_reply(content: bytes) -> Completed:
+    """The reply in the body of a response.
+
+    Raises:
+        Unanswered: it is none, it says that something failed, or it is understood only in part.
+    """
+    try:
+        return _read(_parsed(content))
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def read_record(content: bytes) -> Any:
+    """Any other JSON in the body of a response.
+
+    Raises:
+        Unanswered: it is none, or it says that something failed.
+    """
+    try:
+        record = _parsed(content)
+        if (error := error_of(record)) is not None:
+            raise failed(error)
+    except RecursionError:
+        raise _too_deep() from None
+    return record
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return document(content)
+    except ValueError as error:
+        words = short(content.decode("utf-8", "replace"))
+        raise Unanswered("server", f"the reply is {error}: {words}" if words else "the reply is empty") from None
+
+
+def _read(record: Any) -> Completed:
+    record = record[0] if isinstance(record, list) and len(record) == 1 else record
+    if (error := error_of(record)) is not None:
+        raise failed(error)
+    choices = record.get("choices") if isinstance(record, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        if isinstance(record, dict) and (blocked := _blocked(record)):
+            return Completed(text="", finish_reason="refused", note=blocked)
+        raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"))
+    if len(choices) > 1:
+        raise _not_understood(f"{len(choices)} completions, and one was asked for")
+    choice = choices[0]
+    message = choice.get("message", choice.get("delta"))
+    name = _finish_reason(choice)
+    error = choice.get("error") or (message.get("error") if isinstance(message, dict) else None)
+    if error:
+        raise failed(error)
+    said = _Said()
+    if isinstance(message, dict):
+        _message(message, said)
+    if choice.get("text") and not any(said.text):  # of the older endpoint for completions
+        _content(choice["text"], said)
+    elif message is not None and not isinstance(message, dict):
+        raise _not_understood(f"a message of the form {json.dumps(message)}")
+    elif message is None and "text" not in choice and ending_of(name) in (None, "stop"):
+        raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"))
+    return _completed(said, name, _usage(record))
+
+
+def _completed(said: _Said, name: str, usage: Mapping[str, int | None]) -> Completed:
+    text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
+    ending, note = ending_of(name), ""
+    if ending == "failed":
+        raise Unanswered("server", short(f"the server ended the reply as {name}" + (f": {text}" if text else "")))
+    if refusal.strip() or ending == "refused":
+        ending, note = "refused", short(refusal) or f"the server ended the reply as {name}"
+    elif ending is None:
+        if not (text.strip() or said.calls) and name:
+            raise Unanswered("server", short(f"the server ended the reply as {name}, without a word"), final=True)
+        note = f"finish reason {short(name)} is not known; taken as the end" if name else "the server gave no finish reason"
+    return Completed(
+        text=text,
+        finish_reason=ending or "stop",
+        ended_as=name,
+        reasoning=reasoning,
+        calls=tuple(said.calls),
+        note=note,
+        **usage,
+    )
+
+
+def _message(message: Mapping[str, Any], said: _Said) -> None:
+    for name in ("audio", "images", "image", "video"):
+        if message.get(name):
+            raise _not_understood(name)
+    _content(message.get("content"), said)
+    if isinstance(refusal := message.get("refusal"), str):
+        said.refusal.append(refusal)
+    elif refusal:
+        raise _not_understood(f"a refusal of the form {json.dumps(refusal)}")
+    if not any(said.reasoning):  # servers give the same thinking under several names
+        names = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks")
+        said.reasoning.append(next((words for name in names if (words := _thought(message.get(name)))), ""))
+    calls = message.get("tool_calls") or []
+    said.calls += map(_call, calls if isinstance(calls, list) else [calls])
+    if (older := message.get("function_call")) and (call := _call(older)) not in said.calls:
+        said.calls.append(call)
+
+
+def _content(content: Any, said: _Said) -> None:
+    """Text, nothing, a part, or a list of parts."""
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None
+        if part is None or isinstance(part, str):
+            said.text.append(part or "")
+        elif kind in ("text", "output_text"):
+            (said.reasoning if part.get("thought") is True else said.text).append(_plain(part.get("text")))
+        elif kind in ("thinking", "reasoning", "redacted_thinking"):  # what is encrypted cannot be read, and need not be
+            said.reasoning.append(_thought(part))
+        elif kind == "refusal":
+            said.refusal.append(_plain(part.get("refusal")))
+        elif kind in ("tool_use", "tool_call", "function_call"):
+            said.calls.append(_call(part))
+        else:
+            raise _not_understood(f"a part of the form {json.dumps(part)}")
+
+
+def _plain(text: Any) -> str:
+    text = text.get("value") if isinstance(text, dict) else text
+    if text is not None and not isinstance(text, str):
+        raise _not_understood(f"text of the form {json.dumps(text)}")
+    return text or ""
+
+
+def _thought(value: Any) -> str:
+    """Thinking, in whatever form; it is no part of the answer."""
+    if isinstance(value, list):
+        return "".join(map(_thought, value))
+    if isinstance(value, dict):
+        return next(
+            (words for k in ("thinking", "text", "reasoning", "summary", "content") if (words := _thought(value.get(k)))), ""
+        )
+    return value if isinstance(value, str) else ""
+
+
+def _call(call: Any) -> tuple[str, str]:
+    """Name, and arguments as JSON text, of a call in any of its forms."""
+    record = call if isinstance(call, dict) else {}
+    record = next((record[k] for k in ("function", "custom", "function_call") if isinstance(record.get(k), dict)), record)
+    name = record.get("name")
+    if not isinstance(name, str) or not name:
+        raise _not_understood(f"a call of the form {json.dumps(call)}")
+    arguments: Any = next((record[k] for k in ("arguments", "input", "args", "parameters") if record.get(k) is not None), {})
+    if isinstance(arguments, str):
+        try:
+            twice = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return name, arguments  # malformed, and to be judged as such
+        return name, twice if isinstance(twice, str) else arguments or "{}"
+    return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _too_deep() -> Unanswered:
+    return Unanswered("server", "the reply is nested too deeply", final=True)
+
+
+def _not_understood(what: str) -> Unanswered:
+    return Unanswered("server", short(f"the reply is understood only in part; it holds {what}"), final=True)
+
+
+def _sound(text: str) -> str:
+    """Halves of a character that were sent apart are joined; one that stands alone cannot be written to a file."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _blocked(record: Mapping[str, Any]) -> str:
+    """Why a prompt was not answered at all."""
+    feedback = record.get("promptFeedback") or record.get("prompt_feedback") or {}
+    reason = feedback.get("blockReason") or feedback.get("block_reason") if isinstance(feedback, dict) else None
+    filtered = record.get("prompt_filter_results")
+    if not reason and filtered and '"filtered": true' in json.dumps(filtered):
+        reason = json.dumps(filtered)
+    return short(f"the server blocked the prompt: {reason}") if reason else ""
+
+
+def _usage(record: Mapping[str, Any]) -> dict[str, int | None]:
+    usage = record.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    by_kind = details.get("multimodal_tokens")  # of vLLM
+    return {
+        "prompt_tokens": _count(usage, "prompt_tokens", "input_tokens"),
+        "completion_tokens": _count(usage, "completion_tokens", "output_tokens"),
+        "image_tokens": _count(by_kind, "image") if isinstance(by_kind, dict) else _count(details, "image_tokens"),
+    }
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+    found = next((usage[name] for name in names if usage.get(name) is not None), None)
+    whole = int(found) if isinstance(found, float) and found.is_integer() else found
+    return whole if isinstance(whole, int) and not isinstance(whole, bool) and 0 <= whole < 1 << 53 else None
