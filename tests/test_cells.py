@@ -104,7 +104,7 @@ def test_a_scalar_of_every_type(name):
     if expected is not None:
         assert text_of(value) == expected
         return
-    with pytest.raises(DataError, match=", not text$"):
+    with pytest.raises(DataError, match=r", not text$"):
         text_of(value[0][0] if name == "list of lists" and isinstance(value[0], str) else value)
 
 

@@ -1,8 +1,8 @@
 """What a cell of a table, or a value of a JSON line, says as text.
 
 A cell is None, text, a number, true or false, bytes, a list, or a mapping. What has a type of its own but one usual spelling (a
-date, a time, an amount with its decimals) is `Written`; what has none (a duration, an infinite number) is `Refused`, which names its
-type and is an error only where it is asked for.
+date, a time, an amount with its decimals) is `Written`; what has none (a duration, an infinite number) is `Refused`, which names
+its type and is an error only where it is asked for.
 """
 
 from __future__ import annotations

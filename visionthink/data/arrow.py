@@ -44,8 +44,7 @@ def _cell(scalar: Any, kind: str) -> Any:
     if scalar.__class__ in (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar):
         return [cell(value) for value in scalar.values]
     if types.is_floating(of):
-        width = {16: np.float16, 32: np.float32}.get(of.bit_width, np.float64)
-        number = width(scalar.as_py())
+        number = np.array(scalar.as_py(), f"f{of.bit_width // 8}")[()]
         return None if np.isnan(number) else Number(str(number)) if np.isfinite(number) else Refused(f"{number} ({kind})")
     if types.is_decimal(of):
         return Written(f"{scalar.as_py():f}", kind)

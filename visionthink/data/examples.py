@@ -150,7 +150,7 @@ class ExampleTable(Mapping[str, Example]):
         messages = [] if is_blank(row.get("earlier")) else row["earlier"]
         for message in messages if isinstance(messages, list) else [messages]:
             role, text = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
-            if role not in ("system", "user", "assistant") or not is_text(text):
+            if role not in ("system", "user", "assistant") or not isinstance(text, str) or not is_text(text):
                 kind = kind_of(message if not isinstance(message, Mapping) else text if role else role)
                 why = f"earlier is not a list of messages with role and content: {kind}"
                 raise self._refused(key, why, "earlier")

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionthink.data.arrow import cell, named_classes
 from visionthink.cells import Refused, encoding_of, quoted, read_json
+from visionthink.data.arrow import cell, named_classes
 from visionthink.errors import DataError, one_line
 
 
@@ -92,8 +92,8 @@ class JsonLines:
 class Csv:
     """A file of values with a header, in memory, for it holds no images. All values are text, as it stands.
 
-    They are separated by whichever of comma, semicolon, tab and bar splits the header into most columns. Where names in the header
-    have spaces around them, these are laid out as a table, and spaces around values are left out too.
+    They are separated by whichever of comma, semicolon, tab and bar splits the header into most columns. Where names in the
+    header have spaces around them, the file is laid out as a table, and spaces around values are left out too.
     """
 
     def __init__(self, path: Path):
