@@ -99,7 +99,7 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
     """How an image stands, 1 to 8 as EXIF counts, by its EXIF or else its XMP; and whether these can be read."""
     if image.format == "PNG":
         file = getattr(image, "fp", None)
-        if isinstance(file, io.BytesIO) and not any(m in file.getvalue() for m in _SAYS_ORIENTATION):
+        if isinstance(file, io.BytesIO) and not _says_orientation(file.getvalue()):
             return 1, True
         image.load()  # it may stand behind the pixels
     try:
@@ -109,6 +109,17 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
     return (value if isinstance(value, int) and value in _TURNS else 1), True
 
 
+def _says_orientation(png: bytes) -> bool:
+    """Whether a chunk of a PNG, before or behind its pixels, may say how it stands."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and png.startswith(_KEYWORDS, at + 8)):
+            return True
+        at += length + 12
+    return False
+
+
 def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     if image.width * image.height > max_pixels:
         raise ImageError(f"{label}: {image.width}x{image.height} px is more than the limit of {max_pixels / 1e6:g} MP")
@@ -116,8 +127,7 @@ def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 
 
 _ORIENTATION = 0x0112
-_SAYS_ORIENTATION = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type exif")
-"""One of these stands in every PNG that says how it stands."""
+_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _QUARTERS = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
