@@ -7,6 +7,7 @@ import datetime as dt
 import io
 import json
 import math
+import pickle
 import uuid
 from decimal import Decimal
 
@@ -143,6 +144,7 @@ def test_every_type_in_every_column(name, column, tmp_path):
         assert read in (expected, (expected,)) and expected is not None
     assert json.loads(json.dumps(dict(example.metadata))) == example.metadata
     assert not any(isinstance(value, (bytes, Refused)) for value in example.metadata.values())
+    assert pickle.loads(pickle.dumps(example)) == example  # as workers get it
 
 
 IN_PARQUET = [

@@ -68,6 +68,7 @@ def test_a_transparent_colour_of_16_bits_is_compared_in_16_bits():
         png(np.array([[[9, 9, 8]]]), 8, (9, 9, 9)),
         png(np.array([[200]]), 8),
     ],
+    ids=["16-bit colour", "16-bit grey", "4-bit grey", "8-bit colour", "no key"],
 )
 def test_where_nothing_is_transparent_nothing_is_said_of_it(content):
     loaded = open_image(content)

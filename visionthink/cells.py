@@ -18,7 +18,7 @@ from visionthink.errors import DataError
 
 
 class Number(float):
-    """A number that keeps the digits it was written with: 1.10 stays "1.10", and 0.1 of 16 bits is not 0.0999755859375."""
+    """A number that keeps the digits it was written with: 1.10 stays "1.10"."""
 
     text: str
 
@@ -50,7 +50,9 @@ def kind_of(cell: Any) -> str:
     """The type of a cell, for errors."""
     if isinstance(cell, (Refused, Written)):
         return cell.kind
-    return "float" if isinstance(cell, float) else type(cell).__name__
+    if isinstance(cell, float):
+        return "float" if math.isfinite(cell) else str(cell)
+    return type(cell).__name__
 
 
 def is_text(cell: Any) -> bool:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from visionthink.cells import Number, Refused, Written, read_json
+from visionthink.cells import Refused, Written, read_json
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -42,10 +42,9 @@ def _cell(scalar: Any, kind: str) -> Any:
     if types.is_struct(of):
         return _mapping([(of.field(i).name, cell(scalar[i])) for i in range(of.num_fields)], kind)
     if scalar.__class__ in (pa.ListScalar, pa.LargeListScalar, pa.FixedSizeListScalar, pa.ListViewScalar, pa.LargeListViewScalar):
-        return [cell(value) for value in scalar.values]
+        return _list(scalar)
     if types.is_floating(of):
-        number = np.array(scalar.as_py(), f"f{of.bit_width // 8}")[()]
-        return None if np.isnan(number) else Number(str(number)) if np.isfinite(number) else Refused(f"{number} ({kind})")
+        return _floats(np.array([scalar.as_py()], f"f{of.bit_width // 8}"))[0]
     if types.is_decimal(of):
         return Written(f"{scalar.as_py():f}", kind)
     if types.is_date(of):
@@ -55,6 +54,23 @@ def _cell(scalar: Any, kind: str) -> Any:
     if types.is_timestamp(of):
         return Written(_moment(scalar.value, of.unit, of.tz), kind)
     return _cell_of(scalar.as_py(), kind)
+
+
+def _list(scalar: Any) -> list[Any]:
+    """Of numbers and texts, which may be many (embeddings), all at once."""
+    import pyarrow as pa
+
+    of = scalar.values.type
+    if pa.types.is_floating(of):
+        return _floats(scalar.values.to_numpy(zero_copy_only=False))
+    if pa.types.is_integer(of) or pa.types.is_string(of) or pa.types.is_large_string(of):
+        return list(scalar.as_py())
+    return [cell(value) for value in scalar.values]
+
+
+def _floats(numbers: np.ndarray) -> list[float]:
+    """The number of 64 bits that is written as shortly: 0.1 of 16 bits is 0.0999755859375, and a person reads 0.1."""
+    return list((numbers if numbers.dtype == np.float64 else numbers.astype(str).astype(np.float64)).tolist())
 
 
 def _cell_of(value: Any, kind: str) -> Any:

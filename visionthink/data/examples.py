@@ -53,6 +53,13 @@ def _is_short(value: Any) -> bool:
     return isinstance(value, (bool, int)) or (isinstance(value, str) and 0 < len(value) <= _SHORT)
 
 
+def _plain(value: Any) -> Any:
+    """A short value without what cells know of how it was written."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return float(value) if isinstance(value, float) else str(value) if isinstance(value, str) else value
+
+
 class ExampleTable(Mapping[str, Example]):
     """Rows of a table as examples, by their number. Nothing but the row asked for is in memory; images stay encoded.
 
@@ -113,7 +120,7 @@ class ExampleTable(Mapping[str, Example]):
             need=self._need(row, key),
             family=family,
             earlier=earlier,
-            metadata={name: value for name, value in row.items() if name not in self._used and _is_short(value)},
+            metadata={name: _plain(value) for name, value in row.items() if name not in self._used and _is_short(value)},
         )
 
     def _refused(self, key: str, why: str, column: str) -> DataError:
