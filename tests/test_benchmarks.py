@@ -483,7 +483,7 @@ def test_bad_rows_are_named_in_one_line(key, change, reason, tmp_path):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_column_is_named(key, tmp_path):
     source = write(tmp_path, [{"x": 1}], "jsonl")
-    with pytest.raises(DataError, match=f"rows.jsonl: no column .*, as {benchmark(key).name} has; it has x$"):
+    with pytest.raises(DataError, match=f"rows.jsonl: no column .*, as {benchmark(key).name} has; it has 'x'$"):
         table(source, key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -20,15 +21,22 @@ from PIL import Image
 from pyarrow import parquet
 from rich.console import Console
 
+from visionthink import Example, Menu, Protocol
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.data.curated import label_rows, write_tables
-from visionthink.data.curation import Counted, counted, shard_rows
+from visionthink.data.curation import Counted, Curator, counted, shard_rows
 from visionthink.data.examples import parse_columns, read_examples
 from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Thresholds, balanced
 from visionthink.errors import DataError, OptionError
+from visionthink.model import Model
+from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.recipes.curate import CurateConfig, curate
+from visionthink.recipes.curate import _same_settings as check_settings
+from visionthink.resolution import QWEN2_5_VL
+from visionthink.rewards.judge import Verdict
+from visionthink.rewards.rules.judge import RulesJudge
 
 KILLS = int(os.environ.get("KILLS", 3))
 QUIET = Console(file=io.StringIO())
@@ -142,6 +150,88 @@ def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_p
     assert "12 rows held answers that could not be judged; judged again, 0 still do" in " ".join(said.file.getvalue().split())
     assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
     assert [c.correct_full for c in counted(copy) if c.unscored] == []
+
+
+def test_what_one_judge_could_not_judge_a_further_one_is_asked(whole, tmp_path):
+    """Nothing is dropped for good by a judge that could not decide; what was decided stays."""
+    out, _ = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    for path in (copy / "counts").iterdir():
+        lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dropped = label_rows(copy, Thresholds(4, 2))
+    assert {(c.label, c.reason) for c in dropped} == {("drop", "8 answers could not be judged")}
+    with pytest.raises(OptionError, match="judge was 'exact' there and is 'rules,exact' now"):
+        curate(config(copy, judge="rules,exact"), QUIET)
+    curate(config(copy, judge="exact, rules"), QUIET)
+    assert [c for c in counted(copy) if c.unscored] == []
+    assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
+    with pytest.raises(OptionError, match="judge was 'exact,rules' there and is 'exact' now"):
+        curate(config(copy), QUIET)
+
+
+def test_a_path_written_in_another_way_is_the_same(tmp_path, monkeypatch):
+    """Of the settings alone: what is checked before any work is done."""
+    (tmp_path / "data").mkdir()
+    rows = tmp_path / "data" / "rows.jsonl"
+    rows.touch()
+    (tmp_path / "data" / "judge.toml").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    out = tmp_path / "out"
+
+    def go_on(**changes) -> None:
+        check_settings(config(out, **({"data": str(rows), "image_root": str(rows.parent), "judge": "exact"} | changes)))
+
+    go_on()
+    monkeypatch.chdir(tmp_path / "data")
+    for data, root in (("rows.jsonl", "."), ("../data/rows.jsonl", "../link"), ("../link/rows.jsonl", str(rows.parent))):
+        go_on(data=data, image_root=root)
+    go_on(judge="exact,judge.toml")
+    go_on(judge=f"exact, {tmp_path}/link/judge.toml")
+    (tmp_path / "data" / "other.jsonl").touch()
+    with pytest.raises(OptionError, match=r"data was '.*rows\.jsonl' there and is '.*other\.jsonl' now"):
+        go_on(data="other.jsonl", judge="exact,judge.toml")
+    (tmp_path / "data" / "judge.toml").write_text("audit = 0.5")
+    with pytest.raises(OptionError, match=r"judge_file was '' there and is 'audit = 0\.5' now"):
+        go_on(judge="exact,judge.toml")
+
+
+class CountingModel(Model):
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.begun: list[str] = []
+
+    def episode(self, example, menu=None, *, pictures=None):
+        self.begun.append(example.id)
+        return super().episode(example, menu, pictures=pictures)
+
+
+class Indefinite:
+    """Says of every question that it has no definite answer."""
+
+    identity = "indefinite"
+
+    def compare(self, answers):
+        return [Verdict("wrong", "indefinite", "")] * len(answers)
+
+    def usage(self):
+        return {}
+
+
+def test_no_episode_is_begun_in_vain(tmp_path):
+    def counting(side: int, **options) -> list[str]:
+        policy = ScriptedPolicy(["<answer>red</answer>"])
+        model = CountingModel(policy, Protocol(), Menu(), QWEN2_5_VL)
+        curator = Curator(model=model, judge=RulesJudge(), thresholds=Thresholds(4, 2), **options)
+        example = Example("e", "What colour?", png(side), answer="red")
+        with contextlib.suppress(DataError):
+            curator.count(0, example)
+        return model.begun
+
+    assert len(counting(112)) == 8
+    assert len(counting(28)) == 2, "the image is too small: what was needed to see that"
+    assert len(counting(112, definite=Indefinite())) == 2
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ ROOT = Path(visionthink.__file__).parent
 REPOSITORY = ROOT.parent
 
 LAYERS = (
-    "types errors threads",
+    "types errors threads cells",
     "images resolution geometry menu picture view_sizes action_space transcript providers",
     "durable addresses endpoint",
     "protocol prompts chatml",

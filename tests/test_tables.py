@@ -72,7 +72,7 @@ def test_other_names_of_columns_and_another_folder_of_images(folder):
         str(folder / "tables" / "rows.jsonl"), columns="question=q,answer=meta.label,image=pic", image_root=str(folder)
     )
     assert (table["0"].question, table["0"].answer, size(table["0"])) == ("What?", "red", (56, 56))
-    with pytest.raises(DataError, match="no column nowhere; it has q, meta, pic"):
+    with pytest.raises(DataError, match="no column nowhere; it has 'q', 'meta', 'pic'"):
         read_examples(str(folder / "tables" / "rows.jsonl"), columns="question=nowhere")
 
 

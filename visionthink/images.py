@@ -10,13 +10,14 @@ import contextlib
 import functools
 import io
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from visionthink.errors import ImageError, one_line
 from visionthink.types import ImageSource
@@ -40,8 +41,8 @@ class LoadedImage:
 def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> LoadedImage:
     """Open an image file, bytes or an opened image as upright RGB.
 
-    EXIF orientation is applied; transparency is laid on white; 16-bit greys are scaled; of an animation the first frame
-    is taken. What was done is in `notes`.
+    The orientation in EXIF or XMP is applied; transparency is laid on white; 16-bit greys are scaled; of an animation the first
+    frame is taken. What was done is in `notes`.
 
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
@@ -66,9 +67,9 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
     label = name or source_label(source)
     with _damage_named(label):
         if isinstance(source, Image.Image):
-            return _upright_size(_allowed(source, label, max_pixels))
-        with _opened(source, label, max_pixels) as opened:
-            return _upright_size(opened)
+            with _LENT:
+                return _upright_size(_allowed(source, label, max_pixels))
+        return _upright_size(_measured(_stream(source, label), label, max_pixels))
 
 
 def source_label(source: ImageSource) -> str:
@@ -88,10 +89,35 @@ def _damage_named(label: str) -> Iterator[None]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    # Pillow reads a PNG to its end to look for EXIF, and says the upright size of a TIFF by itself
-    known = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
-    turned = known and image.getexif().get(_ORIENTATION) in range(5, 9)
-    return (image.height, image.width) if turned else image.size
+    quarter = _orientation(image)[0] in _QUARTERS
+    # Pillow says the upright size of a TIFF by itself, as far as its own tag says how it stands
+    known = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_ORIENTATION) in _QUARTERS
+    return (image.height, image.width) if quarter and not known else image.size
+
+
+def _orientation(image: Image.Image) -> tuple[int, bool]:
+    """How an image stands, 1 to 8 as EXIF counts, by its EXIF or else its XMP; and whether these can be read."""
+    if image.format == "PNG":
+        file = getattr(image, "fp", None)
+        if isinstance(file, io.BytesIO) and not _says_orientation(file.getvalue()):
+            return 1, True
+        image.load()  # it may stand behind the pixels
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # readers of damaged metadata raise nearly anything
+        return 1, False
+    return (value if isinstance(value, int) and value in _TURNS else 1), True
+
+
+def _says_orientation(png: bytes) -> bool:
+    """Whether a chunk of a PNG, before or behind its pixels, may say how it stands."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind == b"eXIf" or (kind in (b"tEXt", b"zTXt", b"iTXt") and png.startswith(_KEYWORDS, at + 8)):
+            return True
+        at += length + 12
+    return False
 
 
 def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
@@ -101,6 +127,17 @@ def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 
 
 _ORIENTATION = 0x0112
+_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+_QUARTERS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LENT = threading.Lock()
 """An image that a caller has opened may be read by several threads, which Pillow does not allow."""
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
@@ -115,16 +152,39 @@ def _formats() -> tuple[str, ...]:
 
 
 def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int) -> Image.Image:
-    """The header, checked; no pixel is unpacked before its image is known to be small enough."""
+    """The file, opened; no pixel is unpacked before its image is known to be small enough."""
+    file = _stream(source, label)
+    _measured(file, label, max_pixels)  # Pillow, asked first, would warn of a large image by its own limit
+    return Image.open(file, formats=_formats())
+
+
+def _measured(file: io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+    """The header, checked."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit is global: raised where more is allowed, never lowered again
     try:
-        opened = Image.open(_stream(source, label), formats=_formats())
+        header = _header(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{label}: not an image file that can be read ({', '.join(_formats())})") from None
-    return _allowed(opened, label, max_pixels)
+    if header is None:
+        raise ImageError(f"{label}: not an image file that can be read ({', '.join(_formats())})")
+    if header.format == "JPEG2000" and b"\xff\xd9" not in file.getvalue():
+        raise ImageError(f"{label}: damaged or truncated image (it has no end)")  # Pillow would show what has come as black
+    return _allowed(header, label, max_pixels)
+
+
+def _header(file: io.BytesIO) -> Image.Image | None:
+    """What `Image.open` gives, without its own limit."""
+    beginning = file.read(16)
+    for name in _formats():
+        opener, accepts = Image.OPEN[name]
+        accepted = accepts is None or accepts(beginning)
+        if not accepted or isinstance(accepted, str):  # a text says which library is missing
+            continue
+        file.seek(0)
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # not of this format
+            return opener(file, "")
+    return None
 
 
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
@@ -151,26 +211,94 @@ def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
 
 def _upright_rgb(image: Image.Image) -> LoadedImage:
     notes = []
+    key = _transparent_colour(image)  # asked first: how pixels are stored is not known of an image that is loaded
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         image.seek(0)
         notes.append(f"first of {frames} frames used")
-    turned = image.getexif().get(_ORIENTATION) in range(2, 9)  # asked first: Pillow turns a TIFF by itself when it unpacks it
+    orientation, readable = _orientation(image)  # before Pillow turns a TIFF by itself
     image.load()
-    if turned:
-        image = ImageOps.exif_transpose(image)
+    stands = _orientation(image)[0]
+    if not readable:
+        notes.append("EXIF cannot be read, and is not applied")
+    elif orientation > 1:
         notes.append("EXIF orientation applied")
+    transparent = None if key is None else key.find(image)
     if image.mode.startswith("I") or image.mode == "F":  # converting to RGB directly would clip at 255
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        brightest = float(grey.max(initial=0))
-        usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        peak = 65535 if "16" in image.mode else next((p for p in usual if brightest <= p), brightest)
-        image = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
-        notes.append(f"{'16-bit' if peak == 65535 else 'deep'} greys scaled to 8 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        notes.append("transparency laid on white")
-    elif image.mode == "CMYK":
+        image, depth = _grey(image)
+        notes.append(f"{depth} greys scaled to 8 bits")
+    if key is not None:
+        image = _with_alpha(image, transparent)
+    if stands > 1:
+        image = image.transpose(_TURNS[stands])
+    if image.mode == "CMYK":
         notes.append("CMYK converted to RGB")
+    if image.has_transparency_data:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+            notes.append("transparency laid on white")
+        else:
+            image = rgba
     return LoadedImage(image if image.mode == "RGB" else image.convert("RGB"), tuple(notes))
+
+
+def _grey(image: Image.Image) -> tuple[Image.Image, str]:
+    """Greys of more than 8 bits as 8 bits, and what they were."""
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+    brightest = float(grey.max(initial=0))
+    usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    peak = 65535 if "16" in image.mode else next((p for p in usual if brightest <= p), brightest)
+    scaled = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
+    return scaled, "16-bit" if peak == 65535 else "deep"
+
+
+def _with_alpha(image: Image.Image, transparent: np.ndarray | None) -> Image.Image:
+    """A copy in which the pixels of a mask, and no others, are transparent."""
+    image = image.convert("L") if image.mode == "1" else image.copy()
+    image.info.pop("transparency", None)
+    if transparent is not None:
+        image.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
+    return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TransparentColour:
+    """The colour of a PNG that stands for transparency, in the depth of its stored pixels, which Pillow does not keep."""
+
+    bits: int
+    colour: tuple[int, ...]
+    low_bytes: Image.Image | None
+    """Of 16-bit colours, of which Pillow keeps the high bytes."""
+
+    def find(self, image: Image.Image) -> np.ndarray:
+        """The pixels of this colour, as a mask (height, width)."""
+        pixels = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int64)
+        if self.low_bytes is not None:
+            pixels = pixels * 256 + np.asarray(self.low_bytes)
+        scale = 255 // ((1 << self.bits) - 1) if self.bits < 8 else 1
+        same = np.equal(pixels, [(c & ((1 << self.bits) - 1)) * scale for c in self.colour])
+        return np.asarray(same.all(axis=2) if same.ndim == 3 else same)
+
+
+_BITS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}
+"""Of a grey or a colour in a PNG, by Pillow's name of how pixels are stored."""
+
+
+def _transparent_colour(image: Image.Image) -> _TransparentColour | None:
+    colour, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format != "PNG" or colour is None or not tiles or image.mode == "P":
+        return None
+    stored = tiles[0].args
+    file = getattr(image, "fp", None)
+    low = None
+    if stored == "RGB;16B" and file is not None:
+        place = file.tell()
+        file.seek(0)
+        low = Image.open(io.BytesIO(file.read()), formats=("PNG",))
+        file.seek(place)
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        low.load()
+    if stored == "1":
+        colour = min(colour, 1)  # Pillow says 255
+    return _TransparentColour(bits=_BITS[stored], colour=colour if isinstance(colour, tuple) else (colour,), low_bytes=low)

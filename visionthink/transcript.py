@@ -223,7 +223,11 @@ class Transcript:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Transcript:
-        """Inverse of `to_dict`; reads what earlier versions wrote, too."""
+        """Inverse of `to_dict`; reads what earlier versions wrote, too.
+
+        Raises:
+            KeyError, TypeError, ValueError and the like: a field is missing or of another type.
+        """
         fields = dict(record)
         if "levels" in fields:
             fields = _of_one_view_a_turn(fields)
@@ -232,8 +236,18 @@ class Transcript:
         fields["sizes"] = tuple((int(width), int(height)) for width, height in fields["sizes"])
         fields["offers"] = tuple((str(name), int(tokens)) for name, tokens in fields["offers"])
         for name in ("aliases", "notes"):
+            if not isinstance(fields[name], (list, tuple)):
+                raise ValueError(f"{name} is no list")
             fields[name] = tuple(fields[name])
-        return cls(**fields)
+        transcript = cls(**fields)
+        texts = {"example_id": transcript.example_id, "question": transcript.question}
+        texts |= {name: text for name in ("answer", "reference") if (text := getattr(transcript, name)) is not None}
+        texts |= {f"aliases {i}": alias for i, alias in enumerate(transcript.aliases)}
+        if wrong := [name for name, text in texts.items() if not isinstance(text, str)]:
+            raise ValueError(f"{wrong[0]} is {type(texts[wrong[0]]).__name__}, not text")
+        if transcript.answered and transcript.answer is None:
+            raise ValueError(f"ended as {transcript.stop_reason}, without an answer")
+        return transcript
 
 
 def _turn(record: Mapping[str, Any]) -> Turn:

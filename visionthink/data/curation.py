@@ -87,13 +87,15 @@ class Curator:
         pictures = open_pictures(example, max_pixels=self.model.max_image_pixels, row=f"row {row}")
         digest = images_digest([picture.image for picture in pictures])
         example = replace(example, id=content_id(example, digest))
-        n, menus = self.thresholds.rollouts, (self.model.menu.low(), self.model.menu.full())
-        low, full = ([self.model.episode(example, menu, pictures=pictures) for _ in range(n)] for menu in menus)
-        if low[0].space.tokens(low[0].space.opening) >= full[0].space.full_tokens:
+        menus = self.model.menu.low(), self.model.menu.full()
+        low, full = (self.model.episode(example, menu, pictures=pictures) for menu in menus)
+        if low.space.tokens(low.space.opening) >= full.space.full_tokens:
             raise DataError("the image is too small: the low view costs as much as the full one")
-        self._check_length(low[0], full[0])
+        self._check_length(low, full)
         self._check_definite(example)
-        episodes = [*low, *full]
+        n = self.thresholds.rollouts  # of a row that is left out no further episode is begun
+        more = [self.model.episode(example, menu, pictures=pictures) for menu in menus for _ in range(n - 1)]
+        episodes = [low, *more[: n - 1], full, *more[n - 1 :]]
         policy: Policy = self.model.policy
         if isinstance(policy, Reseedable):  # sampling must not depend on what was sampled before
             policy = policy.seeded(int(hashlib.sha256(f"{self.seed} {example.id}".encode()).hexdigest()[:8], 16))

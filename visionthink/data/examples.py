@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from visionthink.cells import is_blank, is_text, kind_of, quoted, text_of
+from visionthink.data.encoded import from_base64
 from visionthink.data.rows import Rows, open_rows
 from visionthink.errors import DataError, OptionError
 from visionthink.types import Example, ImageSource, Need, Role
@@ -46,7 +48,16 @@ _SHORT = 200
 def _is_short(value: Any) -> bool:
     if isinstance(value, list):
         return 0 < len(value) <= _SHORT and all(_is_short(v) and not isinstance(v, list) for v in value)
-    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and 0 < len(value) <= _SHORT)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, (bool, int)) or (isinstance(value, str) and 0 < len(value) <= _SHORT)
+
+
+def _plain(value: Any) -> Any:
+    """A short value without what cells know of how it was written."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return float(value) if isinstance(value, float) else str(value) if isinstance(value, str) else value
 
 
 class ExampleTable(Mapping[str, Example]):
@@ -70,7 +81,7 @@ class ExampleTable(Mapping[str, Example]):
             found = [n for n in wanted if n in present or (given and n.partition(".")[0] in present)]
             if not found:
                 asked = given or " or ".join(usual[:3])
-                raise DataError(f"{name}: no column {asked}; it has {', '.join(rows.column_names)}")
+                raise DataError(f"{name}: no column {asked}; it has {quoted(rows.column_names)}")
             self._columns[part] = found
         self._used = {"aliases", "data_source", "earlier", *(name for names in self._columns.values() for name in names)}
 
@@ -91,79 +102,110 @@ class ExampleTable(Mapping[str, Example]):
             row = self._rows[int(key)]
         except DataError as error:
             raise DataError(f"{self.name}, row {key}: {error}") from None
-        answers = self._cell(row, "answer", key)
-        answers = list(answers) if isinstance(answers, list) else [answers]
-        aliases = row.get("aliases")
-        if isinstance(aliases, list):
-            answers += aliases
-        if any(isinstance(a, (dict, list)) or a is None for a in answers):
-            raise DataError(f"{self.name}, row {key}: the answer is nested; text or a list of texts is expected")
-        question = self._cell(row, "question", key)
-        if not isinstance(question, str):
-            raise DataError(f"{self.name}, row {key}: the question is {type(question).__name__}, not text")
-        family = row.get("data_source")
-        texts = [question, *map(str, answers), *([family] if isinstance(family, str) else [])]
+        answers = self._answers(row, key)
+        column, question = self._cell(row, "question", key)
+        if not is_text(question):
+            raise self._refused(key, f"the question is {kind_of(question)}, not text", column)
+        family = self._text(row["data_source"], "family", "data_source", key) if not is_blank(row.get("data_source")) else None
+        earlier = self._earlier(row, key)
+        texts = [question, *answers, *(text for _, text in earlier), *([family] if family else [])]
         if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
             raise DataError(f"{self.name}, row {key}: holds half of a UTF-16 pair, which is no text")
         return Example(
             id=key,
             question=question,
             image=self._images(row, key),
-            answer=str(answers[0]),
-            aliases=tuple(map(str, answers[1:])),
-            need=_need(row),
-            family=None if family is None else str(family),
-            earlier=self._earlier(row, key),
-            metadata={name: value for name, value in row.items() if name not in self._used and _is_short(value)},
+            answer=answers[0],
+            aliases=tuple(answers[1:]),
+            need=self._need(row, key),
+            family=family,
+            earlier=earlier,
+            metadata={name: _plain(value) for name, value in row.items() if name not in self._used and _is_short(value)},
         )
+
+    def _refused(self, key: str, why: str, column: str) -> DataError:
+        return DataError(f"{self.name}, row {key}: {why} (column {column!r})")
+
+    def _text(self, cell: Any, part: str, column: str, key: str) -> str:
+        try:
+            return text_of(cell)
+        except DataError as error:
+            raise self._refused(key, f"the {part} is {error}", column) from None
+
+    def _answers(self, row: Mapping[str, Any], key: str) -> list[str]:
+        """The reference answer, then the others that are as good; blank ones are none."""
+        column, cell = self._cell(row, "answer", key)
+        answers: list[str] = []
+        for name, part, found in ((column, "answer", cell), ("aliases", "alias", row.get("aliases"))):
+            for each in found if isinstance(found, list) else [found]:
+                if isinstance(each, (list, dict)):
+                    raise self._refused(key, f"the {part} is nested; text or a list of texts is expected", name)
+                answers += [] if is_blank(each) else [self._text(each, part, name, key)]
+        return answers
+
+    def _need(self, row: Mapping[str, Any], key: str) -> Need | None:
+        use_tool = _reach(row, "info.use_tool")
+        if use_tool is None:
+            return None
+        if not isinstance(use_tool, bool):
+            raise self._refused(key, f"the need is {kind_of(use_tool)}, not true or false", "info.use_tool")
+        return "hard" if use_tool else "easy"
 
     def _earlier(self, row: Mapping[str, Any], key: str) -> tuple[tuple[Role, str], ...]:
         """The messages before the question, where the row has some."""
         said: list[tuple[Role, str]] = []
-        messages = row.get("earlier") or []
-        for message in messages if isinstance(messages, list) else [None]:
+        messages = [] if is_blank(row.get("earlier")) else row["earlier"]
+        for message in messages if isinstance(messages, list) else [messages]:
             role, text = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
-            if role not in ("system", "user", "assistant") or not isinstance(text, str):
-                raise DataError(f"{self.name}, row {key}: earlier is not a list of messages with role and content")
+            if role not in ("system", "user", "assistant") or not isinstance(text, str) or not is_text(text):
+                kind = kind_of(message if not isinstance(message, Mapping) else text if role else role)
+                why = f"earlier is not a list of messages with role and content: {kind}"
+                raise self._refused(key, why, "earlier")
             said.append((role, text))
         return tuple(said)
 
-    def _cell(self, row: Mapping[str, Any], part: str, key: str) -> Any:
+    def _cell(self, row: Mapping[str, Any], part: str, key: str) -> tuple[str, Any]:
+        """The first column of a part in which something stands, and what."""
         for column in self._columns[part]:
             value = _reach(row, column)
-            if isinstance(value, float) and math.isnan(value):
-                continue  # an empty cell of a column of numbers
-            if value not in (None, "", [], [""], b"") and not (isinstance(value, str) and not value.strip()):
-                return value
+            if not is_blank(value) and not (isinstance(value, list) and all(map(is_blank, value))):
+                return column, value
         raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
 
     def _images(self, row: Mapping[str, Any], key: str) -> ImageSource | tuple[ImageSource, ...]:
         """The image of a row, or several."""
-        cell = self._cell(row, "image", key)
-        images = tuple(self._image(each, key) for each in (cell if isinstance(cell, list) else [cell]))
+        column, cell = self._cell(row, "image", key)
+        images = tuple(self._image(each, column, key) for each in (cell if isinstance(cell, list) else [cell]))
         return images if len(images) > 1 else images[0]
 
-    def _image(self, cell: Any, key: str) -> bytes | Path:
+    def _image(self, cell: Any, column: str, key: str) -> bytes | Path:
+        if isinstance(cell, dict) and cell and not ({"bytes", "path"} & cell.keys()):
+            raise self._refused(key, f"the image has {quoted(cell)}; bytes or a path are expected", column)
         if isinstance(cell, dict):
-            cell = cell.get("bytes") or cell.get("path")
-        if not isinstance(cell, (bytes, str)) or not cell:
-            raise DataError(f"{self.name}, row {key}: the image is {type(cell).__name__}, not a file")
-        return self._inside(cell, key) if isinstance(cell, str) else cell
+            cell = cell.get("path") if is_blank(cell.get("bytes")) else cell["bytes"]
+        if not (isinstance(cell, bytes) or is_text(cell)) or not cell:
+            raise self._refused(key, f"the image is {kind_of(cell)}, not a file", column)
+        if isinstance(cell, bytes):
+            return cell
+        try:
+            return from_base64(cell) or self._inside(cell)
+        except DataError as error:
+            raise self._refused(key, str(error), column) from None
 
-    def _inside(self, path: str, key: str) -> Path:
+    def _inside(self, path: str) -> Path:
         """A path below the root; links are followed before it is looked at."""
-        if "://" in path or path.startswith("data:"):
-            raise DataError(f"{self.name}, row {key}: the image is an address; files are read, addresses are not")
+        if "://" in path:
+            raise DataError(f"the image is an address; files are read, addresses are not: {path[:60]!r}")
         if "\0" in path:
-            raise DataError(f"{self.name}, row {key}: the image's path holds a zero byte")
+            raise DataError("the image's path holds a zero byte")
         full = self._root / path
         try:
             inside = full.resolve().is_relative_to(self._resolved)
             full.exists()
         except (OSError, RuntimeError, ValueError):  # a name that is too long, a loop of links
-            raise DataError(f"{self.name}, row {key}: the image's path cannot be used: {path[:60]!r}") from None
+            raise DataError(f"the image's path cannot be used, and it is no image in base64: {path[:60]!r}") from None
         if not inside:
-            raise DataError(f"{self.name}, row {key}: the image {path} lies outside of {self._root}")
+            raise DataError(f"the image {path[:200]} lies outside of {self._root}")
         return full
 
 
@@ -192,12 +234,6 @@ def _reach(row: Mapping[str, Any], column: str) -> Any:
 def _nested(rows: Rows, column: str) -> list[str]:
     value = rows[0].get(column) if len(rows) else None
     return list(value) if isinstance(value, Mapping) else []
-
-
-def _need(row: Mapping[str, Any]) -> Need | None:
-    info = row.get("info")
-    use_tool = info.get("use_tool") if isinstance(info, Mapping) else None
-    return ("hard" if use_tool else "easy") if isinstance(use_tool, bool) else None
 
 
 def read_examples(source: str, split: str = "train", *, columns: str = "", image_root: str = "") -> ExampleTable:

@@ -7,15 +7,17 @@ and the hub are read by `datasets`.
 from __future__ import annotations
 
 import array
-import contextlib
 import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from visionthink.cells import Refused, encoding_of, quoted, read_json
+from visionthink.data.arrow import cell, named_classes
 from visionthink.errors import DataError, one_line
 
 
@@ -44,6 +46,8 @@ class JsonLines:
         self._begins = array.array("Q")
         with path.open("rb") as file:
             begin = 0
+            if (encoding := encoding_of(file.peek(4)[:4])) != "utf-8-sig":
+                raise DataError(f"{path}: is {encoding.upper()[:6]} text; save it as UTF-8")
             for line in file:
                 if line.strip():
                     self._begins.append(begin)
@@ -58,11 +62,14 @@ class JsonLines:
     def column_names(self) -> list[str]:
         """Of the first hundred lines together: a line may lack a value."""
         names: dict[str, None] = {}
+        why = ""
         for number in range(min(len(self), 100)):
-            with contextlib.suppress(DataError):
+            try:
                 names |= dict.fromkeys(self[number])
+            except DataError as error:
+                why = why or f"; the first: {error}"
         if not names:
-            raise DataError(f"{self._path}: none of the first lines is a JSON object")
+            raise DataError(f"{self._path}: none of the first lines is a JSON object{why}")
         return list(names)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -70,29 +77,51 @@ class JsonLines:
             file.seek(self._begins[number])
             line = file.readline()
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            row = read_json(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise DataError("not UTF-8 text") from None
-        except (ValueError, RecursionError):
+        except (json.JSONDecodeError, RecursionError):
             row = None
+        except ValueError as error:
+            raise DataError(one_line(error)) from None
         if not isinstance(row, dict):
             raise DataError("not a JSON object")
         return row
 
 
 class Csv:
-    """A file of values with a header, separated by commas or tabs; in memory, for it holds no images."""
+    """A file of values with a header, in memory, for it holds no images. All values are text, as it stands.
+
+    They are separated by whichever of comma, semicolon, tab and bar splits the header into most columns. Where names in the
+    header have spaces around them, the file is laid out as a table, and spaces around values are left out too.
+    """
 
     def __init__(self, path: Path):
-        text = path.read_bytes()
+        content = path.read_bytes()
+        encoding = encoding_of(content[:4])
+        try:
+            text = content.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict").removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is damaged {encoding.upper()[:6]} text") from None
         if not text.strip():
             raise DataError(f"{path}: is empty")
-        lines = list(io.StringIO(text.decode("utf-8-sig", "surrogateescape"), newline=""))
+        lines = list(io.StringIO(text, newline=""))
+        said = _SEPARATOR.fullmatch(lines[0])
+        usual = ("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|") if said is None else said[1]
+        lines = lines[1:] if said else lines
         csv.field_size_limit(1 << 24)
-        self._header, *self._rows = _records(lines, "\t" if path.suffix == ".tsv" else ",")
-        if len(set(self._header)) < len(self._header):
-            raise DataError(f"{path}: two columns have the same name: {', '.join(self._header)}")
-        self._rows = [row for row in self._rows if row]
+        headers = {separator: _records(lines[:1], separator, False)[0] for separator in usual} if lines else {}
+        separator = max(headers, key=lambda s: len(headers[s]), default=",")
+        padded = any(name != name.strip() for name in headers.get(separator, ()))
+        header, *rows = _records(lines, separator, padded) or [[]]
+        if header is _UNCLOSED:
+            raise DataError(f"{path}: the header cannot be read: {_QUOTE}")
+        self._header = [name.strip() for name in header]
+        if any("\udc80" <= c <= "\udcff" for name in self._header for c in name):
+            raise DataError(f"{path}: is not UTF-8 text; save it as UTF-8")
+        if twice := [name for name in dict.fromkeys(self._header) if self._header.count(name) > 1]:
+            raise DataError(f"{path}: two columns have the same name: {quoted(twice)}")
+        self._rows = [[value.strip() for value in row] if padded and row is not _UNCLOSED else row for row in rows if row]
         if not self._rows:
             raise DataError(f"{path}: has no rows")
 
@@ -106,7 +135,7 @@ class Csv:
     def __getitem__(self, number: int) -> dict[str, str]:
         row = self._rows[number]
         if row is _UNCLOSED:
-            raise DataError("a quote is not closed")
+            raise DataError(_QUOTE)
         if len(row) != len(self._header):
             raise DataError(f"has {len(row)} values for {len(self._header)} columns")
         if any("\udc80" <= c <= "\udcff" for value in row for c in value):
@@ -115,15 +144,18 @@ class Csv:
 
 
 _UNCLOSED = ['"']
+_QUOTE = "a quote is not closed, or text stands behind it"
+_SEPARATOR = re.compile(r"sep=(.)\s*")
+"""The first line that Excel understands."""
 
 
-def _records(lines: list[str], delimiter: str) -> list[list[str]]:
+def _records(lines: list[str], delimiter: str, padded: bool) -> list[list[str]]:
     """Values of each row. A quote that is not closed would take the rows behind it along: where a row of several lines does not
     fit the header, its first line counts as damaged and the next line begins a row."""
     records: list[list[str]] = []
     at = 0
     while at < len(lines):
-        reader = csv.reader((lines[i] for i in range(at, len(lines))), delimiter=delimiter, strict=True)
+        reader = csv.reader((lines[i] for i in range(at, len(lines))), delimiter=delimiter, skipinitialspace=padded, strict=True)
         begun = 0
         try:
             for record in reader:
@@ -139,28 +171,28 @@ def _records(lines: list[str], delimiter: str) -> list[list[str]]:
 
 
 class ArrowRows:
-    """A table that `datasets` reads. Images stay encoded: decoding is ours, and checked."""
+    """A table that `datasets` reads, as cells. Images stay encoded: decoding is ours, and checked.
 
-    def __init__(self, rows: Any):
-        from datasets import Image, List
+    Args:
+        refused: types of columns that `datasets` cannot hold, by name: they are refused in the row that asks for one.
+    """
 
-        for column, feature in rows.features.items():
-            if isinstance(feature, Image):
-                rows = rows.cast_column(column, Image(decode=False))
-            elif isinstance(getattr(feature, "feature", None), Image):
-                rows = rows.cast_column(column, List(Image(decode=False)))
-        self._rows = rows
+    def __init__(self, rows: Any, refused: Mapping[str, str] | None = None):
+        self._rows, self._refused = rows.with_format("arrow"), {n: Refused(kind) for n, kind in (refused or {}).items()}
+        self._classes = {name: feature for name, feature in rows.features.items() if "ClassLabel" in repr(feature)}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @property
     def column_names(self) -> list[str]:
-        return list(self._rows.column_names)
+        return [*self._rows.column_names, *self._refused]
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        row: Mapping[str, Any] = self._rows[number]
-        return row
+        table = self._rows[number]
+        row = {name: cell(column[0]) for name, column in zip(table.column_names, table.columns, strict=True)}
+        named = {name: named_classes(row[name], feature) for name, feature in self._classes.items()}
+        return {**row, **named, **self._refused}
 
 
 _TABLES = ("metadata.parquet", "metadata.jsonl", "metadata.csv")
@@ -176,46 +208,78 @@ def open_rows(source: str, split: str) -> tuple[Rows, Path]:
     path = Path(source)
     if path.is_dir() and (table := next((path / name for name in _TABLES if (path / name).is_file()), None)):
         path, source = table, str(table)
-    if path.suffix in (".jsonl", ".csv", ".tsv"):
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".csv", ".tsv"):
         if not path.is_file():
             raise DataError(f"{source}: no such file")
-        return (JsonLines(path) if path.suffix == ".jsonl" else Csv(path)), path.parent
-    return ArrowRows(_arrow(source, path, split)), path.parent if path.is_file() or _is_pattern(path.name) else path
+        return (JsonLines(path) if suffix == ".jsonl" else Csv(path)), path.parent
+    return _arrow(source, path, split), path.parent if path.is_file() or _is_pattern(path.name) else path
 
 
 def _is_pattern(source: str) -> bool:
     return any(c in source for c in "*?[")
 
 
-def _arrow(source: str, path: Path, split: str) -> Any:
+def _arrow(source: str, path: Path, split: str) -> ArrowRows:
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a damaged file is in the exception
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    readers = {".parquet": "parquet", ".tar": "webdataset"}
+    suffix = path.suffix.lower()
     try:
-        if path.suffix in readers:
+        if suffix in (".parquet", ".tar"):
             if not path.is_file() and not _is_pattern(source):
                 raise DataError(f"{source}: no such file")
             if path.is_file() and path.stat().st_size == 0:
                 raise DataError(f"{source}: is empty")
-            return datasets.load_dataset(readers[path.suffix], data_files=source, split="train")
+            if suffix == ".tar":
+                return ArrowRows(datasets.load_dataset("webdataset", data_files=source, split="train"))
+            known, refused = _columns(source, path)
+            return ArrowRows(datasets.load_dataset("parquet", data_files=source, split="train", **known), refused)
         if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             raise DataError(f"{source}: neither a saved data set nor a folder with {', '.join(_TABLES)}")
         if path.is_dir():
             rows = datasets.load_from_disk(source)
             if not isinstance(rows, datasets.DatasetDict):
-                return rows
+                return ArrowRows(rows)
             if split not in rows:
                 raise DataError(f"{source}: no split {split}; it has {', '.join(rows)}")
-            return rows[split]
+            return ArrowRows(rows[split])
         if path.exists():
             raise DataError(f"{source}: expected a .parquet, .jsonl, .csv, .tsv or .tar file")
-        return datasets.load_dataset(source, split=split)
+        return ArrowRows(datasets.load_dataset(source, split=split))
     except DataError:
         raise
     except Exception as error:  # readers of damaged files raise nearly anything
         raise DataError(
             f"{source}: cannot be read ({one_line(cause if isinstance(cause := error.__cause__, Exception) else error)})"
         ) from None
+
+
+def _columns(source: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `datasets` is told of the columns of parquet files where it cannot hold one, and the types of those it cannot hold.
+
+    Raises:
+        DataError: two columns have the same name.
+    """
+    import pyarrow as pa
+    from datasets import Features
+    from pyarrow import parquet
+
+    first = path if path.is_file() else next(iter(sorted(path.parent.glob(path.name))), None)
+    if first is None:
+        return {}, {}
+    schema = parquet.read_schema(first)
+    if twice := [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]:
+        raise DataError(f"{source}: two columns have the same name: {quoted(twice)}")
+    kept, refused = list[Any](), dict[str, str]()
+    for field in schema:
+        try:
+            Features.from_arrow_schema(pa.schema([field]))
+            kept.append(field)
+        except ValueError:
+            refused[field.name] = str(field.type)
+    if not refused:
+        return {}, {}
+    return {"features": Features.from_arrow_schema(pa.schema(kept)), "columns": [field.name for field in kept]}, refused

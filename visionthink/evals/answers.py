@@ -1,4 +1,8 @@
-"""Lines of saved answers: our transcripts, lmms-eval's sample logs, or plain rows."""
+"""Lines of saved answers: our transcripts, lmms-eval's sample logs, or plain rows.
+
+lmms-eval writes `str()` of a sample's reference, so that a split without answers has the reference "None" or "['None']": such a
+text is no reference in its logs, and text as any other in plain rows.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionthink.errors import DataError
+from visionthink.cells import encoding_of, is_blank, read_json, text_of
+from visionthink.errors import DataError, one_line
 from visionthink.protocol import extract_answer
-from visionthink.rewards.judge import Answer, Verdict, VerdictKind
+from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict, VerdictKind
 from visionthink.transcript import Transcript
 
 
@@ -31,12 +36,14 @@ def read_answers(path: Path) -> Iterator[SavedAnswer]:
     """Lines of a JSON-lines file, in order.
 
     Raises:
-        DataError: there is no such file, or it is empty.
+        DataError: there is no such file, it is empty, or it is not UTF-8 text.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     any_line = False
     with path.open("rb") as file:
+        if (encoding := encoding_of(file.peek(4)[:4])) != "utf-8-sig":
+            raise DataError(f"{path}: is {encoding.upper()[:6]} text; save it as UTF-8")
         for number, raw in enumerate(file, 1):
             if raw.strip():
                 any_line = True
@@ -45,13 +52,17 @@ def read_answers(path: Path) -> Iterator[SavedAnswer]:
         raise DataError(f"{path}: is empty")
 
 
+UNREADABLE = (DataError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
+"""What reading a record of another shape raises."""
+
+
 def _read(number: int, raw: bytes) -> SavedAnswer:
     try:
-        record = json.loads(raw)
+        record = read_json(raw.decode("utf-8-sig"))
         if not isinstance(record, dict):
             raise ValueError("not a JSON object")
         if "turns" in record:
-            return _transcript(number, record)
+            return _transcript(number, json.loads(raw.decode("utf-8-sig")))  # with infinite log-probabilities as they are
         if "target" in record and "doc_id" in record:
             return _lmms_eval(number, record)
         return _plain(number, record)
@@ -59,8 +70,9 @@ def _read(number: int, raw: bytes) -> SavedAnswer:
         reason = "not UTF-8 text"
     except json.JSONDecodeError:
         reason = "not a JSON object"
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f"{error}" if isinstance(error, ValueError) else "not a transcript, a sample of lmms-eval, or a plain row"
+    except UNREADABLE as error:
+        said = isinstance(error, (ValueError, DataError))
+        reason = one_line(error) if said else "not a transcript, a sample of lmms-eval, or a plain row"
     return SavedAnswer(line=number, id=str(number), content=Verdict("unscored", "input", f"line {number}: {reason}"))
 
 
@@ -79,12 +91,38 @@ def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     doc = record.get("doc")
     question = (doc.get("question") if isinstance(doc, Mapping) else None) or record.get("input")
     target = record["target"]
-    if isinstance(target, str) and target[:1] == "[" and target[-1:] == "]":  # written with str()
+    references = _references(_unwritten(target) if isinstance(target, str) else target, "target")
+    content = _judged(question if isinstance(question, str) else "", replies, references)
+    return SavedAnswer(line=number, id=str(record["doc_id"]), content=content, recorded=_recorded(record))
+
+
+_NOTHING = ("", "None", "nan", "NaT", "<NA>")
+"""What `str()` makes of a value that is missing, in Python and pandas."""
+
+
+def _unwritten(target: str) -> Any:
+    """What `str()` was called of: nothing, a list of texts, or text.
+
+    Raises:
+        ValueError: a mapping.
+    """
+    text = target.strip()
+    listed = text[:1] + text[-1:] in ("[]", "()")
+    parts = [part.strip().strip("'\"").strip() for part in text[1:-1].split(",")] if listed else [text]
+    if all(part in _NOTHING for part in parts):
+        return None
+    if text[0] + text[-1] in ("[]", "{}"):
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            listed = ast.literal_eval(target)
-            target = listed if isinstance(listed, list) and all(isinstance(t, str) for t in listed) else target  # not [0, 1]
-    answer = Answer(question if isinstance(question, str) else "", extract_answer(replies), _references(target, "target"))
-    return SavedAnswer(line=number, id=str(record["doc_id"]), content=answer, recorded=_recorded(record))
+            value = ast.literal_eval(text)
+            if isinstance(value, dict):
+                raise DataError("target is a mapping, not text")
+            if isinstance(value, list) and all(isinstance(v, str) or v is None for v in value):  # not [0, 1]
+                return value
+    return target
+
+
+def _judged(question: str, reply: str, references: tuple[str, ...]) -> Answer | Verdict:
+    return Answer(question, extract_answer(reply), references) if references else Verdict("unscored", "input", NO_REFERENCE)
 
 
 def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
@@ -92,17 +130,22 @@ def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
         if name not in record:
             raise ValueError(f"no {name}")
     question, prediction = record["question"], record["prediction"]
-    if not isinstance(question, str) or not isinstance(prediction, (str, int, float)):
-        raise ValueError("question and prediction must be text")
-    answer = Answer(question, extract_answer(str(prediction)), _references(record["ground_truth"], "ground_truth"))
-    return SavedAnswer(line=number, id=str(record.get("id", number)), content=answer, recorded=_recorded(record))
+    if not isinstance(question, str):
+        raise ValueError("question must be text")
+    try:
+        reply = text_of(prediction)
+    except DataError as error:
+        raise ValueError(f"prediction is {error}") from None
+    content = _judged(question, reply, _references(record["ground_truth"], "ground_truth"))
+    return SavedAnswer(line=number, id=str(record.get("id", number)), content=content, recorded=_recorded(record))
 
 
 def _references(value: Any, name: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    if not values or any(isinstance(v, (dict, list)) or v is None for v in values):
-        raise ValueError(f"{name} must be text or a list of texts")
-    return tuple(str(v) for v in values)
+    """Those that are there: null and blank text are none."""
+    try:
+        return tuple(text_of(v) for v in (value if isinstance(value, list) else [value]) if not is_blank(v))
+    except DataError as error:
+        raise ValueError(f"{name} is {error}; text or a list of texts is expected") from None
 
 
 def _recorded(record: Mapping[str, Any]) -> VerdictKind | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.errors import DataError
-from visionthink.evals.answers import SavedAnswer, read_answers
+from visionthink.evals.answers import UNREADABLE, SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.runner import write_run
@@ -136,7 +136,7 @@ def _metrics(samples: Path, task: str) -> list[str]:
 
 def _samples(file: Path) -> Iterator[tuple[dict[str, Any], SavedAnswer]]:
     """A sample and what is judged of it."""
-    lines = [raw for raw in file.read_bytes().splitlines() if raw.strip()]
+    lines = [raw for raw in file.read_bytes().split(b"\n") if raw.strip()]
     for raw, answer in zip(lines, read_answers(file), strict=True):
         try:
             sample = json.loads(raw)
@@ -191,14 +191,15 @@ def _read_sidecar(path: Path) -> dict[tuple[str, str], Transcript | Failed]:
             record = json.loads(line)
             end = Failed.from_dict(record) if "failed" in record else Transcript.from_dict(record)
             ends.setdefault((str(end.family), str(end.metadata["doc_id"])), end)
-        except (ValueError, KeyError, TypeError):
+        except UNREADABLE:
             raise DataError(f"{path}, line {number}: not a transcript of the plug-in") from None
     return ends
 
 
 def _check_same_run(transcript: Transcript, sample: Mapping[str, Any], name: str, sidecar: Path) -> None:
     """Two runs in one folder differ in what they read or said."""
-    counts = next(iter(sample.get("token_counts") or []), None)
+    listed = sample.get("token_counts")
+    counts = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else None
     ours = (transcript.visual_tokens + transcript.text_tokens, transcript.output_tokens)
     if counts and (counts.get("input_tokens"), counts.get("output_tokens")) != ours:
         raise DataError(f"{name}: its tokens are not those in {sidecar}, which is of another run")

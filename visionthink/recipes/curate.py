@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from visionthink.data.curation import Curator, count_shard, counted, judge_again
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
-from visionthink.durable import same_settings
+from visionthink.durable import replace_text, same_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
@@ -135,14 +136,33 @@ def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
 def _same_settings(config: CurateConfig) -> None:
     if not (config.out / "config.json").is_file() and config.out.exists() and any(config.out.iterdir()):
         raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
-    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS} | {"judge_file": _content(config.judge)}
+    settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
+    settings |= {name: _place(settings[name]) for name in ("data", "model", "image_root", "definite")}
+    settings |= {"judge": ",".join(map(_place, _judges(config.judge))), "judge_file": _content(config.judge)}
+    stored = config.out / "config.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # said by same_settings
+        before = json.loads(stored.read_text("utf-8"))
+        if settings["judge"].startswith(f"{before['judge']},") and before["judge_file"] == _content(before["judge"]):
+            # further judges are asked what the ones before could not judge: what was judged stays as it is
+            replace_text(stored, json.dumps(before | {name: settings[name] for name in ("judge", "judge_file")}, indent=1) + "\n")
     same_settings(config.out, settings)
 
 
+def _place(name: str) -> str:
+    """What a setting names, whichever way its path is written; text that is no path as it is."""
+    path = Path(name)
+    known = path.parent if any(c in path.name for c in "*?[") else path
+    return str(path.resolve()) if name not in ("", "mini", "tiny", "tiny-base") and known.exists() else name
+
+
+def _judges(judge: str) -> list[str]:
+    return [part.strip() for part in judge.split(",")]
+
+
 def _content(judge: str) -> str:
-    """Of the judge's file, where it is one: another prompt or model gives other verdicts."""
-    path = Path(judge)
-    return path.read_text("utf-8", "replace") if path.suffix == ".toml" and path.is_file() else ""
+    """Of the judges' files, where they are some: another prompt or model gives other verdicts."""
+    files = [Path(part) for part in _judges(judge) if part.endswith(".toml")]
+    return "\n".join(path.read_text("utf-8", "replace") for path in files if path.is_file())
 
 
 def _run_workers(config: CurateConfig, total: int, console: Console) -> None:

@@ -14,6 +14,9 @@ from visionthink.transcript import Transcript
 
 VerdictKind = Literal["correct", "wrong", "unscored"]
 
+NO_REFERENCE = "no reference answer"
+"""The reason where there is nothing to compare an answer with."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -60,7 +63,7 @@ def judge_transcripts(judge: Judge, transcripts: Sequence[Transcript]) -> list[V
 
 def _by_ending(transcript: Transcript) -> Verdict | None:
     if transcript.reference is None:
-        return Verdict("unscored", "ending", "no reference answer")
+        return Verdict("unscored", "ending", NO_REFERENCE)
     if transcript.stop_reason in ("policy_error", "refused"):
         return Verdict("unscored", "ending", str(transcript.stop_reason))
     if transcript.answer is None:

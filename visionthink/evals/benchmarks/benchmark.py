@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from visionthink.cells import quoted
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.benchmarks import questions
 from visionthink.evals.benchmarks.counting import Metric
@@ -67,7 +68,7 @@ class Benchmark:
         wanted = [*(column for part, column in parts.items() if part not in self.optional), *self.needs]
         present = rows.column_names
         if lacking := [column for column in wanted if column not in present]:
-            raise DataError(f"{name}: no column {' or '.join(lacking)}, as {self.name} has; it has {', '.join(present)}")
+            raise DataError(f"{name}: no column {' or '.join(lacking)}, as {self.name} has; it has {quoted(present)}")
         return AskedRows(rows, parts, self.ask)
 
 

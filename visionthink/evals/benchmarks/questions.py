@@ -11,6 +11,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+from visionthink.cells import text_of
 from visionthink.errors import DataError
 from visionthink.evals.benchmarks.mme import COGNITION, PERCEPTION
 from visionthink.evals.benchmarks.mmmu import CHOICE, OPEN
@@ -130,7 +131,7 @@ def mmbench(row: Row) -> Row:
     if not there or "".join(there) != "ABCDE"[: len(there)]:
         raise DataError(f"options {', '.join(there) or 'none'}: expected A, B and so on without a gap")
     options = [text(row, letter) for letter in there]
-    hint = "" if missing(row.get("hint")) else f"{row['hint']} "
+    hint = "" if missing(row.get("hint")) else f"{text(row, 'hint')} "
     return {
         "question": f"{hint}{text(row, 'question')} There are several options:\n{_lines(options)}\n\n{LETTER}",
         "answer": text(row, "answer"),
@@ -155,14 +156,14 @@ def _list(row: Row, column: str) -> list[str]:
         value = _literal(value)
     if not isinstance(value, (list, tuple)) or not 1 < len(value) <= 26:
         raise DataError(f"{column} is not a list of 2 to 26 texts")
-    return [str(option) for option in value]
+    return [text_of(option) for option in value]
 
 
 def _answers(row: Row) -> Any:
     """A reference, or several that are written as one list."""
     answer = row.get("answer")
     listed = _literal(answer) if isinstance(answer, str) and answer.strip().startswith("[") else answer
-    return [str(a) for a in listed] if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
+    return [text_of(a) for a in listed] if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
 
 
 def _literal(value: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from visionthink.cells import is_blank, text_of
 from visionthink.errors import DataError
 
 Row: TypeAlias = Mapping[str, Any]
@@ -53,7 +54,7 @@ class AskedRows:
 
 def missing(value: Any) -> bool:
     """Whether a cell holds nothing: null, NaN, "nan", blank text."""
-    return value is None or value != value or (isinstance(value, str) and value.strip() in ("", "nan"))
+    return is_blank(value) or (isinstance(value, str) and value.strip() == "nan")
 
 
 def text(row: Row, column: str) -> str:
@@ -65,9 +66,10 @@ def text(row: Row, column: str) -> str:
     value = row.get(column)
     if missing(value):
         raise DataError(f"no {column}")
-    if not isinstance(value, (str, int, float)):
-        raise DataError(f"{column} is {type(value).__name__}, not text")
-    return str(value)
+    try:
+        return text_of(value)
+    except DataError as error:
+        raise DataError(f"{column} is {error}") from None
 
 
 def one_of(row: Row, column: str, choices: Sequence[str]) -> str:
