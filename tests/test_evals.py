@@ -19,7 +19,7 @@ RED, BLUE = "<answer>red</answer>", "<answer>blue</answer>"
 def scored(red, *script: str, need: str = "easy", verdict: str | None = None) -> Scored:
     example = Example("e", "What colour?", red, answer="red", need=need, family="f")
     [t] = run_batch([begin(example, (0.25, 1.0), COMPACT, budget=TINY)], ScriptedPolicy(script))
-    return Scored(t, Verdict(verdict, "test", "") if verdict else judge_transcripts(RulesJudge(), [t])[0])
+    return Scored(t, Verdict(verdict, "test", "") if verdict else judge_transcripts(RulesJudge(closed=True), [t])[0])
 
 
 def test_summary(red):

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, hedged, meet, normalise
+from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, hedged, meet, normalise, says
+from visionthink.rewards.rules.words import COMBINED
 
 _LABELS = ("ABCDEFGHIJKLMNOPQRST", "123456789", ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"))
 _LABEL = r"(?:(?<![^\s:;,?!。、])|(?<=[一-鿿]))(?:\(\s*{0}\s*\)[.:]?|{0}\s*[).:、](?!\d))\s*"
@@ -64,7 +65,8 @@ def multiple_choice(pair: Pair) -> Finding | None:
         return None
     label = rf"\(?(?:{'|'.join(listed)})\)?"
     if re.fullmatch(rf"{label}(?:\s*(?:[,;&/、]|and|和)\s*{label})+", said):
-        return "different" if len(picked) == 1 else "unsure"  # several where one is right
+        both = says(" ".join(listed.values()), COMBINED)  # "Both A and B"
+        return "different" if len(picked) == 1 and not both else "unsure"  # several where one is right
     if not picks:
         text, right = normalise(said), [normalise(listed[p]) for p in picked if p in listed]
         return "unsure" if hedged(said) or any(contains(text, r) or contains(r, text) for r in right) else None

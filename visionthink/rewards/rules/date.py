@@ -30,7 +30,11 @@ def _dateutil() -> tuple[Any, Any]:
 def read_moments(text: str) -> list[Moment]:
     """All moments a whole text may mean; none where it is no date and no time. `3:04` may be in the morning or not, `03/04/20` in
     March or in April; a month or a weekday alone is a moment too. Names are English."""
-    text = re.sub(r"(?<=[\d\s])([ap])\.?\s?m\b\.?", r"\1m", normalise(text))
+    text = re.sub(
+        r"(?:(?<=\d)\.(\d\d)\s*|(?<=[\d\s]))([ap])\.?\s?m\b\.?",
+        lambda m: ((m[1] and f":{m[1]} ") or "") + m[2] + "m",
+        normalise(text),
+    )
     text = _CJK_DATE.sub(lambda m: "-".join(g for g in m.groups() if g) + " ", text)
     found, info = re.findall(r"[^\W\d_]+", text), _dateutil()[1]
     months, weekdays = ({n for w in found if (n := read(w)) is not None} for read in (info.month, info.weekday))
@@ -38,7 +42,12 @@ def read_moments(text: str) -> list[Moment]:
     text = re.sub(r"[^\W\d_]+\.?,?", lambda m: m[0] if info.weekday(m[0].rstrip(".,")) is None else "", text).strip(" ,()")
     if len(found) == 1 and not re.search(r"\d", text):
         return [(None, *(months or {None}), None, None, None, None, weekday)] if months or weekdays else []
-    readable = re.fullmatch(r"(?=.*\d).{1,60}(?<![-/:])", text) and (months or _NUMERIC.match(text) or _TIME.search(text))
+    parted = re.search(
+        r"\d\s*-\s*\d" if months else r":\d\d\s*(?:z|[a-z]*t|[a-z]+c|[+-]\d\d:?\d\d)$", text
+    )  # a span, a time zone
+    readable = (
+        not parted and re.fullmatch(r"(?=.*\d).{1,60}(?<![-/:])", text) and (months or _NUMERIC.match(text) or _TIME.search(text))
+    )
     if not readable or len(weekdays) > 1:
         return []
     orders = itertools.product((False, True), repeat=2) if not months and not re.match(r"\d{4}", text) else [(False, False)]
@@ -75,9 +84,8 @@ def same_date(pair: Pair) -> Finding | None:
     if names or says(pair.question, NO_DATES):
         return None
     said, wanted = (read_moments(text) for text in pair.texts)
-    # two moments may be one where what both say is equal
-    return (
-        meet(said, wanted, lambda a, b: all(x in (y, None) or y is None for x, y in zip(a, b, strict=True)))
-        if said and wanted
-        else None
-    )
+    if not said or not wanted:
+        return None
+    # two moments may be one where what both say is equal; 1:30 may be minutes and seconds
+    finding = meet(said, wanted, lambda a, b: all(x in (y, None) or y is None for x, y in zip(a, b, strict=True)))
+    return "unsure" if finding == "different" and pair.said.count(":") != pair.wanted.count(":") > 0 else finding

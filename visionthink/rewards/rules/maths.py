@@ -86,4 +86,4 @@ def _compare(said: Any, wanted: Any, *, rounded: bool) -> Finding:
         gaps.append(float(abs(a - b) / max(abs(a), abs(b))) if a != b else 0.0)
     if max(gaps) < 1e-25:
         return "same"
-    return "unsure" if max(gaps) < (0.01 if rounded else 1e-20) else "different"
+    return "unsure" if max(gaps) < (0.05 if rounded else 1e-20) else "different"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from visionthink.rewards.rules.text import words
+from visionthink.rewards.rules.text import CJK, says
 from visionthink.rewards.rules.words import APPROXIMATELY, FOREIGN, SCALES
 
 MOST_DIGITS = 400  # longer numbers and powers are not read: what one costs must be bounded
@@ -22,7 +22,7 @@ _LOCALES = {"en": ",", "en_IN": ",", "de": ".", "fr": "\u202f", "de_CH": "’"} 
 _NUMERAL = re.compile(
     r"""10\s*\^\s*[{(]?\s*(?P<only>[+-]?\d+)\s*[)}]?
       |(?:(?P<mixed>\d+)\s*)?\\frac\s*\{\s*(?P<above>\d+)\s*\}\s*\{\s*(?P<below>\d+)\s*\}
-      |(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d/.])
+      |(?!(?:1[89]|20)\d\d/\d\d(?!\d))(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d/.])
       |(?P<digits>\d+(?:[.,']\d+|[ ]\d{3}(?!\d))*|\.\d+)
        (?:\s*(?:[x*·×]|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*[{(]?\s*(?P<power>[+-]?\d+)\s*[)}]?|[eE](?P<exponent>[+-]?\d+)(?![\d.]))?
     """,
@@ -51,6 +51,7 @@ class Numeral:
     readings: tuple[Number, ...]
     rest: str
     approximate: bool = False
+    scaled: bool = False  # by a word or a letter
     english: bool = False  # written with commas, as English separates thousands
     foreign: bool = False  # English is no likelier than other languages
 
@@ -65,7 +66,7 @@ class Numeral:
 
 def is_foreign(question: str) -> bool:
     """Whether a question may be in a language that writes 1.234,5."""
-    return len(FOREIGN & set(words(question))) > 1
+    return says(question, FOREIGN) or any(c.isalpha() and ord(c) > 0x7F and not re.match(f"[{CJK}]", c) for c in question)
 
 
 def read_numeral(text: str, foreign: bool = False) -> Numeral | None:
@@ -119,7 +120,7 @@ def _scaled(readings: tuple[Number, ...], rest: str) -> Numeral:
     word, _, behind = rest.strip().partition(" ")
     attached = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}.get(word) if rest[:1].isalpha() else None
     scale = attached or (SCALES.get(word.casefold()) if len(word) > 1 else None)
-    numeral = Numeral(readings=readings, rest=behind.strip() if scale else rest.strip())
+    numeral = Numeral(readings=readings, rest=behind.strip() if scale else rest.strip(), scaled=bool(scale))
     return numeral.map(lambda n: n.times(Fraction(scale))) if scale else numeral
 
 

@@ -95,12 +95,17 @@ def same_quantity(pair: Pair) -> Finding | None:
     said, wanted = (read_quantity(text, pair.question) for text in pair.texts)
     if said is None or wanted is None:
         return None
-    finding = _by_kind(said, wanted, pair.question)
-    two = says(pair.question, lists.SEVERAL) and re.search(r"\d,\d{1,2}(?!\d)", pair.said + pair.wanted)
+    finding, texts, foreign = _by_kind(said, wanted, pair.question), pair.said + pair.wanted, is_foreign(pair.question)
+    two = (
+        re.search(r"(?<![\d,])\d+,\d{1,2}(?![\d,])", texts)
+        and not foreign
+        and (says(pair.question, lists.SEVERAL) or said.kind == "plain")
+    )
     if finding == "same" and (two or says(pair.question, lists.CODES)):
         return "unsure"  # 3,5 may be two numbers, and equal numbers are other codes
-    if finding == "different" and says(pair.question, lists.CHANGES) and _values(said.times(Fraction(-1)), wanted) != "different":
-        return "unsure"  # a fall of 5 may be given as -5
+    opposite = finding == "different" and _values(said.times(Fraction(-1)), wanted) != "different"
+    if (opposite and (foreign or says(pair.question, lists.CHANGES))) or (foreign and "illion" in texts):
+        return "unsure"  # a fall of 5 may be given as -5, and a billion is not the same everywhere
     return finding
 
 
@@ -141,18 +146,13 @@ def _near(a: Number, b: Number, rough: bool) -> bool:
 def _unscaled(said: Quantity, wanted: Quantity, question: str) -> Finding:
     """ "4.5" and "4.5 million" are the same where the question asks for millions, and not told apart elsewhere."""
     values, asked = _values(said, wanted), question.casefold()
-    for scale, names in {
-        100: r"%|percent|proportion|share|probability|chance|fraction|rate",
-        10**3: "",
-        10**6: "",
-        10**9: "",
-    }.items():
+    for scale, name in {100: "", 10**3: "thousand", 10**6: "million", 10**9: "billion"}.items():
         scaled = {_values(said.times(Fraction(scale)), wanted), _values(said, wanted.times(Fraction(scale)))}
-        if values != "same" and "same" in scaled and re.search(names, asked):
-            named = {10**3: "thousand", 10**6: "million", 10**9: "billion"}.get(scale, "$.")
+        if values != "same" and "same" in scaled and (name or re.search(lists.SHARES, asked)):
+            wanted_so = name and said.numeral.scaled != wanted.numeral.scaled
             return (
                 "same"
-                if re.search(rf"(?:in|how many) (?:\w+ )?{named}s?\b|\((?:in )?(?:[^\w\s] ?)?{named}s?\b", asked)
+                if wanted_so and re.search(rf"(?:in|how many) (?:\w+ )?{name}s?\b|\((?:in )?\W?{name}s?\b", asked)
                 else "unsure"
             )
     return values

@@ -34,9 +34,9 @@ SCALES = {  # words behind a number that multiply it
         (9, "billion billions bn milliard milliards milliarde milliarden mrd mrd. miljard"), (12, "trillion trillions tn"),
     ) for word in names.split()
 }  # fmt: skip
-FOREIGN = _set(  # frequent words of languages that write 1.234,5; a question with two of them may be in one of those languages
-    "der die das wie ist sind viel viele welche welcher welches und le la les est quel quelle quels combien sont el los cuál "
-    "cuánto cuántos qué es son il quanto quanti qual quantos são hoeveel wat het een zijn hur vad är hvor ile jaki сколько"
+# words of questions in languages that write 1.234,5; letters with accents tell others
+FOREIGN = _set(
+    "wie viel viele wieviel welche welches quel quelle combien cuanto cual quanto qual quale hoeveel welke hur hvor ile jaki"
 )
 MONEY = {  # which currencies a sign or a name may stand for
     word: _set(codes)
@@ -47,19 +47,19 @@ MONEY = {  # which currencies a sign or a name may stand for
     ) for word in names.split()
 }  # fmt: skip
 PERCENT = _set("%|percent|pct|prozent|per cent|% of total|% off|percent off|% vol|pour cent|por ciento", "|")
-UNITS = _set(
+UNITS = _set(  # as pint names them, with any prefix; it knows many more, which answers hardly mean: `cats` are a pressure
     "meter inch foot yard mile nautical_mile light_year parsec astronomical_unit angstrom micron gram pound ounce ton metric_ton "
     "second minute hour day week month year ampere kelvin degree_Celsius degree_Fahrenheit mole candela lumen lux hertz newton "
     "pascal revolutions_per_minute bar standard_atmosphere pound_force_per_square_inch meter_Hg joule calorie electron_volt ohm "
     "watt_hour watt horsepower volt siemens farad henry coulomb weber tesla becquerel sievert liter gallon pint quart cup "
     "cubic_centimeter acre hectare degree radian bit byte mile_per_hour kilometer_per_hour knot ppm decibel molar"
 )
-"""Units, as pint names them, with any prefix. pint knows many more, which answers hardly mean: `cats` are a pressure."""
 SPELLINGS = {  # spellings that pint does not know
     "°c": "degC", "degrees celsius": "degC", "degree celsius": "degC", "celsius": "degC", "°f": "degF", "fahrenheit": "degF",
     "degrees fahrenheit": "degF", "°": "degree", "度": "degree", "KB": "kB", "Kb": "kb", "米": "m", "厘米": "cm", "公里": "km",
     "公斤": "kg", "克": "g", "秒": "second", "分钟": "minute", "小时": "hour", "'": "foot", "''": "inch", '"': "inch",
 }  # fmt: skip
+COMBINED = _set("both all neither none")
 TWO_SIDED = _set("and or than versus")
 # behind a number, these change it
 NO_NOUNS = _set("pi half halves third thirds quarter quarters dozen times squared cubed point and to plus minus percent")
@@ -72,9 +72,9 @@ CHANGES = _set(  # a question with one of these may ask for a difference: a fall
     "differ differs difference rise rose risen fall fell fallen drop dropped change changed increase increased decrease "
     "decreased decline declined by loss lose lost gain down up"
 )
-SEVERAL = _set("two three both pair coordinates coordinate numbers values solutions points")
-"""A question with one of these may ask for two numbers: 3,5 is then no 3.5."""
+# words of questions that may ask for two numbers (3,5 is then no 3.5), and for a list whose order counts
+SEVERAL = _set("two three both pair coordinates coordinate numbers values solutions points point")
+SHARES = r"%|percent|proportion|share|probability|chance|fraction|rate"
 IN_ORDER = _set("and order rank sort sorted respectively sequence coordinates coordinate ascending descending from then")
-"""A question with one of these may ask for a list whose order counts."""
 NO_DATES = _set("ratio score scores odds scale aspect pressure signature fraction")
 CALENDAR = _set("day days weekday when date month months")
