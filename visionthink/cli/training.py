@@ -14,6 +14,7 @@ from rich.console import Console
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
+from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
 
 
@@ -29,6 +30,7 @@ def add(command: AddCommand) -> None:
     settings = train.add_argument_group("settings", "override the recipe's")
     described = TrainConfig.documentation()
     choices = {name: typing.get_args(kind) for name, kind in typing.get_type_hints(TrainConfig).items() if typing.get_args(kind)}
+    choices["penalty"] = ("|".join(PENALTIES) + "[:AMOUNT]",)
     for name, kind in _train_settings().items():
         settings.add_argument(
             f"--{name.replace('_', '-')}",

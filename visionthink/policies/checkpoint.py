@@ -85,6 +85,8 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
     if loaded["missing_keys"]:
         raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
+    if left := sorted(key for key in loaded["unexpected_keys"] if key.startswith("model.")):  # a value head may stand beside it
+        raise ModelError(f"model {name}: {left[0]} is in the weights and has no place in the architecture of config.json")
     return Checkpoint(
         name=name,
         path=path,

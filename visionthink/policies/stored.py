@@ -85,7 +85,9 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
     if kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
     try:
-        return transformers.CONFIG_MAPPING[kind].from_dict(_without_generation(record))
+        config = transformers.CONFIG_MAPPING[kind].from_dict(_without_generation(record))
+        config._name_or_path = path
+        return config
     except Exception as error:  # as above
         raise ModelError(f"model {name}: config.json: cannot be used ({one_line(error)})") from error
 

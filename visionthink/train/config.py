@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib.util
 import inspect
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError
 from visionthink.menu import Menu, named_menu
-from visionthink.protocol import DIALECTS, Protocol
+from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
 
@@ -40,7 +41,6 @@ _LEAST = {
     "learning_rate": 1e-12,
     "clip_eps": 0,
     "kl_coef": 0,
-    "penalty_weight": 0,
     "entropy_coef": 0,
     "refill": 0,
     "forced": 0,
@@ -92,12 +92,10 @@ class TrainConfig:
     """Beta, the weight of the KL penalty; 0 trains without a reference model."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
-    penalty: Literal["eq5", "released", "constant", "none"] = "eq5"
-    """What pays: requests or lucky direct answers by the group's counts (eq5, released), right requests (constant), nobody."""
+    penalty: str = "eq5"
+    """Who pays for requests and lucky direct answers, and with an amount how much of the reward, as constant:0.05; else 0.1."""
     theta: float = 0.2
     """Share of right direct answers in a group below which they count as luck."""
-    penalty_weight: float = 0.1
-    """Reward taken from a penalised rollout."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised."""
     judge: str = "rules"
@@ -162,6 +160,7 @@ class TrainConfig:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
+        self.spoken(Protocol())
         if self.forced and menu.beyond_levels:
             raise OptionError(
                 f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
@@ -175,7 +174,7 @@ class TrainConfig:
         return menu.with_levels(self.ladder) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
-        return Penalty(self.penalty, theta=self.theta, weight=self.penalty_weight, scope=self.penalty_scope)
+        return Penalty.parse(self.penalty, theta=self.theta, scope=self.penalty_scope)
 
     def exclusions(self) -> tuple[Exclusion, ...]:
         return parse_exclusions(self.exclude)
@@ -193,16 +192,19 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
 
+    def spoken(self, stored: Protocol) -> Protocol:
+        """What is spoken with a checkpoint that has this protocol stored beside it."""
+        return stored.speaking(self.dialect or named_menu(self.menu)[1])
+
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
-        budget, protocol = checkpoint.budget, checkpoint.protocol
-        if dialect := self.dialect or named_menu(self.menu)[1]:
-            boundary = DIALECTS[Protocol(dialect).dialect].boundary
-            protocol = Protocol(dialect, boundary or protocol.boundary)
+        budget, image_processor = checkpoint.budget, checkpoint.image_processor
         if self.max_image_tokens:
             budget = budget.capped(self.max_image_tokens)
-            checkpoint.image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol)
+            image_processor = copy.copy(image_processor)  # the caller's stays as it is
+            image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
+        protocol = self.spoken(checkpoint.protocol)
+        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
 
     def rehearsed(self, out: Path) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
