@@ -74,8 +74,10 @@ def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
     given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    from visionthink.train.progress import say
     from visionthink.train.run import train
 
+    say(f"preparing {options.recipe}: examples and settings")
     if options.dry_run and chosen.stand_in:
         from visionthink.policies.checkpoint import check_folder
 

@@ -50,6 +50,18 @@ _LEAST = {
 }
 
 
+def must_be_able_to_ask(protocol: Protocol, menu: Menu) -> None:
+    """
+    Raises:
+        OptionError: there is something to ask for, and no way to do it.
+    """
+    if menu.asks and not menu.asks & protocol.asks:
+        raise OptionError(
+            f"dialect {protocol.dialect}: has no way to ask for more than the lowest level of {menu.ladder}; "
+            "use a ladder of one level or another dialect"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
@@ -160,7 +172,8 @@ class TrainConfig:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
-        self.spoken(Protocol())
+        if self.chosen_dialect:
+            must_be_able_to_ask(Protocol(self.chosen_dialect), menu)
         if self.forced and menu.beyond_levels:
             raise OptionError(
                 f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
@@ -192,9 +205,10 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
 
-    def spoken(self, stored: Protocol) -> Protocol:
-        """What is spoken with a checkpoint that has this protocol stored beside it."""
-        return stored.speaking(self.dialect or named_menu(self.menu)[1])
+    @property
+    def chosen_dialect(self) -> str | None:
+        """The dialect of this run, named or brought along by the menu; None: the one stored beside the checkpoint."""
+        return self.dialect or named_menu(self.menu)[1]
 
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
@@ -203,7 +217,7 @@ class TrainConfig:
             budget = budget.capped(self.max_image_tokens)
             image_processor = copy.copy(image_processor)  # the caller's stays as it is
             image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        protocol = self.spoken(checkpoint.protocol)
+        protocol = checkpoint.protocol.speaking(self.chosen_dialect)
         return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
 
     def rehearsed(self, out: Path) -> TrainConfig:
