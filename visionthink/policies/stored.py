@@ -112,6 +112,9 @@ def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
         raise ModelError(f"model {name}: tokenizer.json, tokenizer_config.json: cannot be used ({one_line(error)})") from error
     if tokenizer.pad_token_id is None:
         raise ModelError(f'model {name}: tokenizer_config.json: pad_token is missing; Qwen-VL has "{chatml.END_OF_TEXT}"')
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0:
+        raise ModelError(f"model {name}: tokenizer_config.json: model_max_length {longest!r}: expected a number above 0")
     tokenizer.padding_side = "left"
     return tokenizer
 
