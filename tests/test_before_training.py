@@ -145,7 +145,10 @@ def test_a_judge_is_asked_past_its_cache(cache):
 
 
 def test_a_judge_that_says_no_verdict_is_down_too(cache):
-    with language_model("I would rather not.") as server, pytest.raises(OptionError, match=r"judge http://\S+: reply cannot be read"):
+    with (
+        language_model("I would rather not.") as server,
+        pytest.raises(OptionError, match=r"judge http\S+: reply cannot be"),
+    ):
         probe(read_judge(server.url))
 
 

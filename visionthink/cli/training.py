@@ -74,19 +74,22 @@ def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
     given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.progress import say
-    from visionthink.train.run import train
+    from visionthink.train.run import ready, train
 
-    say(f"preparing {options.recipe}: examples and settings")
-    if options.dry_run and chosen.stand_in:
-        from visionthink.policies.checkpoint import check_folder
-
-        if Path(config.model).exists():
-            check_folder(Path(config.model), config.model)
+    ready(config, dry_run=options.dry_run)
+    check_files(config.model)
+    rehearsed = options.dry_run and chosen.stand_in
+    if not rehearsed:
+        describe(config.model)
+    if not config.data:
+        say(f"preparing the examples of {options.recipe}")
+    if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
         small = config.rehearsed(config.out)
-        checkpoint, examples = chosen.stand_in(small)
+        checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)

@@ -57,10 +57,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     Raises:
         ModelError: a file is missing or damaged, or the architecture is none of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
     """
-    path = resolve(name)
-    folder = Path(path)
-    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
-        check_folder(folder, name)
+    path = check_files(name)
     torch, transformers = _libraries()
     from visionthink.policies import stored
 
@@ -133,7 +130,20 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def check_folder(folder: Path, name: str) -> None:
+def check_files(name: str) -> str:
+    """The folder or hub id behind a model name; of a folder, it is known that all files are there.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    path = resolve(name)
+    folder = Path(path)
+    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
+        _check_folder(folder, name)
+    return path
+
+
+def _check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name}: no such folder")
     needed = (

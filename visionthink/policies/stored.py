@@ -35,6 +35,7 @@ _TOKEN_IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 _GENERATION = {name for name in vars(GenerationConfig()) if name[0] != "_"} - {*_TOKEN_IDS, "transformers_version", "use_cache"}
 _EDGES = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 """Names of the limits on an image's pixels within `size`, and the older ones, which stand within `size` or beside it."""
+_EXPECTED = "expected shortest_edge and longest_edge, as numbers of pixels of an area"
 
 
 def read_json(name: str, path: str, file: str) -> dict[str, Any] | None:
@@ -235,17 +236,19 @@ def _size(given: dict[str, Any]) -> dict[str, int] | None:
     """`shortest_edge` and `longest_edge`, which are numbers of pixels of an area; None where nothing is said."""
     size = given.get("size", {})
     if not isinstance(size, dict):
-        raise _Unusable(f"size {size!r}: expected shortest_edge and longest_edge, as numbers of pixels of an area")
+        raise _Unusable(f"size {size!r}: {_EXPECTED}")
     size = {key: value for key, value in size.items() if value is not None}
     if strange := sorted(map(str, set(size) - {*_EDGES, *_EDGES.values()})):
-        raise _Unusable(f"size has {', '.join(strange)}: expected shortest_edge and longest_edge, as numbers of pixels of an area")
+        raise _Unusable(f"size has {', '.join(strange)}: {_EXPECTED}")
     found: dict[str, int] = {}
     for edge, older in _EDGES.items():
         said = {f"size.{key}": size[key] for key in (edge, older) if key in size}
         said |= {older: given[older]} if older in given else {}
         numbers = [_at_least(key, value, 1) for key, value in said.items()]
         if len(set(numbers)) > 1:
-            raise _Unusable(f"{' and '.join(f'{k} {v}' for k, v in said.items())} disagree; keep the one the model was trained with")
+            raise _Unusable(
+                f"{' and '.join(f'{k} {v}' for k, v in said.items())} disagree; keep the one the model was trained with"
+            )
         found |= {edge: numbers[0]} if numbers else {}
     if not found and "size" not in given:
         return None

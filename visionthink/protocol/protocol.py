@@ -66,7 +66,7 @@ class Protocol:
             raise OptionError(f"unknown boundary {self.boundary!r}; choose chatml or released")
 
     def speaking(self, dialect: str | None = None, boundary: str | None = None) -> Protocol:
-        """The same in another dialect, whose released turn boundary comes along unless one is named; nothing named changes nothing.
+        """The same in another dialect, whose released turn boundary comes along unless one is named. None changes nothing.
 
         Raises:
             OptionError: unknown dialect or boundary.

@@ -69,7 +69,7 @@ def check_names(models: Sequence[str], policies: Sequence[PolicySpec]) -> None:
     """What can be known of an evaluation before a model is opened.
 
     Raises:
-        OptionError: a model or policy twice, `random` without the runs that give its share, or a method's settings that cannot be.
+        OptionError: a model or policy twice, `random` without the runs that give its share, or a method that cannot be.
     """
     for names, what in ((models, "model"), (list(map(str, policies)), "policy")):
         if len(set(names)) < len(names):

@@ -35,20 +35,28 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
             GPUs are visible to a single process.
     """
-    _writable(config.out)
-    judge = read_judge(config.judge)  # what cannot be is known before a model is loaded
-    stored = config.out / "config.json"
-    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
-        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
+    judge = ready(config, dry_run=dry_run)
     if dry_run:
         say(f"asking the judge once: {config.judge}")
         probe(judge)
         with tempfile.TemporaryDirectory() as folder:
             _run(config.rehearsed(Path(folder)), examples, judge, checkpoint, intended=config)
         return config.out
-    if config.resume:
-        _same_run(config, stored)
     return _run(config, examples, judge, checkpoint)
+
+
+def ready(config: TrainConfig, *, dry_run: bool = False) -> Judge:
+    """The judge of a run that can begin, as far as is known before a model is loaded.
+
+    Raises:
+        OptionError: there is no such judge, or the run cannot be written to its folder or go on with what is there.
+    """
+    _writable(config.out)
+    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
+        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
+    if config.resume and not dry_run:
+        _same_run(config, config.out / "config.json")
+    return read_judge(config.judge)
 
 
 @contextlib.contextmanager
@@ -100,9 +108,9 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
             if name == "steps":  # what is possible depends on what there is to begin with
                 start = config.out / "final" if config.lora_rank or not newest else newest
                 said += (
-                    f"; a linear learning rate falls to 0 over the length that a run began with: leave --steps {before.get(name)}, "
-                    f"or train on from it as a new run with --model {start} and another --out; --lr-schedule constant runs "
-                    "can be made longer"
+                    "; a linear learning rate falls to 0 over the length that a run began with: "
+                    f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "
+                    "--lr-schedule constant runs can be made longer"
                 )
             raise OptionError(said)
     if newest and trained_updates(newest) > config.steps * config.updates_per_step:
