@@ -121,8 +121,14 @@ DANGEROUS = (
 ).split()
 
 
-@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
-@pytest.mark.parametrize("field", [pytest.param(f, marks=() if f in DANGEROUS else pytest.mark.slow) for f in FIELDS])
+@pytest.mark.parametrize(
+    "field, file",
+    [
+        pytest.param(field, file, marks=() if field in DANGEROUS and file == "generation_config.json" else pytest.mark.slow)
+        for field in FIELDS
+        for file in ("generation_config.json", "config.json")
+    ],
+)
 def test_a_hostile_setting_of_generation_has_no_effect(field, file, tmp_path, usual):
     folder = copied(tmp_path / "model")
     change(folder / file, **{field: HOSTILE.get(field, True)})
@@ -133,10 +139,11 @@ def test_fields_with_a_hostile_value_are_fields():
     assert set(DANGEROUS) | set(HOSTILE) <= set(FIELDS)
 
 
-def test_hostile_settings_of_a_nested_configuration_have_no_effect(tmp_path, usual):
+def test_hostile_settings_of_the_architectures_file_have_no_effect(tmp_path, usual):
     folder = copied(tmp_path / "model")
+    hostile = {field: HOSTILE.get(field, True) for field in DANGEROUS}
     text = json.loads((folder / "config.json").read_text())["text_config"]
-    change(folder / "config.json", text_config=text | {field: HOSTILE.get(field, True) for field in DANGEROUS})
+    change(folder / "config.json", **hostile, text_config=text | hostile)
     (folder / "generation_config.json").unlink()  # transformers would take them from there
     assert outcome(folder, tmp_path / "out") == usual
 
