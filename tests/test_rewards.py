@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from episodes import begin
 
 from visionthink import Penalty, Protocol, Rubric, ScriptedPolicy, run_batch
+from visionthink.cli import main
 from visionthink.errors import OptionError
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Verdict, judge_transcripts
+from visionthink.rewards.penalty import PENALTIES
 from visionthink.rewards.rules.judge import RulesJudge
+from visionthink.train.config import TrainConfig
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, Failure
 
@@ -65,6 +72,53 @@ def test_penalty_scope_theta_and_weight():
     for bad in ({"name": "x"}, {"theta": 2.0}, {"scope": "x"}):
         with pytest.raises(OptionError):
             Penalty(**bad)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("eq5", Penalty("eq5", weight=0.1)),
+        ("constant:0.05", Penalty("constant", weight=0.05)),
+        ("released:1e-3", Penalty("released", weight=0.001)),
+        ("eq5:0", Penalty("eq5", weight=0.0)),
+        ("none", Penalty("none")),
+    ],
+)
+def test_a_penalty_is_a_name_and_may_be_an_amount(text, expected):
+    assert Penalty.parse(text) == expected
+    assert Penalty.parse(text, theta=0.3, scope="correct") == replace(expected, theta=0.3, scope="correct")
+    assert max(Penalty.parse(text)([True, False], [True, True])) == (0.0 if text == "none" else expected.weight)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("x", "unknown penalty 'x'; choose eq5, released, constant or none, with an amount as eq5:0.1"),
+        ("", "unknown penalty ''"),
+        ("x:0.1", "unknown penalty 'x'"),
+        ("constant:", "penalty 'constant:': the amount must be a number of at least 0, as constant:0.1"),
+        ("constant:0,1", "penalty 'constant:0,1': the amount must be a number"),
+        ("constant:-0.1", "penalty weight -0.1: must be a number of at least 0"),
+        ("constant:nan", "penalty weight nan: must be"),
+        ("constant:inf", "penalty weight inf: must be"),
+        ("none:0.1", "penalty 'none:0.1': nobody pays, so there is no amount"),
+    ],
+)
+def test_a_penalty_that_cannot_be_is_refused(text, message):
+    with pytest.raises(OptionError) as error:
+        Penalty.parse(text)
+    assert str(error.value).startswith(message)
+
+
+def test_the_names_of_penalties_stand_in_one_place(capsys):
+    """The command line, the settings and the documentation read them from there."""
+    assert list(PENALTIES) == ["eq5", "released", "constant", "none"]
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "--penalty eq5|released|constant|none[:AMOUNT]" in " ".join(capsys.readouterr().out.split())
+    assert TrainConfig(penalty="constant:0.3").rollout_penalty() == Penalty("constant", weight=0.3)
+    documented = re.findall(r"^\| `(\w+)`", (Path(__file__).parent.parent / "docs" / "rewards.md").read_text("utf-8"), re.M)
+    assert set(PENALTIES) <= set(documented)
 
 
 def test_score_group(example):

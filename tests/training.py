@@ -16,7 +16,7 @@ def small(out, **changes) -> TrainConfig:
         "refill": 0,
         "exclude": "truncated",
     }
-    return TrainConfig(model="tiny-base", out=out, **(settings | changes))
+    return TrainConfig(**{"model": "tiny-base", "out": out} | settings | changes)
 
 
 def rollout_batch(trainer) -> dict:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from visionthink.addresses import is_endpoint
 from visionthink.episode import Episode, Policy, run_batch
@@ -15,7 +15,7 @@ from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
-from visionthink.protocol import DIALECTS, Boundary, Protocol
+from visionthink.protocol import Protocol
 from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
 from visionthink.transcript import Transcript
 from visionthink.types import Example, ImageSource
@@ -53,12 +53,7 @@ class Model:
         budget: PixelBudget,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
-        if protocol.can_ask and menu.asks and not menu.asks & protocol.asks:
-            named = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
-            said, offered = (" or ".join(named[kind] for kind in sorted(kinds)) for kinds in (protocol.asks, menu.asks))
-            raise OptionError(
-                f"dialect {protocol.dialect}: asks for {said}, and the menu offers {offered}; choose another dialect or menu"
-            )
+        _must_fit(protocol, menu)
         self.policy, self.protocol, self.menu, self.budget = policy, protocol, menu, budget
         self.max_image_pixels = max_image_pixels
 
@@ -98,15 +93,26 @@ class Model:
         return Result(answer=transcript.answer, levels=transcript.levels_seen, usage=transcript.usage(), transcript=transcript)
 
 
+def _must_fit(protocol: Protocol, menu: Menu) -> None:
+    if protocol.can_ask and menu.asks and not menu.asks & protocol.asks:
+        named = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
+        said, offered = (" or ".join(named[kind] for kind in sorted(kinds)) for kinds in (protocol.asks, menu.asks))
+        raise OptionError(
+            f"dialect {protocol.dialect}: asks for {said}, and the menu offers {offered}; choose another dialect or menu"
+        )
+
+
 def _with_ladder(menu: Menu, ladder: ResolutionLadder | Sequence[float] | str) -> Menu:
     """A menu with another ladder, or with other levels."""
     return dataclasses.replace(menu, ladder=ladder) if isinstance(ladder, ResolutionLadder) else menu.with_levels(ladder)
 
 
 _Opened = tuple[Policy, Protocol, PixelBudget]
+_Speaking = Callable[[Protocol], Protocol]
+"""From the protocol stored beside a checkpoint to the one that was asked for."""
 
 
-def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
+def _remote(name: str, checkpoint: str | None, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     """A model behind an endpoint; what it serves is described by a checkpoint without its weights."""
     from visionthink.endpoint import Endpoint
     from visionthink.policies.checkpoint import describe
@@ -118,29 +124,29 @@ def _remote(name: str, checkpoint: str | None, protocol: Mapping[str, Any], samp
     connection = {name: sampling.pop(name) for name in limits if name in sampling}
     sampling.pop("batch_size", None)  # the server's business
     key = KEY if os.environ.get(KEY) else ""
-    chosen = dataclasses.replace(described.protocol if described else Protocol(), **protocol)
+    protocol = speaking(described.protocol if described else Protocol())
     endpoint = Endpoint(url, model=served, key_env=key, **connection)
-    policy = RemotePolicy(endpoint, config=described.config if described else None, protocol=chosen, **sampling)
-    return policy, chosen, described.budget if described else QWEN2_5_VL
+    policy = RemotePolicy(endpoint, config=described.config if described else None, protocol=protocol, **sampling)
+    return policy, protocol, described.budget if described else QWEN2_5_VL
 
 
-def _vllm(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
+def _vllm(name: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     """A model that vLLM's offline engine runs."""
     from visionthink.policies.checkpoint import describe
     from visionthink.policies.vllm import VllmPolicy
 
     described = describe(name)
-    chosen = dataclasses.replace(described.protocol, **protocol)
+    chosen = speaking(described.protocol)
     return VllmPolicy(name, described, protocol=chosen, **sampling), chosen, described.budget
 
 
-def _local(name: str, protocol: Mapping[str, Any], sampling: dict[str, Any]) -> _Opened:
+def _local(name: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     """A model that transformers runs."""
     from visionthink.policies.checkpoint import open_checkpoint
 
     where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
     opened = open_checkpoint(name, **where)
-    chosen = dataclasses.replace(opened.protocol, **protocol)
+    chosen = speaking(opened.protocol)
     from visionthink.policies.local import LocalPolicy
 
     return LocalPolicy(opened, protocol=chosen, **sampling), chosen, opened.budget
@@ -178,29 +184,33 @@ def load(
         ModelError: the checkpoint cannot be loaded.
         OptionError: an address without http://, or an option that the model does not have.
     """
-    chosen: dict[str, Any] = {}
     if isinstance(menu, str):
         menu, spoken = named_menu(menu)
         dialect = dialect or spoken
+
+    def speaking(stored: Protocol) -> Protocol:
+        return stored.speaking(dialect, boundary)
+
+    def offered(protocol: Protocol) -> Menu:
+        chosen = menu or menu_for(protocol.dialect)
+        return chosen if ladder is None else _with_ladder(chosen, ladder)
+
+    # names that do not exist and values that cannot be are known before a model is loaded
+    foreseen = speaking(Protocol())
+    wanted = offered(foreseen)
     if dialect:
-        chosen["dialect"] = Protocol(dialect).dialect
-        boundary = boundary or DIALECTS[dialect].boundary
-    if boundary:
-        chosen["boundary"] = Protocol(boundary=cast("Boundary", boundary)).boundary
+        _must_fit(foreseen, wanted)
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
-        opened = _remote(str(name), checkpoint, chosen, sampling)
+        opened = _remote(str(name), checkpoint, speaking, sampling)
     elif "omit" in sampling:
         raise OptionError(f"omit: leaves fields out of the request to an endpoint, and {name} is none")
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
     else:
-        opened = (_vllm if engine == "vllm" else _local)(str(name), chosen, sampling)
+        opened = (_vllm if engine == "vllm" else _local)(str(name), speaking, sampling)
     policy, protocol, budget = opened
-    menu = menu or menu_for(protocol.dialect)
-    if ladder is not None:
-        menu = _with_ladder(menu, ladder)
-    return Model(policy, protocol, menu, budget, max_image_pixels)
+    return Model(policy, protocol, offered(protocol), budget, max_image_pixels)

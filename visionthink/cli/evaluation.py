@@ -60,7 +60,7 @@ def add(command: AddCommand) -> None:
 def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.benchmarks.benchmark import benchmark
     from visionthink.evals.policy_spec import PolicySpec
-    from visionthink.recipes.frontier import evaluate_all, evaluate_one
+    from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
     if (options.suite is None) == (options.from_lmms is None):
@@ -72,6 +72,7 @@ def _eval(options: argparse.Namespace) -> None:
         raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
     models = _names(options.model, "model")
     policies = [PolicySpec.parse(name) for name in _names(options.policy, "policy")]
+    check_names(models, policies)
     task = benchmark(options.benchmark) if options.benchmark else None
     examples = _examples(options, task)
     closed = options.suite == "mini" or (task is not None and not task.judged)
@@ -163,9 +164,9 @@ def _score(options: argparse.Namespace) -> None:
     from visionthink.rewards.judge import Verdict
     from visionthink.rewards.spec import read_judge
 
+    judge, other = read_judge(options.judge), read_judge(options.against) if options.against else None
     answers = list(read_answers(options.file))
-    if options.against:
-        other = read_judge(options.against)
+    if other:
         answers = [dataclasses.replace(a, recorded=v.verdict) for a, v in zip(answers, verdicts(other, answers), strict=True)]
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -176,7 +177,7 @@ def _score(options: argparse.Namespace) -> None:
             if options.json:
                 write_json(vars(verdict))
 
-        summary = score(answers, read_judge(options.judge), options.out, tell=tell)
+        summary = score(answers, judge, options.out, tell=tell)
     _print_score(summary, wide(stderr=options.json))
 
 

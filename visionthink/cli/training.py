@@ -14,6 +14,7 @@ from rich.console import Console
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
+from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
 
 
@@ -29,6 +30,7 @@ def add(command: AddCommand) -> None:
     settings = train.add_argument_group("settings", "override the recipe's")
     described = TrainConfig.documentation()
     choices = {name: typing.get_args(kind) for name, kind in typing.get_type_hints(TrainConfig).items() if typing.get_args(kind)}
+    choices["penalty"] = ("|".join(PENALTIES) + "[:AMOUNT]",)
     for name, kind in _train_settings().items():
         settings.add_argument(
             f"--{name.replace('_', '-')}",
@@ -72,17 +74,22 @@ def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
     given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
-    from visionthink.train.run import train
+    from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.train.progress import say
+    from visionthink.train.run import ready, train
 
-    if options.dry_run and chosen.stand_in:
-        from visionthink.policies.checkpoint import check_folder
-
-        if Path(config.model).exists():
-            check_folder(Path(config.model), config.model)
+    ready(config, dry_run=options.dry_run)
+    check_files(config.model)
+    rehearsed = options.dry_run and chosen.stand_in
+    if not rehearsed:
+        describe(config.model)
+    if not config.data:
+        say(f"preparing the examples of {options.recipe}")
+    if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
         small = config.rehearsed(config.out)
-        checkpoint, examples = chosen.stand_in(small)
+        checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionthink import chatml
-from visionthink.errors import ModelError, OptionError, StorageError, one_line
+from visionthink.errors import ModelError, StorageError, one_line
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
-SETTINGS = "visionthink.json"
-"""Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
-
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Models of transformers that can be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,39 +57,41 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     Raises:
         ModelError: a file is missing or damaged, or the architecture is none of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
     """
-    path = resolve(name)
-    folder = Path(path)
-    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
-        check_folder(folder, name)
+    path = check_files(name)
     torch, transformers = _libraries()
+    from visionthink.policies import stored
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # small files first: what is wrong with them is known before the weights are read
+    config = stored.read_config(name, path)
+    image_processor = stored.read_image_processor(name, path)
+    protocol = stored.read_protocol(name, path)
+    tokenizer = stored.read_tokenizer(name, path)
+    stored.check_parts(name, config, tokenizer, image_processor)
+    generation = stored.read_generation(name, path, config, tokenizer)
     try:
-        config = transformers.AutoConfig.from_pretrained(path)
-        if config.model_type not in MODEL_TYPES:
-            raise ModelError(f"model {name}: {config.model_type} is not supported; choose one of {', '.join(MODEL_TYPES)}")
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype or (torch.float32 if device == "cpu" else "auto"), output_loading_info=True
+            path,
+            config=config,
+            generation_config=generation,
+            dtype=dtype or (torch.float32 if device == "cpu" else "auto"),
+            output_loading_info=True,
         )
-        if loaded["missing_keys"]:
-            raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
-        _check_parts(name, config, tokenizer, image_processor)
         model = model.to(device)
-    except ModelError:
-        raise
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
-    tokenizer.padding_side = "left"
-    settings = _settings(path)
+    if loaded["missing_keys"]:
+        raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
+    if left := sorted(key for key in loaded["unexpected_keys"] if key.startswith("model.")):  # a value head may stand beside it
+        raise ModelError(f"model {name}: {left[0]} is in the weights and has no place in the architecture of config.json")
     return Checkpoint(
         name=name,
         path=path,
         model=model.eval(),
         tokenizer=tokenizer,
         image_processor=image_processor,
-        protocol=_protocol(path, settings),
-        budget=pixel_budget(image_processor),
+        protocol=protocol,
+        budget=stored.pixel_budget(image_processor),
     )
 
 
@@ -115,29 +112,11 @@ def describe(name: str) -> Described:
         ModelError: a file is missing or damaged.
     """
     path = resolve(name)
-    _, transformers = _libraries()
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-        image_processor = transformers.Qwen2VLImageProcessorPil.from_pretrained(path)
-    except Exception as error:  # as in open_checkpoint
-        raise ModelError(f"checkpoint {name}: cannot be read ({one_line(error)})") from error
-    return Described(_protocol(path, _settings(path)), pixel_budget(image_processor), config)
+    _libraries()
+    from visionthink.policies import stored
 
-
-def _protocol(path: str, settings: dict[str, Any]) -> Protocol:
-    try:
-        return Protocol(**settings)
-    except OptionError as error:
-        raise ModelError(f"{Path(path) / SETTINGS}: {error}") from None
-
-
-def pixel_budget(image_processor: Any) -> PixelBudget:
-    """The sizes an image processor allows, read from its own configuration."""
-    return PixelBudget(
-        image_processor.patch_size * image_processor.merge_size,
-        image_processor.size["shortest_edge"],
-        image_processor.size["longest_edge"],
-    )
+    config, image_processor = stored.read_config(name, path), stored.read_image_processor(name, path)
+    return Described(stored.read_protocol(name, path), stored.pixel_budget(image_processor), config)
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -151,21 +130,20 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) -> None:
-    """Files of different models beside each other would load and fail later, or worse, not fail."""
-    vision = config.vision_config
-    for part, theirs in (("patch_size", vision.patch_size), ("merge_size", vision.spatial_merge_size)):
-        if getattr(image_processor, part) != theirs:
-            ours = getattr(image_processor, part)
-            raise ModelError(f"model {name}: {part} is {ours} in the image processor and {theirs} in config.json")
-    if not 0 < image_processor.size["shortest_edge"] <= image_processor.size["longest_edge"]:
-        raise ModelError(f"model {name}: the image processor's size {dict(image_processor.size)} leaves no pixels")
-    pad = tokenizer.convert_tokens_to_ids(chatml.IMAGE_PAD)
-    if pad != config.image_token_id:
-        raise ModelError(f"model {name}: {chatml.IMAGE_PAD} is {pad} in the tokenizer and {config.image_token_id} in config.json")
+def check_files(name: str) -> str:
+    """The folder or hub id behind a model name; of a folder, it is known that all files are there.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    path = resolve(name)
+    folder = Path(path)
+    if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
+        _check_folder(folder, name)
+    return path
 
 
-def check_folder(folder: Path, name: str) -> None:
+def _check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name}: no such folder")
     needed = (
@@ -190,25 +168,6 @@ def check_folder(folder: Path, name: str) -> None:
             raise ModelError(f"model {name}: {shard.name} is missing")
 
 
-def _settings(path: str) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    found = cached_file(
-        path, SETTINGS, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
-    if found is None:
-        return {}
-    file = Path(found)
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError):
-        raise ModelError(f"{file}: not valid JSON") from None
-    known = isinstance(settings, dict) and not set(settings) - {"dialect", "boundary"}
-    if not known or not all(isinstance(value, str) for value in settings.values()):
-        raise ModelError(f"{file}: expected an object with dialect and boundary")
-    return settings
-
-
 def save_checkpoint(
     folder: Path,
     *,
@@ -228,12 +187,15 @@ def save_checkpoint(
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
+    from visionthink.policies.stored import only_token_ids
+
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         weights = {k: v.to(dtype) if dtype else v for k, v in (state or model.state_dict()).items()}
         model.save_pretrained(partial, state_dict=weights)
+        only_token_ids(model.generation_config).save_pretrained(partial)
         if dtype is not None:
             config = json.loads((partial / "config.json").read_text("utf-8"))
             config["dtype"] = str(dtype).removeprefix("torch.")
@@ -254,6 +216,8 @@ def save_checkpoint(
 
 def save_settings(folder: Path, protocol: Protocol) -> None:
     """Write the protocol beside a checkpoint."""
+    from visionthink.policies.stored import SETTINGS
+
     settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
 

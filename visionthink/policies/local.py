@@ -140,9 +140,8 @@ class LocalPolicy:
                 **self.model_inputs(prompts, histories),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=self.temperature > 0,
-                # said in full: what is left out is filled in from the checkpoint (Qwen2.5-VL ships top_k 1 and a penalty)
-                **({"temperature": self.temperature, "top_p": 1.0, "top_k": 0} if self.temperature else {}),
-                repetition_penalty=1.0,
+                # the checkpoint holds no settings of its own (`stored.read_generation`); transformers would take the 50 best
+                **({"temperature": self.temperature, "top_k": 0} if self.temperature else {}),
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
                 eos_token_id=self.renderer.end_ids,

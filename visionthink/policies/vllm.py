@@ -60,15 +60,17 @@ class VllmPolicy:
         vllm, self._stopped = _library()
         self._parameters = vllm.SamplingParams
         described = described or describe(name)
+        from visionthink.policies.stored import read_generation, read_tokenizer
+
+        tokenizer = read_tokenizer(name, resolve(name))
+        read_generation(name, resolve(name), described.config, tokenizer)  # only refuses: vLLM is told to read none
         if batch_size is not None:
             engine = {"max_num_seqs": batch_size} | engine
         try:
             self._llm = vllm.LLM(resolve(name), **(_defaults() | engine))
         except Exception as error:  # of many kinds; the details are in vLLM's log
             raise ModelError(f"model {name}: vLLM cannot load it ({one_line(error)})") from error
-        from transformers import AutoTokenizer
-
-        self.renderer = Renderer(AutoTokenizer.from_pretrained(resolve(name)), (protocol or described.protocol).boundary)
+        self.renderer = Renderer(tokenizer, (protocol or described.protocol).boundary)
         self.config = described.config
         """Of the model, as transformers has it."""
         self.temperature, self.max_new_tokens = temperature, max_new_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from visionthink.errors import DataError, OptionError
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
@@ -72,6 +73,16 @@ class Protocol:
             raise OptionError(f"unknown dialect {self.dialect!r}; choose from {', '.join(DIALECTS)}")
         if self.boundary not in ("chatml", "released"):
             raise OptionError(f"unknown boundary {self.boundary!r}; choose chatml or released")
+
+    def speaking(self, dialect: str | None = None, boundary: str | None = None) -> Protocol:
+        """The same in another dialect, whose released turn boundary comes along unless one is named. None changes nothing.
+
+        Raises:
+            OptionError: unknown dialect or boundary.
+        """
+        other = Protocol(dialect or self.dialect)
+        released = DIALECTS[other.dialect].boundary if dialect else None
+        return Protocol(other.dialect, cast("Boundary", boundary or released or self.boundary))
 
     def _spoken(self, can_request: bool) -> Dialect:
         dialect = DIALECTS[self.dialect]

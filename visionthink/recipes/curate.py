@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -82,6 +83,8 @@ class CurateConfig:
         for name, least in (("workers", 1), ("limit", 0), ("select", 0), ("max_tokens", 0), ("max_new_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
+        if not 0 <= self.temperature < math.inf:
+            raise OptionError(f"--temperature {self.temperature}: must be a number of at least 0")
         _ = self.thresholds, self.parts(0)
         if len(ResolutionLadder.parse(self.ladder).levels) < 2:
             raise OptionError(f"--ladder {self.ladder}: needs two levels to compare")
@@ -100,6 +103,11 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
         OptionError: settings that cannot be, or that differ from the folder's.
         DataError: no row can be used, or, with `strict`, one cannot.
     """
+    from visionthink.rewards.spec import read_definite, read_judge
+
+    read_judge(config.judge)  # names that do not exist are known before a model is loaded
+    if config.definite:
+        read_definite(config.definite)
     examples = _examples(config.data, config)
     _same_settings(config)
     started = time.perf_counter()

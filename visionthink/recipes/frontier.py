@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from visionthink.compress.names import parse
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.metrics import mix_share
 from visionthink.evals.policy_spec import PolicySpec
@@ -41,13 +42,8 @@ def evaluate_all(
     Raises:
         OptionError: a policy twice, or `random` without the runs that give its share.
     """
-    for names, what in ((models, "model"), (list(map(str, policies)), "policy")):
-        if len(set(names)) < len(names):
-            raise OptionError(f"--{what} {','.join(names)}: one is named twice")
-    by_name = {str(policy): policy for policy in policies}
-    shareless = [p for p in policies if p.routing == "random" and p.share is None]
-    if shareless and not set(_AFTER) <= set(by_name):
-        raise OptionError(f"--policy random: takes its share from {', '.join(_AFTER)}; name them too, or write random:P")
+    check_names(models, policies)
+    shareless = _shareless(policies)
     summaries, folders = list[dict[str, Any]](), list[Path]()
     for name in models:
         model = open_model(name)
@@ -69,6 +65,26 @@ def evaluate_all(
     return summaries
 
 
+def check_names(models: Sequence[str], policies: Sequence[PolicySpec]) -> None:
+    """What can be known of an evaluation before a model is opened.
+
+    Raises:
+        OptionError: a model or policy twice, `random` without the runs that give its share, or a method that cannot be.
+    """
+    for names, what in ((models, "model"), (list(map(str, policies)), "policy")):
+        if len(set(names)) < len(names):
+            raise OptionError(f"--{what} {','.join(names)}: one is named twice")
+    if _shareless(policies) and not set(_AFTER) <= set(map(str, policies)):
+        raise OptionError(f"--policy random: takes its share from {', '.join(_AFTER)}; name them too, or write random:P")
+    for policy in policies:
+        if policy.method is not None:
+            parse(policy.method)
+
+
+def _shareless(policies: Sequence[PolicySpec]) -> list[PolicySpec]:
+    return [p for p in policies if p.routing == "random" and p.share is None]
+
+
 def _first(examples: Examples) -> Example | None:
     """The first that can be read."""
     for key in examples if isinstance(examples, Mapping) else range(len(examples)):
@@ -85,7 +101,6 @@ def with_method(policy: PolicySpec, model: Model) -> Model:
     """
     if policy.method is None:
         return model
-    from visionthink.compress.names import parse
     from visionthink.compress.policy import compressed
 
     compressed_policy = compressed(model.policy, parse(policy.method), policy.which)

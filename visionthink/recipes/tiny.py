@@ -11,7 +11,6 @@ Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` t
 from __future__ import annotations
 
 import argparse
-import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -75,8 +74,24 @@ def main() -> None:
     if options.install:
         shipped = Path(str(resources.files("visionthink") / "assets" / "tiny"))
         for source, name in ((base, "base"), (final, "tuned")):
-            shutil.rmtree(shipped / name, ignore_errors=True)
-            shutil.copytree(source, shipped / name)
+            ship(source, shipped / name)
+
+
+def ship(source: Path, target: Path) -> None:
+    """A checkpoint as the package holds it: in float16, so that the wheel stays small."""
+    import torch
+
+    from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
+
+    opened = open_checkpoint(str(source))
+    save_checkpoint(
+        target,
+        model=opened.model,
+        tokenizer=opened.tokenizer,
+        image_processor=opened.image_processor,
+        protocol=opened.protocol,
+        dtype=torch.float16,
+    )
 
 
 if __name__ == "__main__":

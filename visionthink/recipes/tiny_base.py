@@ -35,9 +35,10 @@ from visionthink.data import synth
 from visionthink.episode import Episode, run_batch
 from visionthink.menu import Menu
 from visionthink.picture import open_pictures
-from visionthink.policies.checkpoint import pixel_budget, save_checkpoint
+from visionthink.policies.checkpoint import save_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.policies.stored import pixel_budget
 from visionthink.protocol import MARKUP, Protocol, prompt
 from visionthink.resolution import ResolutionLadder
 from visionthink.train.sft import Demonstration, collate

@@ -46,6 +46,19 @@ def read_judge(spec: str) -> Judge:
     return judges[0] if len(judges) == 1 else Cascade(judges, audit=audit)
 
 
+def probe(judge: Judge) -> None:
+    """Ask every endpoint of a judge one question, whatever was asked before.
+
+    Raises:
+        OptionError: one gives no verdict; the message names it.
+    """
+    from visionthink.rewards.llm.judge import LLMJudge
+
+    for one in judge.judges if isinstance(judge, Cascade) else (judge,):
+        if isinstance(one, LLMJudge):
+            one.probe()
+
+
 def read_definite(spec: str) -> Judge:
     """An endpoint that is asked, of a question, whether it has one definite answer; `wrong` means that it has none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib.util
 import inspect
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError
 from visionthink.menu import Menu, named_menu
-from visionthink.protocol import DIALECTS, Protocol
+from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
 
@@ -40,7 +41,6 @@ _LEAST = {
     "learning_rate": 1e-12,
     "clip_eps": 0,
     "kl_coef": 0,
-    "penalty_weight": 0,
     "entropy_coef": 0,
     "refill": 0,
     "forced": 0,
@@ -48,6 +48,18 @@ _LEAST = {
     "max_image_tokens": 0,
     "probe_steps": 0,
 }
+
+
+def must_be_able_to_ask(protocol: Protocol, menu: Menu) -> None:
+    """
+    Raises:
+        OptionError: there is something to ask for, and no way to do it.
+    """
+    if menu.asks and not menu.asks & protocol.asks:
+        raise OptionError(
+            f"dialect {protocol.dialect}: has no way to ask for more than the lowest level of {menu.ladder}; "
+            "use a ladder of one level or another dialect"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +104,10 @@ class TrainConfig:
     """Beta, the weight of the KL penalty; 0 trains without a reference model."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
-    penalty: Literal["eq5", "released", "constant", "none"] = "eq5"
-    """What pays: requests or lucky direct answers by the group's counts (eq5, released), right requests (constant), nobody."""
+    penalty: str = "eq5"
+    """Who pays for requests and lucky direct answers, and with an amount how much of the reward, as constant:0.05; else 0.1."""
     theta: float = 0.2
     """Share of right direct answers in a group below which they count as luck."""
-    penalty_weight: float = 0.1
-    """Reward taken from a penalised rollout."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised."""
     judge: str = "rules"
@@ -162,6 +172,8 @@ class TrainConfig:
             raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
+        if self.chosen_dialect:
+            must_be_able_to_ask(Protocol(self.chosen_dialect), menu)
         if self.forced and menu.beyond_levels:
             raise OptionError(
                 f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
@@ -175,7 +187,7 @@ class TrainConfig:
         return menu.with_levels(self.ladder) if self.ladder else menu
 
     def rollout_penalty(self) -> Penalty:
-        return Penalty(self.penalty, theta=self.theta, weight=self.penalty_weight, scope=self.penalty_scope)
+        return Penalty.parse(self.penalty, theta=self.theta, scope=self.penalty_scope)
 
     def exclusions(self) -> tuple[Exclusion, ...]:
         return parse_exclusions(self.exclude)
@@ -193,16 +205,20 @@ class TrainConfig:
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
 
+    @property
+    def chosen_dialect(self) -> str | None:
+        """The dialect of this run, named or brought along by the menu; None: the one stored beside the checkpoint."""
+        return self.dialect or named_menu(self.menu)[1]
+
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
-        budget, protocol = checkpoint.budget, checkpoint.protocol
-        if dialect := self.dialect or named_menu(self.menu)[1]:
-            boundary = DIALECTS[Protocol(dialect).dialect].boundary
-            protocol = Protocol(dialect, boundary or protocol.boundary)
+        budget, image_processor = checkpoint.budget, checkpoint.image_processor
         if self.max_image_tokens:
             budget = budget.capped(self.max_image_tokens)
-            checkpoint.image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol)
+            image_processor = copy.copy(image_processor)  # the caller's stays as it is
+            image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
+        protocol = checkpoint.protocol.speaking(self.chosen_dialect)
+        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
 
     def rehearsed(self, out: Path) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""

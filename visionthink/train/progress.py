@@ -1,12 +1,14 @@
-"""Watching a run: a line of JSON per step, and a progress bar on a terminal."""
+"""Watching a run: a line of JSON per step, and a progress bar on a terminal or lines elsewhere."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -61,11 +63,20 @@ def _status(logs: dict[str, Any]) -> str:
     )
 
 
-class ProgressBar(TrainerCallback):
-    """Steps, reward and request ratio on a terminal; silent elsewhere."""
+def say(text: str) -> None:
+    """A line for people about a stage that may take long, from the first process of a run."""
+    if PartialState().is_main_process:
+        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
 
-    def __init__(self) -> None:
+
+class ProgressBar(TrainerCallback):
+    """Steps, reward and request ratio: a bar on a terminal; elsewhere a line for the first step, the last, and one in
+    `every` seconds."""
+
+    def __init__(self, every: float = 15.0) -> None:
         console = Console(stderr=True)
+        self._every, self._said = every, -math.inf
+        self._bar = console.is_terminal
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -73,7 +84,7 @@ class ProgressBar(TrainerCallback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._bar,
         )
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -84,8 +95,11 @@ class ProgressBar(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         if logs and "loss" in logs:
-            status = _status(logs)
-            self._progress.update(self._task, completed=state.global_step, status=status)
+            status, done = _status(logs), state.global_step
+            self._progress.update(self._task, completed=done, status=status)
+            if not self._bar and (done >= state.max_steps or time.perf_counter() - self._said >= self._every):
+                self._said = time.perf_counter()
+                say(f"training {done}/{state.max_steps}: {status}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._progress.stop()

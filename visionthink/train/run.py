@@ -17,7 +17,10 @@ from accelerate import PartialState
 
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from visionthink.rewards.judge import Judge
+from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.config import TrainConfig
+from visionthink.train.progress import say
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 
@@ -32,17 +35,28 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
             GPUs are visible to a single process.
     """
+    judge = ready(config, dry_run=dry_run)
+    if dry_run:
+        say(f"asking the judge once: {config.judge}")
+        probe(judge)
+        with tempfile.TemporaryDirectory() as folder:
+            _run(config.rehearsed(Path(folder)), examples, judge, checkpoint, intended=config)
+        return config.out
+    return _run(config, examples, judge, checkpoint)
+
+
+def ready(config: TrainConfig, *, dry_run: bool = False) -> Judge:
+    """The judge of a run that can begin, as far as is known before a model is loaded.
+
+    Raises:
+        OptionError: there is no such judge, or the run cannot be written to its folder or go on with what is there.
+    """
     _writable(config.out)
-    stored = config.out / "config.json"
     if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
-    if dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            _run(config.rehearsed(Path(folder)), examples, checkpoint, intended=config)
-        return config.out
-    if config.resume:
-        _same_run(config, stored)
-    return _run(config, examples, checkpoint)
+    if config.resume and not dry_run:
+        _same_run(config, config.out / "config.json")
+    return read_judge(config.judge)
 
 
 @contextlib.contextmanager
@@ -86,12 +100,20 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
         before = None
     if not isinstance(before, dict):
         raise OptionError(f"--resume: {stored} is damaged")
+    newest = last_checkpoint(config.out)
     for name, value in json.loads(json.dumps(_record(config))).items():
         free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
         if name not in free and before.get(name) != value:
-            raise OptionError(f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now")
-    newest = last_checkpoint(config.out)
-    if newest and int(newest.name.rpartition("-")[2]) > config.steps * config.updates_per_step:
+            said = f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now"
+            if name == "steps":  # what is possible depends on what there is to begin with
+                start = config.out / "final" if config.lora_rank or not newest else newest
+                said += (
+                    "; a linear learning rate falls to 0 over the length that a run began with: "
+                    f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "
+                    "--lr-schedule constant runs can be made longer"
+                )
+            raise OptionError(said)
+    if newest and trained_updates(newest) > config.steps * config.updates_per_step:
         raise OptionError(f"--resume: {newest.name} of {config.out} is beyond {config.steps} steps")
 
 
@@ -105,10 +127,17 @@ def last_checkpoint(out: Path) -> Path | None:
             return False
 
     complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
-    return max(complete, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+    return max(complete, key=trained_updates, default=None)
 
 
-def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None, intended: TrainConfig | None = None) -> Path:
+def trained_updates(checkpoint: Path) -> int:
+    """Optimiser updates behind a checkpoint, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _run(
+    config: TrainConfig, examples: Examples, judge: Judge, checkpoint: Checkpoint | None, intended: TrainConfig | None = None
+) -> Path:
     """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
     # half-precision weights lose small updates; under an adapter they stand still
@@ -116,8 +145,11 @@ def _run(config: TrainConfig, examples: Examples, checkpoint: Checkpoint | None,
     process = PartialState()  # each process has its own device
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
-    checkpoint = checkpoint or open_checkpoint(config.model, dtype=half, device=str(process.device))
-    trainer = make_trainer(config, examples, checkpoint=checkpoint)
+    if checkpoint is None:
+        say(f"loading {config.model}")
+        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
+    say(f"measuring the images of {len(examples)} examples")
+    trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)
     with _alone(config.out):
@@ -130,8 +162,12 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
         written.write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
         written.replace(config.out / "config.json")
     newest = last_checkpoint(config.out)
+    if newest:
+        done = trained_updates(newest) // config.updates_per_step
+        say(f"resuming at step {done} of {config.steps}, from {newest}: weights and optimizer are read, examples passed over")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     final = config.out / "final"
+    say(f"saving {final}")
     # gathers what is spread over processes; an adapter is never spread, and is merged first
     state = None if config.lora_rank else trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.accelerator.is_main_process:
@@ -144,6 +180,5 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
         image_processor=trained.image_processor,
         protocol=trained.protocol,
         state=state,
-        dtype=torch.float16 if trained.model.device.type == "cpu" else None,
     )
     return final

@@ -166,6 +166,5 @@ def fine_tune(config: SftConfig, demonstrations: Sequence[Demonstration], *, che
             tokenizer=checkpoint.tokenizer,
             image_processor=checkpoint.image_processor,
             protocol=checkpoint.protocol,
-            dtype=torch.float16 if on_cpu else None,
         )
     return final

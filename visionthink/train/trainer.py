@@ -29,7 +29,7 @@ from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
 from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
-from visionthink.train.config import TrainConfig
+from visionthink.train.config import TrainConfig, must_be_able_to_ask
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
@@ -84,6 +84,10 @@ class VisionThinkTrainer(GRPOTrainer):
             longest=self.longest_episode(config),
             never_sampled=renderer.never_sampled,
         )
+        if config.kl_coef and not config.lora_rank:
+            # TRL loads the reference model by name: as ours, not as its files say
+            own = checkpoint.model
+            arguments.model_init_kwargs = {"config": own.config, "generation_config": own.generation_config}
         groups = config.steps * config.prompts_per_step * arguments.world_size
         order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
@@ -100,6 +104,7 @@ class VisionThinkTrainer(GRPOTrainer):
             ],
             peft_config=config.peft(),
         )
+        arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
         plugin = self.accelerator.state.deepspeed_plugin
@@ -212,7 +217,9 @@ class VisionThinkTrainer(GRPOTrainer):
             if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
             else:
-                stored = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+                stored = type(model).from_pretrained(
+                    resume_from_checkpoint, config=model.config, generation_config=model.generation_config, dtype=model.dtype
+                )
                 model.load_state_dict(stored.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -279,11 +286,7 @@ def make_trainer(
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
     source = EpisodeSource(examples=by_id, menu=config.rollout_menu(), protocol=checkpoint.protocol, budget=checkpoint.budget)
-    if source.menu.asks and not source.can_ask:
-        raise OptionError(
-            f"dialect {source.protocol.dialect}: has no way to ask for more than the lowest level of {source.menu.ladder}; "
-            "use a ladder of one level or another dialect"
-        )
+    must_be_able_to_ask(source.protocol, source.menu)
     visual_tokens, unreadable = usable(source)
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()

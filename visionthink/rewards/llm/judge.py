@@ -117,6 +117,20 @@ class LLMJudge:
             self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
         return verdicts
 
+    def probe(self) -> None:
+        """Ask one small question, past the cache and uncounted.
+
+        Raises:
+            OptionError: the endpoint gives no verdict on it.
+        """
+        once = LLMJudge(self.endpoint, self.preset, sampling=self.sampling)
+        try:
+            [verdict] = once.compare([Answer("How many legs has a spider?", "8 legs", ("8",))])
+        finally:
+            once.close()
+        if verdict.verdict == "unscored":
+            raise OptionError(f"judge {self.endpoint.url}: {verdict.reason}")
+
     def close(self) -> None:
         """Close connections. A judge that is asked again opens new ones."""
         self._client.close()

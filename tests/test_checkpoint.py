@@ -1,0 +1,379 @@
+"""The border to a checkpoint: what its files say is used whole, or refused by the file's name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from episodes import begin
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from training import small
+from transformers import GenerationConfig
+
+from visionthink import run_batch
+from visionthink.data import synth
+from visionthink.errors import ModelError
+from visionthink.policies import stored
+from visionthink.policies.checkpoint import open_checkpoint, resolve
+from visionthink.policies.local import LocalPolicy
+from visionthink.train.run import train
+from visionthink.train.trainer import make_trainer
+
+EXAMPLES = synth.suite(4)
+
+
+def copied(folder: Path, name: str = "tiny-base") -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    return Path(shutil.copytree(resolve(name), folder))
+
+
+def change(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def outcome(folder: Path, out: Path) -> dict[str, Any]:
+    """What a model says: greedily and sampled, with log-probabilities, and sampled through TRL as in training."""
+    checkpoint = open_checkpoint(str(folder))
+
+    def episodes():
+        return [begin(e, (0.25, 1), checkpoint.protocol, budget=checkpoint.budget) for e in EXAMPLES]
+
+    said = {}
+    for temperature in (0.0, 1.5):
+        transcripts = run_batch(episodes(), LocalPolicy(checkpoint, max_new_tokens=6, temperature=temperature))
+        said[f"temperature {temperature}"] = [(t.token_ids, [turn.logprobs for turn in t.turns]) for t in transcripts]
+    # the longest turn does not end by itself, so that what ends or lengthens it is seen
+    trainer = make_trainer(
+        small(out, model=str(folder), max_new_tokens=6, kl_coef=0.01, temperature=1.5), EXAMPLES, checkpoint=checkpoint
+    )
+    torch.manual_seed(0)
+    said["training"] = [c.token_ids for c in trainer.sampler.policy.complete([e.history for e in episodes()])]
+    return said
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return outcome(Path(resolve("tiny-base")), tmp_path_factory.mktemp("usual"))
+
+
+HOSTILE: dict[str, Any] = {
+    "repetition_penalty": 5.0,
+    "encoder_repetition_penalty": 5.0,
+    "top_k": 1,
+    "top_p": 0.01,
+    "min_p": 0.99,
+    "top_h": 0.01,
+    "typical_p": 0.01,
+    "epsilon_cutoff": 0.9,
+    "eta_cutoff": 0.9,
+    "temperature": 0.01,
+    "suppress_tokens": list(range(6, 500)),
+    "begin_suppress_tokens": list(range(6, 500)),
+    "forced_bos_token_id": 300,
+    "forced_eos_token_id": 300,
+    "sequence_bias": [[[300], 100.0]],
+    "bad_words_ids": [[i] for i in range(6, 500)],
+    "min_length": 4000,
+    "min_new_tokens": 6,
+    "max_length": 1,
+    "max_new_tokens": 1,
+    "max_time": 1e-9,
+    "stop_strings": ["e", "a", "r", "<"],
+    "no_repeat_ngram_size": 1,
+    "encoder_no_repeat_ngram_size": 1,
+    "exponential_decay_length_penalty": [0, 100.0],
+    "length_penalty": -100.0,
+    "diversity_penalty": 5.0,
+    "guidance_scale": 9.0,
+    "num_beams": 3,
+    "num_beam_groups": 3,
+    "num_return_sequences": 2,
+    "do_sample": True,
+    "cache_implementation": "static",
+    "cache_config": {"backend": "quanto"},
+    "watermarking_config": {"greenlist_ratio": 0.1, "bias": 100.0},
+    "prompt_lookup_num_tokens": 3,
+    "assistant_early_exit": 1,
+    "num_assistant_tokens": 5,
+    "compile_config": {"mode": "reduce-overhead"},
+    "penalty_alpha": 0.6,
+    "dola_layers": "high",
+    "constraints": [[1]],
+    "force_words_ids": [[300]],
+    "early_stopping": "never",
+    "speculation_type": "dflash",
+    "decoder_start_token_id": 300,
+    "continuous_batching_config": {},
+    "use_cache": False,
+    "transformers_version": "0.0.1",
+}
+"""Values of fields of transformers' GenerationConfig that would be noticed; others get one of no meaning."""
+IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
+FIELDS = sorted(f for f in {*vars(GenerationConfig()), "custom_generate", "a_field_of_tomorrow"} - {*IDS} if f[0] != "_")
+DANGEROUS = (
+    "repetition_penalty top_k temperature suppress_tokens forced_bos_token_id min_new_tokens num_beams max_length stop_strings "
+    "no_repeat_ngram_size cache_implementation assistant_early_exit bad_words_ids num_return_sequences return_dict_in_generate"
+).split()
+
+
+@pytest.mark.parametrize(
+    "field, file",
+    [
+        pytest.param(field, file, marks=() if field in DANGEROUS and file == "generation_config.json" else pytest.mark.slow)
+        for field in FIELDS
+        for file in ("generation_config.json", "config.json")
+    ],
+)
+def test_a_hostile_setting_of_generation_has_no_effect(field, file, tmp_path, usual):
+    folder = copied(tmp_path / "model")
+    change(folder / file, **{field: HOSTILE.get(field, True)})
+    assert outcome(folder, tmp_path / "out") == usual
+
+
+def test_fields_with_a_hostile_value_are_fields():
+    assert set(DANGEROUS) | set(HOSTILE) <= set(FIELDS)
+
+
+def test_hostile_settings_of_the_architectures_file_have_no_effect(tmp_path, usual):
+    folder = copied(tmp_path / "model")
+    hostile = {field: HOSTILE.get(field, True) for field in DANGEROUS}
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", **hostile, text_config=text | hostile)
+    (folder / "generation_config.json").unlink()  # transformers would take them from there
+    assert outcome(folder, tmp_path / "out") == usual
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ({"eos_token_id": 512}, "eos_token_id 512 is none of the 512 tokens of the vocabulary"),
+        ({"eos_token_id": [2, -1]}, "eos_token_id -1 is none of the 512 tokens"),
+        ({"eos_token_id": [2, [0]]}, r"eos_token_id \[0\] is none of the 512 tokens"),
+        ({"eos_token_id": "2"}, "eos_token_id '2' is none of the 512 tokens"),
+        ({"eos_token_id": True}, "eos_token_id True is none of the 512 tokens"),
+        (
+            {"eos_token_id": [2, 300]},
+            r"eos_token_id 300 does not end a turn of ChatML; 0 \(<\|endoftext\|>\), 2",
+        ),
+        ({"pad_token_id": 10**9}, "pad_token_id 1000000000 is none of the 512 tokens"),
+        ({"pad_token_id": [0]}, r"pad_token_id \[0\] is none of the 512 tokens"),
+        ({"bos_token_id": 2.5}, "bos_token_id 2.5 is none of the 512 tokens"),
+    ],
+)
+def test_ids_of_special_tokens_that_cannot_be_are_refused(tmp_path, ids, message):
+    folder = copied(tmp_path / "model")
+    change(folder / "generation_config.json", **ids)
+    with pytest.raises(ModelError, match=f"model {folder}: generation_config.json: {message}"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("ids", [{"eos_token_id": 2}, {"eos_token_id": None}, {"pad_token_id": None}, {"bos_token_id": 1}])
+def test_turns_end_alike_in_training_and_inference(tmp_path, usual, ids):
+    folder = copied(tmp_path / "model")
+    change(folder / "generation_config.json", **ids)
+    assert outcome(folder, tmp_path / "out") == usual
+
+
+def test_what_is_trained_is_saved_with_its_ids_and_nothing_else(tmp_path):
+    folder = copied(tmp_path / "model")
+    change(folder / "generation_config.json", **{field: HOSTILE.get(field, True) for field in DANGEROUS}, bos_token_id=1)
+    train(small(tmp_path / "run", model=str(folder), steps=1, save_steps=1), synth.suite(4, split="train"))
+    for written in ("checkpoint-1", "final"):
+        ids = json.loads((tmp_path / "run" / written / "generation_config.json").read_text())
+        ids.pop("transformers_version")
+        assert ids == {"eos_token_id": [0, 2], "pad_token_id": 0, "bos_token_id": 1}
+        config = json.loads((tmp_path / "run" / written / "config.json").read_text())
+        assert {*FIELDS} & {*config} <= {"use_cache", "transformers_version"}
+
+
+def test_layers_without_a_place_in_the_architecture_are_refused(tmp_path):
+    folder = copied(tmp_path / "model")
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    change(folder / "config.json", text_config=text | {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2})
+    with pytest.raises(ModelError, match=r"model.language_model.layers.2.\S+ is in the weights and has no place"):
+        open_checkpoint(str(folder))
+
+
+# ------------------------------------------------------------------------------------------------ image processor
+
+USUAL = (28, 784, 12544)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"min_pixels": 784, "max_pixels": 12544}},
+        {"size": {"min_pixels": 784, "max_pixels": 12544}, "min_pixels": 784, "max_pixels": 12544},
+        {"size": {"shortest_edge": 784, "longest_edge": 12544, "height": None, "max_height": None}},
+        {"size": None, "min_pixels": 784, "max_pixels": 12544},
+        {"size": {}, "min_pixels": 784, "max_pixels": 12544},
+        {"size": {"shortest_edge": 784}, "max_pixels": 12544},
+        {"temporal_patch_size": None},
+        {"merge_size": None, "patch_size": None},
+        {"image_processor_type": "Qwen2VLImageProcessorFast", "crop_size": None, "device": None, "do_center_crop": None},
+        {"image_processor_type": None},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True], ids=["preprocessor_config.json", "processor_config.json"])
+def test_limits_on_pixels_are_understood_under_all_their_names(tmp_path, changes, nested):
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text((Path(resolve("tiny")) / file.name).read_text())
+    change(file, **changes)
+    if nested:
+        record = json.loads(file.read_text())
+        (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": record, "processor_class": "x"}))
+        file.write_text("{}")  # as in transformers, the newer file counts
+    processor = stored.read_image_processor("m", str(tmp_path))
+    budget = stored.pixel_budget(processor)
+    assert (budget.factor, budget.min_pixels, budget.max_pixels) == USUAL and processor.temporal_patch_size == 2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"size": {"height": 224, "width": 224}}, "size has height, width: expected shortest_edge and longest_edge"),
+        ({"size": 224}, "size 224: expected shortest_edge and longest_edge"),
+        ({"size": {"shortest_edge": 784}}, r"size lacks longest_edge \(older name: max_pixels\)"),
+        ({"size": {}}, r"size lacks shortest_edge and longest_edge \(older name: min_pixels and max_pixels\)"),
+        ({"size": None, "min_pixels": 784}, r"size lacks longest_edge"),
+        ({"max_pixels": 1003520}, "size.longest_edge 12544 and max_pixels 1003520 disagree"),
+        (
+            {"size": {"shortest_edge": 784, "min_pixels": 3136, "longest_edge": 12544}},
+            "size.shortest_edge 784 and size",
+        ),
+        (
+            {"size": {"shortest_edge": 12545, "longest_edge": 12544}},
+            "size .* leaves no pixels: shortest_edge is above",
+        ),
+        ({"size": {"shortest_edge": 0, "longest_edge": 12544}}, "size.shortest_edge 0: expected a whole number of at least 1"),
+        ({"size": {"shortest_edge": "784", "longest_edge": 12544}}, "size.shortest_edge '784': expected a whole number"),
+        ({"patch_size": 14.0}, "patch_size 14.0: expected a whole number"),
+        ({"merge_size": True}, "merge_size True: expected a whole number"),
+        ({"do_resize": False}, "do_resize False: images must be resized"),
+        ({"do_normalize": "no"}, "do_normalize 'no': expected true or false"),
+        ({"resample": 9}, "resample 9: not a filter of Pillow"),
+        ({"rescale_factor": 0}, "rescale_factor 0: expected a number above 0"),
+        ({"image_mean": 0.5}, "image_mean 0.5: expected three numbers"),
+        ({"image_std": [0, 1, 1]}, "image_std 0: expected a number above 0"),
+        (
+            {"image_processor_type": "CLIPImageProcessor"},
+            "image_processor_type CLIPImageProcessor: not an image",
+        ),
+    ],
+)
+def test_an_image_processor_that_cannot_be_understood_is_refused(tmp_path, changes, message):
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text((Path(resolve("tiny")) / file.name).read_text())
+    change(file, **changes)
+    with pytest.raises(ModelError, match=f"model m: preprocessor_config.json: {message}"):
+        stored.read_image_processor("m", str(tmp_path))
+
+
+def test_a_processor_file_without_an_image_processor_does_not_stand_for_one(tmp_path):
+    folder = copied(tmp_path / "model")
+    (folder / "preprocessor_config.json").rename(folder / "processor_config.json")
+    with pytest.raises(ModelError, match=r"preprocessor_config.json is missing"):
+        open_checkpoint(str(folder))
+
+
+def test_a_checkpoint_with_older_names_answers_alike(tmp_path, usual):
+    folder = copied(tmp_path / "model")
+    change(folder / "preprocessor_config.json", size={"min_pixels": 784, "max_pixels": 12544}, temporal_patch_size=None)
+    assert outcome(folder, tmp_path / "out") == usual
+    change(folder / "preprocessor_config.json", temporal_patch_size=1)
+    with pytest.raises(ModelError, match=r"temporal_patch_size is 1 in the image processor and 2 in config.json"):
+        open_checkpoint(str(folder))
+
+
+# ------------------------------------------------------------------------------------------------ any content
+
+BY_PART = {
+    "config.json": "is not supported",  # the model's name says which
+    "preprocessor_config.json": "in the image processor and",
+    "tokenizer_config.json": "the tokenizer has no",
+    "generation_config.json": "generation_config.json",
+    "visionthink.json": "visionthink.json",
+}
+"""Other ways than by its name to say which file is meant."""
+TEXT, TEXT_IDS = "How many shapes?\n<tool_call>", [385, 439, 440, 37, 205, 498]
+FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json", "visionthink.json")
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.sampled_from([14, 28, 10**12, 2.5, 1e400, float("nan"), "x", "right", [], [None], [0.5] * 3, {}, {"shortest_edge": 1}]),
+)
+
+
+def _keys(record: dict[str, Any]) -> list[tuple[str, ...]]:
+    nested = [(k, *inner) for k, v in record.items() if isinstance(v, dict) for inner in _keys(v)]
+    return [(k,) for k in record] + nested
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A file of the checkpoint, and other content for it."""
+    file = draw(st.sampled_from(FILES))
+    record = json.loads((Path(resolve("tiny-base")) / file).read_text())
+    kind = draw(st.sampled_from(["value", "without", "more", "cut", "bytes"]))
+    text = json.dumps(record)
+    if kind == "bytes":
+        return file, draw(st.sampled_from([b"", b"[]", b"null", b"1", b"\xff{", b"{" * 9, b"[" * 99_999, b'{"a": 1} {}']))
+    if kind == "cut":
+        return file, text[: draw(st.integers(0, len(text) - 1))].encode()
+    if kind == "more":
+        record[draw(st.sampled_from([*FIELDS, "auto_map", "quantisation"]))] = draw(VALUES)
+        return file, json.dumps(record).encode()
+    *way, last = draw(st.sampled_from(_keys(record)))
+    inner = record
+    for step in way:
+        inner = inner[step]
+    if kind == "without":
+        del inner[last]
+    else:
+        inner[last] = draw(VALUES)
+    return file, json.dumps(record).encode()
+
+
+@pytest.fixture(scope="module")
+def mutated(tmp_path_factory):
+    return copied(tmp_path_factory.mktemp("mutated") / "model")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutation=mutations())
+@example(mutation=("generation_config.json", b"[1, 2]"))
+@example(mutation=("config.json", b'{"model_type": ["qwen2_5_vl"]}'))
+def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutation):
+    """Everything that is read before the weights. Of config.json only what no model can be is known to be wrong."""
+    file, content = mutation
+    usual = (mutated / file).read_bytes()
+    (mutated / file).write_bytes(content)
+    name, path = "m", str(mutated)
+    try:
+        config = stored.read_config(name, path)
+        processor = stored.read_image_processor(name, path)
+        protocol = stored.read_protocol(name, path)
+        tokenizer = stored.read_tokenizer(name, path)
+        stored.check_parts(name, config, tokenizer, processor)
+        generation = stored.read_generation(name, path, config, tokenizer)
+    except ModelError as error:
+        said = str(error)
+        assert said.startswith("model m: ") and len(said) < 500 and (file in said or BY_PART[file] in said)
+        return
+    finally:
+        (mutated / file).write_bytes(usual)
+    assert {k for k, v in generation.to_dict().items() if v is not None} <= {*IDS, "transformers_version"}
+    assert generation.eos_token_id == [0, 2]
+    if file != "config.json":
+        assert tokenizer(TEXT, add_special_tokens=False, split_special_tokens=True)["input_ids"] == TEXT_IDS
+        assert tokenizer.decode(TEXT_IDS, skip_special_tokens=True, clean_up_tokenization_spaces=False) == TEXT
+    if file not in ("config.json", "preprocessor_config.json"):
+        assert stored.pixel_budget(processor).max_pixels == 12544
+    if file != "visionthink.json":
+        assert (protocol.dialect, protocol.boundary) == ("compact", "chatml")
