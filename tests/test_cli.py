@@ -245,7 +245,7 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
     (tmp_path / "transcripts.jsonl").write_bytes(b"\xff\xfe\n")
     assert "transcripts.jsonl, line 1: not a transcript" in message()
     (tmp_path / "transcripts.jsonl").write_bytes(b"")
-    assert "damaged, or not written by this program (KeyError" in message()
+    assert "transcripts.jsonl: is empty" in message()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
     assert "metrics.jsonl, line 2: not a logged step" in message()
 

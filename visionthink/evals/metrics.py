@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from visionthink import records
 from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
@@ -27,10 +28,15 @@ class Scored:
         }
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Scored:
-        fields = dict(record)
-        verdict = Verdict(fields.pop("verdict"), fields.pop("by"), fields.pop("reason"))
-        return cls(Transcript.from_dict(fields), verdict)
+    def from_dict(cls, record: Mapping[str, Any]) -> Scored:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, or is something else; the message names it.
+        """
+        said = ("verdict", "by", "reason")
+        verdict: Verdict = records.read(Verdict, {name: record[name] for name in said if name in record})
+        return cls(Transcript.from_dict({name: value for name, value in record.items() if name not in said}), verdict)
 
 
 def accuracy(scored: Iterable[Scored]) -> float | None:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +25,7 @@ from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import Lane, Routing, routing
+from visionthink.evals.run_folder import view_file, write_run
 from visionthink.model import Model
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
@@ -216,15 +216,6 @@ def _batches(
     yield from waiting.values()
 
 
-def view_file(folder: Path, example_id: str, image: int, view: Shown | None = None) -> Path:
-    """Where the picture of a view is kept; of the full view of an image where there is none."""
-    name = quote(example_id, safe="")
-    if len(name) > 150:  # file names end at 255 bytes
-        name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:16]
-    which = f"{'-'.join(map(str, view.box))}@{view.level:g}{view.edit and '@'}{quote(view.edit, safe='')}" if view else "full"
-    return folder / "views" / f"{name}.{image}.{which}.png"
-
-
 def _keep_views(episode: Episode, out: Path) -> None:
     """Save the full views and all that were shown, for the gallery of the report."""
     (out / "views").mkdir(exist_ok=True)
@@ -235,38 +226,3 @@ def _keep_views(episode: Episode, out: Path) -> None:
     looks = (*space.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
     for shown, view in zip(space.shown(looks), space.render(looks, pictures), strict=True):
         view.image.save(view_file(out, episode.example.id, shown.image, shown))
-
-
-def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:
-    """The folder of a run: transcripts, reasons of what failed by id, and last the summary."""
-    replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in scored))
-    replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
-    replace_text(out / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
-    """(summary, scored transcripts) of an evaluation folder.
-
-    Raises:
-        DataError: a file is missing or a line is damaged; the message names it.
-    """
-    try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no summary.json; not an evaluation folder") from None
-    except ValueError:
-        raise DataError(f"{folder / 'summary.json'}: not valid JSON") from None
-    if not isinstance(summary, dict) or not {"model", "policy", "accuracy", "retain_cumulative"} <= set(summary):
-        raise DataError(f"{folder / 'summary.json'}: not the summary of an evaluation")
-    transcripts = folder / "transcripts.jsonl"
-    if not transcripts.is_file():
-        raise DataError(f"{folder}: no transcripts.jsonl")
-    scored = []
-    for number, line in enumerate(transcripts.read_bytes().splitlines(), 1):
-        try:
-            scored.append(Scored.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{transcripts}, line {number}: not a transcript") from None
-    if "n" in summary and summary["n"] != len(scored):
-        raise DataError(f"{transcripts}: holds {len(scored)} transcripts, and summary.json says {summary['n']}")
-    return summary, scored
