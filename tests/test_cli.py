@@ -182,7 +182,7 @@ def test_evaluate_and_report(capsys, tmp_path):
         status, out, err = run(
             capsys, "eval", "mini", "--limit", "24", "--policy", policy, "--max-new-tokens", "8", "--out", str(folder), "--json"
         )
-        assert (status, err) == (0, "")
+        assert (status, err) == (0, f"tiny {policy}: 0 of 24\n")
         summary = json.loads(out)
         assert (summary["n"], summary["unscored"], summary["failed"]) == (24, 0, 0)
         assert len((folder / "transcripts.jsonl").read_text().splitlines()) == 24

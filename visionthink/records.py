@@ -27,7 +27,8 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
-        return None if value is None and type(None) in parts else read(next(p for p in parts if p is not type(None)), value, where)
+        [other] = (part for part in parts if part is not type(None))
+        return None if value is None else read(other, value, where)
     if origin is typing.Literal:
         if isinstance(value, str) and value in parts:
             return value

@@ -16,9 +16,10 @@ from visionthink.menu import NAMED
 
 
 class AddCommand(Protocol):
-    """Adds a command: name, what runs it, one line of help, whether it can print JSON."""
+    """Adds a command: name, what runs it, one line of help, whether it can print JSON (as text: what it prints then, where that
+    is not one object)."""
 
-    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser: ...
+    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool | str = False) -> argparse.ArgumentParser: ...
 
 
 JUDGE_HELP = (

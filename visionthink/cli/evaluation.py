@@ -1,4 +1,4 @@
-"""`visionthink eval` and `visionthink report`."""
+"""`visionthink eval`, `visionthink score` and `visionthink report`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, load, model_options, wide, write_json
 from visionthink.errors import OptionError
 from visionthink.model import Model
+from visionthink.progress import stage
 from visionthink.types import Example
 
 if TYPE_CHECKING:
@@ -46,15 +46,22 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
     evaluate.add_argument("--out", type=folder, required=True, help="folder; one that was begun is continued")
 
-    score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=True)
+    rows = "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json"
+    score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=rows)
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help="plain rows hold question, ground_truth, prediction")
     score.add_argument("--judge", default="rules", help=JUDGE_HELP)
-    score.add_argument("--against", help="another judge to compare with; verdicts in the file are compared with anyway")
-    score.add_argument("--out", type=folder, help="file for the verdicts; one that was begun is continued")
+    score.add_argument(
+        "--against", help="another judge to compare with; without it, verdicts that the file holds are compared with"
+    )
+    score.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder for verdicts.jsonl and summary.json; one that was begun is continued"
+    )
 
     report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--out", type=folder, required=True, metavar="FILE.html")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of visionthink eval, or of visionthink train")
+    report.add_argument(
+        "--out", type=folder, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
+    )
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -88,37 +95,59 @@ def _eval(options: argparse.Namespace) -> None:
         summaries = [evaluate_one(policies[0], model, examples, options.out, model_name=models[0], **common)]
     else:
         summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
-    if options.json:
-        write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
-        return
+    _print_evaluations(summaries, options)
+    if len(summaries) > 1 and not options.json:
+        wide().print(f"open {options.out / 'report.html'}", markup=False)
+
+
+def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Results for people or for programs, and what does not count in them.
+
+    Raises:
+        OptionError: in one of them the model answered nothing at all.
+    """
+    from visionthink.evals.metrics import nothing_answered
     from visionthink.evals.table import summary_table
 
-    console = wide()
-    console.print(summary_table(summaries))
+    again = "" if options.from_lmms else "; the same command asks them again"
+    for s in summaries:
+        if nothing_answered(s):
+            none = f"answered none of the {s['n']} examples under {s['policy']}"
+            raise OptionError(f"--model {s['model']}: {none}, {_mostly(s, options.out)}{again}")
+    if options.json:
+        write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
+    else:
+        wide().print(summary_table(summaries))
+    console = wide(stderr=options.json)
     for s in summaries:
         silent = s["stop_reasons"].get("policy_error", 0)
+        name = f"{s['model']} {s['policy']}"
         if s["failed"] or s["unscored"]:
             console.print(
-                f"{s['model']} {s['policy']}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
+                f"{name}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
                 f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
                 markup=False,
             )
-        for name, value in s.get("metrics", {}).items():
-            console.print(f"  {name} {value if value is None or isinstance(value, (int, str)) else f'{value:.4g}'}", markup=False)
-    if len(summaries) > 1:
-        console.print(f"open {options.out / 'report.html'}", markup=False)
+        if s["accuracy"] is None:
+            console.print(f"{name}: no accuracy, as nothing could be judged, {_mostly(s, options.out)}", markup=False)
+        for metric, value in ({} if options.json else s.get("metrics", {})).items():
+            shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
+            console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
+
+
+def _mostly(summary: Mapping[str, Any], out: Path) -> str:
+    """The most frequent reason, and where the others are."""
+    reason, count = next(iter(summary["unscored_reasons"].items()))
+    file = out / summary.get("folder", "") / "transcripts.jsonl"
+    return f"{count} because of: {' '.join(reason.split())} (all of them: {file})"
 
 
 def _from_lmms(options: argparse.Namespace) -> None:
     from visionthink.evals.lmms_logs import evaluate_logs
-    from visionthink.evals.table import summary_table
     from visionthink.rewards.spec import read_judge
 
     summary = evaluate_logs(options.from_lmms, options.out, judge=read_judge(options.judge) if options.judge else None)
-    if options.json:
-        write_json(summary)
-    else:
-        wide().print(summary_table([summary]))
+    _print_evaluations([summary], options)
 
 
 def _names(text: str, option: str) -> list[str]:
@@ -155,19 +184,21 @@ def _score(options: argparse.Namespace) -> None:
     from visionthink.rewards.spec import read_judge
 
     answers = list(read_answers(options.file))
+    judge = read_judge(options.judge)
     if options.against:
         other = read_judge(options.against)
-        answers = [dataclasses.replace(a, recorded=v.verdict) for a, v in zip(answers, verdicts(other, answers), strict=True)]
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("judging", total=len(answers))
+        with stage(f"judging by {options.against}", len(answers)) as advance:
+            found = verdicts(other, answers)
+            advance(len(found))
+        answers = [dataclasses.replace(a, recorded=v.verdict) for a, v in zip(answers, found, strict=True)]
+    with stage(f"judging by {options.judge}", len(answers)) as advance:
 
         def tell(_: SavedAnswer, verdict: Verdict) -> None:
-            progress.advance(task)
+            advance(1)
             if options.json:
                 write_json(vars(verdict))
 
-        summary = score(answers, read_judge(options.judge), options.out, tell=tell)
+        summary = score(answers, judge, options.out, tell=tell)
     _print_score(summary, wide(stderr=options.json))
 
 

@@ -108,7 +108,9 @@ class Architecture:
         architecture: Architecture = records.read(cls, record, "architecture")
         vision, decoder = architecture.vision, architecture.decoder
         numbers = {"value_bytes": architecture.value_bytes}
-        numbers |= {f"vision.{name}": value for name, value in vars(vision).items() if name not in ("gated", "windowed", "window")}
+        numbers |= {
+            f"vision.{name}": value for name, value in vars(vision).items() if name not in ("gated", "windowed", "window")
+        }
         numbers |= {f"decoder.{name}": value for name, value in vars(decoder).items()}
         if vision.windowed:
             numbers |= {"vision.window": vision.window, "vision.windowed": vision.layers - vision.windowed + 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
 from visionthink.transcript import Transcript
+from visionthink.types import StopReason
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,6 @@ def mix_share(low: float, full: float, spent: float) -> float:
     return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
 
 
-def random_mix(low: tuple[float, float], full: tuple[float, float], budget: float) -> float:
-    """Expected accuracy of sending each example to the full view by a coin, at an average budget.
-
-    `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
-    cannot cost less than the first or more than the second.
-    """
-    share = mix_share(low[0], full[0], budget)
-    return low[1] + share * (full[1] - low[1])
-
-
 def summarise(
     scored: Sequence[Scored], *, suite: str, model: str, policy: str, architecture: Architecture | None = None
 ) -> dict[str, Any]:
@@ -96,6 +88,7 @@ def summarise(
         "n": len(scored),
         "accuracy": accuracy(scored),
         "unscored": sum(s.verdict.verdict == "unscored" for s in scored),
+        "unscored_reasons": _unscored_reasons(scored),
         "request_ratio": request_ratio(scored),
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
@@ -106,6 +99,21 @@ def summarise(
         "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
         "architecture": architecture and architecture.to_dict(),
     }
+
+
+def nothing_answered(summary: Mapping[str, Any]) -> bool:
+    """Whether the model said nothing in any episode: it could not be called, or declined."""
+    return set(summary["stop_reasons"]) <= {StopReason.POLICY_ERROR, StopReason.REFUSED}
+
+
+def _unscored_reasons(scored: Sequence[Scored]) -> dict[str, int]:
+    """The five most frequent: why the model could not be called, or what the judge said."""
+    unscored = [s for s in scored if s.verdict.verdict == "unscored"]
+    return dict(Counter(_failure(s.transcript) or s.verdict.reason for s in unscored).most_common(5))
+
+
+def _failure(transcript: Transcript) -> str | None:
+    return transcript.turns[-1].note if transcript.stop_reason == StopReason.POLICY_ERROR and transcript.turns else None
 
 
 def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dict[str, Any]:

@@ -8,17 +8,12 @@ nothing outside it is written.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from visionthink.durable import append_line, lines_of_one, replace_text, same_settings, whole_lines
+from visionthink.durable import append_line, lines_of_one, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.evals.flops import Architecture
@@ -27,15 +22,16 @@ from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import Lane, Routing, routing
 from visionthink.evals.run_folder import view_file, write_run
 from visionthink.model import Model
+from visionthink.progress import stage
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples, Look, Shown, StopReason
+from visionthink.types import Example, Examples, Look, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
 at once is the policy's business."""
 GALLERY = 200
-"""Episodes per run whose views are kept as pictures."""
+"""Episodes per run whose views are kept as pictures: the first, in the order of running, that had anything on offer."""
 
 
 class Metric(Protocol):
@@ -104,24 +100,17 @@ def evaluate(
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program") from None
         _judge_again(done, judge)
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
+        room = GALLERY
+        with stage(f"{model_name} {policy}", len(examples)) as advance:
             readable = _readable(examples, order, refused)
             for number, (lane, batch) in enumerate(_batches(readable, route, batch_size, refused)):
                 digest = _digest(batch)
                 if done.batches.get(number, digest) != digest:
                     raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
                 if number not in done.batches:
-                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file))
-                progress.advance(task, len(batch))
+                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file, room))
+                room -= sum(bool(done.scored[e.id].transcript.offers) for e in batch if e.id in done.scored)
+                advance(len(batch))
         failed = refused | done.failed
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
@@ -142,9 +131,17 @@ def architecture_of(model: Model) -> Architecture | None:
 
 
 def _run(
-    number: int, digest: str, lane: Lane, batch: Sequence[Example], model: Model, judge: Judge, out: Path, file: IO[bytes]
+    number: int,
+    digest: str,
+    lane: Lane,
+    batch: Sequence[Example],
+    model: Model,
+    judge: Judge,
+    out: Path,
+    file: IO[bytes],
+    room: int,
 ) -> dict[str, Any]:
-    """Episodes, verdicts, one line."""
+    """Episodes, verdicts, one line. `room` is how many more episodes fit into the gallery."""
     episodes, failed = list[Episode](), dict[str, str]()
     for example in batch:
         try:
@@ -156,9 +153,8 @@ def _run(
     transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
     verdicts = judge_transcripts(judge, transcripts)
     scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
-    for episode in deciding + others:
-        if number * len(batch) < GALLERY and episode.can_request:
-            _keep_views(episode, out)
+    for episode in [e for e in episodes if e.transcript().offers][: max(0, room)]:
+        _keep_views(episode, out)
     record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
     append_line(file, record)
     return record

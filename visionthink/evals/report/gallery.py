@@ -74,8 +74,7 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
     parts = [(v, file) for v, file in shown if v is not None and not _is_full(v, t)]
     return {
         "question": t.question,
-        "family": t.family,
-        "need": t.need,
+        "kind": " · ".join(part for part in (t.family, t.need) if part),
         "images": [
             {
                 "png": _encoded(file),
@@ -90,7 +89,10 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,
+        "aliases": t.aliases,
         "verdict": scored.verdict.verdict,
+        # what decided a verdict is of interest where it left one out
+        "reason": scored.verdict.reason if scored.verdict.verdict == "unscored" else "",
         "stop_reason": t.stop_reason.value,
         "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
     }

@@ -87,6 +87,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "n": s["n"] - s["unscored"],
+        "compared": found.get("n"),
         "accuracy": s["accuracy"],
         "mix": found.get("mix"),
         "against_mix": found.get("against_mix"),

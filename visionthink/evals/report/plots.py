@@ -91,7 +91,9 @@ def requests_by_family(runs: Sequence[Run]) -> str:
     width = 0.8 / (len(shown) + 1)
     for i, run in enumerate(shown):
         heights = [100 * run.summary["by_family"].get(f, {"request_ratio": 0})["request_ratio"] for f in families]
-        axes.bar([x + i * width for x in range(len(families))], heights, width, label=plain(run.name), color=COLOURS[i % len(COLOURS)])
+        axes.bar(
+            [x + i * width for x in range(len(families))], heights, width, label=plain(run.name), color=COLOURS[i % len(COLOURS)]
+        )
     needed = [_share_hard(shown[0], f) for f in families]
     if all(n is not None for n in needed):
         places = [x + len(shown) * width for x in range(len(families))]
