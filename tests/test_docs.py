@@ -121,7 +121,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
         assert len(losses) == 20
         assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
     if name == "compression.md":
-        assert names["session"].report() == {"visual_tokens": 4, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
+        assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
         assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
 
 

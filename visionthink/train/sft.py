@@ -24,7 +24,7 @@ from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.train.processor import ImageTextProcessor
+from visionthink.policies.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.transcript import Transcript

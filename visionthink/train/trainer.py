@@ -33,7 +33,7 @@ from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
-from visionthink.train.processor import ImageTextProcessor
+from visionthink.policies.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view
