@@ -56,8 +56,9 @@ def _record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(value, where, "an object")
     hints = _hints(kind)
-    if unknown := next((name for name in value if name not in hints), None):
-        raise ValueError(f"{_inside(where, unknown)}: there is no such field")
+    for name in value:
+        if name not in hints:
+            raise ValueError(f"{_inside(where, str(name))}: there is no such field")
     for field in dataclasses.fields(kind):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and field.name not in value:

@@ -129,7 +129,9 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
                 markup=False,
             )
         if s["accuracy"] is None:
-            console.print(f"{name}: no accuracy, as nothing could be judged, {_mostly(s, options.out)}", markup=False)
+            console.print(
+                f"{name}: no accuracy, as nothing could be judged, {_mostly(s, options.out)}", markup=False, soft_wrap=True
+            )
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
