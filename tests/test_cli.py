@@ -251,7 +251,7 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
 
 
 def test_help_of_every_command():
-    for command in ("", "ask", "tokens", "demo", "train", "eval", "report"):
+    for command in ("", "ask", "tokens", "demo", "train", "eval", "report", "score", "curate", "reproduce"):
         result = subprocess.run(
             [sys.executable, "-m", "visionthink", *command.split(), "--help"], capture_output=True, text=True, check=False
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
     evaluate.add_argument("suite", metavar="SUITE", nargs="?", help="mini, or a table of examples: a file, a folder or a hub id")
-    model_options(evaluate)
+    model_options(evaluate, several=True)
     evaluate.add_argument(
         "--policy",
         default="adaptive",
@@ -44,7 +44,13 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
     evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
-    evaluate.add_argument("--out", type=folder, required=True, help="folder; one that was begun is continued")
+    evaluate.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="folder; one that was begun is continued. Several models or policies get folders of their own in it, and a report",
+    )
 
     rows = "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json"
     score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=rows)
