@@ -203,10 +203,14 @@ def test_names_of_the_same_policy_are_equal():
 
 def test_names_are_drawn_as_they_are(tmp_path):
     """No mathematics between dollar signs, no name hidden by an underscore."""
-    members = [scored("a", True, 25, family="cost in $\\frac"), scored("b", True, 25, family="of $ and $")]
+    members = [scored("a", True, 25, family="cost in $\\frac"), scored("b", True, 25, family="of $x^{$")]
     folder = run_of(tmp_path / "a", "adaptive", members, {"model": "_hidden $x^{"})
     report([folder], tmp_path / "r.html")
-    assert "cost in $\\frac" in (tmp_path / "r.html").read_text() and "_hidden $x^{" in (tmp_path / "r.html").read_text()
+    assert (
+        "of $x^{$" in (tmp_path / "r.html").read_text()
+        and "cost in $\\frac" in (tmp_path / "r.html").read_text()
+        and "_hidden $x^{" in (tmp_path / "r.html").read_text()
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what was mutated
