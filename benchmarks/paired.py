@@ -13,7 +13,7 @@ from pathlib import Path
 
 from visionthink.evals.bootstrap import Interval, bootstrap
 from visionthink.evals.comparison import by_id, right
-from visionthink.evals.runner import read_run
+from visionthink.evals.run_folder import read_run
 
 
 def difference(run: Path, other: Path) -> Interval | None:

@@ -7,7 +7,7 @@ import sys
 import transformers
 from transformers.cli.transformers import main
 
-from visionthink.train.processor import ImageTextProcessor
+from visionthink.policies.processor import ImageTextProcessor
 
 
 def open_processor(folder: str, **_: object) -> ImageTextProcessor:

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+import transformers
 
 from visionthink import cli, load
 from visionthink.compress.selection import VisionContext
@@ -121,7 +123,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
         assert len(losses) == 20
         assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
     if name == "compression.md":
-        assert names["session"].report() == {"visual_tokens": 4, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
+        assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
         assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
 
 
@@ -138,6 +140,19 @@ def test_the_python_example_gives_what_it_says(desk):
     result = names["result"]
     assert (result.answer, result.levels) == ("3", (0.25,))
     assert (result.usage["visual_tokens"], result.usage["visual_tokens_full"]) == (4, 16)
+
+
+def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
+    """As it stands there, to its end; and with a processor of one's own, where transformers' refuses to be made."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    names: dict = {}
+    exec(blocks("python", PAGES["compression.md"])[0], names)
+    checkpoint, inputs = names["checkpoint"], names["inputs"]
+    assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
+    assert set(inputs) == {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}
+    assert inputs["image_grid_thw"].tolist() == [[1, 8, 8]] and inputs["mm_token_type_ids"].sum() == 16
+    with pytest.raises(ImportError, match="orchvision"):
+        transformers.AutoProcessor.from_pretrained(checkpoint.path)
 
 
 def test_the_judge_file_is_read(tmp_path, monkeypatch):

@@ -139,7 +139,7 @@ def test_an_evaluation_with_some_replies_says_what_became_of_the_others(server, 
     out = capsys.readouterr().out
     assert "1 got no reply from the model" in out and "1 without a reply: HTTP 400 no images here" in out
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
-    assert summary["no_reply"] == {"HTTP 400 no images here": 1}
+    assert summary["unscored_reasons"] == {"HTTP 400 no images here": 1}
 
 
 # ------------------------------------------------------------------------------------------------ addresses

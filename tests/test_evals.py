@@ -6,7 +6,7 @@ import pytest
 from episodes import begin
 
 from visionthink import Example, Protocol, ScriptedPolicy, run_batch
-from visionthink.evals.metrics import Scored, random_mix, retention, summarise
+from visionthink.evals.metrics import Scored, mix_share, retention, summarise
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
@@ -44,11 +44,11 @@ def test_nothing_scored_is_not_zero(red):
     assert s["accuracy"] is None and s["unscored"] == 1
 
 
-def test_random_mix_is_the_line_between_the_ends():
-    assert random_mix((0.25, 0.5), (1.0, 0.8), 0.25) == 0.5
-    assert random_mix((0.25, 0.5), (1.0, 0.8), 0.625) == pytest.approx(0.65)
-    assert random_mix((0.25, 0.5), (1.0, 0.8), 1.25) == pytest.approx(0.8)
-    assert random_mix((1.0, 0.7), (1.0, 0.8), 1.0) == 0.8
+def test_a_random_mix_costs_no_less_than_low_and_no_more_than_full():
+    assert mix_share(0.25, 1.0, 0.25) == 0.0
+    assert mix_share(0.25, 1.0, 0.625) == 0.5
+    assert mix_share(0.25, 1.0, 1.25) == 1.0
+    assert mix_share(1.0, 1.0, 1.0) == 1.0
 
 
 def test_large_images_weigh_what_they_cost(red):

@@ -22,7 +22,7 @@ from visionthink.data import synth
 from visionthink.errors import DataError
 from visionthink.evals.integrations.lmms_requests import read_messages
 from visionthink.evals.lmms_logs import evaluate_logs, read_lmms_logs
-from visionthink.evals.runner import read_run
+from visionthink.evals.run_folder import read_run
 from visionthink.rewards.spec import read_judge
 
 PAGE = (ROOT / "docs" / "lmms-eval.md").read_text("utf-8")

@@ -22,9 +22,9 @@ ROOT = Path(visionthink.__file__).parent
 REPOSITORY = ROOT.parent
 
 LAYERS = (
-    "types errors threads cells",
+    "types errors threads cells records",
     "images resolution geometry menu picture view_sizes action_space transcript providers",
-    "durable addresses endpoint",
+    "durable addresses endpoint progress",
     "protocol prompts chatml",
     "episode",
     "engine",

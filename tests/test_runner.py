@@ -103,6 +103,32 @@ def test_a_finished_example_is_not_repeated(tmp_path):
     assert policy.asked == 16 and again["n"] == 10 and again["accuracy"] == first["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize("size", [4, 6, 13, 64])
+def test_the_gallery_keeps_as_many_episodes_as_it_says(tmp_path, monkeypatch, size):
+    """However batches fall, and where the run was cut: the first 5 of 14 that had anything on offer."""
+    monkeypatch.setattr("visionthink.evals.runner.GALLERY", 5)
+    policy = Counting(["<think>t</think><answer>4</answer>"])
+    model = Model(policy, Protocol(), ladder(0.25, 1.0), load("tiny").budget)
+    examples = [dataclasses.replace(e, answer="4") for e in synth.suite(15)]
+    examples[1] = Example("broken", "q", b"no image", answer="4")
+
+    def run() -> list[str]:
+        evaluate(examples, model, PolicySpec.parse("adaptive"), tmp_path, judge=EXACT, batch_size=size, **NAMES)
+        return sorted(file.name.split(".")[0] for file in (tmp_path / "views").glob("*.full.png"))
+
+    kept = sorted(e.id for e in (examples[0], *examples[2:6]))
+    assert run() == kept
+    lines = (tmp_path / "progress.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "progress.jsonl").write_bytes(b"".join(lines[:-1]))  # killed before the last batch was written down
+    assert run() == kept
+
+
+def test_a_gallery_of_one_view_for_all_is_empty(tmp_path):
+    model, _ = scripted()
+    evaluate(synth.suite(3), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
+    assert not (tmp_path / "views").exists()
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
     model, _ = scripted()
     evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)

@@ -58,14 +58,17 @@ def test_resume_asks_only_what_is_left(file, tmp_path):
             self.asked += len(answers)
             return super().compare(answers)
 
-    out = tmp_path / "verdicts.jsonl"
+    out = tmp_path / "scores"
     whole = score(read_answers(file), RulesJudge(), out)
-    lines = out.read_bytes().splitlines(keepends=True)
-    out.write_bytes(b"".join(lines[:3]) + lines[3][:10])  # killed in the middle of a line
+    assert json.loads((out / "summary.json").read_text()) == whole
+    lines = (out / "verdicts.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "verdicts.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:10])  # killed in the middle of a line
+    (out / "summary.json").unlink()
     judge = Counting()
     assert score(read_answers(file), judge, out) == whole
     assert judge.asked == 3  # the one that was unscored, too
-    assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    assert json.loads((out / "summary.json").read_text()) == whole
+    assert sorted((out / "verdicts.jsonl").read_bytes().splitlines(keepends=True)) == sorted(lines)
     with pytest.raises(DataError, match="holds verdicts of rules"):
         score(read_answers(file), RulesJudge(closed=True), out)
 
@@ -85,10 +88,37 @@ def test_transcripts_are_scored_again(tmp_path, capsys):
     assert again["accuracy"] == summary["accuracy"] and again["confusion"]["agreement"] == 1.0
 
 
-def test_command_line(file, capsys):
-    assert main(["score", str(file), "--json", "--against", "exact"]) == 0
+def test_what_cannot_be_the_folder_of_verdicts(file, tmp_path, capsys):
+    """A file, as `--out` used to be; the folder of an evaluation, whose summary would be lost; lines that are no verdicts."""
+
+    def fails(out) -> str:
+        assert main(["score", str(file), "--out", str(out)]) == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "verdicts.jsonl").touch()
+    assert "verdicts.jsonl: is a file; name a folder, which gets verdicts.jsonl and summary.json" in fails(
+        tmp_path / "verdicts.jsonl"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    assert "run: holds the summary of something else; name another folder" in fails(tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "verdicts.jsonl").write_text('{"verdict": "correct"}\n')
+    assert "verdicts.jsonl, line 1: not a verdict; give --out another folder" in fails(tmp_path / "other")
+
+
+def test_command_line(file, tmp_path, capsys):
+    assert main(["score", str(file), "--json", "--against", "exact", "--out", str(tmp_path / "scores")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert len(out) == 8
     assert json.loads(out[0]) == {"verdict": "wrong", "by": "rules", "reason": "quantity"}
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert (summary["judge"], summary["n"], summary["correct"], summary["wrong"], summary["unscored"]) == ("rules", 8, 2, 2, 4)
+    with pytest.raises(SystemExit):
+        main(["score", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json" in text
+    assert "--out DIR folder for verdicts.jsonl and summary.json" in text
     assert main(["score", str(file.parent / "no.jsonl")]) == 2
     assert capsys.readouterr().err.endswith("no.jsonl: no such file\n")

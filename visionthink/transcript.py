@@ -12,12 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from visionthink import records
 from visionthink.types import ActionKind, Box, Decider, Evidence, FailureKind, Look, Need, Shown, StopReason, whole
 
 COVERED = 0.95
 """A box counts as seen when this share of its area was shown."""
 FULL_DENSITY = 0.99
 """Views of at least this level count as seen at full density."""
+_MOST, _MOST_PX = 10**15, 10**6
+"""Above any count or time of an episode, and above any side of an image."""
 
 
 def seen(views: Iterable[Shown], level: float, image: int = 0) -> tuple[Box, ...]:
@@ -226,41 +229,38 @@ class Transcript:
         """Inverse of `to_dict`; reads what earlier versions wrote, too.
 
         Raises:
-            KeyError, TypeError, ValueError and the like: a field is missing or of another type.
+            ValueError: a field is missing, is of another type, or cannot be; the message names it.
         """
-        fields = dict(record)
-        if "levels" in fields:
-            fields = _of_one_view_a_turn(fields)
-        fields["turns"] = tuple(_turn(t) for t in fields["turns"])
-        fields["stop_reason"] = StopReason(fields["stop_reason"])
-        fields["sizes"] = tuple((int(width), int(height)) for width, height in fields["sizes"])
-        fields["offers"] = tuple((str(name), int(tokens)) for name, tokens in fields["offers"])
-        for name in ("aliases", "notes"):
-            if not isinstance(fields[name], (list, tuple)):
-                raise ValueError(f"{name} is no list")
-            fields[name] = tuple(fields[name])
-        transcript = cls(**fields)
-        texts = {"example_id": transcript.example_id, "question": transcript.question}
-        texts |= {name: text for name in ("answer", "reference") if (text := getattr(transcript, name)) is not None}
-        texts |= {f"aliases {i}": alias for i, alias in enumerate(transcript.aliases)}
-        if wrong := [name for name, text in texts.items() if not isinstance(text, str)]:
-            raise ValueError(f"{wrong[0]} is {type(texts[wrong[0]]).__name__}, not text")
-        if transcript.answered and transcript.answer is None:
-            raise ValueError(f"ended as {transcript.stop_reason}, without an answer")
+        try:
+            fields = _of_one_view_a_turn(dict(record)) if "levels" in record else dict(record)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError):
+            raise ValueError("not a transcript of the first edition") from None
+        transcript: Transcript = records.read(cls, fields)
+        _check(transcript)
         return transcript
 
 
-def _turn(record: Mapping[str, Any]) -> Turn:
-    fields = dict(record)
-    usage = dict(fields["usage"])
-    if usage.get("visual_by_layer") is not None:
-        usage["visual_by_layer"] = tuple(usage["visual_by_layer"])
-    fields["usage"] = Usage(**usage)
-    fields["views"] = tuple(Shown(**{**view, "box": Box(*view["box"])}) for view in fields["views"])
-    fields["looks"] = tuple(Look(**{**look, "boxes": tuple(Box(*box) for box in look["boxes"])}) for look in fields["looks"])
-    fields["token_ids"] = tuple(fields["token_ids"])
-    fields["logprobs"] = None if fields["logprobs"] is None else tuple(fields["logprobs"])
-    return Turn(**fields)
+def _check(t: Transcript) -> None:
+    """What types alone do not say, where a sum or a ratio would come out as if nothing were wrong."""
+    numbers = [("sizes", side, 1, _MOST_PX) for size in t.sizes for side in size]
+    numbers += [("visual_tokens_full", t.visual_tokens_full, 1, _MOST), *(("offers", n, 0, _MOST) for _, n in t.offers)]
+    for i, turn in enumerate(t.turns):
+        where, usage = f"turns[{i}].usage", dataclasses.asdict(turn.usage)
+        layers = usage.pop("visual_by_layer")
+        if layers == ():
+            raise ValueError(f"{where}.visual_by_layer: is empty")
+        numbers += [(f"{where}.{name}", value, 0, _MOST) for name, value in usage.items() if value is not None]
+        numbers += [(f"{where}.visual_by_layer", value, 0, _MOST) for value in layers or ()]
+        for j, view in enumerate(turn.views):
+            where = f"turns[{i}].views[{j}]"
+            numbers += [(f"{where}.{name}", getattr(view, name), 0, _MOST_PX) for name in ("level", "width", "height")]
+            numbers += [(f"{where}.box", side, 0, _MOST_PX) for side in view.box]
+            numbers += [(f"{where}.visual_tokens", view.visual_tokens, 0, _MOST), (f"{where}.image", view.image, 0, len(t.sizes))]
+    if t.answered and t.answer is None:
+        raise ValueError(f"ended as {t.stop_reason}, without an answer")
+    for where, number, least, most in numbers:
+        if not least <= number < most:
+            raise ValueError(f"{where}: {number}: must be at least {least} and below {most}")
 
 
 def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:

@@ -65,12 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"visionthink {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, summary: str, *, as_json: bool | str = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if as_json:
-            sub.add_argument("--json", action="store_true", help="print one JSON object")
+            shown = "print one JSON object" if as_json is True else as_json
+            sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
     for group in (inference, training, data, evaluation):

@@ -16,9 +16,10 @@ from visionthink.menu import NAMED
 
 
 class AddCommand(Protocol):
-    """Adds a command: name, what runs it, one line of help, whether it can print JSON."""
+    """Adds a command: name, what runs it, one line of help, whether it can print JSON (as text: what it prints then, where that
+    is not one object)."""
 
-    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool = False) -> argparse.ArgumentParser: ...
+    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool | str = False) -> argparse.ArgumentParser: ...
 
 
 JUDGE_HELP = (
@@ -58,15 +59,16 @@ def pixel_limit(options: argparse.Namespace) -> int:
     return int(options.max_megapixels * 1e6)
 
 
-def model_options(parser: argparse.ArgumentParser) -> None:
-    model = "tiny, tiny-base, a folder, a hub id or an endpoint as http://host/v1#MODEL (default: %(default)s)"
+def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    model = "tiny, tiny-base, a folder, a hub id or an endpoint as http://host/v1#MODEL"
+    model += f"{'; separate several with commas' if several else ''} (default: %(default)s)"
     parser.add_argument(
         "--model",
         type=given,
         default="tiny",
         help=model,
     )
-    menu_options(parser)
+    menu_options(parser, default="the one that the dialect belongs to, else visionthink")
     parser.add_argument(
         "--dialect", help="wording of the protocol; by default the menu's, else the one stored beside the checkpoint, else agent"
     )
@@ -83,8 +85,8 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 
 
-def menu_options(parser: argparse.ArgumentParser) -> None:
-    menus = f"what can be asked for: {', '.join(NAMED)} (default: the one that the dialect belongs to, else visionthink)"
+def menu_options(parser: argparse.ArgumentParser, *, default: str) -> None:
+    menus = f"what can be asked for: {', '.join(NAMED)} (default: {default})"
     parser.add_argument("--menu", help=menus)
     parser.add_argument("--ladder", help="levels of whole images, as shares of the pixels, instead of the menu's (0.25,1)")
 

@@ -1,21 +1,21 @@
-"""`visionthink eval` and `visionthink report`."""
+"""`visionthink eval`, `visionthink score` and `visionthink report`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, load, model_options, wide, write_json
 from visionthink.errors import OptionError
 from visionthink.model import Model
+from visionthink.progress import stage
 from visionthink.types import Example
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
     evaluate.add_argument("suite", metavar="SUITE", nargs="?", help="mini, or a table of examples: a file, a folder or a hub id")
-    model_options(evaluate)
+    model_options(evaluate, several=True)
     evaluate.add_argument(
         "--policy",
         default="adaptive",
@@ -44,17 +44,30 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
     evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
-    evaluate.add_argument("--out", type=folder, required=True, help="folder; one that was begun is continued")
+    evaluate.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="folder; one that was begun is continued. Several models or policies get folders of their own in it, and a report",
+    )
 
-    score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=True)
+    rows = "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json"
+    score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=rows)
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help="plain rows hold question, ground_truth, prediction")
     score.add_argument("--judge", default="rules", help=JUDGE_HELP)
-    score.add_argument("--against", help="another judge to compare with; verdicts in the file are compared with anyway")
-    score.add_argument("--out", type=folder, help="file for the verdicts; one that was begun is continued")
+    score.add_argument(
+        "--against", help="another judge to compare with; without it, verdicts that the file holds are compared with"
+    )
+    score.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder for verdicts.jsonl and summary.json; one that was begun is continued"
+    )
 
     report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--out", type=folder, required=True, metavar="FILE.html")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of visionthink eval, or of visionthink train")
+    report.add_argument(
+        "--out", type=folder, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
+    )
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -89,46 +102,63 @@ def _eval(options: argparse.Namespace) -> None:
         summaries = [evaluate_one(policies[0], model, examples, options.out, model_name=models[0], **common)]
     else:
         summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
+    _print_evaluations(summaries, options)
+    if len(summaries) > 1 and not options.json:
+        wide().print(f"open {options.out / 'report.html'}", markup=False)
+
+
+def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Results for people or for programs, and what does not count in them.
+
+    Raises:
+        OptionError: in one of them the model answered nothing at all.
+    """
+    from visionthink.evals.metrics import nothing_answered
+    from visionthink.evals.table import summary_table
+
+    again = "" if options.from_lmms else "; the same command asks them again"
+    for s in summaries:
+        if nothing_answered(s):
+            none = f"answered none of the {s['n']} examples under {s['policy']}"
+            raise OptionError(f"--model {s['model']}: {none}, {_mostly(s, options.out)}{again}")
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
     else:
-        _print_runs(summaries, options.out)
-    for s in summaries:
-        if s["stop_reasons"].get("policy_error") == s["n"]:
-            raise OptionError(f"{s['model']} {s['policy']}: no reply to any of {s['n']} questions: {next(iter(s['no_reply']))}")
-
-
-def _print_runs(summaries: Sequence[dict[str, Any]], out: Path) -> None:
-    from visionthink.evals.table import summary_table
-
-    console = wide()
-    console.print(summary_table(summaries))
+        wide().print(summary_table(summaries))
+    console = wide(stderr=options.json)
     for s in summaries:
         silent = s["stop_reasons"].get("policy_error", 0)
+        name = f"{s['model']} {s['policy']}"
         if s["failed"] or s["unscored"]:
             console.print(
-                f"{s['model']} {s['policy']}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
+                f"{name}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
                 f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
                 markup=False,
             )
-        for reason, count in s["no_reply"].items():
-            console.print(f"  {count} without a reply: {reason}", markup=False)
-        for name, value in s.get("metrics", {}).items():
-            console.print(f"  {name} {value if value is None or isinstance(value, (int, str)) else f'{value:.4g}'}", markup=False)
-    if len(summaries) > 1:
-        console.print(f"open {out / 'report.html'}", markup=False)
+        for reason, count in () if s["accuracy"] is None else s["unscored_reasons"].items():
+            console.print(f"  {count} unscored: {reason}", markup=False)
+        if s["accuracy"] is None:
+            console.print(
+                f"{name}: no accuracy, as nothing could be judged, {_mostly(s, options.out)}", markup=False, soft_wrap=True
+            )
+        for metric, value in ({} if options.json else s.get("metrics", {})).items():
+            shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
+            console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
+
+
+def _mostly(summary: Mapping[str, Any], out: Path) -> str:
+    """The most frequent reason, and where the others are."""
+    reason, count = next(iter(summary["unscored_reasons"].items()))
+    file = out / summary.get("folder", "") / "transcripts.jsonl"
+    return f"{count} because of: {' '.join(reason.split())} (all of them: {file})"
 
 
 def _from_lmms(options: argparse.Namespace) -> None:
     from visionthink.evals.lmms_logs import evaluate_logs
-    from visionthink.evals.table import summary_table
     from visionthink.rewards.spec import read_judge
 
     summary = evaluate_logs(options.from_lmms, options.out, judge=read_judge(options.judge) if options.judge else None)
-    if options.json:
-        write_json(summary)
-    else:
-        wide().print(summary_table([summary]))
+    _print_evaluations([summary], options)
 
 
 def _names(text: str, option: str) -> list[str]:
@@ -167,13 +197,14 @@ def _score(options: argparse.Namespace) -> None:
     judge, other = read_judge(options.judge), read_judge(options.against) if options.against else None
     answers = list(read_answers(options.file))
     if other:
-        answers = [dataclasses.replace(a, recorded=v.verdict) for a, v in zip(answers, verdicts(other, answers), strict=True)]
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("judging", total=len(answers))
+        with stage(f"judging by {options.against}", len(answers)) as advance:
+            found = verdicts(other, answers)
+            advance(len(found))
+        answers = [dataclasses.replace(a, recorded=v.verdict) for a, v in zip(answers, found, strict=True)]
+    with stage(f"judging by {options.judge}", len(answers)) as advance:
 
         def tell(_: SavedAnswer, verdict: Verdict) -> None:
-            progress.advance(task)
+            advance(1)
             if options.json:
                 write_json(vars(verdict))
 

@@ -36,7 +36,7 @@ def add(command: AddCommand) -> None:
     tokens.add_argument(
         "--family", default="qwen2.5-vl", help="qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
     )
-    menu_options(tokens)
+    menu_options(tokens, default="visionthink")
     limit_option(tokens)
 
 

@@ -69,7 +69,10 @@ def _numbers(summary: Mapping[str, Any]) -> str:
         for name, value in agreement.items():
             shown = "–" if value is None else f"{value:.3f}"
             lines.append((f"“needs the full view” against the known need: {titles[name]}", shown))
-    cells = "".join(f"<tr><td style='text-align:left'>{html.escape(name)}<td>{html.escape(str(value))}" for name, value in lines)
+    cells = "".join(
+        f"<tr><td style='text-align:left'>{html.escape(name)}<td>{html.escape('–' if value is None else str(value))}"
+        for name, value in lines
+    )
     return f"<table>{cells}</table>"
 
 
@@ -88,13 +91,13 @@ def _grid(summary: Mapping[str, Any]) -> str:
 
 
 def _card(c: Curated, example: Example, transcripts: Sequence[Mapping[str, Any]]) -> str:
-    answers = [str(t["answer"]) for t in transcripts]
+    answers = ["no answer" if t["answer"] is None else str(t["answer"]) for t in transcripts]
     half = len(answers) // 2
     said = "".join(
         f"<br><small>{name}: {html.escape(', '.join(part[:8])[:160])}</small>"
         for name, part in (("low", answers[:half]), ("full", answers[half:]))
     )
-    question, answer = html.escape(example.question[:300]), html.escape(str(example.answer)[:120])
+    question, answer = html.escape(example.question[:300]), html.escape((example.answer or "no reference answer")[:120])
     return (
         f"<div class=card>{_picture(example)}<p>{question}<br><b>{answer}</b>"
         f"<p>right {c.counts.correct_low} low, {c.counts.correct_full} full <small>row {c.counts.row}</small>{said}</div>"

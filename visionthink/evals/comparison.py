@@ -54,7 +54,7 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     if not common:
         return {"n": 0}
     mixed = mix(own, lines, common)
-    by_family = mix(own, lines, common, each_family=True)
+    by_family = mix(own, lines, common, each_family=True) if any(own[i].transcript.family for i in common) else None
     a = [i for i in common if not right(lines.low[i])]
     b = [i for i in common if right(lines.low[i])]
     return {
@@ -63,8 +63,8 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
         "against_full": _interval([right(own[i]) - right(lines.full[i]) for i in common]),
         "mix": sum(mixed.values()) / len(common),
         "against_mix": _interval([right(own[i]) - mixed[i] for i in common]),
-        "mix_by_family": sum(by_family.values()) / len(common),
-        "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]),
+        "mix_by_family": sum(by_family.values()) / len(common) if by_family else None,
+        "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]) if by_family else None,
         "oracle": oracle(lines, common),
         "router": router({i: own[i].transcript.requested for i in common}, {i: lines.need(i) for i in common}),
         "router_known": _router_known(own),

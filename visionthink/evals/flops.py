@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
+from visionthink import records
+
 Tokens: TypeAlias = "int | Sequence[int]"
 """As many in every layer of the decoder, or a number for each."""
 
@@ -98,8 +100,24 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Architecture:
-        """Inverse of `to_dict`."""
-        return cls(VisionShape(**record["vision"]), DecoderShape(**record["decoder"]), record["value_bytes"])
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, or cannot be; the message names it.
+        """
+        architecture: Architecture = records.read(cls, record, "architecture")
+        vision, decoder = architecture.vision, architecture.decoder
+        numbers = {"value_bytes": architecture.value_bytes}
+        numbers |= {
+            f"vision.{name}": value for name, value in vars(vision).items() if name not in ("gated", "windowed", "window")
+        }
+        numbers |= {f"decoder.{name}": value for name, value in vars(decoder).items()}
+        if vision.windowed:
+            numbers |= {"vision.window": vision.window, "vision.windowed": vision.layers - vision.windowed + 1}
+        for name, value in numbers.items():
+            if not 1 <= value < (1000 if name.endswith("layers") else 10**9):
+                raise ValueError(f"architecture.{name}: {value}: no model has it")
+        return architecture
 
 
 def vision_flops(shape: VisionShape, width: int, height: int, out: int) -> int:

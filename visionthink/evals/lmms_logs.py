@@ -14,7 +14,7 @@ from visionthink.errors import DataError
 from visionthink.evals.answers import UNREADABLE, SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
-from visionthink.evals.runner import write_run
+from visionthink.evals.run_folder import write_run
 from visionthink.rewards.judge import Answer, Judge, Verdict, judge_transcripts
 from visionthink.transcript import Transcript
 from visionthink.types import StopReason

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from visionthink import records
 from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.rewards.judge import Verdict
 from visionthink.transcript import Transcript
 from visionthink.types import StopReason
-
-_REASONS = 5
-"""Reasons why there was no reply that a summary holds."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,15 @@ class Scored:
         }
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Scored:
-        fields = dict(record)
-        verdict = Verdict(fields.pop("verdict"), fields.pop("by"), fields.pop("reason"))
-        return cls(Transcript.from_dict(fields), verdict)
+    def from_dict(cls, record: Mapping[str, Any]) -> Scored:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, or is something else; the message names it.
+        """
+        said = ("verdict", "by", "reason")
+        verdict: Verdict = records.read(Verdict, {name: record[name] for name in said if name in record})
+        return cls(Transcript.from_dict({name: value for name, value in record.items() if name not in said}), verdict)
 
 
 def accuracy(scored: Iterable[Scored]) -> float | None:
@@ -74,16 +77,6 @@ def mix_share(low: float, full: float, spent: float) -> float:
     return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
 
 
-def random_mix(low: tuple[float, float], full: tuple[float, float], budget: float) -> float:
-    """Expected accuracy of sending each example to the full view by a coin, at an average budget.
-
-    `low` and `full` are (retention, accuracy) of always-low and always-full; the mix lies on the line between them and
-    cannot cost less than the first or more than the second.
-    """
-    share = mix_share(low[0], full[0], budget)
-    return low[1] + share * (full[1] - low[1])
-
-
 def summarise(
     scored: Sequence[Scored], *, suite: str, model: str, policy: str, architecture: Architecture | None = None
 ) -> dict[str, Any]:
@@ -95,6 +88,7 @@ def summarise(
         "n": len(scored),
         "accuracy": accuracy(scored),
         "unscored": sum(s.verdict.verdict == "unscored" for s in scored),
+        "unscored_reasons": _unscored_reasons(scored),
         "request_ratio": request_ratio(scored),
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
@@ -103,9 +97,23 @@ def summarise(
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),
         "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
-        "no_reply": _no_reply(scored),
         "architecture": architecture and architecture.to_dict(),
     }
+
+
+def nothing_answered(summary: Mapping[str, Any]) -> bool:
+    """Whether the model said nothing in any episode: it could not be called, or declined."""
+    return set(summary["stop_reasons"]) <= {StopReason.POLICY_ERROR, StopReason.REFUSED}
+
+
+def _unscored_reasons(scored: Sequence[Scored]) -> dict[str, int]:
+    """The five most frequent: why the model could not be called, or what the judge said."""
+    unscored = [s for s in scored if s.verdict.verdict == "unscored"]
+    return dict(Counter(_failure(s.transcript) or s.verdict.reason for s in unscored).most_common(5))
+
+
+def _failure(transcript: Transcript) -> str | None:
+    return transcript.turns[-1].note if transcript.stop_reason == StopReason.POLICY_ERROR and transcript.turns else None
 
 
 def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dict[str, Any]:
@@ -122,12 +130,6 @@ def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dic
         }
         for name, members in sorted(groups.items())
     }
-
-
-def _no_reply(scored: Iterable[Scored]) -> dict[str, int]:
-    """Why the model could not be called: the most frequent reasons, with their counts."""
-    ends = [s.transcript for s in scored if s.transcript.stop_reason is StopReason.POLICY_ERROR]
-    return dict(Counter((t.turns[-1].note if t.turns else None) or "no reason given" for t in ends).most_common(_REASONS))
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
@@ -33,10 +33,12 @@ class PolicySpec:
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
 
+    Two names of the same policy, as `random:0.5` and `random:.5`, are equal.
+
     Example: `adaptive+visionzip:0.5@full` has routing "adaptive", method "visionzip:0.5" and which "full".
     """
 
-    text: str
+    text: str = field(compare=False)
     """The name as the user wrote it."""
     routing: RoutingName
     share: float | None = None
@@ -97,8 +99,12 @@ class PolicySpec:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether the model decides, with all its visual tokens."""
-        return self.routing == "adaptive" and self.method is None
+        """Whether the model decides, with all its visual tokens or with what a method leaves of them."""
+        return self.routing == "adaptive"
+
+    def with_routing(self, routing: str) -> PolicySpec:
+        """What a name without a method stands for, as `forced:direct`, with this policy's method."""
+        return replace(self.parse(routing), method=self.method, which=self.which)
 
     @property
     def shows_one_view(self) -> bool:
@@ -113,3 +119,7 @@ def _share(name: str, text: str, *, above_zero: bool = False) -> float:
     if not 0 <= share <= 1:
         raise OptionError(f"--policy {name!r}: expected random:P with P from 0 to 1; plain random goes with adaptive,low,full")
     return share
+
+
+ADAPTIVE, FULL, LOW = map(PolicySpec.parse, ("adaptive", "full", "low"))
+"""What the others are compared with."""

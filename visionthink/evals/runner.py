@@ -8,34 +8,30 @@ nothing outside it is written.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
-from urllib.parse import quote
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from visionthink.durable import append_line, lines_of_one, replace_text, same_settings, whole_lines
+from visionthink.durable import append_line, lines_of_one, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import Lane, Routing, routing
+from visionthink.evals.run_folder import view_file, write_run
 from visionthink.model import Model
+from visionthink.progress import stage
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples, Look, Shown, StopReason
+from visionthink.types import Example, Examples, Look, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
 at once is the policy's business."""
 GALLERY = 200
-"""Episodes per run whose views are kept as pictures."""
+"""Episodes per run whose views are kept as pictures: the first, in the order of running, that had anything on offer."""
 
 
 class Metric(Protocol):
@@ -104,24 +100,17 @@ def evaluate(
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program") from None
         _judge_again(done, judge)
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task(escape(f"{model_name} {policy}"), total=len(examples))
+        room = GALLERY
+        with stage(f"{model_name} {policy}", len(examples)) as advance:
             readable = _readable(examples, order, refused)
             for number, (lane, batch) in enumerate(_batches(readable, route, batch_size, refused)):
                 digest = _digest(batch)
                 if done.batches.get(number, digest) != digest:
                     raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
                 if number not in done.batches:
-                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file))
-                progress.advance(task, len(batch))
+                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file, room))
+                room -= sum(bool(done.scored[e.id].transcript.offers) for e in batch if e.id in done.scored)
+                advance(len(batch))
         failed = refused | done.failed
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
@@ -142,9 +131,17 @@ def architecture_of(model: Model) -> Architecture | None:
 
 
 def _run(
-    number: int, digest: str, lane: Lane, batch: Sequence[Example], model: Model, judge: Judge, out: Path, file: IO[bytes]
+    number: int,
+    digest: str,
+    lane: Lane,
+    batch: Sequence[Example],
+    model: Model,
+    judge: Judge,
+    out: Path,
+    file: IO[bytes],
+    room: int,
 ) -> dict[str, Any]:
-    """Episodes, verdicts, one line."""
+    """Episodes, verdicts, one line. `room` is how many more episodes fit into the gallery."""
     episodes, failed = list[Episode](), dict[str, str]()
     for example in batch:
         try:
@@ -156,9 +153,8 @@ def _run(
     transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
     verdicts = judge_transcripts(judge, transcripts)
     scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
-    for episode in deciding + others:
-        if number * len(batch) < GALLERY and episode.can_request:
-            _keep_views(episode, out)
+    for episode in [e for e in episodes if e.transcript().offers][: max(0, room)]:
+        _keep_views(episode, out)
     record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
     append_line(file, record)
     return record
@@ -216,15 +212,6 @@ def _batches(
     yield from waiting.values()
 
 
-def view_file(folder: Path, example_id: str, image: int, view: Shown | None = None) -> Path:
-    """Where the picture of a view is kept; of the full view of an image where there is none."""
-    name = quote(example_id, safe="")
-    if len(name) > 150:  # file names end at 255 bytes
-        name = name[:100] + hashlib.sha256(name.encode()).hexdigest()[:16]
-    which = f"{'-'.join(map(str, view.box))}@{view.level:g}{view.edit and '@'}{quote(view.edit, safe='')}" if view else "full"
-    return folder / "views" / f"{name}.{image}.{which}.png"
-
-
 def _keep_views(episode: Episode, out: Path) -> None:
     """Save the full views and all that were shown, for the gallery of the report."""
     (out / "views").mkdir(exist_ok=True)
@@ -235,38 +222,3 @@ def _keep_views(episode: Episode, out: Path) -> None:
     looks = (*space.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
     for shown, view in zip(space.shown(looks), space.render(looks, pictures), strict=True):
         view.image.save(view_file(out, episode.example.id, shown.image, shown))
-
-
-def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:
-    """The folder of a run: transcripts, reasons of what failed by id, and last the summary."""
-    replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in scored))
-    replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
-    replace_text(out / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
-    """(summary, scored transcripts) of an evaluation folder.
-
-    Raises:
-        DataError: a file is missing or a line is damaged; the message names it.
-    """
-    try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder}: no summary.json; not an evaluation folder") from None
-    except ValueError:
-        raise DataError(f"{folder / 'summary.json'}: not valid JSON") from None
-    if not isinstance(summary, dict) or not {"model", "policy", "accuracy", "retain_cumulative"} <= set(summary):
-        raise DataError(f"{folder / 'summary.json'}: not the summary of an evaluation")
-    transcripts = folder / "transcripts.jsonl"
-    if not transcripts.is_file():
-        raise DataError(f"{folder}: no transcripts.jsonl")
-    scored = []
-    for number, line in enumerate(transcripts.read_bytes().splitlines(), 1):
-        try:
-            scored.append(Scored.from_dict(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{transcripts}, line {number}: not a transcript") from None
-    if "n" in summary and summary["n"] != len(scored):
-        raise DataError(f"{transcripts}: holds {len(scored)} transcripts, and summary.json says {summary['n']}")
-    return summary, scored

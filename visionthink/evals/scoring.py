@@ -11,8 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from visionthink.durable import lines_of_one, replace
-from visionthink.errors import DataError
+from visionthink import records
+from visionthink.durable import lines_of_one, replace, replace_text
+from visionthink.errors import DataError, OptionError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
 from visionthink.transcript import Transcript
@@ -32,17 +33,28 @@ def score(
 ) -> dict[str, Any]:
     """Judge them in order and `tell` of each; returns counts, accuracy, the judge and what it cost.
 
-    With `out`, verdicts are written there as they are given, and those that stand there already are not asked for again.
+    With a folder `out`, verdicts are written to its `verdicts.jsonl` as they are given, those that stand there already are not
+    asked for again, and what is returned is its `summary.json`.
 
     Raises:
-        DataError: `out` holds verdicts of another judge, or is no such file.
-        StorageError: another process writes to `out`.
+        OptionError: `out` is a file, or the folder of something else.
+        DataError: `out` holds verdicts of another judge, or lines that are none.
+        StorageError: another process works in `out`.
     """
     answers = list(answers)
     if out is None:
         return _score(answers, judge, out, {}, tell)
-    with lines_of_one(out.with_name(f".{out.name}.lock"), what="file"):
-        return _score(answers, judge, out, _resume(out, judge.identity, {(a.line, _digest(a)) for a in answers}), tell)
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out {out}: is a file; name a folder, which gets verdicts.jsonl and summary.json")
+    file, summary_file = out / "verdicts.jsonl", out / "summary.json"
+    if summary_file.exists() and not file.exists():
+        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
+    with lines_of_one(out / ".lock", what="folder"):
+        known = _resume(file, judge.identity, {(a.line, _digest(a)) for a in answers})
+        file.touch()
+        summary = _score(answers, judge, file, known, tell)
+        replace_text(summary_file, json.dumps(summary, indent=1) + "\n")
+    return summary
 
 
 def _score(
@@ -127,20 +139,19 @@ def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[in
     """Verdicts on what is asked that are there already, by line and what was judged. All other lines are left out: a torn one,
     one about an answer that is no longer there, and what is unscored, which is asked again."""
     if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
         return {}
     kept, known = list[bytes](), dict[tuple[int, str], Verdict]()
-    for raw in out.read_bytes().splitlines(keepends=True):
+    for number, raw in enumerate(out.read_bytes().splitlines(keepends=True), 1):
         if not raw.endswith(b"\n"):
             break
         try:
             record = json.loads(raw)
             of, key = record["judge"], (int(record["line"]), str(record["of"]))
-            verdict = Verdict(record["verdict"], record["by"], record["reason"])
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"--out {out}: holds something other than verdicts") from None
+            verdict = records.read(Verdict, {name: record[name] for name in ("verdict", "by", "reason")})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DataError(f"{out}, line {number}: not a verdict; give --out another folder") from None
         if of != judge:
-            raise DataError(f"--out {out}: holds verdicts of {of}; give another file")
+            raise DataError(f"{out}: holds verdicts of {of}; give --out another folder")
         if verdict.verdict != "unscored" and key in asked and key not in known:
             known[key] = verdict
             kept.append(raw)

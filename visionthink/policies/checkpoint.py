@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
+    from visionthink.policies.processor import ImageTextProcessor
+
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
 
 
@@ -40,6 +42,14 @@ class Checkpoint:
     protocol: Protocol
     """As stored beside the checkpoint; `agent` in plain ChatML where nothing is stored."""
     budget: PixelBudget
+
+    @property
+    def processor(self) -> ImageTextProcessor:
+        """What transformers calls the processor: texts and images to everything that `model` reads. `AutoProcessor` gives the
+        same, and needs torchvision for the videos that this one does not take."""
+        from visionthink.policies.processor import ImageTextProcessor
+
+        return ImageTextProcessor(self.image_processor, self.tokenizer, chat_template=self.tokenizer.chat_template)
 
 
 def resolve(name: str) -> str:

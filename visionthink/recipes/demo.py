@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from visionthink.errors import OptionError
-from visionthink.evals.metrics import mix_share, random_mix
+from visionthink.evals.metrics import mix_share
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier
@@ -61,11 +61,11 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
     shown = [
         out / name for name in summaries if not name.startswith("tuned")
     ]  # where it equals `trained`, it would only cover it
-    report([*shown, config.out], out / "report.html")
-    (out / "frontier.svg").write_text(frontier(compared([read(folder) for folder in shown])), "utf-8")
+    (out / "frontier.svg").write_text(frontier(report([*shown, config.out], out / "report.html")), "utf-8")
+    summaries = {run.folder.name: run.to_dict() for run in compared([read(out / name) for name in summaries])}
     console.print(summary_table(list(summaries.values())))
     gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
-    margin = {name: _margin(name, summaries) for name in gap}
+    margin = {name: 100 * summaries[f"{name}-adaptive"]["comparison"]["against_mix"]["mean"] for name in gap}
     for name in gap:
         console.print(
             f"{name:8} requests on hard minus requests on easy {gap[name]:+6.1f} points; "
@@ -105,13 +105,3 @@ def _measure(name: str, model_name: str, examples: Sequence[Example], out: Path,
 def _gap(summary: dict[str, Any]) -> float:
     need = summary["by_need"]
     return 100 * (need["hard"]["request_ratio"] - need["easy"]["request_ratio"])
-
-
-def _margin(name: str, summaries: dict[str, dict[str, Any]]) -> float:
-    low, full = (_point(summaries[f"{name}-{policy}"]) for policy in ("low", "full"))
-    spent, accuracy = _point(summaries[f"{name}-adaptive"])
-    return 100 * (accuracy - random_mix(low, full, spent))
-
-
-def _point(summary: dict[str, Any]) -> tuple[float, float]:
-    return summary["retain_cumulative"], summary["accuracy"]

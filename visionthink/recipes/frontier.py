@@ -11,7 +11,7 @@ from typing import Any
 from visionthink.compress.names import parse
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.metrics import mix_share
-from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import routing
 from visionthink.evals.runner import Metric, evaluate
@@ -19,7 +19,7 @@ from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example, Examples
 
-_AFTER = ("adaptive", "low", "full")
+_AFTER = (ADAPTIVE, LOW, FULL)
 """What a random mix without a share needs to know, to spend what the model spent."""
 
 
@@ -36,6 +36,7 @@ def evaluate_all(
     metric: Metric | None = None,
 ) -> list[dict[str, Any]]:
     """Every policy of every model into a folder of its own below `out`, then `report.html`; finished ones are not repeated.
+    Returns their summaries with what the report says of each: `comparison`, `branches`, `break_even`.
 
     `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
 
@@ -43,8 +44,7 @@ def evaluate_all(
         OptionError: a policy twice, or `random` without the runs that give its share.
     """
     check_names(models, policies)
-    shareless = _shareless(policies)
-    summaries, folders = list[dict[str, Any]](), list[Path]()
+    shareless, folders = _shareless(policies), list[Path]()
     for name in models:
         model = open_model(name)
         for policy in policies:  # what cannot be had is found before hours of work
@@ -52,17 +52,15 @@ def evaluate_all(
                 route = routing(policy, with_method(policy, model))
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
-        own: dict[str, dict[str, Any]] = {}
+        own: dict[PolicySpec, dict[str, Any]] = {}
         for policy in sorted(policies, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
             folder = out / _slug(f"{name}-{policy}")
-            own[str(policy)] = evaluate_one(
+            own[policy] = evaluate_one(
                 exact, model, examples, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
             )
             folders.append(folder)
-        summaries += own.values()
-    report(folders, out / "report.html")
-    return summaries
+    return [run.to_dict() for run in report(folders, out / "report.html")]
 
 
 def check_names(models: Sequence[str], policies: Sequence[PolicySpec]) -> None:
@@ -71,11 +69,14 @@ def check_names(models: Sequence[str], policies: Sequence[PolicySpec]) -> None:
     Raises:
         OptionError: a model or policy twice, `random` without the runs that give its share, or a method that cannot be.
     """
-    for names, what in ((models, "model"), (list(map(str, policies)), "policy")):
+    named: tuple[tuple[Sequence[object], str], ...] = ((models, "model"), (policies, "policy"))
+    for names, what in named:
         if len(set(names)) < len(names):
-            raise OptionError(f"--{what} {','.join(names)}: one is named twice")
-    if _shareless(policies) and not set(_AFTER) <= set(map(str, policies)):
-        raise OptionError(f"--policy random: takes its share from {', '.join(_AFTER)}; name them too, or write random:P")
+            raise OptionError(f"--{what} {','.join(map(str, names))}: one is named twice")
+    if _shareless(policies) and not set(_AFTER) <= set(policies):
+        raise OptionError(
+            f"--policy random: takes its share from {', '.join(map(str, _AFTER))}; name them too, or write random:P"
+        )
     for policy in policies:
         if policy.method is not None:
             parse(policy.method)
@@ -112,9 +113,9 @@ def evaluate_one(policy: PolicySpec, model: Model, examples: Examples, out: Path
     return evaluate(examples, with_method(policy, model), policy, out, **settings)
 
 
-def _with_share(policy: PolicySpec, own: Mapping[str, Mapping[str, Any]]) -> PolicySpec:
+def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]]) -> PolicySpec:
     """The coin that spends as many visual tokens as the model's adaptive run."""
-    spent, low, full = (own[name]["retain_cumulative"] for name in _AFTER)
+    spent, low, full = (own[other]["retain_cumulative"] for other in _AFTER)
     return PolicySpec.parse(policy.text.replace("random", f"random:{mix_share(low, full, spent):.4f}", 1))
 
 

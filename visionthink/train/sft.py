@@ -20,11 +20,11 @@ from PIL import Image
 from visionthink.episode import run_batch
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.transcript import Transcript

@@ -24,6 +24,7 @@ from datasets import Dataset
 
 from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
+from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
@@ -33,7 +34,6 @@ from visionthink.train.config import TrainConfig, must_be_able_to_ask
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
-from visionthink.train.processor import ImageTextProcessor
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view

@@ -20,9 +20,6 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.utils import get_datetime_str, sanitize_model_name, simple_parse_args_string
 from loguru import logger
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress
 
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, InputError, OptionError, one_line
@@ -31,6 +28,7 @@ from visionthink.evals.integrations.lmms_requests import Failed, read_messages
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.model import Model, load
+from visionthink.progress import stage
 from visionthink.transcript import Transcript
 from visionthink.types import Example, StopReason
 
@@ -130,19 +128,17 @@ class VisionThink(lmms):
         """All requests of all tasks, in order. What cannot be asked is an empty answer, a warning and a line of the sidecar."""
         ended: dict[int, Transcript | Failed] = {}
         path = self._sidecar_path(requests)
-        console = Console(stderr=True)
         with (
             path.open("a" if self._begun else "w", encoding="utf-8") as sidecar,
-            Progress(console=console, disable=not console.is_terminal, transient=True) as progress,
+            stage(f"{self.name} {self.policy}", len(requests)) as advance,
         ):
-            bar = progress.add_task(escape(f"{self.name} {self.policy}"), total=len(requests))
             self._begun = True
 
             def keep(place: int, end: Transcript | Failed) -> None:
                 ended[place] = end
                 sidecar.write(json.dumps(end.to_dict()) + "\n")
                 sidecar.flush()
-                progress.advance(bar)
+                advance(1)
                 if reason := _failure(end):
                     logger.warning(f"{end.example_id}: {reason}; lmms-eval is given an empty answer")
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from visionthink.evals.comparison import by_id, right
 from visionthink.evals.metrics import Scored
+from visionthink.evals.policy_spec import FULL, LOW, PolicySpec
 from visionthink.evals.report.runs import Run
-from visionthink.evals.runner import view_file
+from visionthink.evals.run_folder import view_file
 from visionthink.transcript import FULL_DENSITY, Transcript
 from visionthink.types import Shown
 
@@ -21,7 +22,7 @@ def gallery(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Sections of cards, for runs in which the model or the oracle decides; of episodes whose views were kept."""
     sections = []
     for run in (r for r in runs if r.policy.routing in ("adaptive", "oracle")):
-        low, full = (_other(run, runs, policy) for policy in ("low", "full"))
+        low, full = (_other(run, runs, policy) for policy in (LOW, FULL))
         left = [s for s in run.scored if all(file.is_file() for _, file in _files(s, run))]
         kinds: dict[str, list[Scored]] = {}
         for title, belongs in _kinds(low, full).items():
@@ -33,10 +34,10 @@ def gallery(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return sections
 
 
-def _other(run: Run, runs: Sequence[Run], policy: str) -> dict[str, Scored]:
+def _other(run: Run, runs: Sequence[Run], policy: PolicySpec) -> dict[str, Scored]:
     """Another policy of the same model on the same suite, by example."""
     key = run.suite, run.summary["model"], policy
-    return next((by_id(r.scored) for r in runs if (r.suite, r.summary["model"], str(r.policy)) == key), {})
+    return next((by_id(r.scored) for r in runs if (r.suite, r.summary["model"], r.policy) == key), {})
 
 
 def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, Callable[[Scored], bool]]:
@@ -73,8 +74,7 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
     parts = [(v, file) for v, file in shown if v is not None and not _is_full(v, t)]
     return {
         "question": t.question,
-        "family": t.family,
-        "need": t.need,
+        "kind": " · ".join(part for part in (t.family, t.need) if part),
         "images": [
             {
                 "png": _encoded(file),
@@ -89,7 +89,10 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
         "turns": [turn.text for turn in t.turns],
         "answer": t.answer,
         "reference": t.reference,
+        "aliases": t.aliases,
         "verdict": scored.verdict.verdict,
+        # what decided a verdict is of interest where it left one out
+        "reason": scored.verdict.reason if scored.verdict.verdict == "unscored" else "",
         "stop_reason": t.stop_reason.value,
         "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
     }

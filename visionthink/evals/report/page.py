@@ -11,6 +11,7 @@ from visionthink.durable import replace_text
 from visionthink.errors import DataError, OptionError
 from visionthink.evals import paper
 from visionthink.evals.benchmarks.benchmark import BENCHMARKS
+from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW
 from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
 from visionthink.evals.report.runs import Run, as_csv, compared, read
@@ -31,16 +32,10 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
         raise OptionError(f"--out {out}: names the page; the figures go to a .csv file beside it")
     runs, trainings = [], []
     for folder in folders:
-        try:
-            if (folder / "metrics.jsonl").is_file():
-                trainings.append(training(folder))
-            else:
-                runs.append(read(folder))
-                _row(runs[-1])
-        except DataError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise DataError(f"{folder}: damaged, or not written by this program ({type(error).__name__}: {error})") from None
+        if (folder / "metrics.jsonl").is_file():
+            trainings.append(training(folder))
+        else:
+            runs.append(read(folder))
     runs = compared(runs)
     from jinja2 import Environment
 
@@ -68,7 +63,7 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     compressed = any(r.summary["retain_layers"] != r.summary["retain_cumulative"] for r in runs)
     return {
         "name": name,
-        "judges": sorted({str(r.summary.get("judge")) for r in runs}),
+        "judges": sorted({r.summary.get("judge") or "a judge that was not written down" for r in runs}),
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
         "compressed": compressed,
@@ -92,6 +87,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "n": s["n"] - s["unscored"],
+        "compared": found.get("n"),
         "accuracy": s["accuracy"],
         "mix": found.get("mix"),
         "against_mix": found.get("against_mix"),
@@ -118,7 +114,7 @@ def _router(run: Run) -> dict[str, Any]:
 
 def _accuracy_by_family(runs: Sequence[Run]) -> str:
     """As Fig. 1 of the paper: what each policy gets right, by family."""
-    shown = [r for r in runs if r.summary["policy"] in ("low", "full", "adaptive")]
+    shown = [r for r in runs if r.policy in (LOW, FULL, ADAPTIVE)]
     families = sorted({f for r in shown for f in r.summary["by_family"]})
     if not families or len(shown) < 2:
         return ""
@@ -133,11 +129,11 @@ def _percent(share: float | None) -> float | None:
 def _bars_of_time(runs: Sequence[Run]) -> str:
     """As Fig. 4 of the paper: seconds of each policy, by model."""
     models = list(dict.fromkeys(r.summary["model"] for r in runs))
-    policies = [p for p in dict.fromkeys(r.summary["policy"] for r in runs) if p in ("full", "low", "adaptive")]
+    policies = [p for p in dict.fromkeys(r.policy for r in runs) if p in (FULL, LOW, ADAPTIVE)]
     if len(policies) < 2:
         return ""
-    known = {(r.summary["model"], r.summary["policy"]): r.summary["seconds"] for r in runs}
-    return bars(models, {p: [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
+    known = {(r.summary["model"], r.policy): r.summary["seconds"] for r in runs}
+    return bars(models, {str(p): [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
 
 
 def _beside_the_paper(runs: Sequence[Run]) -> dict[str, Any] | None:

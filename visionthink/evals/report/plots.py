@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visionthink.evals.policy_spec import FULL, LOW
 from visionthink.evals.report.runs import Run
 
 COLOURS = ("#2f6fdb", "#d9822b", "#3a9e5c", "#a347ba", "#c23b3b", "#5b6b7a", "#0f9ba8", "#8a6d1b")
@@ -35,6 +36,13 @@ def legend_above(axes: Any) -> None:
     axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
 
 
+def plain(text: str) -> str:
+    """Text as matplotlib writes it down unchanged: no mathematics between dollar signs, no hidden label, nothing that UTF-8 or
+    SVG cannot hold."""
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def svg(drawn: Any) -> str:
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg", metadata={"Date": None})
@@ -53,19 +61,19 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
     for i, model in enumerate(models):
         colour = COLOURS[i % len(COLOURS)]
         own = [r for r in shown if r.summary["model"] == model]
-        axes.plot([], [], "o", color=colour, label=model)
-        ends = {r.summary["policy"]: (scale * r.summary[cost], 100 * r.summary["accuracy"]) for r in own}
-        if {"low", "full"} <= set(ends):
-            axes.plot(*zip(ends["low"], ends["full"], strict=True), "--", color=colour, alpha=0.6)
+        axes.plot([], [], "o", color=colour, label=plain(model))
+        points = {r.policy: (scale * r.summary[cost], 100 * r.summary["accuracy"]) for r in own}
+        if LOW in points and FULL in points:
+            axes.plot(*zip(points[LOW], points[FULL], strict=True), "--", color=colour, alpha=0.6)
         oracles = [r.comparison["oracle"] for r in own if r.comparison and r.comparison.get("n")]
         if oracles and cost == "retain_layers":
             axes.plot(100 * oracles[0]["retain_cumulative"], 100 * oracles[0]["accuracy"], "D", mfc="none", color=colour)
         for run in own:
-            point = ends[run.summary["policy"]]
+            point = points[run.policy]
             marker, size = ("*", 14) if run.policy.is_adaptive else ("o", 6)
             axes.plot(*point, marker, color=colour, markersize=size)
             offset = (6, 5 - 10 * (i % 3))
-            axes.annotate(run.summary["policy"], point, offset, textcoords="offset points", fontsize=8, color=colour)
+            axes.annotate(plain(run.summary["policy"]), point, offset, textcoords="offset points", fontsize=8, color=colour)
     axes.set_xlabel(title)
     axes.set_ylabel("accuracy, %")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
@@ -83,12 +91,14 @@ def requests_by_family(runs: Sequence[Run]) -> str:
     width = 0.8 / (len(shown) + 1)
     for i, run in enumerate(shown):
         heights = [100 * run.summary["by_family"].get(f, {"request_ratio": 0})["request_ratio"] for f in families]
-        axes.bar([x + i * width for x in range(len(families))], heights, width, label=run.name, color=COLOURS[i % len(COLOURS)])
+        axes.bar(
+            [x + i * width for x in range(len(families))], heights, width, label=plain(run.name), color=COLOURS[i % len(COLOURS)]
+        )
     needed = [_share_hard(shown[0], f) for f in families]
     if all(n is not None for n in needed):
         places = [x + len(shown) * width for x in range(len(families))]
         axes.bar(places, needed, width, label="needed", color="none", edgecolor="#444", hatch="///")
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(families))], families)
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(families))], list(map(plain, families)))
     axes.set_ylabel("requests, %")
     legend_above(axes)
     return svg(drawn)
@@ -105,8 +115,8 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float | None]], ti
     width = 0.8 / max(1, len(series))
     for i, (name, values) in enumerate(series.items()):
         places = [x + i * width for x, v in enumerate(values) if v is not None]
-        axes.bar(places, [v for v in values if v is not None], width, label=name, color=COLOURS[i % len(COLOURS)])
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(groups))], groups)
+        axes.bar(places, [v for v in values if v is not None], width, label=plain(name), color=COLOURS[i % len(COLOURS)])
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(groups))], list(map(plain, groups)))
     axes.set_ylabel(title)
     legend_above(axes)
     return svg(drawn)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionthink.errors import DataError, OptionError
 from visionthink.evals import break_even
 from visionthink.evals.comparison import Lines, branches, compare
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
-from visionthink.evals.policy_spec import PolicySpec
-from visionthink.evals.runner import read_run
+from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
+from visionthink.evals.run_folder import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,8 @@ class Run:
 
     @property
     def suite(self) -> str:
-        return str(self.summary.get("benchmark") or self.summary.get("suite"))
+        """What was asked; runs of the same are compared."""
+        return str(self.summary.get("benchmark") or self.summary["suite"] or "a suite without a name")
 
     def to_dict(self) -> dict[str, Any]:
         found = {"comparison": self.comparison, "branches": self.branches, "break_even": self.break_even}
@@ -49,16 +49,11 @@ class Run:
 def read(folder: Path) -> Run:
     """An evaluation folder; `DataError` where it is none, or damaged."""
     summary, scored = read_run(folder)
-    try:
-        policy = PolicySpec.parse(str(summary["policy"]))
-    except OptionError as error:
-        raise DataError(f"{folder / 'summary.json'}: {error}") from None
-    summary.setdefault("retain_layers", summary["retain_cumulative"])  # folders from before tokens were taken out
-    shape = summary.get("architecture")
+    shape = summary["architecture"]
     return Run(
         folder=folder,
         summary=summary,
-        policy=policy,
+        policy=PolicySpec.parse(summary["policy"]),
         scored=scored,
         architecture=Architecture.from_dict(shape) if shape else None,
     )
@@ -67,12 +62,12 @@ def read(folder: Path) -> Run:
 def compared(runs: Sequence[Run]) -> list[Run]:
     """The same runs with what they are worth beside always-low, always-full and adaptive of the same model on the same suite."""
 
-    def key(run: Run, policy: str) -> tuple[object, ...]:
+    def key(run: Run, policy: PolicySpec) -> tuple[object, ...]:
         return run.suite, run.summary["model"], run.summary.get("judge"), policy
 
-    by_policy = {key(r, r.summary["policy"]): r for r in runs}
+    by_policy = {key(r, r.policy): r for r in runs}
 
-    def of(run: Run, policy: str) -> Run | None:
+    def of(run: Run, policy: PolicySpec) -> Run | None:
         return by_policy.get(key(run, policy))
 
     ledgers = dict[int, break_even.Ledger]()
@@ -84,8 +79,9 @@ def compared(runs: Sequence[Run]) -> list[Run]:
 
     result = []
     for run in runs:
-        low, full, direct, request = (of(run, p) for p in ("low", "full", "forced:direct", "forced:request"))
-        own = of(run, "adaptive")
+        low, full, own = of(run, LOW), of(run, FULL), of(run, ADAPTIVE)
+        # of a compressed run, what a decision by force would have given under the same compression
+        direct, request = (of(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
         comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
         forced = branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
         even = break_even.against(ledger(own), ledger(run)) if own and run.policy.shows_one_view else None

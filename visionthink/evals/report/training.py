@@ -26,6 +26,7 @@ _HEALTH = {
     "entropy": "entropy, nats per token",
     "kl": "KL to the start",
 }
+_DRAWN = {"step", "seconds", "rollouts_per_second", "loss", *_LEARNT, *_HEALTH}
 
 
 def training(folder: Path) -> dict[str, Any]:
@@ -34,10 +35,11 @@ def training(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: nothing was logged, or a line is something else.
     """
-    metrics = _lines(folder / "metrics.jsonl", "step", "a logged step")
+    metrics = _lines(folder / "metrics.jsonl", "a logged step", step=int)
     if not metrics:
         raise DataError(f"{folder / 'metrics.jsonl'}: no steps were logged")
-    warnings = _lines(folder / "warnings.jsonl", "warning", "a warning") if (folder / "warnings.jsonl").is_file() else []
+    warned = folder / "warnings.jsonl"
+    warnings = _lines(warned, "a warning", step=int, warning=str) if warned.is_file() else []
     rates = [m["rollouts_per_second"] for m in metrics if m.get("rollouts_per_second")]
     supervised = all("reward" not in m for m in metrics)
     return {
@@ -51,14 +53,21 @@ def training(folder: Path) -> dict[str, Any]:
     }
 
 
-def _lines(path: Path, key: str, what: str) -> list[dict[str, Any]]:
+def _lines(path: Path, what: str, **kinds: type) -> list[dict[str, Any]]:
+    """Records that have fields of these types, and numbers where the page draws some. A number that has diverged is left out."""
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or key not in record:
+        if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
             raise DataError(f"{path}, line {number}: not {what}")
+        for name in _DRAWN & set(record):
+            value = record[name]
+            if value is not None and type(value) not in (int, float):
+                raise DataError(f"{path}, line {number}: {name}: {value!r:.60} is not a number")
+            if value is not None and not abs(value) < 1e300:
+                record[name] = None
         records.append(record)
     return records

@@ -1,4 +1,4 @@
-"""What TRL takes for a processor, without torchvision."""
+"""A processor of transformers for texts and images, without torchvision."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""How far a long piece of work is: a bar on a terminal, and a line now and then where standard error is a file or a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 30.0
+"""Seconds between two lines."""
+
+
+@contextlib.contextmanager
+def stage(what: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many more of the `total` are done. `what` is said at once, and at least every 30 s how
+    far it is, also while nothing is finished."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(escape(what), total=total, completed=done)
+            yield lambda more: bar.advance(task, more)
+        return
+    count, started, over = [done], time.monotonic(), threading.Event()
+
+    def advance(more: int) -> None:
+        count[0] += more
+
+    def tell() -> None:
+        while not over.wait(EVERY):
+            _line(f"{what}: {count[0]} of {total} after {time.monotonic() - started:.0f} s")
+
+    _line(f"{what}: {done} of {total}")
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield advance
+    finally:
+        over.set()
+        teller.join()
+
+
+def _line(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # whoever read the pipe is gone, which is no reason to stop the work
+        sys.stderr.write(f"{' '.join(text.split())}\n")
+        sys.stderr.flush()
