@@ -110,15 +110,19 @@ def test_plain_rows(tmp_path, changes, expected):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"aliases": "red"}, "aliases is no list"),
-        ({"aliases": ["red", 7]}, "aliases 1 is int, not text"),
-        ({"answer": 7}, "answer is int, not text"),
+        ({"aliases": "red"}, "aliases: 'red' is not a list"),
+        ({"aliases": ["red", 7]}, "aliases[1]: 7 is not text"),
+        ({"answer": 7}, "answer: 7 is not text"),
         ({"answer": None}, "ended as answered, without an answer"),
-        ({"reference": ["red"]}, "reference is list, not text"),
-        ({"question": None}, "question is NoneType, not text"),
-        ({"stop_reason": "won"}, "'won' is not a valid StopReason"),
-        ({"turns": 7}, "not a transcript, a sample of lmms-eval, or a plain row"),
-        ({"sizes": [[float("inf"), 1]]}, "not a transcript, a sample of lmms-eval, or a plain row"),
+        ({"reference": ["red"]}, "reference: ['red'] is not text"),
+        ({"question": None}, "question: None is not text"),
+        (
+            {"stop_reason": "won"},
+            "stop_reason: 'won' is not one of answered, answered_after_request, asked_on_last_level, over_limit, malformed_call, "
+            "empty, length, refused, policy_error",
+        ),
+        ({"turns": 7}, "turns: 7 is not a list"),
+        ({"sizes": [[float("inf"), 1]]}, "sizes[0][0]: inf is not a whole number"),
     ],
 )
 def test_transcripts_that_are_damaged(tmp_path, changes, reason):

@@ -123,9 +123,10 @@ def test_an_evaluation_without_any_reply_ends_in_an_error(server, tmp_path, caps
     server.rest = lambda _: refused("Unsupported parameter: 'max_tokens'", param="max_tokens")
     command = ["eval", "mini", "--limit", "2", "--policy", "low", "--out", str(tmp_path / "o"), "--model", server.url]
     assert main(command) == 2
-    assert capsys.readouterr().err == (
-        f"error: {server.url} low: no reply to any of 2 questions: HTTP 400 Unsupported parameter: 'max_tokens'; "
-        "leave it out with --omit max_tokens\n"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --model {server.url}: answered none of the 2 examples under low, 2 because of: HTTP 400 Unsupported parameter: "
+        f"'max_tokens'; leave it out with --omit max_tokens (all of them: {tmp_path / 'o' / 'transcripts.jsonl'}); "
+        "the same command asks them again"
     )
     assert len((tmp_path / "o" / "transcripts.jsonl").read_text().splitlines()) == 2
     server.rest = lambda _: (200, said({"content": "<answer>7</answer>"}))
@@ -137,7 +138,7 @@ def test_an_evaluation_with_some_replies_says_what_became_of_the_others(server, 
     command = ["eval", "mini", "--limit", "3", "--policy", "low", "--out", str(tmp_path / "o"), "--model", server.url]
     assert main(command) == 0
     out = capsys.readouterr().out
-    assert "1 got no reply from the model" in out and "1 without a reply: HTTP 400 no images here" in out
+    assert "1 got no reply from the model" in out and "1 unscored: HTTP 400 no images here" in out
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
     assert summary["unscored_reasons"] == {"HTTP 400 no images here": 1}
 
