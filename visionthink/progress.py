@@ -6,7 +6,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,8 +17,14 @@ EVERY = 30.0
 """Seconds between two lines."""
 
 
+class Advance(Protocol):
+    """Tells how many more are done, and what else there is to say of it."""
+
+    def __call__(self, more: int, status: str = "") -> None: ...
+
+
 @contextlib.contextmanager
-def stage(what: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+def stage(what: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Yields a function that is told how many more of the `total` are done. `what` is said at once, and at least every 30 s how
     far it is, also while nothing is finished."""
     console = Console(stderr=True)
@@ -28,19 +35,21 @@ def stage(what: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], N
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(escape(what), total=total, completed=done)
-            yield lambda more: bar.advance(task, more)
+            task = bar.add_task(escape(what), total=total, completed=done, status="")
+            yield lambda more, status="": bar.update(task, advance=more, status=escape(status))
         return
-    count, started, over = [done], time.monotonic(), threading.Event()
+    count, said, started, over = [done], [""], time.monotonic(), threading.Event()
 
-    def advance(more: int) -> None:
+    def advance(more: int, status: str = "") -> None:
         count[0] += more
+        said[0] = status and f": {status}"
 
     def tell() -> None:
         while not over.wait(EVERY):
-            _line(f"{what}: {count[0]} of {total} after {time.monotonic() - started:.0f} s")
+            _line(f"{what}: {count[0]} of {total} after {time.monotonic() - started:.0f} s{said[0]}")
 
     _line(f"{what}: {done} of {total}")
     teller = threading.Thread(target=tell, daemon=True)

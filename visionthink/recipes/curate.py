@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from visionthink.data.curated import label_rows, summarise, write_tables
 from visionthink.data.curation import Curator, count_shard, counted, judge_again, shard_rows
@@ -25,6 +24,7 @@ from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
 from visionthink.durable import replace_text, same_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
+from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
 
@@ -112,7 +112,7 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
     _same_settings(config)
     started = time.perf_counter()
     _judge_again(config, console)
-    _run_workers(config, len(examples), console)
+    _run_workers(config, len(examples))
     rows = label_rows(
         config.out,
         config.thresholds,
@@ -173,7 +173,7 @@ def _content(judge: str) -> str:
     return "\n".join(path.read_text("utf-8", "replace") for path in files if path.is_file())
 
 
-def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
+def _run_workers(config: CurateConfig, total: int) -> None:
     """One process for each shard of this machine, and a bar over what all of them have written down."""
     parts = config.parts(total)
     mine = {row for rows in parts.values() for row in rows}
@@ -185,17 +185,17 @@ def _run_workers(config: CurateConfig, total: int, console: Console) -> None:
     processes = [context.Process(target=_work, args=(config, w, os.getpid(), errors), daemon=True) for w in range(config.workers)]
     for process in processes:
         process.start()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("examples", total=len(mine), completed=len(mine & done))
+    before = len(mine & done)
+    with stage("examples", len(mine), done=before) as advance:
         while any(p.is_alive() for p in processes):
             time.sleep(0.5)
-            progress.update(task, completed=len(mine & {c.row for c in counted(config.out)}))
+            now = len(mine & {c.row for c in counted(config.out)})
+            advance(now - before)
+            before = now
             if not errors.empty():
                 for process in processes:
                     process.terminate()
                 raise errors.get()
-        progress.update(task, completed=len(mine & {c.row for c in counted(config.out)}))
     for process in processes:
         process.join()
     if not errors.empty():

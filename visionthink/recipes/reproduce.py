@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from visionthink.data import synth
@@ -39,6 +38,7 @@ from visionthink.menu import Menu
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import Renderer
+from visionthink.progress import stage
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.tiny import tiny
 from visionthink.rewards.judge import judge_transcripts
@@ -109,7 +109,6 @@ def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Pat
     if not jobs:
         return []
     out.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     pool = ProcessPoolExecutor(
         max_workers=min(os.cpu_count() or 1, MOST_AT_ONCE, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
@@ -117,12 +116,11 @@ def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Pat
         initargs=(out / "log.txt",),
     )
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("runs", total=len(jobs))
+        with stage("runs", len(jobs)) as advance:
             futures = {pool.submit(work, *job): f"{job[0]}, seed {job[1]}" for job in jobs}
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()  # a failed run ends the reproduction; those that are done are kept
-                bar.update(task, completed=done)
+                advance(1)
                 console.print(f"[dim]{done}/{len(jobs)}[/] {futures[future]}")
     finally:
         pool.shutdown(cancel_futures=True)

@@ -19,8 +19,6 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
@@ -39,6 +37,7 @@ from visionthink.policies.checkpoint import save_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.policies.stored import pixel_budget
+from visionthink.progress import stage
 from visionthink.protocol import MARKUP, Protocol, prompt
 from visionthink.resolution import ResolutionLadder
 from visionthink.train.sft import Demonstration, collate
@@ -253,16 +252,8 @@ def pretrain(out: Path, *, batches: int = 18_000, batch_size: int = 16, peak: fl
         first = state["batches"]
     lessons = Lessons(tokenizer, batches=batches, batch_size=batch_size, seed=seed, first=first)
     loader = torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
-    console, start = Console(stderr=True), time.perf_counter()
-    columns = (
-        TextColumn("base model"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar, (out / "base.jsonl").open("a") as log:
-        task = bar.add_task("", total=batches, completed=first, loss="")
+    start = time.perf_counter()
+    with stage("base model", batches, done=first) as advance, (out / "base.jsonl").open("a") as log:
         for i, inputs in enumerate(loader, first):
             for group in optimizer.param_groups:
                 group["lr"] = peak * learning_rate(i, batches)
@@ -275,7 +266,7 @@ def pretrain(out: Path, *, batches: int = 18_000, batch_size: int = 16, peak: fl
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             done = i + 1
-            bar.update(task, completed=done, loss=f"loss {loss.item():.3f}" if done % 20 == 0 else "")
+            advance(1, f"loss {loss.item():.3f}" if done % 20 == 0 else "")
             if done % 100 == 0:
                 record = {"batch": done, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - start)}
                 log.write(json.dumps(record) + "\n")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from visionthink.progress import stage
 
 
 class MetricsFile(TrainerCallback):
@@ -70,36 +71,19 @@ def say(text: str) -> None:
 
 
 class ProgressBar(TrainerCallback):
-    """Steps, reward and request ratio: a bar on a terminal; elsewhere a line for the first step, the last, and one in
-    `every` seconds."""
-
-    def __init__(self, every: float = 15.0) -> None:
-        console = Console(stderr=True)
-        self._every, self._said = every, -math.inf
-        self._bar = console.is_terminal
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not self._bar,
-        )
+    """Steps, reward and request ratio, from the first process of a run."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._task = self._progress.add_task("", total=state.max_steps, completed=state.global_step, status="")
-        self._progress.start()
+        self._stage, self._done = contextlib.ExitStack(), state.global_step
+        if state.is_world_process_zero:
+            self._advance = self._stage.enter_context(stage("training", state.max_steps, done=self._done))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        if logs and "loss" in logs:
-            status, done = _status(logs), state.global_step
-            self._progress.update(self._task, completed=done, status=status)
-            if not self._bar and (done >= state.max_steps or time.perf_counter() - self._said >= self._every):
-                self._said = time.perf_counter()
-                say(f"training {done}/{state.max_steps}: {status}")
+        if logs and "loss" in logs and state.is_world_process_zero:
+            self._advance(state.global_step - self._done, _status(logs))
+            self._done = state.global_step
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._progress.stop()
+        self._stage.close()
