@@ -185,11 +185,10 @@ def test_a_run_says_what_it_does_where_there_is_no_terminal(tmp_path, capsys):
         "loading tiny-base",
         "measuring the images of 8 examples",
         f"resuming at step 1 of 3, from {out}/checkpoint-1",
-        "training 2/3",
-        "training 3/3",
+        "training",
         f"saving {out}/final",
     ]
-    assert lines[3].startswith("training 2/3: reward ")
+    assert lines[3] == "training: 1 of 3"
 
 
 def test_lines_of_progress_come_at_intervals(capsys, monkeypatch):
