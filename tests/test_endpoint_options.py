@@ -219,6 +219,14 @@ def test_a_missing_client_is_named_with_its_extra(photo, tmp_path):
     assert (judged.returncode, judged.stderr) == (2, needs)
 
 
+def test_the_libraries_of_the_rules_are_named_with_their_extra(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "?", "ground_truth": "cat", "prediction": "feline"}\n')
+    judged = run_without({"text_to_num"}, "score", str(rows), "--judge", "exact")
+    assert judged.returncode == 2
+    assert judged.stderr == "error: judge exact: needs text_to_num; pip install 'visionthink[judge]'\n"
+
+
 def test_an_endpoint_needs_no_local_libraries(photo, server):
     asked = run_without({"torch", "transformers"}, "ask", photo, "-q", "?", "--json", "--model", server.url)
     assert asked.returncode == 0 and json.loads(asked.stdout)["answer"] == "7", asked.stderr

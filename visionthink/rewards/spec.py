@@ -10,6 +10,7 @@ judge.toml                              all of it: prompts, keys, limits, prices
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import tomllib
@@ -76,13 +77,21 @@ def read_definite(spec: str) -> Judge:
 
 def _judges(part: str) -> list[Judge]:
     if part in ("rules", "exact"):
-        return [RulesJudge(closed=part == "exact")]
+        return [_rules(part)]
     if part.endswith(".toml"):
         return _from_file(part)
     if is_endpoint(part):
         url, _, model = part.partition("#")
         return [_llm(part, {"url": url, "model": model, "key_env": _key_for(url)})]
     raise OptionError(f"judge {part!r}: choose rules, exact, an endpoint URL#MODEL, or a .toml file")
+
+
+def _rules(name: str) -> RulesJudge:
+    """The judge `rules` or `exact`, whose libraries are loaded when it first compares."""
+    for library in ("babel", "dateutil", "math_verify", "pint", "text_to_num"):
+        if importlib.util.find_spec(library) is None:
+            raise OptionError(f"judge {name}: needs {library}; pip install 'visionthink[judge]'")
+    return RulesJudge(closed=name == "exact")
 
 
 def _key_for(url: str) -> str:
@@ -112,7 +121,7 @@ def _from_file(name: str) -> list[Judge]:
         if "url" in table:
             judges.append(_llm(where, table))
         elif table in ({"kind": "rules"}, {"kind": "exact"}):
-            judges.append(RulesJudge(closed=table["kind"] == "exact"))
+            judges.append(_rules(table["kind"]))
         else:
             raise OptionError(f'{where}: needs a url, or kind = "rules" or "exact" alone')
     return judges

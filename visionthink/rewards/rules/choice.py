@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, hedged, meet, normalise, says
-from visionthink.rewards.rules.words import COMBINED
+from visionthink.rewards.rules.word_lists import COMBINED
 
 _LABELS = ("ABCDEFGHIJKLMNOPQRST", "123456789", ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"))
 _LABEL = r"(?:(?<![^\s:;,?!。、])|(?<=[一-鿿]))(?:\(\s*{0}\s*\)[.:]?|{0}\s*[).:、](?!\d))\s*"
@@ -60,14 +60,14 @@ def multiple_choice(pair: Pair) -> Finding | None:
         if a is None or b is None or (a[1] and b[1]):
             return None  # initials: "A. Lind"
         return "same" if a[0] == b[0] else "different"
-    picks, picked = _picks(said, listed), _picks(wanted, listed)
-    if not picked:
+    said_labels, right_labels = _picks(said, listed), _picks(wanted, listed)
+    if not right_labels:
         return None
     label = rf"\(?(?:{'|'.join(listed)})\)?"
     if re.fullmatch(rf"{label}(?:\s*(?:[,;&/、]|and|和)\s*{label})+", said):
         both = says(" ".join(listed.values()), COMBINED)  # "Both A and B"
-        return "different" if len(picked) == 1 and not both else "unsure"  # several where one is right
-    if not picks:
-        text, right = normalise(said), [normalise(listed[p]) for p in picked if p in listed]
+        return "different" if len(right_labels) == 1 and not both else "unsure"  # several where one is right
+    if not said_labels:
+        text, right = normalise(said), [normalise(listed[p]) for p in right_labels if p in listed]
         return "unsure" if hedged(said) or any(contains(text, r) or contains(r, text) for r in right) else None
-    return "unsure" if "?" in picks | picked else meet(picks, picked, str.__eq__)
+    return "unsure" if "?" in said_labels | right_labels else meet(said_labels, right_labels, str.__eq__)

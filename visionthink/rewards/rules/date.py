@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import Any
 
 from visionthink.rewards.rules.text import Finding, Pair, meet, normalise, says
-from visionthink.rewards.rules.words import CALENDAR, NO_DATES
+from visionthink.rewards.rules.word_lists import CALENDAR, NO_DATES
 
 Moment = tuple[int | None, ...]
 """(year, month, day, hour, minute, second, weekday), with None for what is not said."""

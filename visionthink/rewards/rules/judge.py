@@ -4,14 +4,14 @@ Sentences and paraphrases are for a language model."""
 import re
 from collections.abc import Sequence
 
-from visionthink.rewards.judge import Answer, Verdict
+from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.rules.choice import multiple_choice, options
-from visionthink.rewards.rules.closed import refusal, yes_or_no
 from visionthink.rewards.rules.date import same_date
 from visionthink.rewards.rules.listing import same_list
 from visionthink.rewards.rules.maths import same_maths
 from visionthink.rewards.rules.quantity import same_quantity
 from visionthink.rewards.rules.text import CJK, Finding, Pair, Rule, contains, hedged, normalise, plain, same_text
+from visionthink.rewards.rules.yes_no import refusal, yes_or_no
 
 RULES: dict[str, Rule] = {
     "multiple choice": multiple_choice,
@@ -70,7 +70,7 @@ class RulesJudge:
     def _compare(self, answer: Answer) -> Verdict:
         references = [plain(r) for r in answer.references if r.strip()]
         if not references:
-            return Verdict("unscored", self.identity, "no reference answer")
+            return Verdict("unscored", self.identity, NO_REFERENCE)
         said, unsure = plain(answer.prediction), ""
         for pair in (Pair(said, wanted, answer.question) for wanted in references):
             finding, name = decide(pair)
@@ -85,5 +85,5 @@ class RulesJudge:
         said, wanted = (normalise(text) for text in pair.texts)
         meant = {wanted, normalise(options(pair.question).get(wanted.upper(), wanted))}
         size = max(len(t) if re.search(f"[{CJK}]", t) else len(t.split()) for t in (said, wanted))
-        plain = len(said.split()) == 1 or not hedged(said)
-        return self.closed and size <= 5 and plain and not any(contains(said, m) for m in meant)
+        simple = len(said.split()) == 1 or not hedged(said)
+        return self.closed and size <= 5 and simple and not any(contains(said, m) for m in meant)

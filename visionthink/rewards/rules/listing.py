@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from visionthink.rewards.rules.quantity import read_quantity
 from visionthink.rewards.rules.text import CJK, Finding, Pair, hedged, says
-from visionthink.rewards.rules.words import IN_ORDER
+from visionthink.rewards.rules.word_lists import IN_ORDER
 
 _SEPARATORS = (
     re.compile(r"\s*[;\n→]\s*|\s*->\s*"),  # between these, a comma belongs to a part
@@ -13,7 +13,7 @@ _SEPARATORS = (
 )
 _BRACKETS = re.compile(r"^([(\[{])(.*)([)\]}])$", re.DOTALL)
 _TITLE = re.compile(r"[^,;\n]+?\s(?:and|&)\s[^,;\n]+", re.IGNORECASE)
-MOST = 20  # longer lists are not compared
+_MOST = 20  # longer lists are not compared
 
 
 def _elements(text: str, question: str) -> tuple[str, list[str]]:
@@ -30,10 +30,10 @@ def _elements(text: str, question: str) -> tuple[str, list[str]]:
 def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding | None:
     """Applies where the reference has several parts; `compare` is asked about the parts."""
     (around_said, said), (around, wanted) = (_elements(text, pair.question) for text in pair.texts)
-    if not 2 <= len(wanted) <= MOST or around not in ("", "()", "[]", "{}") or re.search(r"[\\=]", pair.wanted):
+    if not 2 <= len(wanted) <= _MOST or around not in ("", "()", "[]", "{}") or re.search(r"[\\=]", pair.wanted):
         return None
     ends = ["..." in text or "dots" in text for text in pair.texts]
-    if hedged(pair.said) or len(said) > MOST or around_said not in ("", around) or any(ends):
+    if hedged(pair.said) or len(said) > _MOST or around_said not in ("", around) or any(ends):
         return "unsure"
     found = [[compare(Pair(s, w, pair.question)) for s in said] for w in wanted]
     if len(said) != len(wanted):  # of numbers and small words, a list that lacks some or has more; "London, UK" is no list

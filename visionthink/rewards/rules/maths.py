@@ -10,7 +10,7 @@ from typing import Any
 
 from visionthink.rewards.rules.text import Finding, Pair
 
-LONGEST = 120
+_LONGEST = 120
 _COMMANDS = "frac|sqrt|pi|cdot|times|pm|infty|theta|alpha|beta|lambda|phi|le|ge|leq|geq|log|ln|sin|cos|tan|cup|cap|in|begin|end"
 _TOKENS = re.compile(
     rf"(?:\\(?:{_COMMANDS})(?![A-Za-z])|\\[{{}}\\]|\{{p?matrix\}}|\d+(?:\.\d+)?|\.\d+|[A-Za-z](?![A-Za-z])|[+\-*/^_()\[\]{{}}=<>,|&]|\s)+"
@@ -41,7 +41,7 @@ def _read(text: str) -> Any | None:
     text = re.sub(r"√\s*\(([^()]*)\)|√\s*(\w+)|\bsqrt\(([^()]*)\)", lambda m: rf"\sqrt{{{m[1] or m[2] or m[3]}}}", text)
     text = re.sub("|".join(_SIGNS), lambda m: rf"\{_SIGNS[m[0]]} ", text)
     text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", re.sub(r"(?<![\d.}^])(\d+)\s+(\d+)\s*/\s*(\d+)", r"(\1+\2/\3)", text))
-    if len(text) > LONGEST or not _TOKENS.fullmatch(text) or _MISREAD.search(text) or _COSTLY.search(text):
+    if len(text) > _LONGEST or not _TOKENS.fullmatch(text) or _MISREAD.search(text) or _COSTLY.search(text):
         return None
     try:
         return latex2sympy(text)

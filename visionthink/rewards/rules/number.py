@@ -13,9 +13,9 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from visionthink.rewards.rules.text import CJK, says
-from visionthink.rewards.rules.words import APPROXIMATELY, FOREIGN, SCALES
+from visionthink.rewards.rules.word_lists import APPROXIMATELY, FOREIGN, SCALES
 
-MOST_DIGITS = 400  # longer numbers and powers are not read: what one costs must be bounded
+_MOST_DIGITS = 400  # longer numbers and powers are not read: what one costs must be bounded
 
 _LOCALES = {"en": ",", "en_IN": ",", "de": ".", "fr": "\u202f", "de_CH": "’"}  # and what separates thousands there
 
@@ -75,7 +75,7 @@ def read_numeral(text: str, foreign: bool = False) -> Numeral | None:
     approximate, text = shorter != text.strip(), shorter
     sign = _SIGN.match(text)
     factor, text = Fraction(-1 if sign and sign[1] != "+" else 1), text[sign.end() :] if sign else text
-    if len(text) > MOST_DIGITS:
+    if len(text) > _MOST_DIGITS:
         return None
     found = _from_digits(text) or _from_words(text)
     found = found and replace(found, approximate=approximate, english="," in text, foreign=foreign)
@@ -90,7 +90,7 @@ def _from_digits(text: str) -> Numeral | None:
     parts = match.groupdict()
     power = int(parts["only"] or parts["power"] or parts["exponent"] or 0)
     whole, over, under = (int(parts[a] or parts[b] or 0) for a, b in (("mixed", "whole"), ("above", "over"), ("below", "under")))
-    if abs(power) > MOST_DIGITS or not (parts["digits"] or parts["only"] or (under and over % under)):
+    if abs(power) > _MOST_DIGITS or not (parts["digits"] or parts["only"] or (under and over % under)):
         return None  # 6/2 is to be worked out
     decimals = _decimals(parts["digits"]) if parts["digits"] else []
     readings = [Number(value=Fraction(d), resolution=Fraction(10) ** int(d.as_tuple().exponent)) for d in decimals]

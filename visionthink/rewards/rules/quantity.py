@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
-from visionthink.rewards.rules import words as lists
+from visionthink.rewards.rules import word_lists as lists
 from visionthink.rewards.rules.number import Number, Numeral, is_foreign, read_numeral
 from visionthink.rewards.rules.text import Finding, Pair, hedged, negated, normalise, says, words
 
@@ -104,8 +104,9 @@ def same_quantity(pair: Pair) -> Finding | None:
     if finding == "same" and (two or says(pair.question, lists.CODES)):
         return "unsure"  # 3,5 may be two numbers, and equal numbers are other codes
     opposite = finding == "different" and _values(said.times(Fraction(-1)), wanted) != "different"
-    if (opposite and (foreign or says(pair.question, lists.CHANGES))) or (foreign and "illion" in texts):
-        return "unsure"  # a fall of 5 may be given as -5, and a billion is not the same everywhere
+    flat = finding == "different" and "^" in texts and len({re.sub(r"[{}^]", "", text) for text in pair.texts}) == 1
+    if flat or (opposite and (foreign or says(pair.question, lists.CHANGES))) or (foreign and "illion" in texts):
+        return "unsure"  # 103 for 10^3, -5 for a fall of 5; and a billion is not the same everywhere
     return finding
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from visionthink.protocol import extract_answer
-from visionthink.rewards.rules.words import ARTICLES, CODES, HEDGES, NEGATION
+from visionthink.rewards.rules.word_lists import ARTICLES, CODES, HEDGES, NEGATION
 
 Finding = Literal["same", "different", "unsure"]
 """`unsure` ends the search: the rule applies and cannot tell."""

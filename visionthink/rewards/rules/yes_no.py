@@ -4,7 +4,7 @@ import re
 
 from visionthink.rewards.rules.choice import options
 from visionthink.rewards.rules.text import CJK, Finding, Pair, contains, negated, normalise, says, words
-from visionthink.rewards.rules.words import FILLERS, NO, REFUSALS, TAKES_BACK, UNANSWERABLE, YES
+from visionthink.rewards.rules.word_lists import FILLERS, NO, REFUSALS, TAKES_BACK, UNANSWERABLE, YES
 
 _FIRST = re.compile(rf"({'|'.join(sorted(YES | NO, key=len, reverse=True))})(?=$|\s*[,.;:!。])")  # "no idea" is neither
 _BEFORE = re.compile(
