@@ -77,7 +77,7 @@ def verdict(prediction: str, *references: str, question: str = "", closed: bool 
         ("3:30 pm", ("15:30",), "correct"),
         ("Coca-Cola", ("coca cola",), "correct"),
         ("BBB+", ("BBB-",), "unscored"),
-        ("10³", ("103",), "wrong"),
+        ("10³", ("103",), "unscored"),  # a raised digit may have been lost
         ("10³", ("1000",), "correct"),
         ("5 mW", ("5 MW",), "unscored"),
         ("nineteen ninety", ("1990",), "unscored"),
