@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 import warnings
 import zlib
 
@@ -268,10 +267,3 @@ def test_what_is_opened_has_the_size_that_is_measured(mode, kind, size, orientat
     turns = orientation in range(2, 9) and kind not in ("GIF", "BMP", "TGA", "JPEG2000")
     assert ("EXIF orientation applied" in loaded.notes) == turns
     assert (WHITE in loaded.notes) <= (loaded.image.getpixel((0, 0)) == (255, 255, 255))
-
-
-def test_threads_share_no_filter_of_warnings():
-    """Nothing of the process is changed while an image is opened."""
-    before = list(warnings.filters)
-    open_image(FILES["PNG"])
-    assert list(warnings.filters) == before and "PIL" in sys.modules
