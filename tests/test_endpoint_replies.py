@@ -20,7 +20,7 @@ from visionthink.protocol import Protocol
 from visionthink.types import StopReason
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "data" / "endpoint_replies.jsonl").read_text("utf-8").splitlines()]
-"""Recorded in documentation and threads (`source`), by server; `own` are variations. `ends` holds stop reason, answer and note."""
+"""Recorded in documentation and threads (`source`), by server; `own` ones vary them. `ends`: stop reason, answer, note."""
 EXAMPLE = dataclasses.replace(synth.draw("digits", 1), answer="7")
 CLOSER = said({"content": "<answer>closer</answer>"})
 """What the model says when it was shown more."""
