@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -10,6 +9,7 @@ from episodes import record as transcript
 from episodes import turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import copied_at, places
 
 from visionthink.errors import DataError
 from visionthink.evals.answers import read_answers
@@ -148,24 +148,14 @@ JSON = st.recursive(
 )
 
 
-def places(value: object, path: tuple = ()) -> list[tuple]:
-    """Where something stands inside of a record."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, each in inner for place in places(each, (*path, key)))]
-
-
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(data=st.data(), which=st.integers(0, 2))
 def test_a_line_is_judged_as_it_stands_or_unscored_by_its_number(data, which, tmp_path_factory):
-    record = copy.deepcopy(RECORDS[which])
-    *path, last = data.draw(st.sampled_from(places(record)[1:]))
-    holder = record
-    for key in path:
-        holder = holder[key]
+    record, parent, last = copied_at(RECORDS[which], data.draw(st.sampled_from(places(RECORDS[which]))))
     if data.draw(st.booleans()):
-        holder[last] = data.draw(JSON)
+        parent[last] = data.draw(JSON)
     else:
-        del holder[last]
+        del parent[last]
     line = json.dumps(record).encode()
     if data.draw(st.booleans()):
         cut, byte = data.draw(st.integers(0, len(line))), data.draw(st.binary(max_size=2)).replace(b"\n", b"")

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from servers import Replying, replying, said
 from training import small
 
 from visionthink import progress
@@ -28,36 +26,9 @@ from visionthink.train.progress import ProgressBar
 from visionthink.train.run import train
 
 
-class _Model(BaseHTTPRequestHandler):
-    reply = "Score: 1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked += 1
-        choice = {"message": {"role": "assistant", "content": self.reply}, "finish_reason": "stop"}
-        body = json.dumps({"choices": [choice]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def language_model(reply: str) -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Model", (_Model,), {"reply": reply}))
-    server.asked = 0
-    server.url = f"http://127.0.0.1:{server.server_port}/v1#some"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def language_model(reply: str) -> contextlib.AbstractContextManager[Replying]:
+    """A server whose every reply is this."""
+    return replying(lambda _: (200, said({"role": "assistant", "content": reply})))
 
 
 @pytest.fixture
@@ -141,7 +112,7 @@ def test_a_judge_is_asked_past_its_cache(cache):
         judge = read_judge(f"rules,{server.url}")
         probe(judge)
         probe(judge)
-        assert server.asked == 2
+        assert len(server.sent) == 2
         assert judge.usage()["2/answers"] == 0
     probe(read_judge("rules"))
 

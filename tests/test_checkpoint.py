@@ -12,6 +12,7 @@ import torch
 from episodes import begin
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from mutations import copied_at, places
 from training import small
 from transformers import GenerationConfig
 
@@ -310,11 +311,6 @@ VALUES = st.one_of(
 )
 
 
-def _keys(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    nested = [(k, *inner) for k, v in record.items() if isinstance(v, dict) for inner in _keys(v)]
-    return [(k,) for k in record] + nested
-
-
 @st.composite
 def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
     """A file of the checkpoint, and other content for it."""
@@ -329,14 +325,11 @@ def mutations(draw: st.DrawFn) -> tuple[str, bytes]:
     if kind == "more":
         record[draw(st.sampled_from([*FIELDS, "auto_map", "quantisation"]))] = draw(VALUES)
         return file, json.dumps(record).encode()
-    *way, last = draw(st.sampled_from(_keys(record)))
-    inner = record
-    for step in way:
-        inner = inner[step]
+    record, parent, last = copied_at(record, draw(st.sampled_from(places(record))))
     if kind == "without":
-        del inner[last]
+        del parent[last]
     else:
-        inner[last] = draw(VALUES)
+        parent[last] = draw(VALUES)
     return file, json.dumps(record).encode()
 
 

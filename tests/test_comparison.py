@@ -6,30 +6,13 @@ import dataclasses
 import statistics
 
 import pytest
-from episodes import record, turn
+from episodes import FULL, LOW, scored
 
 from visionthink.evals import paper
 from visionthink.evals.bootstrap import bootstrap
 from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
-from visionthink.evals.metrics import Scored, retention
-from visionthink.rewards.judge import Verdict
+from visionthink.evals.metrics import retention
 
-
-def scored(name: str, correct: bool | None, *tokens: int, full: int = 100, family: str = "f", need: str | None = None) -> Scored:
-    """An episode that was shown views of these sizes; the levels are theirs relative to the full one."""
-    last = len(tokens) - 1
-    turns = [
-        turn(n / full, n, action="answer" if i == last else "request", text="said", output_tokens=5, seconds=0.1)
-        for i, n in enumerate(tokens)
-    ]
-    verdict = "unscored" if correct is None else "correct" if correct else "wrong"
-    transcript = record(name, *turns, full=full, family=family, need=need)
-    return Scored(transcript, Verdict(verdict, "test", ""))
-
-
-#         a: needs the full view   b: low suffices   c: hopeless   d: the full view damages
-LOW = [scored("a", False, 25), scored("b", True, 25), scored("c", False, 25), scored("d", True, 25)]
-FULL = [scored("a", True, 100), scored("b", True, 100), scored("c", False, 100), scored("d", False, 100)]
 LINES = Lines.of(LOW, FULL)
 
 

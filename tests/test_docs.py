@@ -101,6 +101,28 @@ def test_blocks_can_be_read(name):
                 assert block.not_run, f"{name}: {program} is neither visionthink nor make, and no remark says why it is not run"
 
 
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> list[str]:
+    """What links to the headings of a page end in, as GitHub and others make it."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_one_place(name):
+    """A heading that stands twice on a page has one anchor for both, so that links lead to the first."""
+    page = PAGES[name]
+    assert [anchor for anchor in anchors(page) if anchors(page).count(anchor) > 1] == []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert link.startswith("https://") or (target.exists() and (not anchor or anchor in anchors(target))), link
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):

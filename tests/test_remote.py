@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from servers import transformers_serve
+from servers import replying, transformers_serve
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
@@ -65,26 +62,6 @@ def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
     assert runs["remote"]["flops"] == pytest.approx(runs["local"]["flops"], rel=0.02)  # the end of a turn is no token to a server
 
 
-class Counting(BaseHTTPRequestHandler):
-    """Counts image tokens as vLLM does, asks for more once, then answers; what it is sent is kept."""
-
-    sent: ClassVar[list[dict]]
-    replies: ClassVar[list[tuple[int, dict]]]
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.sent.append(body)
-        status, reply = self.replies.pop(0)
-        data = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
 def reply(message: dict, prompt: int, image: int, reason: str = "stop") -> tuple[int, dict]:
     usage = {"prompt_tokens": prompt, "completion_tokens": 7, "prompt_tokens_details": {"multimodal_tokens": {"image": image}}}
     return 200, {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
@@ -92,25 +69,19 @@ def reply(message: dict, prompt: int, image: int, reason: str = "stop") -> tuple
 
 @pytest.fixture
 def counting():
-    handler = type("Handler", (Counting,), {"sent": [], "replies": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1#model", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """A server that says what a test puts into `replies`, image tokens counted as vLLM does."""
+    with replying(lambda _: (500, "nothing more to say")) as server:
+        yield server
 
 
 @pytest.mark.network
 def test_what_the_server_counts_is_written_down(counting):
-    url, handler = counting
     call = {"function": {"name": "resize_image", "arguments": '{"action": "resize"}'}}
-    handler.replies[:] = [
+    counting.replies[:] = [
         reply({"content": "", "reasoning_content": "too small", "tool_calls": [call]}, 150, 30, "tool_calls"),
         reply({"content": "<think>ok</think><answer>7</answer>"}, 400, 150),
     ]
-    model = load(url)
+    model = load(counting.url)
     [transcript] = model.run([synth.draw("digits", 1)])
     model.policy.close()
     assert transcript.stop_reason is StopReason.ANSWERED_AFTER_REQUEST and transcript.answer == "7"
@@ -118,22 +89,21 @@ def test_what_the_server_counts_is_written_down(counting):
     assert [t.usage.visual_tokens for t in transcript.turns] == [30, 120]
     assert [t.usage.text_tokens for t in transcript.turns] == [120, 250]
     assert transcript.output_tokens == 14
-    contents = [[p for m in body["messages"] if isinstance(m["content"], list) for p in m["content"]] for body in handler.sent]
+    contents = [[p for m in body["messages"] if isinstance(m["content"], list) for p in m["content"]] for body in counting.sent]
     images = [[p["image_url"]["url"] for p in parts if "image_url" in p] for parts in contents]
     assert len(images[0]) == 1 and len(images[1]) == 2 and images[0][0] == images[1][0]  # a prefix cache can find it
-    assert {body["model"] for body in handler.sent} == {"model"}
+    assert {body["model"] for body in counting.sent} == {"model"}
 
 
 @pytest.mark.network
 def test_endings_and_failures(counting):
-    url, handler = counting
-    model = load(url, deadline=3)
+    model = load(counting.url, deadline=3)
     for answer, stop in (
         (reply({"content": "<think>long"}, 9, 4, "length"), StopReason.LENGTH),
         (reply({"content": ""}, 9, 4, "content_filter"), StopReason.REFUSED),
         ((400, {"error": "too long"}), StopReason.POLICY_ERROR),
     ):
-        handler.replies[:] = [answer]
+        counting.replies[:] = [answer]
         [transcript] = model.run([synth.draw("digits", 1)])
         assert transcript.stop_reason is stop
     assert "HTTP 400" in transcript.turns[-1].note

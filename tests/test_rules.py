@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from visionthink.rewards.anls import anls
-from visionthink.rewards.judge import Answer
+from visionthink.rewards.judge import Answer, Verdict
 from visionthink.rewards.relaxed import relaxed_accuracy
-from visionthink.rewards.rules.judge import RulesJudge
+from visionthink.rewards.rules.judge import RULES, RulesJudge
 
 PAIRS = Path(__file__).parent / "data" / "answer_pairs"
 LENGTHS = "How long is it? A. 1 cm B. 3 cm C. 4 cm"
@@ -250,22 +253,36 @@ def test_a_closed_vocabulary_makes_another_short_text_wrong():
     assert verdict("something like a much longer sentence here", "apple", closed=True) == "unscored"
 
 
-def decided(name: str) -> tuple[float, float, list[str]]:
-    """(precision where it decides, share decided, its mistakes) on a file of labelled pairs."""
+LEAST = {
+    "hard_1": 0.37,
+    "hard_2": 0.22,
+    "hard_3": 0.2,
+    "kinds_2": 0.4,
+    "kinds_3": 0.4,
+    "typical_1": 0.55,
+    "typical_2": 0.7,
+    "typical_3": 0.6,
+}
+"""The share of each file that must be decided: at most .02 below what `python benchmarks/judge_rules.py` measures."""
+
+
+@functools.cache
+def judged(name: str) -> list[tuple[dict[str, str], Verdict]]:
+    """A file of labelled pairs, with the verdict on each."""
     rows = [json.loads(line) for line in (PAIRS / f"{name}.jsonl").read_text("utf-8").splitlines()]
     found = RulesJudge().compare([Answer(r["question"], r["prediction"], (r["reference"],)) for r in rows])
-    both = [(r, v) for r, v in zip(rows, found, strict=True) if v.verdict != "unscored"]
-    mistakes = [f"{r['reference']!r} {r['prediction']!r}: {v.verdict}" for r, v in both if v.verdict != r["label"]]
-    return 1 - len(mistakes) / len(both), len(both) / len(rows), mistakes
+    return list(zip(rows, found, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in PAIRS.glob("*.jsonl")))
 def test_labelled_pairs(name):
-    """Written by hand, by somebody who did not know the rules: hard pairs (full sentences, traps), typical ones, and kinds that
-    other tools misread. `either` is the label where nobody can know: a sure verdict is then a mistake."""
-    precision, share, mistakes = decided(name)
-    assert precision >= 0.995, mistakes
-    assert share >= {"typical": 0.55, "hard": 0.2, "kinds": 0.4}[name.partition("_")[0]]
+    """Labelled by hand, independently of the rules; files 2 and 3 were unseen when the rules were written. Hard pairs (full
+    sentences, traps), typical ones, and kinds that other tools misread. `either` is the label where nobody can know: a sure
+    verdict is then a mistake."""
+    decided = [(r, v) for r, v in judged(name) if v.verdict != "unscored"]
+    mistakes = [f"{r['reference']!r} {r['prediction']!r}: {v.verdict}" for r, v in decided if v.verdict != r["label"]]
+    assert 1 - len(mistakes) / len(decided) >= 0.995, mistakes
+    assert len(decided) / len(judged(name)) >= LEAST[name]
 
 
 REPORTED = r"""
@@ -306,7 +323,7 @@ What time is it? | 15:30 | 3:30 | u
 """
 
 
-@pytest.mark.parametrize("line", [line for line in REPORTED.replace("\\\\", "\\").splitlines() if line and line[0] != "#"])
+@pytest.mark.parametrize("line", [line for line in REPORTED.splitlines() if line and line[0] != "#"])
 def test_reported_kinds(line):
     question, reference, prediction, allowed = line.split(" | ")
     assert verdict(prediction, reference, question=question)[0] in allowed
@@ -402,6 +419,17 @@ def test_anls():
     assert anls("", [""]) == 1.0 and anls("x", []) == 0.0
 
 
-def test_the_pairs_cover_every_rule():
-    counts = Counter(json.loads(line)["kind"] for line in (PAIRS / "hard_1.jsonl").read_text("utf-8").splitlines())
-    assert len(counts) == 11 and min(counts.values()) >= 40
+def test_every_rule_decides_a_hundredth_of_the_pairs():
+    """One that decides less is not worth its lines."""
+    verdicts = [v for name in LEAST for _, v in judged(name)]
+    decided = Counter(v.reason for v in verdicts if v.verdict != "unscored")
+    assert {name for name in RULES if decided[name] < len(verdicts) / 100} == set()
+
+
+def test_the_benchmark_measures():
+    command = [sys.executable, "benchmarks/judge_rules.py", str(PAIRS / "hard_2.jsonl"), "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    record = json.loads(done.stdout)
+    assert record.keys() == {"ratio", "ours", "peer", "bound"}
+    assert record["ours"]["all"] == record["ours"]["by set"]["hard_2"] and record["ours"]["all"]["pairs"] == 300
+    assert record["ours"]["all"]["decided"] <= record["bound"]["decided"] == 286 / 300

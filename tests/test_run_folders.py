@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import io
 import json
@@ -14,11 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from episodes import FULL, LOW, scored
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from mutations import copied_at, places
 from PIL import Image
 from rich.console import Console
-from test_comparison import FULL, LOW, scored
 
 from visionthink.cli import main
 from visionthink.errors import DataError
@@ -292,19 +292,10 @@ HOSTILE = st.one_of(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for name, part in inside for place in ((*path, name), *places(part, (*path, name)))]
-
-
 @st.composite
 def mutated(draw: Any, record: Any) -> Any:
     """One place of a record replaced, removed, or put elsewhere."""
-    record = copy.deepcopy(record)
-    *way, last = draw(st.sampled_from(places(record)))
-    parent = record
-    for name in way:
-        parent = parent[name]
+    record, parent, last = copied_at(record, draw(st.sampled_from(places(record))))
     match draw(st.sampled_from(("replace", "remove", "add"))):
         case "replace":
             parent[last] = draw(HOSTILE)

@@ -222,7 +222,7 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
     if not readable:
         notes.append("EXIF cannot be read, and is not applied")
     elif orientation > 1:
-        notes.append("EXIF orientation applied")
+        notes.append("orientation applied")
     transparent = None if key is None else key.find(image)
     if image.mode.startswith("I") or image.mode == "F":  # converting to RGB directly would clip at 255
         image, depth = _grey(image)

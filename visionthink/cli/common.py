@@ -80,7 +80,7 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
         "--omit",
         type=names,
         default=(),
-        help="fields of the request that an endpoint does not take, as temperature,seed",
+        help="request fields to leave out because the endpoint refuses them, as temperature,seed",
     )
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
 

@@ -64,7 +64,9 @@ def add(command: AddCommand) -> None:
     )
 
     report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="of visionthink eval, or of visionthink train")
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="a folder written by visionthink eval or visionthink train"
+    )
     report.add_argument(
         "--out", type=folder, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
     )

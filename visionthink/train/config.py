@@ -79,7 +79,7 @@ class TrainConfig:
     group_size: int = 16
     """Rollouts per example."""
     learning_rate: float = 1e-6
-    """Of AdamW."""
+    """AdamW learning rate."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """After the warm-up: as it is, or falling to 0 at the last step."""
     warmup_steps: int = 0
@@ -97,7 +97,7 @@ class TrainConfig:
     max_new_tokens: int = 1024
     """Tokens a model may say per turn."""
     temperature: float = 1.0
-    """Of sampling."""
+    """Sampling temperature."""
     clip_eps: float = 0.2
     """How far the probability ratio may move from 1 before it is clipped."""
     kl_coef: float = 0.001
@@ -105,7 +105,7 @@ class TrainConfig:
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     penalty: str = "eq5"
-    """Who pays for requests and lucky direct answers, and with an amount how much of the reward, as constant:0.05; else 0.1."""
+    """Which rollouts are penalised: a name, or NAME:AMOUNT as constant:0.05 (amount by default 0.1)."""
     theta: float = 0.2
     """Share of right direct answers in a group below which they count as luck."""
     penalty_scope: Literal["all", "correct"] = "all"
@@ -125,7 +125,7 @@ class TrainConfig:
     forced: int = 0
     """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
     seed: int = 0
-    """Of sampling, shuffling, adapters and generated examples."""
+    """Random seed of sampling, shuffling, adapters and generated examples."""
     save_steps: int = 20
     """Steps between checkpoints."""
     micro_batch: int = 0

@@ -32,8 +32,8 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         checkpoint: trained instead of the one `config.model` names.
 
     Raises:
-        OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
-            GPUs are visible to a single process.
+        OptionError: another run is there and `resume` is not set; `resume` is set and there is no run; several GPUs are visible
+            to a single process.
     """
     judge = ready(config, dry_run=dry_run)
     if dry_run:
