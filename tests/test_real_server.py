@@ -50,6 +50,6 @@ def test_every_answer_ends_and_is_counted(served, model):
     found = judge.compare([Answer("Which animal is it?", f"dog {i}", ("cat",)) for i in range(6)])
     usage = judge.usage()
     assert [v.verdict for v in found] == ["unscored"] * 6
-    assert all(v.reason.startswith("reply cannot be read") for v in found), found[0]
+    assert all(v.reason.startswith("reply was cut off") for v in found), found[0]
     assert usage["unscored"] == 6 and usage["requests"] == 18  # each asked three times, warmer every time
     assert 18 <= usage["completion_tokens"] <= 18 * 4
