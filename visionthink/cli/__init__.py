@@ -16,6 +16,19 @@ from visionthink.cli import data, evaluation, inference, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
+_EXTRAS = {
+    library: extra
+    for extra, libraries in {
+        "local": "torch transformers tokenizers safetensors",
+        "train": "trl accelerate datasets peft",
+        "eval": "sklearn matplotlib jinja2",
+        "judge": "babel dateutil math_verify pint sympy text_to_num",
+        "remote": "aiohttp aiolimiter",
+    }.items()
+    for library in libraries.split()
+}
+"""The smallest extra that brings a library along."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -45,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), debug)
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is not installed; pip install 'visionthink[local,train,eval]'", debug)
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "local,train,eval")
+        return _failed(f"{error.name} is not installed; pip install 'visionthink[{extra}]'", debug)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130

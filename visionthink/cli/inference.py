@@ -19,7 +19,7 @@ from visionthink.menu import Menu, named_menu
 from visionthink.picture import Picture
 from visionthink.resolution import PixelBudget, parse_size
 from visionthink.transcript import Transcript
-from visionthink.types import Example, Shown
+from visionthink.types import Example, Shown, StopReason
 
 
 def add(command: AddCommand) -> None:
@@ -53,8 +53,10 @@ def _ask(options: argparse.Namespace) -> None:
     [t] = run_batch([model.episode(example, pictures=pictures)], model.policy)
     if options.json:
         write_json(_record(t))
-        return
-    _print(t, Console(soft_wrap=True))
+    if t.stop_reason == StopReason.POLICY_ERROR:
+        raise OptionError(f"--model {options.model}: no answer: {t.turns[-1].note}")
+    if not options.json:
+        _print(t, Console(soft_wrap=True))
 
 
 def _record(t: Transcript) -> dict[str, Any]:

@@ -245,7 +245,8 @@ class Connection:
             raise Unanswered("bad_request", str(error), final=True) from None
         except (aiohttp.ClientError, OSError) as error:
             nobody = isinstance(error, aiohttp.ClientConnectorError) and not self.answered
-            raise Unanswered("unreachable", f"{type(error).__name__}: {error}", final=nobody) from None
+            said = f"cannot connect ({error.os_error.strerror})" if isinstance(error, aiohttp.ClientConnectorError) else error
+            raise Unanswered("unreachable", f"{said or type(error).__name__}", final=nobody) from None
         if len(content) > _MOST_BYTES:
             raise Unanswered("server", "the reply is larger than 1 MB", final=True)
         if response.status != 200:

@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -117,11 +118,18 @@ def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Pat
     )
     try:
         with stage("runs", len(jobs)) as advance:
+            # processes that begin while interrupts are ignored ignore them for good: an interrupt is for this one to act on
+            interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
             futures = {pool.submit(work, *job): f"{job[0]}, seed {job[1]}" for job in jobs}
+            signal.signal(signal.SIGINT, interrupts)
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()  # a failed run ends the reproduction; those that are done are kept
                 advance(1)
                 console.print(f"[dim]{done}/{len(jobs)}[/] {futures[future]}")
+    except BaseException:  # nobody waits for runs whose results are not wanted any more
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
