@@ -295,6 +295,29 @@ def test_other_files_are_refused(tmp_path, name):
         read_lmms_logs(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("20260102_030406_visionthink.jsonl", "{file}, line 1: not a transcript of the plug-in"),
+        ("20260102_030405_samples_t.jsonl", "{file}, line 1: not a sample of lmms-eval"),
+        ("20260102_030405_results.json", None),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_file_that_is_no_object_is_named(tmp_path, file, message, content):
+    """Without results no number is a score; the other files are needed."""
+    (tmp_path / "20260102_030405_samples_t.jsonl").write_text('{"doc_id": 0, "target": "a", "filtered_resps": ["a"]}\n')
+    failed = {"example_id": "t-0", "failed": "no image", "family": "t", "metadata": {"doc_id": 0}}
+    (tmp_path / "20260102_030406_visionthink.jsonl").write_text(json.dumps(failed) + "\n")
+    (tmp_path / file).write_text(content + "\n")
+    if message is None:
+        assert [f.reason for f in read_lmms_logs(tmp_path).failed] == ["no image"]
+        return
+    with pytest.raises(DataError) as error:
+        read_lmms_logs(tmp_path)
+    assert str(error.value) == message.format(file=tmp_path / file)
+
+
 # ------------------------------------------------------------------------------------------------ the tiny model, by command line
 
 TASK = """\

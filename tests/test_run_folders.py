@@ -167,6 +167,22 @@ def test_an_evaluation_in_which_nothing_was_answered_is_an_error(tmp_path, capsy
     assert count == 3 and reason.endswith("and the model reads 4096")
 
 
+def test_where_one_of_several_models_answered_nothing_the_others_are_shown(tmp_path, capsys):
+    table = too_long(tmp_path, "How many?")
+    models = ["--model", "tiny,http://127.0.0.1:9/v1#m", "--policy", "full", "--max-new-tokens", "8"]
+    for as_json in (["--json"], []):
+        assert main(["eval", str(table), *models, "--out", str(tmp_path / "o"), *as_json]) == 2
+        printed = capsys.readouterr()
+        why = "error: --model http://127.0.0.1:9/v1#m: answered none of the 1 examples under full, 1 because of: "
+        assert printed.err.splitlines()[-1].startswith(why)
+        if as_json:
+            answered, silent = json.loads(printed.out)["runs"]
+            assert (answered["model"], answered["stop_reasons"]) == ("tiny", {"answered": 1})
+            assert (silent["accuracy"], silent["stop_reasons"]) == (None, {"policy_error": 1})
+        else:
+            assert "tiny" in printed.out and f"open {tmp_path / 'o' / 'report.html'}" in printed.out.replace("\n", "")
+
+
 def test_an_evaluation_in_which_nothing_was_judged_says_why(tmp_path, capsys):
     table = too_long(tmp_path, "How many?", "How many are there?")
     judge = tmp_path / "judge.toml"

@@ -16,7 +16,7 @@ from episodes import ladder
 from PIL import Image
 
 from visionthink.data import synth
-from visionthink.errors import DataError, OptionError, StorageError
+from visionthink.errors import DataError, InputError, OptionError, StorageError
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
 from visionthink.model import Model, load
@@ -136,6 +136,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, settings={"limit": 3}, **NAMES)
     with pytest.raises(OptionError, match="policy was 'full' there and is 'low' now"):
         evaluate(synth.suite(2), model, PolicySpec.parse("low"), tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("config.json", "--out {out}: config.json is damaged"), ("progress.jsonl", "{out}/progress.jsonl, line 1: not a JSON object")],
+)
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, b"\xff"])
+def test_a_file_of_a_run_that_is_no_object_is_named(tmp_path, file, message, content):
+    model, _ = scripted()
+    (tmp_path / file).write_bytes((content if isinstance(content, bytes) else content.encode()) + b"\n")
+    with pytest.raises(InputError) as error:
+        evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
+    assert str(error.value) == message.format(out=tmp_path)
 
 
 def test_a_table_that_was_edited_in_between_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -50,6 +51,21 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise _wrong(value, where, _NAMES[kind])
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """The object in a JSON text that this package, or another program for programs, has written.
+
+    Raises:
+        ValueError: it is none: not UTF-8, not JSON, nested too deeply, or another value.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:

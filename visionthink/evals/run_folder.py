@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from visionthink import records
-from visionthink.durable import replace_text
+from visionthink.durable import replace_json, replace_text
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
@@ -46,7 +46,7 @@ def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], f
     """Transcripts, reasons of what failed by id, and last the summary."""
     replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in scored))
     replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
-    replace_text(out / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+    replace_json(out / "summary.json", summary)
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
@@ -103,13 +103,7 @@ def _transcripts(file: Path) -> list[Scored]:
     scored: dict[str, Scored] = {}
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not a JSON object")
-        except (ValueError, RecursionError):
-            raise DataError(f"{file}, line {number}: not a transcript: not a JSON object") from None
-        try:
-            one = Scored.from_dict(record)
+            one = Scored.from_dict(records.parse(line))
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not a transcript: {error}") from None
         if one.transcript.example_id in scored:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink import records
-from visionthink.durable import lines_of_one, replace, replace_text
+from visionthink.durable import lines_of_one, replace, replace_json
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
@@ -53,7 +53,7 @@ def score(
         known = _resume(file, judge.identity, {(a.line, _digest(a)) for a in answers})
         file.touch()
         summary = _score(answers, judge, file, known, tell)
-        replace_text(summary_file, json.dumps(summary, indent=1) + "\n")
+        replace_json(summary_file, summary)
     return summary
 
 
@@ -145,10 +145,10 @@ def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[in
         if not raw.endswith(b"\n"):
             break
         try:
-            record = json.loads(raw)
+            record = records.parse(raw)
             of, key = record["judge"], (int(record["line"]), str(record["of"]))
             verdict = records.read(Verdict, {name: record[name] for name in ("verdict", "by", "reason")})
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise DataError(f"{out}, line {number}: not a verdict; give --out another folder") from None
         if of != judge:
             raise DataError(f"{out}: holds verdicts of {of}; give --out another folder")

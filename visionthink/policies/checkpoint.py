@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionthink import chatml
+from visionthink import chatml, records
 from visionthink.errors import ModelError, StorageError, one_line
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
@@ -169,9 +169,9 @@ def _check_folder(folder: Path, name: str) -> None:
             raise ModelError(f"model {name}: {files[0]} is missing")
     index = folder / "model.safetensors.index.json"
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+        shards = sorted(set(records.parse(index.read_bytes())["weight_map"].values())) if index.is_file() else []
         shards = [folder / shard for shard in shards]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise ModelError(f"model {name}: {index.name} is damaged") from None
     for shard in shards or [folder / "model.safetensors"]:
         if not shard.is_file():

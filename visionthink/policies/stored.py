@@ -6,7 +6,6 @@ ids of special tokens count: how tokens are drawn is the caller's business.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ import transformers
 from transformers import GenerationConfig, Qwen2VLImageProcessorPil
 from transformers.utils import cached_file
 
-from visionthink import chatml
+from visionthink import chatml, records
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.render import Renderer
 from visionthink.protocol import Protocol
@@ -42,18 +41,15 @@ def read_json(name: str, path: str, file: str) -> dict[str, Any] | None:
     """The object in a file of a checkpoint; None where there is no such file.
 
     Raises:
-        ModelError: it is not JSON, or no object.
+        ModelError: it holds something else.
     """
     found = cached_file(path, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     if found is None:
         return None
     try:
-        record = json.loads(Path(found).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise ModelError(f"model {name}: {file}: not valid JSON") from None
-    if not isinstance(record, dict):
-        raise ModelError(f"model {name}: {file}: expected an object")
-    return record
+        return records.parse(Path(found).read_bytes())
+    except (OSError, ValueError):
+        raise ModelError(f"model {name}: {file}: not a JSON object") from None
 
 
 def read_protocol(name: str, path: str) -> Protocol:
