@@ -357,7 +357,7 @@ def test_bad_rows_are_written_down_and_counted(tmp_path):
         "the image is an address",
         "no answer in column answer",
         "the answer is nested",
-        "the question is int, not text",
+        "the question is a whole number, not text",
         "the image is too small",
         "the same as row 0",
         "not a JSON object",

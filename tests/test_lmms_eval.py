@@ -221,7 +221,8 @@ def test_one_task_by_its_file_and_a_run_by_its_stamp(stock):
 @pytest.mark.network
 def test_the_folder_is_that_of_an_evaluation(stock, tmp_path):
     summary = evaluate_logs(logs_of(stock), tmp_path / "run")
-    again, scored = read_run(tmp_path / "run")
+    saved = read_run(tmp_path / "run")
+    again, scored = saved.summary, saved.scored
     assert again == summary and len(scored) == 25
     assert summary["suite"] == "chartqa,docvqa_val,mme,ocrbench,pope,realworldqa"
     assert summary["accuracy"] == 16 / 24 and summary["unscored"] == 1 and summary["retain_cumulative"] == 0.41

@@ -101,7 +101,7 @@ def test_what_a_summary_leaves_out_is_not_printed_as_none(tmp_path):
 def test_where_nothing_is_scored_there_is_no_accuracy(tmp_path):
     members = [scored(name, None, 25, family="f", need="hard") for name in "ab"]
     folders = [run_of(tmp_path / p, p, members) for p in ("adaptive", "low", "full", "forced:direct", "forced:request")]
-    summary, _ = read_run(folders[0])
+    summary = read_run(folders[0]).summary
     assert summary["accuracy"] is None and summary["unscored_reasons"] == {"": 2}
     assert summary["by_family"]["f"]["accuracy"] is None and summary["by_need"]["hard"]["accuracy"] is None
     runs = report(folders, tmp_path / "r.html")
@@ -291,6 +291,17 @@ def test_a_transcript_that_cannot_be_used_as_a_whole(tmp_path, change, message):
     with pytest.raises(DataError) as error:
         read_run(folder)
     assert f"transcripts.jsonl, {message}" in str(error.value)
+
+
+def test_a_transcript_nested_to_any_depth_is_refused_by_its_line(tmp_path):
+    """Also where JSON is still read, and what it holds can no longer be written into a message."""
+    folder = run_of(tmp_path / "r", "full", scored(FULL))
+    record = json.loads((folder / "transcripts.jsonl").read_text("utf-8").splitlines()[0])
+    for depth in range(700, 1000, 4):
+        line = json.dumps(record | {"answer": 0}).replace('"answer": 0', f'"answer": {"[" * depth}{"]" * depth}')
+        (folder / "transcripts.jsonl").write_text(line)
+        with pytest.raises(DataError, match=r"line 1: not a transcript: (answer: .* is not text|not a JSON object)$"):
+            read_run(folder)
 
 
 def test_ids_that_no_file_can_be_named_after(tmp_path):

@@ -15,7 +15,7 @@ from training import small
 from visionthink import Penalty, chatml
 from visionthink.cli import main
 from visionthink.data import synth
-from visionthink.errors import DataError, ModelError, OptionError
+from visionthink.errors import DataError, ModelError, OptionError, StorageError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.rollouts import training_order
@@ -254,7 +254,7 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OptionError, match="another process works on this training run"):
+        with pytest.raises(StorageError, match="another process works on this training run"):
             train(small(tmp_path, steps=1), synth.suite(8, split="train"))
 
 

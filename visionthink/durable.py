@@ -49,14 +49,14 @@ def _whole_lines(file: IO[bytes]) -> int:
     return 0
 
 
-def append_line(file: IO[bytes], record: Mapping[str, Any]) -> None:
-    """Written down when this returns.
+def append_lines(file: IO[bytes], *lines: Mapping[str, Any]) -> None:
+    """Records, one a line, written down when this returns.
 
     Raises:
         StorageError: the disk is full, or the like.
     """
     try:
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
     except OSError as error:

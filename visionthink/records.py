@@ -10,12 +10,26 @@ import dataclasses
 import enum
 import functools
 import json
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+from visionthink.errors import one_line
+
+KINDS: Mapping[Any, str] = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bytes: "bytes",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
+"""Values as messages name them."""
 
 
 def read(kind: Any, value: Any, where: str = "") -> Any:
@@ -50,7 +64,7 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         raise _wrong(value, where, f"one of {', '.join(kind)}")
     if type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise _wrong(value, where, _NAMES[kind])
+    raise _wrong(value, where, KINDS[kind])
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -104,5 +118,5 @@ def _inside(where: str, name: str) -> str:
 
 
 def _wrong(value: Any, where: str, expected: str) -> ValueError:
-    shown = repr(value)
-    return ValueError(f"{where + ': ' if where else ''}{shown if len(shown) <= 60 else shown[:57] + '...'} is not {expected}")
+    shown = reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)  # may be nested too deeply for repr
+    return ValueError(f"{where + ': ' if where else ''}{one_line(shown, 60)} is not {expected}")

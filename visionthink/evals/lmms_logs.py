@@ -11,7 +11,7 @@ from typing import Any
 
 from visionthink import records
 from visionthink.errors import DataError
-from visionthink.evals.answers import UNREADABLE, SavedAnswer, read_answers
+from visionthink.evals.answers import SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.run_folder import write_run
@@ -191,7 +191,7 @@ def _read_sidecar(path: Path) -> dict[tuple[str, str], Transcript | Failed]:
             record = records.parse(line)
             end = Failed.from_dict(record) if "failed" in record else Transcript.from_dict(record)
             ends.setdefault((str(end.family), str(end.metadata["doc_id"])), end)
-        except UNREADABLE:
+        except (ValueError, KeyError):
             raise DataError(f"{path}, line {number}: not a transcript of the plug-in") from None
     return ends
 

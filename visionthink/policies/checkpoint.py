@@ -69,16 +69,16 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     """
     path = check_files(name)
     torch, transformers = _libraries()
-    from visionthink.policies import stored
+    from visionthink.policies import checkpoint_files as files
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
-    config = stored.read_config(name, path)
-    image_processor = stored.read_image_processor(name, path)
-    protocol = stored.read_protocol(name, path)
-    tokenizer = stored.read_tokenizer(name, path)
-    stored.check_parts(name, config, tokenizer, image_processor)
-    generation = stored.read_generation(name, path, config, tokenizer)
+    config = files.read_config(name, path)
+    image_processor = files.read_image_processor(name, path)
+    protocol = files.read_protocol(name, path)
+    tokenizer = files.read_tokenizer(name, path)
+    files.check_parts(name, config, tokenizer, image_processor)
+    generation = files.read_generation(name, path, config, tokenizer)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
@@ -101,7 +101,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         tokenizer=tokenizer,
         image_processor=image_processor,
         protocol=protocol,
-        budget=stored.pixel_budget(image_processor),
+        budget=files.pixel_budget(image_processor),
     )
 
 
@@ -123,10 +123,10 @@ def describe(name: str) -> Described:
     """
     path = resolve(name)
     _libraries()
-    from visionthink.policies import stored
+    from visionthink.policies import checkpoint_files as files
 
-    config, image_processor = stored.read_config(name, path), stored.read_image_processor(name, path)
-    return Described(stored.read_protocol(name, path), stored.pixel_budget(image_processor), config)
+    config, image_processor = files.read_config(name, path), files.read_image_processor(name, path)
+    return Described(files.read_protocol(name, path), files.pixel_budget(image_processor), config)
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -197,7 +197,7 @@ def save_checkpoint(
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
-    from visionthink.policies.stored import only_token_ids
+    from visionthink.policies.checkpoint_files import only_token_ids
 
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -226,7 +226,7 @@ def save_checkpoint(
 
 def save_settings(folder: Path, protocol: Protocol) -> None:
     """Write the protocol beside a checkpoint."""
-    from visionthink.policies.stored import SETTINGS
+    from visionthink.policies.checkpoint_files import SETTINGS
 
     settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")

@@ -34,7 +34,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         OptionError: the output folder holds another run and `resume` is not set, or it is and there is no such run; or several
             GPUs are visible to a single process.
     """
-    judge = ready(config, dry_run=dry_run)
+    judge = check_run(config, dry_run=dry_run)
     if dry_run:
         say(f"asking the judge once: {config.judge}")
         probe(judge)
@@ -44,8 +44,8 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
     return _run(config, examples, judge, checkpoint)
 
 
-def ready(config: TrainConfig, *, dry_run: bool = False) -> Judge:
-    """The judge of a run that can begin, as far as is known before a model is loaded.
+def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
+    """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
         OptionError: there is no such judge, or the run cannot be written to its folder or go on with what is there.

@@ -37,7 +37,7 @@ _EDGES = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 _EXPECTED = "expected shortest_edge and longest_edge, as numbers of pixels of an area"
 
 
-def read_json(name: str, path: str, file: str) -> dict[str, Any] | None:
+def read_object(name: str, path: str, file: str) -> dict[str, Any] | None:
     """The object in a file of a checkpoint; None where there is no such file.
 
     Raises:
@@ -58,7 +58,7 @@ def read_protocol(name: str, path: str) -> Protocol:
     Raises:
         ModelError: the file says anything else.
     """
-    record = read_json(name, path, SETTINGS) or {}
+    record = read_object(name, path, SETTINGS) or {}
     if set(record) - {"dialect", "boundary"} or not all(isinstance(value, str) for value in record.values()):
         raise ModelError(f"model {name}: {SETTINGS}: expected an object with dialect and boundary")
     try:
@@ -77,7 +77,7 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
         cached_file(path, "config.json")
     except Exception as error:  # of many kinds, from the hub's library
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
-    record = read_json(name, path, "config.json") or {}
+    record = read_object(name, path, "config.json") or {}
     kind = record.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
@@ -99,7 +99,7 @@ def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: it cannot be read, or is none of a Qwen-VL model.
     """
-    read_json(name, path, "tokenizer_config.json")
+    read_object(name, path, "tokenizer_config.json")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         Renderer(tokenizer)
@@ -123,7 +123,7 @@ def read_generation(name: str, path: str, config: Any, tokenizer: PreTrainedToke
         ModelError: an id that is outside of the vocabulary, or another end of a turn.
     """
     file = "generation_config.json"
-    record = read_json(name, path, file)
+    record = read_object(name, path, file)
     if record is None:
         file, record = "config.json", {**config.to_dict(), **config.get_text_config().to_dict()}
     vocabulary, ends = config.get_text_config().vocab_size, Renderer(tokenizer).end_ids
@@ -153,10 +153,10 @@ def read_image_processor(name: str, path: str) -> Qwen2VLImageProcessorPil:
         ModelError: there is none, it is another model's, or one of its values cannot be.
     """
     file = "processor_config.json"
-    record = (read_json(name, path, file) or {}).get("image_processor")
+    record = (read_object(name, path, file) or {}).get("image_processor")
     if record is None:
         file = "preprocessor_config.json"
-        record = read_json(name, path, file)
+        record = read_object(name, path, file)
         if record is None:
             raise ModelError(f"model {name}: {file} is missing")
     try:
