@@ -295,7 +295,7 @@ def test_a_transcript_that_cannot_be_used_as_a_whole(tmp_path, change, message):
 
 def test_a_transcript_nested_to_any_depth_is_refused_by_its_line(tmp_path):
     """Also where JSON is still read, and what it holds can no longer be written into a message."""
-    folder = run_of(tmp_path / "r", "full", scored(FULL))
+    folder = run_of(tmp_path / "r", "full", FULL)
     record = json.loads((folder / "transcripts.jsonl").read_text("utf-8").splitlines()[0])
     for depth in range(700, 1000, 4):
         line = json.dumps(record | {"answer": 0}).replace('"answer": 0', f'"answer": {"[" * depth}{"]" * depth}')

@@ -55,9 +55,10 @@ def append_lines(file: IO[bytes], *lines: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the disk is full, or the like.
     """
+    left = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     try:
-        file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        file.flush()
+        while left:  # past the file's buffer, which would be tried again when the file is closed
+            left = left[os.write(file.fileno(), left) :]
         os.fsync(file.fileno())
     except OSError as error:
         raise StorageError(f"{file.name}: cannot be written ({error.strerror}); what is finished is kept") from None
