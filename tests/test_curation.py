@@ -192,6 +192,7 @@ def test_a_path_written_in_another_way_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "data" / "other.jsonl").touch()
     with pytest.raises(OptionError, match=r"data was '.*rows\.jsonl' there and is '.*other\.jsonl' now"):
         go_on(data="other.jsonl", judge="exact,judge.toml")
+    assert json.loads((out / "config.json").read_text())["judge"] == "exact,judge.toml"  # as it was given first
     (tmp_path / "data" / "judge.toml").write_text("audit = 0.5")
     with pytest.raises(OptionError, match=r"judge_file was '' there and is 'audit = 0\.5' now"):
         go_on(judge="exact,judge.toml")

@@ -75,9 +75,10 @@ def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield number, records.parse(line)
+                record = records.parse(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
+            yield number, record
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

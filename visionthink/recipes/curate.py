@@ -164,13 +164,11 @@ def _same_settings(config: CurateConfig) -> None:
         raise OptionError(f"--out {config.out}: config.json is not of a curation; use another folder")
     same = settings | {name: before[name] for name in _PLACES if _as_place(before[name]) == _as_place(settings[name])}
     asked = before["judge"].split(",")
-    n = len(asked)
-    further = n < len(judges) and before["judge_file"] == _judge_files(judges[:n])
-    if (further or n == len(judges)) and _judge_places(asked) == _judge_places(judges[:n]):
-        same["judge"] = before["judge"]
-        same["judge_file"] = before["judge_file"] if further else settings["judge_file"]
+    first = judges[: len(asked)]
+    if _judge_places(first) == _judge_places(asked):
+        same |= {"judge": before["judge"], "judge_file": _judge_files(first)}
     same_settings(config.out, same)
-    if same["judge"] != settings["judge"]:
+    if len(judges) > len(asked):
         # further judges are asked what the ones before could not judge: what was judged stays as it is
         replace_json(config.out / "config.json", before | {name: settings[name] for name in ("judge", "judge_file")})
 
