@@ -17,7 +17,7 @@ from visionthink.evals.run_folder import read_run
 
 
 def difference(run: Path, other: Path) -> Interval | None:
-    ours, theirs = (by_id(read_run(folder)[1]) for folder in (run, other))
+    ours, theirs = (by_id(read_run(folder).scored) for folder in (run, other))
     return bootstrap([100.0 * (right(ours[i]) - right(theirs[i])) for i in ours if i in theirs])
 
 

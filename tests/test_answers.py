@@ -83,15 +83,15 @@ def unscored(reason: str) -> Verdict:
         ({"ground_truth": None}, unscored(NO_REFERENCE)),
         ({"ground_truth": []}, unscored(NO_REFERENCE)),
         ({"ground_truth": "None"}, Answer("Q?", "a", ("None",))),
-        ({"ground_truth": {"a": 1}}, unscored("line 1: ground_truth is dict, not text; text or a list")),
-        ({"prediction": ["a"]}, unscored("line 1: prediction is list, not text")),
+        ({"ground_truth": {"a": 1}}, unscored("line 1: ground_truth is an object, not text; text or a list")),
+        ({"prediction": ["a"]}, unscored("line 1: prediction is a list, not text")),
         ({"prediction": False}, Answer("Q?", "false", ("b",))),
         (b'{"question": "Q?", "prediction": 1.10, "ground_truth": 1e-20}', Answer("Q?", "1.10", ("1e-20",))),
         (
             b'{"question": "Q?", "prediction": 1, "prediction": 2}',
             unscored("line 1: says 'prediction' twice"),
         ),
-        (b'{"question": "Q?", "prediction": NaN, "ground_truth": 1}', unscored("line 1: prediction is None")),
+        (b'{"question": "Q?", "prediction": NaN, "ground_truth": 1}', unscored("line 1: prediction is null")),
         (
             b'{"question": "Q?", "prediction": 1, "ground_truth": Infinity}',
             unscored("line 1: ground_truth is I"),

@@ -63,7 +63,7 @@ def cache(tmp_path, monkeypatch) -> Path:
         ("eval mini --limit 1 --out OUT --policy random", "--policy random: takes its share from"),
         ("train tiny --steps 1 --out OUT --judge nope", "judge 'nope': choose"),
         ("train tiny --steps 1 --out OUT --dialect nope", "unknown dialect 'nope'"),
-        ("train tiny --steps 1 --out OUT --dialect general", "dialect general: has no way to ask"),
+        ("train tiny --steps 1 --out OUT --dialect general", "dialect general: asks for nothing, and the menu offers a level"),
         ("train tiny --steps 1 --out OUT --penalty nope", "unknown penalty 'nope'"),
         ("curate mini --limit 1 --out OUT --judge nope", "judge 'nope': choose"),
         ("curate mini --limit 1 --out OUT --definite rules", "definite 'rules': needs one language model"),

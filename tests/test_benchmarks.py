@@ -461,11 +461,13 @@ BAD = [
     ("mmbench", {"answer": "nan"}, "no answer"),
     ("mmbench", {"C": "nan", "D": "z"}, "options A, B, D: expected A, B and so on without a gap"),
     ("mmmu", {"options": "['a', "}, "options is not a list of 2 to 26 texts"),
+    ("mmmu", {"options": ["a", ["b"]]}, "options holds a list, not text"),
+    ("mmmu", {"question_type": "open", "answer": "['a', {}]"}, "answer holds an object, not text"),
     ("mmmu", {"question": "<image 1> or <image 2>?"}, "the question mentions image 2, and there is none"),
     ("mmmu", {"options": ["<image 1>", "<image 2>"]}, "the question mentions image 2, and there is none"),
     ("mmmu", {"question_type": "essay"}, "question_type 'essay' is none of multiple-choice, open"),
     ("docvqa", {"answers": []}, "no answer in column answer"),
-    ("mmvet", {"answer": ["a"]}, "answer is list, not text"),
+    ("mmvet", {"answer": ["a"]}, "answer is a list, not text"),
 ]
 
 

@@ -326,8 +326,8 @@ def test_numbers_of_json_keep_the_form_they_were_written_in(tmp_path, written, t
         ('"answer": Infinity', r"the answer is Infinity, not text \(column 'answer'\)"),
         ('"answer": "a", "answer": "b"', "says 'answer' twice"),
         ('"answer": "a", "aliases": {"b": 1}', r"the alias is nested; .* \(column 'aliases'\)"),
-        ('"answer": "a", "info": {"use_tool": "true"}', r"the need is str, not true or false \(column 'info.use_tool'\)"),
-        ('"answer": "a", "data_source": ["b"]', r"the family is list, not text \(column 'data_source'\)"),
+        ('"answer": "a", "info": {"use_tool": "true"}', r"the need is text, not true or false \(column 'info.use_tool'\)"),
+        ('"answer": "a", "data_source": ["b"]', r"the family is a list, not text \(column 'data_source'\)"),
     ],
 )
 def test_json_that_is_refused(tmp_path, written, complaint):
@@ -440,7 +440,7 @@ def test_other_formats_in_base64(tmp_path, kind):
         ("https://example.com/a.png", "the image is an address; .*: 'https://example.com/a.png'"),
         ("x" * 400, "the image's path cannot be used, and it is no image in base64"),
         ({"url": "a.png"}, "the image has 'url'; bytes or a path are expected"),
-        ({"bytes": None, "path": None}, "the image is NoneType, not a file"),
+        ({"bytes": None, "path": None}, "the image is null, not a file"),
     ],
 )
 def test_images_that_are_refused(tmp_path, written, complaint):
@@ -454,4 +454,6 @@ def test_a_long_name_of_base64_letters_is_still_a_path(tmp_path):
 
 
 def test_kinds_are_named():
-    assert [kind_of(v) for v in (read_json("1.5"), None, b"", [], Refused("x"))] == ["float", "NoneType", "bytes", "list", "x"]
+    assert [kind_of(v) for v in (read_json("1.5"), None, b"", [], Refused("x"))] == ["a number", "null", "bytes", "a list", "x"]
+    words = ["text", "a whole number", "a number", "true or false", "an object", "nan", "inf"]
+    assert [kind_of(v) for v in ("a", 1, 1.5, True, {}, float("nan"), float("inf"))] == words

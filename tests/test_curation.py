@@ -192,9 +192,56 @@ def test_a_path_written_in_another_way_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "data" / "other.jsonl").touch()
     with pytest.raises(OptionError, match=r"data was '.*rows\.jsonl' there and is '.*other\.jsonl' now"):
         go_on(data="other.jsonl", judge="exact,judge.toml")
+    assert json.loads((out / "config.json").read_text())["judge"] == "exact,judge.toml"  # as it was given first
     (tmp_path / "data" / "judge.toml").write_text("audit = 0.5")
     with pytest.raises(OptionError, match=r"judge_file was '' there and is 'audit = 0\.5' now"):
         go_on(judge="exact,judge.toml")
+
+
+def test_settings_mean_the_same_on_another_machine(tmp_path, monkeypatch):
+    """The same command in another place, as where a folder is mounted elsewhere; a judge's name is no folder of that name."""
+    for machine in ("first", "second"):
+        (tmp_path / machine / "rules").mkdir(parents=True)
+        (tmp_path / machine / "rows.jsonl").touch()
+        (tmp_path / machine / "judge.toml").touch()
+        monkeypatch.chdir(tmp_path / machine)
+        check_settings(config(tmp_path / "out", data="rows.jsonl", judge="rules,judge.toml"))
+    stored = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (stored["data"], stored["judge"]) == ("rows.jsonl", "rules,judge.toml")
+    for given, now in (("", "."), ("mini", str(tmp_path / "mini")), ("tiny", str(tmp_path / "tiny"))):
+        (tmp_path / "mini").mkdir(exist_ok=True)
+        (tmp_path / "tiny").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        name = {"": "image_root", "mini": "data", "tiny": "model"}[given]
+        check_settings(config(tmp_path / f"out-{name}", **{name: given}))
+        with pytest.raises(OptionError, match=f"{name} was '{given}' there and is '{now}' now"):
+            check_settings(config(tmp_path / f"out-{name}", **{name: now}))
+
+
+def test_a_refused_run_leaves_the_settings_as_they_were(tmp_path):
+    check_settings(config(tmp_path, judge="rules"))
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(OptionError, match="rollouts was 4 there and is 8 now"):
+        check_settings(config(tmp_path, judge="rules,exact", rollouts=8))
+    assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"suite": "mini", "model": "tiny", "policy": "low", "judge": "exact"}', "is not of a curation; use another folder"),
+        ('{"judge": "rules"}', "is not of a curation; use another folder"),
+        ("{}", "is not of a curation; use another folder"),
+        ("[]", "is damaged"),
+        ("{", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+    ],
+)
+def test_the_folder_of_something_else_is_refused(tmp_path, capsys, content, message):
+    (tmp_path / "config.json").write_text(content)
+    assert main(["curate", "mini", "--model", "tiny", "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path}: config.json {message}" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "config.json").read_text() == content
 
 
 class CountingModel(Model):
@@ -311,7 +358,7 @@ def test_bad_rows_are_written_down_and_counted(tmp_path):
         "the image is an address",
         "no answer in column answer",
         "the answer is nested",
-        "the question is int, not text",
+        "the question is a whole number, not text",
         "the image is too small",
         "the same as row 0",
         "not a JSON object",

@@ -110,14 +110,14 @@ def test_a_reply_that_is_nested_deeply(depth, status, place, server, model):
 
 def test_thinking_is_an_answer_only_where_the_protocol_finds_one():
     agent, plain = Protocol(), Protocol("plain")
-    assert agent.heard("", "It is 7.") is None and plain.heard("", "It is 7.") is None
-    assert agent.heard("<think>It is 7.") is None and agent.heard(" \n") is None and agent.heard("<answer> </answer>") is None
-    assert agent.heard("7", "hm") == "<think>hm</think>7"
-    assert agent.heard("<think>hm</think>7", "hm") == "<think>hm</think>7"  # not said twice
+    assert agent.turn_text("", "It is 7.") is None and plain.turn_text("", "It is 7.") is None
+    assert all(agent.turn_text(text) is None for text in ("<think>It is 7.", " \n", "<answer> </answer>"))
+    assert agent.turn_text("7", "hm") == "<think>hm</think>7"
+    assert agent.turn_text("<think>hm</think>7", "hm") == "<think>hm</think>7"  # not said twice
     call = agent.request()
-    assert agent.heard("", f"closer {call}") == f"closer {call}"
-    assert agent.heard("", "closer <tool_call>{</tool_call>") is None
-    assert plain.heard("", f"closer {call}") is None  # a dialect without a tool has no calls
+    assert agent.turn_text("", f"closer {call}") == f"closer {call}"
+    assert agent.turn_text("", "closer <tool_call>{</tool_call>") is None
+    assert plain.turn_text("", f"closer {call}") is None  # a dialect without a tool has no calls
 
 
 # ------------------------------------------------------------------------------------------------ whatever else may come

@@ -76,7 +76,7 @@ def test_the_need_that_the_released_rows_know(tmp_path):
         ({"solution": ["2", ""]}, "row 1: no answer in column original_answer or solution"),
         ({"images": [[], []]}, "row 1: no image in column images"),
         ({"problem": ["a", None]}, "row 1: no question in column problem"),
-        ({"images": [[{"bytes": None, "path": None}]] * 2}, "row 1: the image is NoneType, not a file"),
+        ({"images": [[{"bytes": None, "path": None}]] * 2}, "row 1: the image is null, not a file"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(tmp_path, changes, message):

@@ -221,7 +221,8 @@ def test_one_task_by_its_file_and_a_run_by_its_stamp(stock):
 @pytest.mark.network
 def test_the_folder_is_that_of_an_evaluation(stock, tmp_path):
     summary = evaluate_logs(logs_of(stock), tmp_path / "run")
-    again, scored = read_run(tmp_path / "run")
+    saved = read_run(tmp_path / "run")
+    again, scored = saved.summary, saved.scored
     assert again == summary and len(scored) == 25
     assert summary["suite"] == "chartqa,docvqa_val,mme,ocrbench,pope,realworldqa"
     assert summary["accuracy"] == 16 / 24 and summary["unscored"] == 1 and summary["retain_cumulative"] == 0.41
@@ -293,6 +294,29 @@ def test_other_files_are_refused(tmp_path, name):
         (tmp_path / name).write_text("{}\n")
     with pytest.raises(DataError, match=name):
         read_lmms_logs(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("20260102_030406_visionthink.jsonl", "{file}, line 1: not a transcript of the plug-in"),
+        ("20260102_030405_samples_t.jsonl", "{file}, line 1: not a sample of lmms-eval"),
+        ("20260102_030405_results.json", None),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_file_that_is_no_object_is_named(tmp_path, file, message, content):
+    """Without results no number is a score; the other files are needed."""
+    (tmp_path / "20260102_030405_samples_t.jsonl").write_text('{"doc_id": 0, "target": "a", "filtered_resps": ["a"]}\n')
+    failed = {"example_id": "t-0", "failed": "no image", "family": "t", "metadata": {"doc_id": 0}}
+    (tmp_path / "20260102_030406_visionthink.jsonl").write_text(json.dumps(failed) + "\n")
+    (tmp_path / file).write_text(content + "\n")
+    if message is None:
+        assert [f.reason for f in read_lmms_logs(tmp_path).failed] == ["no image"]
+        return
+    with pytest.raises(DataError) as error:
+        read_lmms_logs(tmp_path)
+    assert str(error.value) == message.format(file=tmp_path / file)
 
 
 # ------------------------------------------------------------------------------------------------ the tiny model, by command line

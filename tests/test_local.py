@@ -187,7 +187,7 @@ def test_damaged_checkpoints(tiny, tmp_path):
         open_checkpoint(str(folder))
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "visionthink.json").write_text("{")
-    with pytest.raises(ModelError, match=r"visionthink.json: not valid JSON"):
+    with pytest.raises(ModelError, match=r"visionthink.json: not a JSON object"):
         open_checkpoint(str(folder))
     (folder / "visionthink.json").write_text('{"dialect": "x"}')
     with pytest.raises(ModelError, match=r"visionthink.json: unknown dialect 'x'"):

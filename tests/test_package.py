@@ -23,7 +23,7 @@ REPOSITORY = ROOT.parent
 
 LAYERS = (
     "types errors threads cells records",
-    "images resolution geometry menu picture view_sizes action_space transcript providers",
+    "transparency images resolution geometry menu picture view_sizes action_space transcript providers",
     "durable addresses endpoint progress",
     "protocol prompts chatml",
     "episode",

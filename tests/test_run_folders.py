@@ -101,7 +101,7 @@ def test_what_a_summary_leaves_out_is_not_printed_as_none(tmp_path):
 def test_where_nothing_is_scored_there_is_no_accuracy(tmp_path):
     members = [scored(name, None, 25, family="f", need="hard") for name in "ab"]
     folders = [run_of(tmp_path / p, p, members) for p in ("adaptive", "low", "full", "forced:direct", "forced:request")]
-    summary, _ = read_run(folders[0])
+    summary = read_run(folders[0]).summary
     assert summary["accuracy"] is None and summary["unscored_reasons"] == {"": 2}
     assert summary["by_family"]["f"]["accuracy"] is None and summary["by_need"]["hard"]["accuracy"] is None
     runs = report(folders, tmp_path / "r.html")
@@ -165,6 +165,22 @@ def test_an_evaluation_in_which_nothing_was_answered_is_an_error(tmp_path, capsy
     assert summary["accuracy"] is None and summary["stop_reasons"] == {"policy_error": 3}
     [(reason, count)] = summary["unscored_reasons"].items()
     assert count == 3 and reason.endswith("and the model reads 4096")
+
+
+def test_where_one_of_several_models_answered_nothing_the_others_are_shown(tmp_path, capsys):
+    table = too_long(tmp_path, "How many?")
+    models = ["--model", "tiny,http://127.0.0.1:9/v1#m", "--policy", "full", "--max-new-tokens", "8"]
+    for as_json in (["--json"], []):
+        assert main(["eval", str(table), *models, "--out", str(tmp_path / "o"), *as_json]) == 2
+        printed = capsys.readouterr()
+        why = "error: --model http://127.0.0.1:9/v1#m: answered none of the 1 examples under full, 1 because of: "
+        assert printed.err.splitlines()[-1].startswith(why)
+        if as_json:
+            answered, silent = json.loads(printed.out)["runs"]
+            assert (answered["model"], answered["stop_reasons"]) == ("tiny", {"answered": 1})
+            assert (silent["accuracy"], silent["stop_reasons"]) == (None, {"policy_error": 1})
+        else:
+            assert "tiny" in printed.out and f"open {tmp_path / 'o' / 'report.html'}" in printed.out.replace("\n", "")
 
 
 def test_an_evaluation_in_which_nothing_was_judged_says_why(tmp_path, capsys):
@@ -275,6 +291,17 @@ def test_a_transcript_that_cannot_be_used_as_a_whole(tmp_path, change, message):
     with pytest.raises(DataError) as error:
         read_run(folder)
     assert f"transcripts.jsonl, {message}" in str(error.value)
+
+
+def test_a_transcript_nested_to_any_depth_is_refused_by_its_line(tmp_path):
+    """Also where JSON is still read, and what it holds can no longer be written into a message."""
+    folder = run_of(tmp_path / "r", "full", FULL)
+    record = json.loads((folder / "transcripts.jsonl").read_text("utf-8").splitlines()[0])
+    for depth in range(700, 1000, 4):
+        line = json.dumps(record | {"answer": 0}).replace('"answer": 0', f'"answer": {"[" * depth}{"]" * depth}')
+        (folder / "transcripts.jsonl").write_text(line)
+        with pytest.raises(DataError, match=r"line 1: not a transcript: (answer: .* is not text|not a JSON object)$"):
+            read_run(folder)
 
 
 def test_ids_that_no_file_can_be_named_after(tmp_path):

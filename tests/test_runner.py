@@ -16,7 +16,7 @@ from episodes import ladder
 from PIL import Image
 
 from visionthink.data import synth
-from visionthink.errors import DataError, OptionError, StorageError
+from visionthink.errors import DataError, InputError, OptionError, StorageError
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
 from visionthink.model import Model, load
@@ -136,6 +136,41 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, settings={"limit": 3}, **NAMES)
     with pytest.raises(OptionError, match="policy was 'full' there and is 'low' now"):
         evaluate(synth.suite(2), model, PolicySpec.parse("low"), tmp_path, judge=EXACT, settings={"limit": 2}, **NAMES)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", "--out {out}: config.json is damaged"),
+        ("progress.jsonl", "{out}/progress.jsonl, line 1: not a JSON object"),
+    ],
+)
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, b"\xff"])
+def test_a_file_of_a_run_that_is_no_object_is_named(tmp_path, file, message, content):
+    model, _ = scripted()
+    (tmp_path / file).write_bytes((content if isinstance(content, bytes) else content.encode()) + b"\n")
+    with pytest.raises(InputError) as error:
+        evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
+    assert str(error.value) == message.format(out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"failed": []}, "failed: [] is not an object"),
+        ({"batch": "0"}, "batch: '0' is not a whole number"),
+        ({"scored": [7]}, "scored[0]: 7 is not an object"),
+        ({"scored": [{}]}, "verdict: is missing"),
+        ({"more": 1}, "more: there is no such field"),
+    ],
+)
+def test_a_batch_that_is_damaged_is_named(tmp_path, change, reason):
+    model, _ = scripted()
+    batch = {"batch": 0, "of": "x", "scored": [], "failed": {}} | change
+    (tmp_path / "progress.jsonl").write_text(json.dumps(batch) + "\n")
+    with pytest.raises(DataError) as error:
+        evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
+    assert str(error.value) == f"{tmp_path}/progress.jsonl, line 1: not a batch of this program: {reason}"
 
 
 def test_a_table_that_was_edited_in_between_is_refused(tmp_path):

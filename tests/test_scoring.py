@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -106,6 +108,26 @@ def test_what_cannot_be_the_folder_of_verdicts(file, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "verdicts.jsonl").write_text('{"verdict": "correct"}\n')
     assert "verdicts.jsonl, line 1: not a verdict; give --out another folder" in fails(tmp_path / "other")
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_judged(tmp_path):
+    """The limit on the size of a file stands for the disk."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"question": "How many?", "ground_truth": "3", "prediction": "3", "id": i}) + "\n" for i in range(100))
+    )
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)); "
+        "from visionthink.cli import main; sys.exit(main())"
+    )
+    arguments = ["score", str(rows), "--out", str(tmp_path / "out")]
+    ended = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)
+    file = tmp_path / "out" / "verdicts.jsonl"
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == f"error: {file}: cannot be written (File too large); what is finished is kept"
+    assert 64 <= len(file.read_bytes().splitlines()) < 100
+    assert main(arguments) == 0
+    assert [json.loads(line)["line"] for line in file.read_text().splitlines()] == list(range(1, 101))
 
 
 def test_command_line(file, tmp_path, capsys):

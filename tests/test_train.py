@@ -15,7 +15,7 @@ from training import small
 from visionthink import Penalty, chatml
 from visionthink.cli import main
 from visionthink.data import synth
-from visionthink.errors import DataError, ModelError, OptionError
+from visionthink.errors import DataError, ModelError, OptionError, StorageError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes import RECIPES, recipe
 from visionthink.train.rollouts import training_order
@@ -84,6 +84,8 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
     (out / "checkpoint-3").mkdir()  # begun and not finished
     (out / "checkpoint-4").mkdir()
     (out / "checkpoint-4" / "trainer_state.json").touch()  # the last file of a checkpoint, torn
+    (out / "checkpoint-5").mkdir()
+    (out / "checkpoint-5" / "trainer_state.json").write_text("[" * 100_000)  # damaged
     for _ in range(2):  # the second finds everything done
         train(small(out, steps=3, resume=True), examples)
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -252,7 +254,7 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OptionError, match="another run is writing there"):
+        with pytest.raises(StorageError, match="another process works on this training run"):
             train(small(tmp_path, steps=1), synth.suite(8, split="train"))
 
 

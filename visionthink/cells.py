@@ -1,8 +1,8 @@
 """What a cell of a table, or a value of a JSON line, says as text.
 
 A cell is None, text, a number, true or false, bytes, a list, or a mapping. What has a type of its own but one usual spelling (a
-date, a time, an amount with its decimals) is `Written`; what has none (a duration, an infinite number) is `Refused`, which names
-its type and is an error only where it is asked for.
+date, a time, an amount with its decimals) is `TypedText`; what has none (a duration, an infinite number) is `Refused`, which
+names its type and is an error only where it is asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from visionthink.errors import DataError
+from visionthink.errors import DataError, one_line
+from visionthink.records import KINDS
 
 
 class Number(float):
@@ -28,12 +30,12 @@ class Number(float):
         return number
 
 
-class Written(str):
+class TypedText(str):
     """Text that stands for a value of another type, `kind`: where a sentence or a file name is wanted, it is neither."""
 
     kind: str
 
-    def __new__(cls, text: str, kind: str) -> Written:
+    def __new__(cls, text: str, kind: str) -> TypedText:
         written = super().__new__(cls, text)
         written.kind = kind
         return written
@@ -47,17 +49,17 @@ class Refused:
 
 
 def kind_of(cell: Any) -> str:
-    """The type of a cell, for errors."""
-    if isinstance(cell, (Refused, Written)):
+    """What a cell is, in words, for errors."""
+    if isinstance(cell, (Refused, TypedText)):
         return cell.kind
-    if isinstance(cell, float):
-        return "float" if math.isfinite(cell) else str(cell)
-    return type(cell).__name__
+    if isinstance(cell, float) and not math.isfinite(cell):
+        return str(cell)
+    return next((words for kind, words in KINDS.items() if isinstance(cell, kind)), type(cell).__name__)
 
 
 def is_text(cell: Any) -> bool:
     """Whether a cell was text, and not what is only written as text."""
-    return isinstance(cell, str) and not isinstance(cell, Written)
+    return isinstance(cell, str) and not isinstance(cell, TypedText)
 
 
 def is_blank(cell: Any) -> bool:
@@ -96,6 +98,25 @@ def read_json(text: str | bytes) -> Any:
     return json.loads(text, parse_float=Number, parse_constant=_constant, object_pairs_hook=_object)
 
 
+def read_object(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line of UTF-8 text, as cells.
+
+    Raises:
+        DataError: there is none; the message says why, not where.
+    """
+    try:
+        record = read_json(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8 text") from None
+    except (json.JSONDecodeError, RecursionError):
+        record = None
+    except ValueError as error:
+        raise DataError(one_line(error)) from None
+    if not isinstance(record, dict):
+        raise DataError("not a JSON object")
+    return record
+
+
 def _constant(name: str) -> Refused | None:
     return None if name == "NaN" else Refused(name)
 
@@ -123,3 +144,12 @@ def encoding_of(head: bytes) -> str:
         return marked or "utf-8-sig"
     low = "le" if head[0] else "be"
     return f"utf-32-{low}" if head[:4].count(0) == 3 else f"utf-16-{low}"
+
+
+def check_utf8(head: bytes, path: Path) -> None:
+    """
+    Raises:
+        DataError: the text file that begins with these four bytes is in UTF-16 or UTF-32.
+    """
+    if (encoding := encoding_of(head)) != "utf-8-sig":
+        raise DataError(f"{path}: is {encoding.upper()[:6]} text; save it as UTF-8")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from visionthink import records
 from visionthink.errors import DataError, OptionError, StorageError
 
 
@@ -48,15 +49,16 @@ def _whole_lines(file: IO[bytes]) -> int:
     return 0
 
 
-def append_line(file: IO[bytes], record: Mapping[str, Any]) -> None:
-    """Written down when this returns.
+def append_lines(file: IO[bytes], *lines: Mapping[str, Any]) -> None:
+    """Records, one a line, written down when this returns.
 
     Raises:
         StorageError: the disk is full, or the like.
     """
+    left = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     try:
-        file.write(json.dumps(record).encode() + b"\n")
-        file.flush()
+        while left:  # past the file's buffer, which would be tried again when the file is closed
+            left = left[os.write(file.fileno(), left) :]
         os.fsync(file.fileno())
     except OSError as error:
         raise StorageError(f"{file.name}: cannot be written ({error.strerror}); what is finished is kept") from None
@@ -73,11 +75,9 @@ def whole_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise DataError(f"{path}, line {number}: not a JSON object")
+                record = records.parse(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
             yield number, record
 
 
@@ -100,18 +100,33 @@ def replace_text(path: Path, text: str) -> None:
     replace(path, lambda partial: partial.write_text(text, "utf-8", "backslashreplace"))
 
 
+def replace_json(path: Path, record: Mapping[str, Any]) -> None:
+    """As `replace`, with an object for programs and people."""
+    replace_text(path, json.dumps(dict(record), indent=1) + "\n")
+
+
+def stored_settings(out: Path) -> dict[str, Any] | None:
+    """The settings of a run as its folder holds them; None where it holds none.
+
+    Raises:
+        OptionError: its file is damaged.
+    """
+    try:
+        return records.parse((out / "config.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise OptionError(f"--out {out}: config.json is damaged") from None
+
+
 def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run down, or compare them with those that are.
 
     Raises:
         OptionError: one differs.
     """
-    stored = out / "config.json"
-    if stored.is_file():
-        try:
-            before = json.loads(stored.read_text("utf-8"))
-        except ValueError:
-            raise OptionError(f"--out {out}: config.json is damaged") from None
+    before = stored_settings(out)
+    if before is not None:
         for name in dict.fromkeys([*settings, *before]):
             if before.get(name) != settings.get(name):
                 raise OptionError(
@@ -119,4 +134,4 @@ def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
                 )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        replace_text(stored, json.dumps(dict(settings), indent=1) + "\n")
+        replace_json(out / "config.json", settings)

@@ -45,6 +45,9 @@ class StorageError(VisionThinkError):
     """A file cannot be written; the message names it and says what is kept."""
 
 
-def one_line(error: Exception) -> str:
-    """What a library's exception says, short enough to stand inside a message of ours."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def one_line(said: str | Exception, most: int = 200, *, end: bool = False) -> str:
+    """A text, or what a library's exception says, short enough to stand inside a message of ours: its beginning, or its end."""
+    line = " ".join(str(said).split()) or ("" if isinstance(said, str) else type(said).__name__)
+    if len(line) <= most:
+        return line
+    return f"...{line[3 - most :]}" if end else f"{line[: most - 3]}..."

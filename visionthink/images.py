@@ -20,14 +20,30 @@ import numpy as np
 from PIL import Image
 
 from visionthink.errors import ImageError, one_line
+from visionthink.transparency import transparent_colour, with_alpha
 from visionthink.types import ImageSource
 
 MAX_IMAGE_PIXELS = 40_000_000
 """Default limit, in pixels as announced by the file's header."""
-
-
 MAX_FILE_BYTES = 1 << 29
 """Larger files are not read: 40 MP of four 16-bit channels take 305 MiB."""
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+"""Formats that are read, by Pillow's names."""
+
+_ORIENTATION = 0x0112
+_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+_QUARTERS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LENT = threading.Lock()
+"""An image that a caller has opened may be read by several threads, which Pillow does not allow."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +142,6 @@ def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     return image
 
 
-_ORIENTATION = 0x0112
-_KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
-_QUARTERS = (5, 6, 7, 8)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_LENT = threading.Lock()
-"""An image that a caller has opened may be read by several threads, which Pillow does not allow."""
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
-"""Formats that are read, by Pillow's names."""
-
-
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Those that this build of Pillow knows."""
@@ -211,7 +209,7 @@ def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
 
 def _upright_rgb(image: Image.Image) -> LoadedImage:
     notes = []
-    key = _transparent_colour(image)  # asked first: how pixels are stored is not known of an image that is loaded
+    key = transparent_colour(image)  # asked first: how pixels are stored is not known of an image that is loaded
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         image.seek(0)
@@ -228,7 +226,7 @@ def _upright_rgb(image: Image.Image) -> LoadedImage:
         image, depth = _grey(image)
         notes.append(f"{depth} greys scaled to 8 bits")
     if key is not None:
-        image = _with_alpha(image, transparent)
+        image = with_alpha(image, transparent)
     if stands > 1:
         image = image.transpose(_TURNS[stands])
     if image.mode == "CMYK":
@@ -251,54 +249,3 @@ def _grey(image: Image.Image) -> tuple[Image.Image, str]:
     peak = 65535 if "16" in image.mode else next((p for p in usual if brightest <= p), brightest)
     scaled = Image.fromarray(np.clip(grey * (255 / peak), 0, 255).round().astype(np.uint8))
     return scaled, "16-bit" if peak == 65535 else "deep"
-
-
-def _with_alpha(image: Image.Image, transparent: np.ndarray | None) -> Image.Image:
-    """A copy in which the pixels of a mask, and no others, are transparent."""
-    image = image.convert("L") if image.mode == "1" else image.copy()
-    image.info.pop("transparency", None)
-    if transparent is not None:
-        image.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
-    return image
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TransparentColour:
-    """The colour of a PNG that stands for transparency, in the depth of its stored pixels, which Pillow does not keep."""
-
-    bits: int
-    colour: tuple[int, ...]
-    low_bytes: Image.Image | None
-    """Of 16-bit colours, of which Pillow keeps the high bytes."""
-
-    def find(self, image: Image.Image) -> np.ndarray:
-        """The pixels of this colour, as a mask (height, width)."""
-        pixels = np.asarray(image.convert("L") if image.mode == "1" else image).astype(np.int64)
-        if self.low_bytes is not None:
-            pixels = pixels * 256 + np.asarray(self.low_bytes)
-        scale = 255 // ((1 << self.bits) - 1) if self.bits < 8 else 1
-        same = np.equal(pixels, [(c & ((1 << self.bits) - 1)) * scale for c in self.colour])
-        return np.asarray(same.all(axis=2) if same.ndim == 3 else same)
-
-
-_BITS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}
-"""Of a grey or a colour in a PNG, by Pillow's name of how pixels are stored."""
-
-
-def _transparent_colour(image: Image.Image) -> _TransparentColour | None:
-    colour, tiles = image.info.get("transparency"), getattr(image, "tile", None)
-    if image.format != "PNG" or colour is None or not tiles or image.mode == "P":
-        return None
-    stored = tiles[0].args
-    file = getattr(image, "fp", None)
-    low = None
-    if stored == "RGB;16B" and file is not None:
-        place = file.tell()
-        file.seek(0)
-        low = Image.open(io.BytesIO(file.read()), formats=("PNG",))
-        file.seek(place)
-        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
-        low.load()
-    if stored == "1":
-        colour = min(colour, 1)  # Pillow says 255
-    return _TransparentColour(bits=_BITS[stored], colour=colour if isinstance(colour, tuple) else (colour,), low_bytes=low)

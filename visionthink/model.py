@@ -53,7 +53,7 @@ class Model:
         budget: PixelBudget,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
-        _must_fit(protocol, menu)
+        protocol.check_menu(menu)
         self.policy, self.protocol, self.menu, self.budget = policy, protocol, menu, budget
         self.max_image_pixels = max_image_pixels
 
@@ -91,15 +91,6 @@ class Model:
         images = tuple(image) if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else image
         [transcript] = self.run([Example("ask", question, images)], menu)
         return Result(answer=transcript.answer, levels=transcript.levels_seen, usage=transcript.usage(), transcript=transcript)
-
-
-def _must_fit(protocol: Protocol, menu: Menu) -> None:
-    if protocol.can_ask and menu.asks and not menu.asks & protocol.asks:
-        named = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
-        said, offered = (" or ".join(named[kind] for kind in sorted(kinds)) for kinds in (protocol.asks, menu.asks))
-        raise OptionError(
-            f"dialect {protocol.dialect}: asks for {said}, and the menu offers {offered}; choose another dialect or menu"
-        )
 
 
 def _with_ladder(menu: Menu, ladder: ResolutionLadder | Sequence[float] | str) -> Menu:
@@ -189,7 +180,7 @@ def load(
         dialect = dialect or spoken
 
     def speaking(stored: Protocol) -> Protocol:
-        return stored.speaking(dialect, boundary)
+        return stored.with_dialect(dialect, boundary)
 
     def offered(protocol: Protocol) -> Menu:
         chosen = menu or menu_for(protocol.dialect)
@@ -199,7 +190,7 @@ def load(
     foreseen = speaking(Protocol())
     wanted = offered(foreseen)
     if dialect:
-        _must_fit(foreseen, wanted)
+        foreseen.check_menu(wanted)
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if is_endpoint(str(name)):

@@ -25,8 +25,10 @@ class Advance(Protocol):
 
 @contextlib.contextmanager
 def stage(what: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-    """Yields a function that is told how many more of the `total` are done. `what` is said at once, and at least every 30 s how
-    far it is, also while nothing is finished."""
+    """Yields a function that is told how many more of the `total` are done.
+
+    Writes `what` at once and the progress at least every 30 s, even while nothing finishes.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (

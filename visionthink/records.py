@@ -9,12 +9,27 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+from visionthink.errors import one_line
+
+KINDS: Mapping[Any, str] = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bytes: "bytes",
+    list: "a list",
+    tuple: "a list",
+    dict: "an object",
+}
+"""Values as messages name them."""
 
 
 def read(kind: Any, value: Any, where: str = "") -> Any:
@@ -49,7 +64,22 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         raise _wrong(value, where, f"one of {', '.join(kind)}")
     if type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise _wrong(value, where, _NAMES[kind])
+    raise _wrong(value, where, KINDS[kind])
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """The object in a JSON text that this package, or another program for programs, has written.
+
+    Raises:
+        ValueError: it is none: not UTF-8, not JSON, nested too deeply, or another value.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:
@@ -88,5 +118,5 @@ def _inside(where: str, name: str) -> str:
 
 
 def _wrong(value: Any, where: str, expected: str) -> ValueError:
-    shown = repr(value)
-    return ValueError(f"{where + ': ' if where else ''}{shown if len(shown) <= 60 else shown[:57] + '...'} is not {expected}")
+    shown = reprlib.repr(value) if isinstance(value, (dict, list)) else repr(value)  # may be nested too deeply for repr
+    return ValueError(f"{where + ': ' if where else ''}{one_line(shown, 60)} is not {expected}")

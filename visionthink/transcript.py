@@ -234,7 +234,7 @@ class Transcript:
         try:
             fields = _of_one_view_a_turn(dict(record)) if "levels" in record else dict(record)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError):
-            raise ValueError("not a transcript of the first edition") from None
+            raise ValueError("not a transcript of an earlier version") from None
         transcript: Transcript = records.read(cls, fields)
         _check(transcript)
         return transcript
@@ -264,7 +264,7 @@ def _check(t: Transcript) -> None:
 
 
 def _of_one_view_a_turn(record: dict[str, Any]) -> dict[str, Any]:
-    """A transcript of the first edition in today's fields. It knew levels, and at most the size of the view that a turn showed
+    """A transcript of an earlier version in today's fields. It knew levels, and at most the size of the view that a turn showed
     (0 where it did not); the size of the image is that of its largest view, brought to level 1."""
     levels, turns = record.pop("levels"), [dict(turn) for turn in record["turns"]]
     shown = [(turn["level"], turn["view_size"]) for turn in turns if turn.get("view_size")]

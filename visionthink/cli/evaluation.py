@@ -105,24 +105,28 @@ def _eval(options: argparse.Namespace) -> None:
     else:
         summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
     _print_evaluations(summaries, options)
-    if len(summaries) > 1 and not options.json:
-        wide().print(f"open {options.out / 'report.html'}", markup=False)
 
 
 def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Results for people or for programs, and what does not count in them.
 
     Raises:
-        OptionError: in one of them the model answered nothing at all.
+        OptionError: in one of them the model answered nothing at all; the others, where there are some, are printed.
     """
     from visionthink.evals.metrics import nothing_answered
+
+    unanswered = [s for s in summaries if nothing_answered(s)]
+    if len(unanswered) < len(summaries):
+        _print_results(summaries, options)
+    if unanswered:
+        s, again = unanswered[0], "" if options.from_lmms else "; the same command asks them again"
+        none = f"answered none of the {s['n']} examples under {s['policy']}"
+        raise OptionError(f"--model {s['model']}: {none}, {_main_reason(s, options.out)}{again}")
+
+
+def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
 
-    again = "" if options.from_lmms else "; the same command asks them again"
-    for s in summaries:
-        if nothing_answered(s):
-            none = f"answered none of the {s['n']} examples under {s['policy']}"
-            raise OptionError(f"--model {s['model']}: {none}, {_mostly(s, options.out)}{again}")
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
     else:
@@ -141,14 +145,16 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
             console.print(f"  {count} unscored: {reason}", markup=False)
         if s["accuracy"] is None:
             console.print(
-                f"{name}: no accuracy, as nothing could be judged, {_mostly(s, options.out)}", markup=False, soft_wrap=True
+                f"{name}: no accuracy, as nothing could be judged, {_main_reason(s, options.out)}", markup=False, soft_wrap=True
             )
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
+    if len(summaries) > 1 and not options.json:
+        console.print(f"open {options.out / 'report.html'}", markup=False)
 
 
-def _mostly(summary: Mapping[str, Any], out: Path) -> str:
+def _main_reason(summary: Mapping[str, Any], out: Path) -> str:
     """The most frequent reason, and where the others are."""
     reason, count = next(iter(summary["unscored_reasons"].items()))
     file = out / summary.get("folder", "") / "transcripts.jsonl"

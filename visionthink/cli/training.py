@@ -76,9 +76,9 @@ def _train(options: argparse.Namespace) -> None:
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.progress import say
-    from visionthink.train.run import ready, train
+    from visionthink.train.run import check_run, train
 
-    ready(config, dry_run=options.dry_run)
+    check_run(config, dry_run=options.dry_run)
     check_files(config.model)
     rehearsed = options.dry_run and chosen.stand_in
     if not rehearsed:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from visionthink.compress.selection import Method, Rows
 from visionthink.errors import CompressionError, OptionError
-from visionthink.policies.stored import MODEL_TYPES
+from visionthink.policies.checkpoint_files import MODEL_TYPES
 
 
 class Target:

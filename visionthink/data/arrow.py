@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from visionthink.cells import Refused, Written, read_json
+from visionthink.cells import Refused, TypedText, read_json
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -46,18 +46,18 @@ def _cell(scalar: Any, kind: str) -> Any:
     if types.is_floating(of):
         return _floats(np.array([scalar.as_py()], f"f{of.bit_width // 8}"))[0]
     if types.is_decimal(of):
-        return Written(f"{scalar.as_py():f}", kind)
+        return TypedText(f"{scalar.as_py():f}", kind)
     if types.is_date(of):
-        return Written(scalar.as_py().isoformat(), kind)
+        return TypedText(scalar.as_py().isoformat(), kind)
     if types.is_time(of):
-        return Written(_clock(scalar.value, of.unit), kind)
+        return TypedText(_clock(scalar.value, of.unit), kind)
     if types.is_timestamp(of):
-        return Written(_moment(scalar.value, of.unit, of.tz), kind)
+        return TypedText(_moment(scalar.value, of.unit, of.tz), kind)
     return _cell_of(scalar.as_py(), kind)
 
 
 def _list(scalar: Any) -> list[Any]:
-    """Of numbers and texts, which may be many (embeddings), all at once."""
+    """A list; numbers and texts are converted at once, as they may be many (embeddings)."""
     import pyarrow as pa
 
     of = scalar.values.type
@@ -69,7 +69,7 @@ def _list(scalar: Any) -> list[Any]:
 
 
 def _floats(numbers: np.ndarray) -> list[float]:
-    """The number of 64 bits that is written as shortly: 0.1 of 16 bits is 0.0999755859375, and a person reads 0.1."""
+    """The 64-bit number with the same shortest decimal text: 0.1 of 16 bits is 0.0999755859375, and a person reads 0.1."""
     return list((numbers if numbers.dtype == np.float64 else numbers.astype(str).astype(np.float64)).tolist())
 
 
@@ -81,7 +81,7 @@ def _extension(scalar: Any, kind: str) -> Any:
     """Those of Arrow's own whose values have a usual spelling."""
     name = getattr(scalar.type, "extension_name", "")
     if name == "arrow.uuid":
-        return Written(str(scalar.as_py()), kind)
+        return TypedText(str(scalar.as_py()), kind)
     if name == "arrow.bool8":
         return bool(scalar.value.as_py())
     return read_json(scalar.value.as_py()) if name == "arrow.json" else Refused(kind)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from visionthink.data.identity import content_id, images_digest
 from visionthink.data.labels import Thresholds
-from visionthink.durable import append_line, lines_of_one, whole_lines
+from visionthink.durable import append_lines, lines_of_one, whole_lines
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.model import Model
@@ -171,8 +171,8 @@ def count_shard(
                     raise
                 record = Counted(row=row, rejected=str(error))
             if transcripts:
-                append_line(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
-            append_line(counts, asdict(record))
+                append_lines(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
+            append_lines(counts, asdict(record))
 
 
 def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
@@ -189,7 +189,7 @@ def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
             correct = verdicts[:half].count("correct"), verdicts[half:].count("correct")
             record = replace(unscored[row], correct_low=correct[0], correct_full=correct[1], unscored=verdicts.count("unscored"))
             if record.unscored < unscored[row].unscored:
-                append_line(counts, asdict(record))
+                append_lines(counts, asdict(record))
             left += record.unscored > 0
     return len(unscored), left
 

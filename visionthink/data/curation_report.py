@@ -13,6 +13,7 @@ from visionthink.data.curated import Curated
 from visionthink.data.curation import transcripts_of
 from visionthink.errors import InputError
 from visionthink.picture import Picture, open_pictures
+from visionthink.rewards.judge import NO_REFERENCE
 from visionthink.types import Example
 
 _SHOWN = 8
@@ -97,7 +98,7 @@ def _card(c: Curated, example: Example, transcripts: Sequence[Mapping[str, Any]]
         f"<br><small>{name}: {html.escape(', '.join(part[:8])[:160])}</small>"
         for name, part in (("low", answers[:half]), ("full", answers[half:]))
     )
-    question, answer = html.escape(example.question[:300]), html.escape((example.answer or "no reference answer")[:120])
+    question, answer = html.escape(example.question[:300]), html.escape((example.answer or NO_REFERENCE)[:120])
     return (
         f"<div class=card>{_picture(example)}<p>{question}<br><b>{answer}</b>"
         f"<p>right {c.counts.correct_low} low, {c.counts.correct_full} full <small>row {c.counts.row}</small>{said}</div>"

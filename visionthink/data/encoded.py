@@ -14,7 +14,7 @@ _BEGINNINGS = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|BM....\0\0\0\0|II\*\0|MM\0\*|....ftypavi[fs]|\0\0\0\x0cjP  ",
     re.DOTALL,
 )
-"""Of the files of images that are met as text."""
+"""First bytes of the image formats accepted as base64 text."""
 
 
 def from_base64(text: str) -> bytes | None:

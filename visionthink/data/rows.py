@@ -9,14 +9,13 @@ from __future__ import annotations
 import array
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionthink.cells import Refused, encoding_of, quoted, read_json
+from visionthink.cells import Refused, check_utf8, encoding_of, quoted, read_object
 from visionthink.data.arrow import cell, named_classes
 from visionthink.errors import DataError, one_line
 
@@ -46,8 +45,7 @@ class JsonLines:
         self._begins = array.array("Q")
         with path.open("rb") as file:
             begin = 0
-            if (encoding := encoding_of(file.peek(4)[:4])) != "utf-8-sig":
-                raise DataError(f"{path}: is {encoding.upper()[:6]} text; save it as UTF-8")
+            check_utf8(file.peek(4)[:4], path)
             for line in file:
                 if line.strip():
                     self._begins.append(begin)
@@ -75,18 +73,7 @@ class JsonLines:
     def __getitem__(self, number: int) -> dict[str, Any]:
         with self._path.open("rb") as file:
             file.seek(self._begins[number])
-            line = file.readline()
-        try:
-            row = read_json(line.decode("utf-8-sig"))
-        except UnicodeDecodeError:
-            raise DataError("not UTF-8 text") from None
-        except (json.JSONDecodeError, RecursionError):
-            row = None
-        except ValueError as error:
-            raise DataError(one_line(error)) from None
-        if not isinstance(row, dict):
-            raise DataError("not a JSON object")
-        return row
+            return read_object(file.readline())
 
 
 class Csv:

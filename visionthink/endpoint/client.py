@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.failures import Unanswered, error_of, failed, words_of
-from visionthink.endpoint.streams import document
+from visionthink.endpoint.streams import parse_body
 from visionthink.errors import OptionError
 
 try:
@@ -143,7 +143,7 @@ class Connection:
         """Whether the endpoint has ever answered."""
         self.slots = asyncio.Semaphore(endpoint.concurrency)
         self._failed = 0
-        self._renames = False
+        self._newer_name = False
         # one at a time: a bucket that starts full would let through twice as many in its first minute
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
@@ -196,14 +196,14 @@ class Connection:
         except Unanswered as failure:
             if failure.parameter != "max_tokens" or "max_completion_tokens" not in str(failure):
                 raise
-            if not self._renames:
+            if not self._newer_name:
                 log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self.endpoint.url)
-            self._renames = True
+            self._newer_name = True
         await self.turn()
         return await self._persist("POST", "/chat/completions", self._named(body), end, read_reply)
 
     def _named(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._renames or "max_completion_tokens" in body:
+        if not self._newer_name or "max_completion_tokens" in body:
             return body
         return {"max_completion_tokens" if name == "max_tokens" else name: value for name, value in body.items()}
 
@@ -256,7 +256,7 @@ class Connection:
     def _refused(self, status: int, retry_after: str | None, content: bytes, body: Mapping[str, Any]) -> Unanswered:
         after, text = _seconds(retry_after), content.decode("utf-8", "replace")
         try:
-            error = error_of(document(content)) or text
+            error = error_of(parse_body(content)) or text
             if status in (404, 405) and not urlsplit(self.endpoint.url).path.strip("/"):
                 error = f"{words_of(error)} (an address usually ends in /v1)"
             sent = [name for name in body if name not in ("model", "messages")]

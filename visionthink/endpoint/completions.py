@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
-from visionthink.endpoint.streams import document
+from visionthink.endpoint.streams import parse_body
+from visionthink.errors import one_line
 from visionthink.types import FinishReason
 
 
@@ -38,14 +39,13 @@ class Completed:
     """The server's words where it refused; what is uncertain about the reply elsewhere."""
 
     @property
-    def silence(self) -> str:
+    def why_no_answer(self) -> str:
         """What to say of a reply that holds no answer."""
         held = "thinking and no answer" if self.reasoning.strip() else "no answer" if self.text.strip() else "an empty reply"
         ending = f"finish reason {self.ended_as or 'none'}"
         counted = f", {self.completion_tokens} tokens" if self.completion_tokens else ""
-        words = " ".join((self.text.strip() or self.reasoning).split())
-        quoted = f": {words if len(words) <= 120 else '...' + words[-117:]}" if words else ""
-        return f"the server gave {held} ({ending}{counted}){quoted}"
+        words = one_line(self.text.strip() or self.reasoning, 120, end=True)
+        return f"the server gave {held} ({ending}{counted})" + (f": {words}" if words else "")
 
 
 # ------------------------------------------------------------------------------------------------ endings
@@ -82,7 +82,7 @@ def _finish_reason(choice: Mapping[str, Any]) -> str:
 
 
 @dataclass(kw_only=True)
-class _Said:
+class _MessageParts:
     """What a message holds, in order."""
 
     text: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ def read_record(content: bytes) -> Any:
 
 def _parsed(content: bytes) -> Any:
     try:
-        return document(content)
+        return parse_body(content)
     except ValueError as error:
         words = short(content.decode("utf-8", "replace"))
         raise Unanswered("server", f"the reply is {error}: {words}" if words else "the reply is empty") from None
@@ -143,7 +143,7 @@ def _read(record: Any) -> Completed:
     error = choice.get("error") or (message.get("error") if isinstance(message, dict) else None)
     if error:
         raise failed(error)
-    said = _Said()
+    said = _MessageParts()
     if isinstance(message, dict):
         _message(message, said)
     if choice.get("text") and not any(said.text):  # of the older endpoint for completions
@@ -155,7 +155,7 @@ def _read(record: Any) -> Completed:
     return _completed(said, name, _usage(record))
 
 
-def _completed(said: _Said, name: str, usage: Mapping[str, int | None]) -> Completed:
+def _completed(said: _MessageParts, name: str, usage: Mapping[str, int | None]) -> Completed:
     text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
     ending, note = ending_of(name), ""
     if ending == "failed":
@@ -177,7 +177,7 @@ def _completed(said: _Said, name: str, usage: Mapping[str, int | None]) -> Compl
     )
 
 
-def _message(message: Mapping[str, Any], said: _Said) -> None:
+def _message(message: Mapping[str, Any], said: _MessageParts) -> None:
     for name in ("audio", "images", "image", "video"):
         if message.get(name):
             raise _not_understood(name)
@@ -195,7 +195,7 @@ def _message(message: Mapping[str, Any], said: _Said) -> None:
         said.calls.append(call)
 
 
-def _content(content: Any, said: _Said) -> None:
+def _content(content: Any, said: _MessageParts) -> None:
     """Text, nothing, a part, or a list of parts."""
     for part in content if isinstance(content, list) else [content]:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None

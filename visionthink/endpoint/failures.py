@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from visionthink.errors import one_line
 from visionthink.types import FailureKind
 
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
@@ -96,8 +97,7 @@ def _unpacked(raw: Any) -> Any:
 
 def short(words: str) -> str:
     """In one line, and not too long."""
-    line = " ".join(words.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return one_line(words, _LONGEST)
 
 
 def _labels(error: Any) -> list[str]:

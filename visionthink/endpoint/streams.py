@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _ONCE = ("role", "type", "id", "name", "index")
-"""Fields that are said once or again and again, but not in pieces."""
+"""Fields whose value is sent whole, never in pieces."""
 
 
-def document(content: bytes) -> Any:
+def parse_body(content: bytes) -> Any:
     """The value; the events of a stream are put together as one reply.
 
     Raises:
@@ -36,10 +36,10 @@ def document(content: bytes) -> Any:
         raise ValueError("a stream that was cut off") from None
     if not events or not all(isinstance(event, dict) for event in events):
         raise ValueError("a stream without a reply")
-    return _together(events, ended="[DONE]" in lines)
+    return _assembled(events, ended="[DONE]" in lines)
 
 
-def _together(events: list[dict[str, Any]], *, ended: bool) -> dict[str, Any]:
+def _assembled(events: list[dict[str, Any]], *, ended: bool) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     choices: dict[str, dict[str, Any]] = {}
     for event in events:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionthink.cells import encoding_of, is_blank, read_json, text_of
+from visionthink import records
+from visionthink.cells import check_utf8, is_blank, read_object, text_of
 from visionthink.errors import DataError, one_line
 from visionthink.protocol import extract_answer
-from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict, VerdictKind
+from visionthink.rewards.judge import NO_REFERENCE, VERDICT_FIELDS, Answer, Verdict, VerdictKind
 from visionthink.transcript import Transcript
 
 
@@ -42,8 +42,7 @@ def read_answers(path: Path) -> Iterator[SavedAnswer]:
         raise DataError(f"{path}: no such file")
     any_line = False
     with path.open("rb") as file:
-        if (encoding := encoding_of(file.peek(4)[:4])) != "utf-8-sig":
-            raise DataError(f"{path}: is {encoding.upper()[:6]} text; save it as UTF-8")
+        check_utf8(file.peek(4)[:4], path)
         for number, raw in enumerate(file, 1):
             if raw.strip():
                 any_line = True
@@ -52,32 +51,23 @@ def read_answers(path: Path) -> Iterator[SavedAnswer]:
         raise DataError(f"{path}: is empty")
 
 
-UNREADABLE = (DataError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
-"""What reading a record of another shape raises."""
-
-
 def _read(number: int, raw: bytes) -> SavedAnswer:
     try:
-        record = read_json(raw.decode("utf-8-sig"))
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
+        record = read_object(raw)
         if "turns" in record:
-            return _transcript(number, json.loads(raw.decode("utf-8-sig")))  # with infinite log-probabilities as they are
+            return _transcript(number, records.parse(raw))  # with infinite log-probabilities as they are
         if "target" in record and "doc_id" in record:
             return _lmms_eval(number, record)
         return _plain(number, record)
-    except UnicodeDecodeError:
-        reason = "not UTF-8 text"
-    except json.JSONDecodeError:
-        reason = "not a JSON object"
-    except UNREADABLE as error:
-        said = isinstance(error, (ValueError, DataError))
-        reason = one_line(error) if said else "not a transcript, a sample of lmms-eval, or a plain row"
+    except RecursionError:
+        reason = "nested too deeply"
+    except (ValueError, DataError) as error:
+        reason = one_line(error)
     return SavedAnswer(line=number, id=str(number), content=Verdict("unscored", "input", f"line {number}: {reason}"))
 
 
 def _transcript(number: int, record: Mapping[str, Any]) -> SavedAnswer:
-    fields = {k: v for k, v in record.items() if k not in ("verdict", "by", "reason")}
+    fields = {k: v for k, v in record.items() if k not in VERDICT_FIELDS}
     transcript = Transcript.from_dict(fields)
     return SavedAnswer(line=number, id=transcript.example_id, content=transcript, recorded=_recorded(record))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionthink import records
 from visionthink.errors import DataError
-from visionthink.evals.answers import UNREADABLE, SavedAnswer, read_answers
+from visionthink.evals.answers import SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.run_folder import write_run
@@ -128,7 +128,7 @@ def _metrics(samples: Path, task: str) -> list[str]:
     """The task's metrics where more is better, from the results beside the samples; none where these are missing."""
     results = samples.with_name(f"{_named(samples)['stamp']}_results.json")
     try:
-        known = json.loads(results.read_text("utf-8"))["higher_is_better"][task]
+        known = records.parse(results.read_bytes())["higher_is_better"][task]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [name for name, more in known.items() if more is True] if isinstance(known, dict) else []
@@ -139,10 +139,10 @@ def _samples(file: Path) -> Iterator[tuple[dict[str, Any], SavedAnswer]]:
     lines = [raw for raw in file.read_bytes().split(b"\n") if raw.strip()]
     for raw, answer in zip(lines, read_answers(file), strict=True):
         try:
-            sample = json.loads(raw)
+            sample = records.parse(raw)
         except ValueError:
-            sample = None
-        if not isinstance(sample, dict) or "doc_id" not in sample:
+            sample = {}
+        if "doc_id" not in sample:
             raise DataError(f"{file}, line {answer.line}: not a sample of lmms-eval")
         yield sample, answer
 
@@ -188,10 +188,10 @@ def _read_sidecar(path: Path) -> dict[tuple[str, str], Transcript | Failed]:
     ends: dict[tuple[str, str], Transcript | Failed] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
+            record = records.parse(line)
             end = Failed.from_dict(record) if "failed" in record else Transcript.from_dict(record)
             ends.setdefault((str(end.family), str(end.metadata["doc_id"])), end)
-        except UNREADABLE:
+        except (ValueError, KeyError):
             raise DataError(f"{path}, line {number}: not a transcript of the plug-in") from None
     return ends
 

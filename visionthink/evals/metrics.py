@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visionthink import records
 from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
-from visionthink.rewards.judge import Verdict
+from visionthink.rewards.judge import VERDICT_FIELDS, Verdict
 from visionthink.transcript import Transcript
 from visionthink.types import StopReason
 
@@ -23,11 +22,7 @@ class Scored:
     verdict: Verdict
 
     def to_dict(self) -> dict[str, Any]:
-        return self.transcript.to_dict() | {
-            "verdict": self.verdict.verdict,
-            "by": self.verdict.by,
-            "reason": self.verdict.reason,
-        }
+        return self.transcript.to_dict() | vars(self.verdict)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Scored:
@@ -36,9 +31,8 @@ class Scored:
         Raises:
             ValueError: a field is missing, or is something else; the message names it.
         """
-        said = ("verdict", "by", "reason")
-        verdict: Verdict = records.read(Verdict, {name: record[name] for name in said if name in record})
-        return cls(Transcript.from_dict({name: value for name, value in record.items() if name not in said}), verdict)
+        verdict = Verdict.from_record(record)
+        return cls(Transcript.from_dict({name: value for name, value in record.items() if name not in VERDICT_FIELDS}), verdict)
 
 
 def accuracy(scored: Iterable[Scored]) -> float | None:
@@ -96,7 +90,7 @@ def summarise(
         **bill([s.transcript for s in scored], architecture),
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),
-        "stop_reasons": _counts(s.transcript.stop_reason.value for s in scored),
+        "stop_reasons": dict(sorted(Counter(s.transcript.stop_reason.value for s in scored).items())),
         "architecture": architecture and architecture.to_dict(),
     }
 
@@ -130,10 +124,3 @@ def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dic
         }
         for name, members in sorted(groups.items())
     }
-
-
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return dict(sorted(counts.items()))

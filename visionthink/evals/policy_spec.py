@@ -103,7 +103,7 @@ class PolicySpec:
         return self.routing == "adaptive"
 
     def with_routing(self, routing: str) -> PolicySpec:
-        """What a name without a method stands for, as `forced:direct`, with this policy's method."""
+        """Another routing, as `forced:direct`, with this policy's method."""
         return replace(self.parse(routing), method=self.method, which=self.which)
 
     @property

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from visionthink import records
-from visionthink.durable import replace_text
+from visionthink.durable import replace_json, replace_text
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
@@ -25,7 +25,7 @@ from visionthink.types import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said:
+class _StoredSummary:
     """What summary.json says that the transcripts do not, and the figures that both do."""
 
     model: str
@@ -42,15 +42,25 @@ class _Said:
     accuracy: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What an evaluation folder holds."""
+
+    summary: dict[str, Any]
+    scored: list[Scored]
+    policy: PolicySpec
+    architecture: Architecture | None
+
+
 def write_run(out: Path, summary: Mapping[str, Any], scored: Iterable[Scored], failed: Mapping[str, str]) -> None:
     """Transcripts, reasons of what failed by id, and last the summary."""
     replace_text(out / "transcripts.jsonl", "".join(json.dumps(s.to_dict()) + "\n" for s in scored))
     replace_text(out / "failed.jsonl", "".join(json.dumps({"example_id": i, "reason": r}) + "\n" for i, r in failed.items()))
-    replace_text(out / "summary.json", json.dumps(dict(summary), indent=1) + "\n")
+    replace_json(out / "summary.json", summary)
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
-    """(summary, scored transcripts) of an evaluation folder.
+def read_run(folder: Path) -> SavedRun:
+    """An evaluation folder.
 
     Raises:
         DataError: a file is missing, or says what cannot be used as a whole; the message names file, line and field.
@@ -62,7 +72,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
         raise DataError(f"{folder}: no transcripts.jsonl")
     scored = _transcripts(transcripts)
     try:
-        PolicySpec.parse(said.policy)
+        policy = PolicySpec.parse(said.policy)
         architecture = None if said.architecture is None else Architecture.from_dict(said.architecture)
     except (OptionError, ValueError) as error:
         raise DataError(f"{file}: {error}") from None
@@ -73,10 +83,11 @@ def read_run(folder: Path) -> tuple[dict[str, Any], list[Scored]]:
         if name in record and was != now and not (was and now and math.isclose(was, now)):
             raise DataError(f"{file}: says {name} {was}, and {transcripts.name} gives {now}; {again}")
     kept = ("benchmark", "judge", "judge_usage", "failed", "metrics")
-    return summary | {name: getattr(said, name) for name in kept if name in record}, scored
+    summary |= {name: getattr(said, name) for name in kept if name in record}
+    return SavedRun(summary=summary, scored=scored, policy=policy, architecture=architecture)
 
 
-def _summary(file: Path) -> tuple[dict[str, Any], _Said]:
+def _summary(file: Path) -> tuple[dict[str, Any], _StoredSummary]:
     try:
         record = json.loads(file.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
@@ -86,7 +97,9 @@ def _summary(file: Path) -> tuple[dict[str, Any], _Said]:
     if not isinstance(record, dict) or not {"model", "policy", "accuracy"} <= set(record):
         raise DataError(f"{file}: not the summary of an evaluation")
     try:
-        said: _Said = records.read(_Said, {name: value for name, value in record.items() if name in _Said.__annotations__})
+        said: _StoredSummary = records.read(
+            _StoredSummary, {name: value for name, value in record.items() if name in _StoredSummary.__annotations__}
+        )
         for name, value in said.metrics.items():
             if not (value is None or isinstance(value, (str, int)) or (type(value) is float and math.isfinite(value))):
                 raise ValueError(f"metrics.{name}: {value!r:.60} is neither a number nor text")
@@ -103,13 +116,7 @@ def _transcripts(file: Path) -> list[Scored]:
     scored: dict[str, Scored] = {}
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError("not a JSON object")
-        except (ValueError, RecursionError):
-            raise DataError(f"{file}, line {number}: not a transcript: not a JSON object") from None
-        try:
-            one = Scored.from_dict(record)
+            one = Scored.from_dict(records.parse(line))
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not a transcript: {error}") from None
         if one.transcript.example_id in scored:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from visionthink.durable import append_line, lines_of_one, same_settings, whole_lines
+from visionthink import records
+from visionthink.durable import append_lines, lines_of_one, same_settings, whole_lines
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.evals.flops import Architecture
@@ -40,23 +41,38 @@ class Metric(Protocol):
     def __call__(self, scored: Sequence[Scored], /) -> Mapping[str, Any]: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """One line of progress.jsonl."""
+
+    batch: int
+    of: str
+    """A digest of what was asked."""
+    scored: tuple[Mapping[str, Any], ...]
+    failed: Mapping[str, str]
+
+
 @dataclass
 class _Done:
     """What is written down."""
 
     batches: dict[int, str] = field(default_factory=dict)
-    """With a digest of what was asked."""
+    """Digests of what was asked, by number."""
     scored: dict[str, Scored] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """A batch in which the model could not be called counts as not done: it is asked again."""
-        for entry in record["scored"]:
-            scored = Scored.from_dict(entry)
-            self.scored[scored.transcript.example_id] = scored
-        self.failed |= record["failed"]
-        if all(entry["stop_reason"] != StopReason.POLICY_ERROR for entry in record["scored"]):
-            self.batches[record["batch"]] = record["of"]
+        """A batch in which the model could not be called counts as not done: it is asked again.
+
+        Raises:
+            ValueError: it is no batch.
+        """
+        batch: _Batch = records.read(_Batch, record)
+        scored = {s.transcript.example_id: s for s in map(Scored.from_dict, batch.scored)}
+        self.scored |= scored
+        self.failed |= batch.failed
+        if all(s.transcript.stop_reason != StopReason.POLICY_ERROR for s in scored.values()):
+            self.batches[batch.batch] = batch.of
 
 
 def evaluate(
@@ -97,8 +113,8 @@ def evaluate(
         for number, record in whole_lines(out / "progress.jsonl"):
             try:
                 done.add(record)
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program") from None
+            except ValueError as error:
+                raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program: {error}") from None
         _judge_again(done, judge)
         room = GALLERY
         with stage(f"{model_name} {policy}", len(examples)) as advance:
@@ -156,7 +172,7 @@ def _run(
     for episode in [e for e in episodes if e.transcript().offers][: max(0, room)]:
         _keep_views(episode, out)
     record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
-    append_line(file, record)
+    append_lines(file, record)
     return record
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink import records
-from visionthink.durable import lines_of_one, replace, replace_text
+from visionthink.durable import append_lines, lines_of_one, replace, replace_json
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.answers import SavedAnswer
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
@@ -53,7 +51,7 @@ def score(
         known = _resume(file, judge.identity, {(a.line, _digest(a)) for a in answers})
         file.touch()
         summary = _score(answers, judge, file, known, tell)
-        replace_text(summary_file, json.dumps(summary, indent=1) + "\n")
+        replace_json(summary_file, summary)
     return summary
 
 
@@ -72,7 +70,8 @@ def _score(
         fresh = [a for a in batch if (a.line, _digest(a)) not in known]
         given = dict(zip((a.line for a in fresh), verdicts(judge, fresh), strict=True))
         if out:
-            _append(out, [_line(a, given[a.line], judge.identity) for a in fresh])
+            with out.open("ab") as file:
+                append_lines(file, *(_line(a, given[a.line], judge.identity) for a in fresh))
         for answer in batch:
             verdict = given.get(answer.line) or known[answer.line, _digest(answer)]
             counts[verdict.verdict] += 1
@@ -118,21 +117,13 @@ def confusion(pairs: Counter[tuple[VerdictKind, VerdictKind]]) -> dict[str, Any]
     return {"counts": table, "both_decided": n, "agreement": observed, "kappa": kappa}
 
 
-def _line(answer: SavedAnswer, verdict: Verdict, judge: str) -> str:
-    record = {"line": answer.line, "id": answer.id, **vars(verdict), "judge": judge, "of": _digest(answer)}
-    return json.dumps(record) + "\n"
+def _line(answer: SavedAnswer, verdict: Verdict, judge: str) -> dict[str, Any]:
+    return {"line": answer.line, "id": answer.id, **vars(verdict), "judge": judge, "of": _digest(answer)}
 
 
 def _digest(answer: SavedAnswer) -> str:
     """Of what was judged: a line that was changed is judged again."""
     return hashlib.sha256(repr(answer.content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _append(out: Path, lines: Sequence[str]) -> None:
-    with out.open("a", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[int, str], Verdict]:
@@ -145,10 +136,10 @@ def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[in
         if not raw.endswith(b"\n"):
             break
         try:
-            record = json.loads(raw)
+            record = records.parse(raw)
             of, key = record["judge"], (int(record["line"]), str(record["of"]))
-            verdict = records.read(Verdict, {name: record[name] for name in ("verdict", "by", "reason")})
-        except (ValueError, KeyError, TypeError, RecursionError):
+            verdict = Verdict.from_record(record)
+        except (ValueError, KeyError, TypeError):
             raise DataError(f"{out}, line {number}: not a verdict; give --out another folder") from None
         if of != judge:
             raise DataError(f"{out}: holds verdicts of {of}; give --out another folder")

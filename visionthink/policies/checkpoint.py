@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionthink import chatml
+from visionthink import chatml, records
 from visionthink.errors import ModelError, StorageError, one_line
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
@@ -69,16 +69,16 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     """
     path = check_files(name)
     torch, transformers = _libraries()
-    from visionthink.policies import stored
+    from visionthink.policies import checkpoint_files as files
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
-    config = stored.read_config(name, path)
-    image_processor = stored.read_image_processor(name, path)
-    protocol = stored.read_protocol(name, path)
-    tokenizer = stored.read_tokenizer(name, path)
-    stored.check_parts(name, config, tokenizer, image_processor)
-    generation = stored.read_generation(name, path, config, tokenizer)
+    config = files.read_config(name, path)
+    image_processor = files.read_image_processor(name, path)
+    protocol = files.read_protocol(name, path)
+    tokenizer = files.read_tokenizer(name, path)
+    files.check_parts(name, config, tokenizer, image_processor)
+    generation = files.read_generation(name, path, config, tokenizer)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
@@ -101,7 +101,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         tokenizer=tokenizer,
         image_processor=image_processor,
         protocol=protocol,
-        budget=stored.pixel_budget(image_processor),
+        budget=files.pixel_budget(image_processor),
     )
 
 
@@ -123,10 +123,10 @@ def describe(name: str) -> Described:
     """
     path = resolve(name)
     _libraries()
-    from visionthink.policies import stored
+    from visionthink.policies import checkpoint_files as files
 
-    config, image_processor = stored.read_config(name, path), stored.read_image_processor(name, path)
-    return Described(stored.read_protocol(name, path), stored.pixel_budget(image_processor), config)
+    config, image_processor = files.read_config(name, path), files.read_image_processor(name, path)
+    return Described(files.read_protocol(name, path), files.pixel_budget(image_processor), config)
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -169,9 +169,9 @@ def _check_folder(folder: Path, name: str) -> None:
             raise ModelError(f"model {name}: {files[0]} is missing")
     index = folder / "model.safetensors.index.json"
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else []
+        shards = sorted(set(records.parse(index.read_bytes())["weight_map"].values())) if index.is_file() else []
         shards = [folder / shard for shard in shards]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise ModelError(f"model {name}: {index.name} is damaged") from None
     for shard in shards or [folder / "model.safetensors"]:
         if not shard.is_file():
@@ -197,7 +197,7 @@ def save_checkpoint(
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
-    from visionthink.policies.stored import only_token_ids
+    from visionthink.policies.checkpoint_files import only_token_ids
 
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -226,7 +226,7 @@ def save_checkpoint(
 
 def save_settings(folder: Path, protocol: Protocol) -> None:
     """Write the protocol beside a checkpoint."""
-    from visionthink.policies.stored import SETTINGS
+    from visionthink.policies.checkpoint_files import SETTINGS
 
     settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")

@@ -88,9 +88,9 @@ class RemotePolicy:
         if reason == "refused":
             error = Failure("refused", completed.note)
         elif reason == "stop":
-            heard = self.protocol.heard(completed.text, completed.reasoning, completed.calls)
+            heard = self.protocol.turn_text(completed.text, completed.reasoning, completed.calls)
             if heard is None:
-                reason, error = "error", Failure("server", completed.silence)
+                reason, error = "error", Failure("server", completed.why_no_answer)
             else:
                 text = heard
         return Completion(

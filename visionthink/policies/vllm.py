@@ -60,7 +60,7 @@ class VllmPolicy:
         vllm, self._stopped = _library()
         self._parameters = vllm.SamplingParams
         described = described or describe(name)
-        from visionthink.policies.stored import read_generation, read_tokenizer
+        from visionthink.policies.checkpoint_files import read_generation, read_tokenizer
 
         tokenizer = read_tokenizer(name, resolve(name))
         read_generation(name, resolve(name), described.config, tokenizer)  # only refuses: vLLM is told to read none

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from visionthink.errors import DataError, OptionError
+from visionthink.menu import Menu
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
 from visionthink.protocol.replies import (
@@ -26,6 +27,9 @@ from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView,
 _SLOT = re.compile(
     r"\{(question|Question|image|error|levels|action_turn|observation_turn)\}|(<\|vision_start\|><\|image_pad\|><\|vision_end\|>)"
 )
+
+
+_ASKED = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
 
 
 def _filled(files: Sequence[str], values: Mapping[str, Content]) -> Content:
@@ -74,7 +78,7 @@ class Protocol:
         if self.boundary not in ("chatml", "released"):
             raise OptionError(f"unknown boundary {self.boundary!r}; choose chatml or released")
 
-    def speaking(self, dialect: str | None = None, boundary: str | None = None) -> Protocol:
+    def with_dialect(self, dialect: str | None = None, boundary: str | None = None) -> Protocol:
         """The same in another dialect, whose released turn boundary comes along unless one is named. None changes nothing.
 
         Raises:
@@ -157,7 +161,7 @@ class Protocol:
         grammar = self._spoken(can_request).grammar
         return grammar.read(text) if grammar else Answer(text)
 
-    def heard(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
+    def turn_text(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
         """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.
 
         Thinking is no answer. Where all of a turn was taken for thinking, it counts if it holds a tagged answer or a request.
@@ -180,6 +184,18 @@ class Protocol:
         """Kinds of what the dialect can ask for."""
         grammar = DIALECTS[self.dialect].grammar
         return grammar.asks if grammar else frozenset()
+
+    def check_menu(self, menu: Menu, *, must_ask: bool = False) -> None:
+        """
+        Raises:
+            OptionError: the dialect asks for other things than the menu offers; or for nothing, where it `must_ask`.
+        """
+        if menu.asks and not menu.asks & self.asks and (self.can_ask or must_ask):
+            said, offered = (" or ".join(_ASKED[kind] for kind in sorted(kinds)) for kinds in (self.asks, menu.asks))
+            raise OptionError(
+                f"dialect {self.dialect}: asks for {said or 'nothing'}, and the menu offers {offered}; "
+                f"choose another dialect or menu{', or a ladder of one level' if must_ask else ''}"
+            )
 
     @property
     def asks_of_any_image(self) -> bool:

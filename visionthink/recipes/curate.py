@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import multiprocessing
@@ -10,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from visionthink.data.curation import Curator, count_shard, counted, judge_again
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
-from visionthink.durable import replace_text, same_settings
+from visionthink.durable import replace_json, same_settings, stored_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
+from visionthink.policies.checkpoint import resolve
 from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
@@ -128,7 +128,7 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
         console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
         return summary
     write_tables(config.out, rows, examples)
-    (config.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+    replace_json(config.out / "summary.json", summary)
     return summary
 
 
@@ -141,35 +141,52 @@ def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
     return table.first(config.limit) if config.limit else table
 
 
+_PLACES = ("data", "model", "image_root", "definite")
+"""Settings that may name a file or a folder."""
+
+
 def _same_settings(config: CurateConfig) -> None:
-    if not (config.out / "config.json").is_file() and config.out.exists() and any(config.out.iterdir()):
-        raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
+    """Write the settings down as they were given, or compare them with those that are: a place may be written in another way.
+
+    Raises:
+        OptionError: one differs, or the folder is that of something else.
+    """
     settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
-    settings |= {name: _place(settings[name]) for name in ("data", "model", "image_root", "definite")}
-    settings |= {"judge": ",".join(map(_place, _judges(config.judge))), "judge_file": _content(config.judge)}
-    stored = config.out / "config.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):  # said by same_settings
-        before = json.loads(stored.read_text("utf-8"))
-        if settings["judge"].startswith(f"{before['judge']},") and before["judge_file"] == _content(before["judge"]):
-            # further judges are asked what the ones before could not judge: what was judged stays as it is
-            replace_text(stored, json.dumps(before | {name: settings[name] for name in ("judge", "judge_file")}, indent=1) + "\n")
-    same_settings(config.out, settings)
+    judges = [part.strip() for part in config.judge.split(",")]
+    settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
+    before = stored_settings(config.out)
+    if before is None:
+        if config.out.exists() and any(config.out.iterdir()):
+            raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
+        same_settings(config.out, settings)
+        return
+    if not all(isinstance(before.get(name), str) for name in ("judge", "judge_file", *_PLACES)):
+        raise OptionError(f"--out {config.out}: config.json is not of a curation; use another folder")
+    same = settings | {name: before[name] for name in _PLACES if _as_place(before[name]) == _as_place(settings[name])}
+    asked = before["judge"].split(",")
+    first = judges[: len(asked)]
+    if _judge_places(first) == _judge_places(asked):
+        same |= {"judge": before["judge"], "judge_file": _judge_files(first)}
+    same_settings(config.out, same)
+    if len(judges) > len(asked):
+        # further judges are asked what the ones before could not judge: what was judged stays as it is
+        replace_json(config.out / "config.json", before | {name: settings[name] for name in ("judge", "judge_file")})
 
 
-def _place(name: str) -> str:
+def _as_place(name: str) -> str:
     """What a setting names, whichever way its path is written; text that is no path as it is."""
-    path = Path(name)
+    path = Path(resolve(name))
     known = path.parent if any(c in path.name for c in "*?[") else path
-    return str(path.resolve()) if name not in ("", "mini", "tiny", "tiny-base") and known.exists() else name
+    return str(path.resolve()) if name not in ("", "mini") and known.exists() else name
 
 
-def _judges(judge: str) -> list[str]:
-    return [part.strip() for part in judge.split(",")]
+def _judge_places(judges: Sequence[str]) -> list[str]:
+    return [_as_place(judge) if judge.endswith(".toml") else judge for judge in judges]
 
 
-def _content(judge: str) -> str:
-    """Of the judges' files, where they are some: another prompt or model gives other verdicts."""
-    files = [Path(part) for part in _judges(judge) if part.endswith(".toml")]
+def _judge_files(judges: Sequence[str]) -> str:
+    """What the judges' files hold, where they are some: another prompt or model gives other verdicts."""
+    files = [Path(judge) for judge in judges if judge.endswith(".toml")]
     return "\n".join(path.read_text("utf-8", "replace") for path in files if path.is_file())
 
 

@@ -34,9 +34,9 @@ from visionthink.episode import Episode, run_batch
 from visionthink.menu import Menu
 from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import save_checkpoint
+from visionthink.policies.checkpoint_files import pixel_budget
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
-from visionthink.policies.stored import pixel_budget
 from visionthink.progress import stage
 from visionthink.protocol import MARKUP, Protocol, prompt
 from visionthink.resolution import ResolutionLadder

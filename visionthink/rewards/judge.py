@@ -5,11 +5,12 @@ A judge sees text alone: question, reference, prediction. What cannot be judged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from typing import Protocol as TypingProtocol
 
+from visionthink import records
 from visionthink.transcript import Transcript
 
 VerdictKind = Literal["correct", "wrong", "unscored"]
@@ -25,6 +26,19 @@ class Verdict:
     verdict: VerdictKind
     by: str
     reason: str
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Verdict:
+        """The verdict in a record that may hold more.
+
+        Raises:
+            ValueError: a field is missing, or is something else; the message names it.
+        """
+        verdict: Verdict = records.read(cls, {name: record[name] for name in VERDICT_FIELDS if name in record})
+        return verdict
+
+
+VERDICT_FIELDS = tuple(Verdict.__annotations__)
 
 
 @dataclass(frozen=True)

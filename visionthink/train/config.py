@@ -50,18 +50,6 @@ _LEAST = {
 }
 
 
-def must_be_able_to_ask(protocol: Protocol, menu: Menu) -> None:
-    """
-    Raises:
-        OptionError: there is something to ask for, and no way to do it.
-    """
-    if menu.asks and not menu.asks & protocol.asks:
-        raise OptionError(
-            f"dialect {protocol.dialect}: has no way to ask for more than the lowest level of {menu.ladder}; "
-            "use a ladder of one level or another dialect"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
@@ -173,7 +161,7 @@ class TrainConfig:
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
         if self.chosen_dialect:
-            must_be_able_to_ask(Protocol(self.chosen_dialect), menu)
+            Protocol(self.chosen_dialect).check_menu(menu, must_ask=True)
         if self.forced and menu.beyond_levels:
             raise OptionError(
                 f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
@@ -217,7 +205,7 @@ class TrainConfig:
             budget = budget.capped(self.max_image_tokens)
             image_processor = copy.copy(image_processor)  # the caller's stays as it is
             image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        protocol = checkpoint.protocol.speaking(self.chosen_dialect)
+        protocol = checkpoint.protocol.with_dialect(self.chosen_dialect)
         return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
 
     def rehearsed(self, out: Path) -> TrainConfig:

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from visionthink import records
 from visionthink.progress import stage
 
 
@@ -43,8 +44,8 @@ class MetricsFile(TrainerCallback):
 def logged_step(line: str) -> float:
     """The step of a line; infinity for one that was torn by a kill or is none, which is then dropped."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return float(records.parse(line)["step"])
+    except (ValueError, TypeError, KeyError):
         return float("inf")
 
 

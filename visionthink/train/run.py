@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
+from visionthink import records
+from visionthink.durable import lines_of_one, replace_json
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.rewards.judge import Judge
@@ -35,7 +34,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         OptionError: another run is there and `resume` is not set; `resume` is set and there is no run; several GPUs are visible
             to a single process.
     """
-    judge = ready(config, dry_run=dry_run)
+    judge = check_run(config, dry_run=dry_run)
     if dry_run:
         say(f"asking the judge once: {config.judge}")
         probe(judge)
@@ -45,8 +44,8 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
     return _run(config, examples, judge, checkpoint)
 
 
-def ready(config: TrainConfig, *, dry_run: bool = False) -> Judge:
-    """The judge of a run that can begin, as far as is known before a model is loaded.
+def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
+    """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
         OptionError: there is no such judge, or the run cannot be written to its folder or go on with what is there.
@@ -57,25 +56,6 @@ def ready(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     if config.resume and not dry_run:
         _same_run(config, config.out / "config.json")
     return read_judge(config.judge)
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """The only run in its folder; the processes of one run count as one, and the first of them holds the lock.
-
-    Raises:
-        OptionError: another run works there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if not PartialState().is_main_process:
-        yield
-        return
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OptionError(f"--out {out}: another run is writing there") from None
-        yield
 
 
 def _writable(out: Path) -> None:
@@ -93,13 +73,11 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
     """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
     not depend on it."""
     try:
-        before = json.loads(stored.read_text("utf-8"))
+        before = records.parse(stored.read_bytes())
     except FileNotFoundError:
         raise OptionError(f"--resume: no run in {config.out}") from None
-    except (ValueError, RecursionError):
-        before = None
-    if not isinstance(before, dict):
-        raise OptionError(f"--resume: {stored} is damaged")
+    except ValueError:
+        raise OptionError(f"--resume: {stored} is damaged") from None
     newest = last_checkpoint(config.out)
     for name, value in json.loads(json.dumps(_record(config))).items():
         free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
@@ -122,7 +100,7 @@ def last_checkpoint(out: Path) -> Path | None:
 
     def whole(folder: Path) -> bool:
         try:
-            return bool(json.loads((folder / "trainer_state.json").read_text("utf-8")))
+            return bool(records.parse((folder / "trainer_state.json").read_bytes()))
         except (OSError, ValueError):
             return False
 
@@ -152,15 +130,15 @@ def _run(
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)
-    with _alone(config.out):
+    if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
+        return _train(config, trainer)
+    with lines_of_one(config.out / ".lock", what="training run"):
         return _train(config, trainer)
 
 
 def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
     if trainer.accelerator.is_main_process:
-        written = config.out / "config.json.partial"
-        written.write_text(json.dumps(_record(config), indent=1) + "\n", "utf-8")
-        written.replace(config.out / "config.json")
+        replace_json(config.out / "config.json", _record(config))
     newest = last_checkpoint(config.out)
     if newest:
         done = trained_updates(newest) // config.updates_per_step

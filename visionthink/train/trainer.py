@@ -30,7 +30,7 @@ from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
 from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
-from visionthink.train.config import TrainConfig, must_be_able_to_ask
+from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
@@ -286,7 +286,7 @@ def make_trainer(
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
     source = EpisodeSource(examples=by_id, menu=config.rollout_menu(), protocol=checkpoint.protocol, budget=checkpoint.budget)
-    must_be_able_to_ask(source.protocol, source.menu)
+    source.protocol.check_menu(source.menu, must_ask=True)
     visual_tokens, unreadable = usable(source)
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()

@@ -156,14 +156,21 @@ def _list(row: Row, column: str) -> list[str]:
         value = _literal(value)
     if not isinstance(value, (list, tuple)) or not 1 < len(value) <= 26:
         raise DataError(f"{column} is not a list of 2 to 26 texts")
-    return [text_of(option) for option in value]
+    return _texts(value, column)
 
 
 def _answers(row: Row) -> Any:
     """A reference, or several that are written as one list."""
     answer = row.get("answer")
     listed = _literal(answer) if isinstance(answer, str) and answer.strip().startswith("[") else answer
-    return [text_of(a) for a in listed] if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
+    return _texts(listed, "answer") if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
+
+
+def _texts(values: Sequence[Any], column: str) -> list[str]:
+    try:
+        return [text_of(value) for value in values]
+    except DataError as error:
+        raise DataError(f"{column} holds {error}") from None
 
 
 def _literal(value: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from visionthink import records
 from visionthink.errors import DataError
 from visionthink.protocol import IMAGE_MARK
 from visionthink.types import Example, Role
@@ -25,8 +26,13 @@ class Failed:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Failed:
-        """Inverse of `to_dict`."""
-        return cls(example_id=record["example_id"], family=record["family"], reason=record["failed"], metadata=record["metadata"])
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, or is something else; the message names it.
+        """
+        failed: Failed = records.read(cls, {"reason" if name == "failed" else name: value for name, value in record.items()})
+        return failed
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]], example_id: str, family: str, metadata: Mapping[str, Any]) -> Example:

@@ -48,15 +48,7 @@ class Run:
 
 def read(folder: Path) -> Run:
     """An evaluation folder; `DataError` where it is none, or damaged."""
-    summary, scored = read_run(folder)
-    shape = summary["architecture"]
-    return Run(
-        folder=folder,
-        summary=summary,
-        policy=PolicySpec.parse(summary["policy"]),
-        scored=scored,
-        architecture=Architecture.from_dict(shape) if shape else None,
-    )
+    return Run(folder=folder, **vars(read_run(folder)))
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:

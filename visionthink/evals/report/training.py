@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from visionthink import records
 from visionthink.errors import DataError
 from visionthink.evals.report.plots import curves
 
@@ -55,13 +55,13 @@ def training(folder: Path) -> dict[str, Any]:
 
 def _lines(path: Path, what: str, **kinds: type) -> list[dict[str, Any]]:
     """Records that have fields of these types, and numbers where the page draws some. A number that has diverged is left out."""
-    records = []
+    found = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict) or any(type(record.get(name)) is not kind for name, kind in kinds.items()):
+            record = records.parse(line)
+        except ValueError:
+            record = {}
+        if any(type(record.get(name)) is not kind for name, kind in kinds.items()):
             raise DataError(f"{path}, line {number}: not {what}")
         for name in _DRAWN & set(record):
             value = record[name]
@@ -69,5 +69,5 @@ def _lines(path: Path, what: str, **kinds: type) -> list[dict[str, Any]]:
                 raise DataError(f"{path}, line {number}: {name}: {value!r:.60} is not a number")
             if value is not None and not abs(value) < 1e300:
                 record[name] = None
-        records.append(record)
-    return records
+        found.append(record)
+    return found

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
-from visionthink.errors import OptionError
-from visionthink.rewards.judge import Answer, Verdict
+from visionthink.errors import OptionError, one_line
+from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.llm.cache import Judgement, VerdictCache
 from visionthink.rewards.llm.injection import speaks_to_the_judge
 from visionthink.rewards.llm.preset import Preset
@@ -160,7 +160,7 @@ class LLMJudge:
 
     def _without_asking(self, answer: Answer) -> Verdict | None:
         if not any(r.strip() for r in answer.references):
-            return Verdict("unscored", self.identity, "no reference answer")
+            return Verdict("unscored", self.identity, NO_REFERENCE)
         if not answer.prediction.strip():
             return Verdict("wrong", self.identity, "empty answer")
         reason = None
@@ -214,16 +214,16 @@ class LLMJudge:
         return Verdict("unscored", self.identity, reason)
 
     def _verdict(self, judgement: Judgement) -> Verdict:
-        return Verdict("correct" if judgement.correct else "wrong", self.identity, _short(judgement.reply))
+        return Verdict("correct" if judgement.correct else "wrong", self.identity, _end(judgement.reply))
 
 
 def _unread(completed: Completed) -> str:
     """Why a reply gives no verdict."""
     if completed.finish_reason == "length":
-        return f"reply was cut off: {_short(completed.text or completed.reasoning)}"
-    return f"reply cannot be read: {_short(completed.text)}" if completed.text.strip() else completed.silence
+        return f"reply was cut off: {_end(completed.text or completed.reasoning)}"
+    return f"reply cannot be read: {_end(completed.text)}" if completed.text.strip() else completed.why_no_answer
 
 
-def _short(reply: str) -> str:
-    text = " ".join(reply.split())
-    return text if len(text) <= 120 else f"...{text[-117:]}"
+def _end(reply: str) -> str:
+    """Where the verdict stands."""
+    return one_line(reply, 120, end=True)

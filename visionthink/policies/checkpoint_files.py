@@ -6,7 +6,6 @@ ids of special tokens count: how tokens are drawn is the caller's business.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ import transformers
 from transformers import GenerationConfig, Qwen2VLImageProcessorPil
 from transformers.utils import cached_file
 
-from visionthink import chatml
+from visionthink import chatml, records
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.render import Renderer
 from visionthink.protocol import Protocol
@@ -38,22 +37,19 @@ _EDGES = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 _EXPECTED = "expected shortest_edge and longest_edge, as numbers of pixels of an area"
 
 
-def read_json(name: str, path: str, file: str) -> dict[str, Any] | None:
+def read_object(name: str, path: str, file: str) -> dict[str, Any] | None:
     """The object in a file of a checkpoint; None where there is no such file.
 
     Raises:
-        ModelError: it is not JSON, or no object.
+        ModelError: it holds something else.
     """
     found = cached_file(path, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
     if found is None:
         return None
     try:
-        record = json.loads(Path(found).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise ModelError(f"model {name}: {file}: not valid JSON") from None
-    if not isinstance(record, dict):
-        raise ModelError(f"model {name}: {file}: expected an object")
-    return record
+        return records.parse(Path(found).read_bytes())
+    except (OSError, ValueError):
+        raise ModelError(f"model {name}: {file}: not a JSON object") from None
 
 
 def read_protocol(name: str, path: str) -> Protocol:
@@ -62,7 +58,7 @@ def read_protocol(name: str, path: str) -> Protocol:
     Raises:
         ModelError: the file says anything else.
     """
-    record = read_json(name, path, SETTINGS) or {}
+    record = read_object(name, path, SETTINGS) or {}
     if set(record) - {"dialect", "boundary"} or not all(isinstance(value, str) for value in record.values()):
         raise ModelError(f"model {name}: {SETTINGS}: expected an object with dialect and boundary")
     try:
@@ -81,7 +77,7 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
         cached_file(path, "config.json")
     except Exception as error:  # of many kinds, from the hub's library
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
-    record = read_json(name, path, "config.json") or {}
+    record = read_object(name, path, "config.json") or {}
     kind = record.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
@@ -103,7 +99,7 @@ def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: it cannot be read, or is none of a Qwen-VL model.
     """
-    read_json(name, path, "tokenizer_config.json")
+    read_object(name, path, "tokenizer_config.json")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         Renderer(tokenizer)
@@ -127,7 +123,7 @@ def read_generation(name: str, path: str, config: Any, tokenizer: PreTrainedToke
         ModelError: an id that is outside of the vocabulary, or another end of a turn.
     """
     file = "generation_config.json"
-    record = read_json(name, path, file)
+    record = read_object(name, path, file)
     if record is None:
         file, record = "config.json", {**config.to_dict(), **config.get_text_config().to_dict()}
     vocabulary, ends = config.get_text_config().vocab_size, Renderer(tokenizer).end_ids
@@ -157,10 +153,10 @@ def read_image_processor(name: str, path: str) -> Qwen2VLImageProcessorPil:
         ModelError: there is none, it is another model's, or one of its values cannot be.
     """
     file = "processor_config.json"
-    record = (read_json(name, path, file) or {}).get("image_processor")
+    record = (read_object(name, path, file) or {}).get("image_processor")
     if record is None:
         file = "preprocessor_config.json"
-        record = read_json(name, path, file)
+        record = read_object(name, path, file)
         if record is None:
             raise ModelError(f"model {name}: {file} is missing")
     try:
