@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from visionthink import run_batch
 from visionthink.data import synth
 from visionthink.errors import ModelError
-from visionthink.policies import stored
+from visionthink.policies import checkpoint_files
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.local import LocalPolicy
 from visionthink.train.run import train
@@ -229,8 +229,8 @@ def test_limits_on_pixels_are_understood_under_all_their_names(tmp_path, changes
         record = json.loads(file.read_text())
         (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": record, "processor_class": "x"}))
         file.write_text("{}")  # as in transformers, the newer file counts
-    processor = stored.read_image_processor("m", str(tmp_path))
-    budget = stored.pixel_budget(processor)
+    processor = checkpoint_files.read_image_processor("m", str(tmp_path))
+    budget = checkpoint_files.pixel_budget(processor)
     assert (budget.factor, budget.min_pixels, budget.max_pixels) == USUAL and processor.temporal_patch_size == 2
 
 
@@ -272,7 +272,7 @@ def test_an_image_processor_that_cannot_be_understood_is_refused(tmp_path, chang
     file.write_text((Path(resolve("tiny")) / file.name).read_text())
     change(file, **changes)
     with pytest.raises(ModelError, match=f"model m: preprocessor_config.json: {message}"):
-        stored.read_image_processor("m", str(tmp_path))
+        checkpoint_files.read_image_processor("m", str(tmp_path))
 
 
 def test_a_processor_file_without_an_image_processor_does_not_stand_for_one(tmp_path):
@@ -349,12 +349,12 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
     (mutated / file).write_bytes(content)
     name, path = "m", str(mutated)
     try:
-        config = stored.read_config(name, path)
-        processor = stored.read_image_processor(name, path)
-        protocol = stored.read_protocol(name, path)
-        tokenizer = stored.read_tokenizer(name, path)
-        stored.check_parts(name, config, tokenizer, processor)
-        generation = stored.read_generation(name, path, config, tokenizer)
+        config = checkpoint_files.read_config(name, path)
+        processor = checkpoint_files.read_image_processor(name, path)
+        protocol = checkpoint_files.read_protocol(name, path)
+        tokenizer = checkpoint_files.read_tokenizer(name, path)
+        checkpoint_files.check_parts(name, config, tokenizer, processor)
+        generation = checkpoint_files.read_generation(name, path, config, tokenizer)
     except ModelError as error:
         said = str(error)
         assert said.startswith("model m: ") and len(said) < 500 and (file in said or BY_PART[file] in said)
@@ -367,6 +367,6 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
         assert tokenizer(TEXT, add_special_tokens=False, split_special_tokens=True)["input_ids"] == TEXT_IDS
         assert tokenizer.decode(TEXT_IDS, skip_special_tokens=True, clean_up_tokenization_spaces=False) == TEXT
     if file not in ("config.json", "preprocessor_config.json"):
-        assert stored.pixel_budget(processor).max_pixels == 12544
+        assert checkpoint_files.pixel_budget(processor).max_pixels == 12544
     if file != "visionthink.json":
         assert (protocol.dialect, protocol.boundary) == ("compact", "chatml")
