@@ -373,7 +373,12 @@ def test_options(question, reference, prediction, expected):
         ("Which fruit is left?", "apple", "none", "wrong"),
         ("图中有几扇门？", "3", "图中有3扇门", "unscored"),
         ("门是什么颜色？", "红色", "答案是红色", "correct"),
-        ("门是什么颜色？", "红色", "蓝色", "wrong"),
+        ("门是什么颜色？", "红色", "蓝色", "unscored"),
+        ("What colour is it?", "red", "blue", "wrong"),
+        ("What colour is it?", "red", "dark red", "unscored"),
+        ("How many are there?", "12", "a dozen", "unscored"),
+        ("Wie viele sind es?", "3", "drei", "unscored"),
+        ("Is it open?", "yes", "sure", "unscored"),
         ("门是什么颜色？", "红色", "粉红色", "unscored"),
     ],
 )

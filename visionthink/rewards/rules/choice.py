@@ -3,20 +3,20 @@
 import re
 from collections.abc import Iterable
 
-from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, hedged, meet, normalise, says
-from visionthink.rewards.rules.word_lists import COMBINED
+from visionthink.rewards.rules.text import Finding, Pair, bare, characters, contains, meet, normalise, says
+from visionthink.rewards.rules.word_lists import CASED, COMBINED
 
 _LABELS = ("ABCDEFGHIJKLMNOPQRST", "123456789", ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii"))
 _LABEL = r"(?:(?<![^\s:;,?!。、])|(?<=[一-鿿]))(?:\(\s*{0}\s*\)[.:]?|{0}\s*[).:、](?!\d))\s*"
-_LONGEST = 4000  # characters of a question, from its end, that are searched for options
+_LONGEST = 2000  # characters of a question, from its end, that are searched for options
 
 
 def options(question: str) -> dict[str, str]:
     """Labels and texts of the options that a question lists, the first label first and without a gap; empty where there are
     fewer than two."""
-    question = characters(re.sub("[①-⑨]", lambda m: f" ({ord(m[0]) - 0x245F}) ", question[-_LONGEST:]))
+    question = characters(question[-_LONGEST:])
     for labels in _LABELS:
-        for first in [m.start() for m in re.finditer(_LABEL.format(labels[0]), question, re.IGNORECASE)][::-1]:
+        for first in [m.start() for m in re.finditer(_LABEL.format(labels[0]), question, re.IGNORECASE)][:-9:-1]:
             marks, at = [], first
             for label in labels:
                 if not (match := re.compile(_LABEL.format(label), re.IGNORECASE).search(question, at)):
@@ -24,7 +24,7 @@ def options(question: str) -> dict[str, str]:
                 marks.append(match)
                 at = match.end()
             ends = [m.start() for m in marks[1:]] + [len(question)]
-            if len(marks) > 1:
+            if len(marks) > 1 and "?" not in question[first:]:
                 texts = (re.split(r"\n\s*\n", question[m.end() : end].strip())[0] for m, end in zip(marks, ends, strict=True))
                 return {label: bare(text) for label, text in zip(labels, texts, strict=False)}
     return {}
@@ -38,7 +38,8 @@ def _label(text: str, labels: Iterable[str]) -> tuple[str, str] | None:
     if not (match := re.fullmatch(marked, text, re.IGNORECASE | re.DOTALL)):
         return None
     written = (match[1] or match[2] or match[3]).casefold()
-    return next(label for label in labels if label.casefold() == written), bare(match[4].strip("项項番번"))
+    label = next((label for label in labels if label.casefold() == written), None)
+    return (label, bare(match[4].strip("项項番번"))) if label else None
 
 
 def _picks(text: str, listed: dict[str, str]) -> set[str]:
@@ -48,8 +49,9 @@ def _picks(text: str, listed: dict[str, str]) -> set[str]:
     if found is None:
         return by_text
     label, rest = found
-    agrees = normalise(rest) in normalise(listed[label])
-    return {label} | by_text if agrees else {label, "?"}
+    agree = {other for other, option in listed.items() if rest and contains(normalise(option), normalise(rest))}
+    exact = {other for other, option in listed.items() if normalise(option) == normalise(rest)}
+    return {label} | by_text if not rest or label in exact or agree == {label} else {label, "?"}
 
 
 def multiple_choice(pair: Pair) -> Finding | None:
@@ -59,15 +61,16 @@ def multiple_choice(pair: Pair) -> Finding | None:
         a, b = (_label(text, "ABCDEFGHIJ") for text in (said, wanted))
         if a is None or b is None or (a[1] and b[1]):
             return None  # initials: "A. Lind"
+        if a[0] == b[0] and said != wanted and says(pair.question, CASED):
+            return "unsure"
         return "same" if a[0] == b[0] else "different"
     said_labels, right_labels = _picks(said, listed), _picks(wanted, listed)
     if not right_labels:
         return None
     label = rf"\(?(?:{'|'.join(listed)})\)?"
-    if re.fullmatch(rf"{label}(?:\s*(?:[,;&/、]|and|和)\s*{label})+", said):
+    if not said_labels and re.fullmatch(rf"{label}(?:\s*(?:[,;&/、]|and|和)\s*{label})+", said):
         both = says(" ".join(listed.values()), COMBINED)  # "Both A and B"
         return "different" if len(right_labels) == 1 and not both else "unsure"  # several where one is right
     if not said_labels:
-        text, right = normalise(said), [normalise(listed[p]) for p in right_labels if p in listed]
-        return "unsure" if hedged(said) or any(contains(text, r) or contains(r, text) for r in right) else None
+        return "unsure"
     return "unsure" if "?" in said_labels | right_labels else meet(said_labels, right_labels, str.__eq__)

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import Any
 
 from visionthink.rewards.rules.text import Finding, Pair, meet, normalise, says
-from visionthink.rewards.rules.word_lists import CALENDAR, NO_DATES
+from visionthink.rewards.rules.word_lists import CALENDAR, DURATIONS, NO_DATES
 
 Moment = tuple[int | None, ...]
 """(year, month, day, hour, minute, second, weekday), with None for what is not said."""
@@ -81,7 +81,8 @@ def _variants(moment: Moment, text: str, weekday: int | None) -> set[Moment]:
 def same_date(pair: Pair) -> Finding | None:
     """Different where a part that both say differs; unsure where one says less."""
     names = not re.search(r"\d", pair.said + pair.wanted) and not says(pair.question, CALENDAR)  # sun, mar, may
-    if names or says(pair.question, NO_DATES):
+    clock = says(pair.question, DURATIONS) and re.search(r"[ap]\.?m\b", f"{pair.said} {pair.wanted}", re.IGNORECASE)
+    if names or clock or says(pair.question, NO_DATES):
         return None
     said, wanted = (read_moments(text) for text in pair.texts)
     if not said or not wanted:

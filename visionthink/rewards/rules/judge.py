@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.rules.choice import multiple_choice, options
-from visionthink.rewards.rules.date import same_date
+from visionthink.rewards.rules.date import read_moments, same_date
 from visionthink.rewards.rules.listing import same_list
 from visionthink.rewards.rules.maths import same_maths
-from visionthink.rewards.rules.quantity import same_quantity
-from visionthink.rewards.rules.text import CJK, Finding, Pair, Rule, contains, hedged, normalise, plain, same_text
+from visionthink.rewards.rules.number import is_number_word
+from visionthink.rewards.rules.quantity import read_quantity, same_quantity
+from visionthink.rewards.rules.text import LONGEST, Finding, Pair, Rule, contains, hedged, normalise, plain, same_text, says
+from visionthink.rewards.rules.word_lists import NO, YES, YES_TOO
 from visionthink.rewards.rules.yes_no import refusal, yes_or_no
 
 RULES: dict[str, Rule] = {
@@ -23,16 +25,19 @@ RULES: dict[str, Rule] = {
     "list": lambda pair: same_list(pair, lambda part: decide(part)[0]),
     "maths": same_maths,
 }  # in the order in which they are asked
-_LONGEST = 1000  # characters of an answer or reference that rules look into; of longer ones only the whole text is compared
 
 
 def decide(pair: Pair) -> tuple[Finding | None, str]:
     """What the first rule that applies says of two texts (of `text.plain`), and its name."""
-    if max(map(len, pair.texts)) > _LONGEST:
-        return same_text(pair), "too long for rules"
+    if max(map(len, pair.texts)) > LONGEST:
+        return None, "too long for rules"
     pair = _unnamed(pair)
     for name, rule in RULES.items():
-        if (finding := rule(pair)) is not None:
+        try:
+            finding = rule(pair)
+        except (ArithmeticError, ValueError, RecursionError):  # a number beyond what can be computed
+            return "unsure", name
+        if finding is not None:
             return finding, name
     return None, "another text"
 
@@ -72,7 +77,11 @@ class RulesJudge:
         if not references:
             return Verdict("unscored", self.identity, NO_REFERENCE)
         said, unsure = plain(answer.prediction), ""
-        for pair in (Pair(said, wanted, answer.question) for wanted in references):
+        if answer.prediction.strip() in [r.strip() for r in answer.references]:
+            return Verdict("correct", self.identity, "same text")
+        if not normalise(said):
+            return Verdict("wrong", self.identity, "empty answer")
+        for pair in (Pair(said, wanted, answer.question[-2000:]) for wanted in references):
             finding, name = decide(pair)
             if finding == "same":
                 return Verdict("correct", self.identity, name)
@@ -81,9 +90,15 @@ class RulesJudge:
         return Verdict("unscored", self.identity, unsure) if unsure else Verdict("wrong", self.identity, name)
 
     def _other(self, pair: Pair) -> bool:
-        """Whether another text is another answer, in a closed vocabulary."""
+        """Whether another text is another answer of a closed vocabulary: both are plain words, or one is a value."""
         said, wanted = (normalise(text) for text in pair.texts)
-        meant = {wanted, normalise(options(pair.question).get(wanted.upper(), wanted))}
-        size = max(len(t) if re.search(f"[{CJK}]", t) else len(t.split()) for t in (said, wanted))
-        simple = len(said.split()) == 1 or not hedged(said)
-        return self.closed and size <= 5 and simple and not any(contains(said, m) for m in meant)
+        meant = normalise(options(pair.question).get(wanted.upper(), wanted))
+        texts = (said, meant)
+        simple = [bool(re.fullmatch(r"[a-z][a-z' -]*", t)) and len(t.split()) <= 5 and not read_moments(t) for t in texts]
+        letters = [re.sub(r"[^a-z]|s\b", "", t) for t in texts]
+        if not self.closed or not any(simple) or letters[0] == letters[1] or contains(said, meant):
+            return False
+        if not all(simple):  # of a value and a word: "no" for 8
+            value, word = read_quantity((said, meant)[simple[0]], pair.question), (said, meant)[simple[1]]
+            return value is not None and value.numeral.readings[0].value != 0 and word.isalpha() and not is_number_word(word)
+        return (len(said.split()) == 1 or not hedged(said)) and not (meant in YES | NO and says(said, YES_TOO))

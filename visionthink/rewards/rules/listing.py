@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from visionthink.rewards.rules.quantity import read_quantity
 from visionthink.rewards.rules.text import CJK, Finding, Pair, hedged, says
-from visionthink.rewards.rules.word_lists import IN_ORDER
+from visionthink.rewards.rules.word_lists import IN_ORDER, SETS
 
 _SEPARATORS = (
     re.compile(r"\s*[;\n→]\s*|\s*->\s*"),  # between these, a comma belongs to a part
     re.compile(rf"\s*(?:,\s*and\s+|,\s*&\s*|[,、]|\s+and\s+|\s+&\s+|(?<=[{CJK}])[和与與](?=[{CJK}]))\s*", re.IGNORECASE),
 )
-_BRACKETS = re.compile(r"^([(\[{])(.*)([)\]}])$", re.DOTALL)
+_BRACKETS = re.compile(r"^([(\[{])([^()\[\]{}]*)([)\]}])$", re.DOTALL)
 _TITLE = re.compile(r"[^,;\n]+?\s(?:and|&)\s[^,;\n]+", re.IGNORECASE)
 _MOST = 20  # longer lists are not compared
 
@@ -21,6 +21,8 @@ def _elements(text: str, question: str) -> tuple[str, list[str]]:
     text = text.strip().rstrip(".")
     match = _BRACKETS.match(text)
     brackets, text = (match[1] + match[3], match[2]) if match else ("", text)
+    if re.search(r"[()\[\]{}]", text):
+        return brackets, [text]
     if not brackets and re.search(r"\d,\d", text) and ", " not in text and read_quantity(text, question) is not None:
         return brackets, [text]
     separator = next((s for s in _SEPARATORS if s.search(text)), _SEPARATORS[0])
@@ -45,9 +47,9 @@ def same_list(pair: Pair, compare: Callable[[Pair], Finding | None]) -> Finding 
         return "same"
     if around == "()" or re.search("→|->", pair.wanted):
         return "different" if "different" in in_place else "unsure"
-    if says(pair.question, IN_ORDER) or (_TITLE.fullmatch(pair.wanted.strip()) and pair.wanted != pair.wanted.casefold()):
-        return "unsure"  # War and Peace
-    matched = sorted(row.index("same") for row in found if "same" in row)
-    if matched == list(range(len(wanted))):
-        return "same"
-    return "different" if any(all(f == "different" for f in row) for row in found) else "unsure"
+    title = _TITLE.fullmatch(pair.wanted.strip()) and pair.wanted != pair.wanted.casefold()  # War and Peace
+    if not title and any(all(f == "different" for f in row) for row in found):
+        return "different"
+    matched = sorted(row.index("same") for row in found if "same" in row) == list(range(len(wanted)))
+    a_set = not pair.question or (says(pair.question, SETS) and not says(pair.question, IN_ORDER))
+    return "same" if matched and a_set and not title else "unsure"

@@ -5,6 +5,7 @@ Digits are read by Babel's locales and English words by text2num; number words a
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from visionthink.rewards.rules.text import CJK, says
-from visionthink.rewards.rules.word_lists import APPROXIMATELY, FOREIGN, SCALES
+from visionthink.rewards.rules.word_lists import APPROXIMATELY, ENGLISH, NO_NOUNS, SCALES
 
 _MOST_DIGITS = 400  # longer numbers and powers are not read: what one costs must be bounded
 
@@ -30,7 +31,7 @@ _NUMERAL = re.compile(
 )
 _PART_OF_MORE = re.compile(r"[.,:/^]\s*\d|-\d|\^|\s*[*·×/]\s*\d|[만억조천백십两]")
 _SIGN = re.compile(r"(?:([+-])|(?:minus|negative|moins|menos)\s)\s*", re.IGNORECASE)
-_APPROXIMATELY = re.compile("(?:" + "|".join(map(re.escape, APPROXIMATELY)) + r")(?=[\s\d.$€£¥+-])\s*", re.IGNORECASE)
+_APPROXIMATELY = re.compile("^(?:" + "|".join(map(re.escape, APPROXIMATELY)) + r")(?=[\s\d.$€£¥+-])\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,11 @@ class Number:
 
     value: Fraction
     resolution: Fraction | None = None
+    written: str = ""  # its digits, where it is given in digits alone
 
     def times(self, factor: Fraction) -> Number:
-        return Number(value=self.value * factor, resolution=self.resolution and abs(self.resolution * factor))
+        written = self.written if factor == 1 else ""
+        return Number(value=self.value * factor, resolution=self.resolution and abs(self.resolution * factor), written=written)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,8 @@ class Numeral:
 
 def is_foreign(question: str) -> bool:
     """Whether a question may be in a language that writes 1.234,5."""
-    return says(question, FOREIGN) or any(c.isalpha() and ord(c) > 0x7F and not re.match(f"[{CJK}]", c) for c in question)
+    accents = any(c.isalpha() and ord(c) > 0x7F for c in question)
+    return bool(question) and not re.search(f"[{CJK}]", question) and (accents or not says(question, ENGLISH))
 
 
 def read_numeral(text: str, foreign: bool = False) -> Numeral | None:
@@ -78,8 +82,10 @@ def read_numeral(text: str, foreign: bool = False) -> Numeral | None:
     if len(text) > _MOST_DIGITS:
         return None
     found = _from_digits(text) or _from_words(text)
-    found = found and replace(found, approximate=approximate, english="," in text, foreign=foreign)
-    return found and found.map(lambda n: n.times(factor))
+    if found is None or not found.readings:
+        return None
+    found = replace(found, approximate=approximate, english="," in text, foreign=foreign)
+    return found.map(lambda n: n.times(factor))
 
 
 def _from_digits(text: str) -> Numeral | None:
@@ -93,9 +99,11 @@ def _from_digits(text: str) -> Numeral | None:
     if abs(power) > _MOST_DIGITS or not (parts["digits"] or parts["only"] or (under and over % under)):
         return None  # 6/2 is to be worked out
     decimals = _decimals(parts["digits"]) if parts["digits"] else []
-    readings = [Number(value=Fraction(d), resolution=Fraction(10) ** int(d.as_tuple().exponent)) for d in decimals]
+    readings = [
+        Number(value=Fraction(d), resolution=Fraction(10) ** int(d.as_tuple().exponent), written=str(d)) for d in decimals
+    ]
     if not parts["digits"]:
-        readings = [Number(value=whole + Fraction(over, under) if under else Fraction(1))]
+        readings = [Number(value=whole + Fraction(over, under) if under else Fraction(1), written=f"{whole} {over}/{under}")]
     return _scaled(tuple(n.times(Fraction(10) ** power) for n in readings), rest) if readings else None
 
 
@@ -119,6 +127,8 @@ def _scaled(readings: tuple[Number, ...], rest: str) -> Numeral:
     """With the word or letter of a scale that may follow: 5.2 million, 3k."""
     word, _, behind = rest.strip().partition(" ")
     attached = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}.get(word) if rest[:1].isalpha() else None
+    if attached and word != "k" and (word == "K" or readings[0].resolution == 1):
+        return Numeral(readings=(), rest="")  # 2B is a pencil, 300K a temperature
     scale = attached or (SCALES.get(word.casefold()) if len(word) > 1 else None)
     numeral = Numeral(readings=readings, rest=behind.strip() if scale else rest.strip(), scaled=bool(scale))
     return numeral.map(lambda n: n.times(Fraction(scale))) if scale else numeral
@@ -131,9 +141,19 @@ def _from_words(text: str) -> Numeral | None:
     parts = text.replace("-", " ").split()
     for size in range(min(len(parts), 10), 0, -1):
         try:
-            readings = (Number(value=Fraction(text2num(" ".join(parts[:size]).casefold(), "en"))),)
+            value = text2num(" ".join(parts[:size]).casefold(), "en") if parts[0].casefold() != "o" else int("")
         except (ValueError, KeyError, IndexError):
             continue
         rest = " ".join(parts[size:])  # "nineteen ninety" is a year, "one two" are two numbers
-        return None if _from_words(rest) else Numeral(readings=readings, rest=rest)
+        return None if _from_words(rest) else Numeral(readings=(Number(value=Fraction(value), written=str(value)),), rest=rest)
     return None
+
+
+def is_number_word(word: str) -> bool:
+    """Whether a word is a number in one of the languages that text2num knows, or stands for one."""
+    from text_to_num import text2num
+
+    for language in ("en", "de", "fr", "es", "it", "pt", "nl"):
+        with contextlib.suppress(ValueError, KeyError, IndexError):
+            return text2num(word, language) is not None
+    return word in NO_NOUNS | {"couple", "single", "pair", "many", "several", "few"}

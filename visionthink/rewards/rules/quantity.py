@@ -13,7 +13,8 @@ from visionthink.rewards.rules.number import Number, Numeral, is_foreign, read_n
 from visionthink.rewards.rules.text import Finding, Pair, hedged, negated, normalise, says, words
 
 _NOUN = re.compile(r"[^\W\d_]{2,}(?:[\s-][^\W\d_]{2,}){0,2}")
-_UNIT = re.compile(r"[\w°'\"](?:[\w\s°/*^(){}.'\"-]{0,38}[\w°'\")}])?")  # pint drops other signs
+_NAME = r"(?:[^\W\d_]++|°[CF]?|['\"]++)(?:(?:\^|\*\*)?[({]?-?[1-4][)}]?)?"
+_UNIT = re.compile(rf"{_NAME}(?:\s*(?:[/*·]|\bper\b|\s)\s*{_NAME}){{0,4}}")  # pint would evaluate anything
 _BEFORE = re.compile(r"[+-]?\s*([A-Z]{1,3}\s?\$|[A-Z]{3}|[^\w\s.,+()\[\]{}\\-]|kr\.?|Rs\.?|zł)\s*(?=[\d.+-])", re.IGNORECASE)
 
 
@@ -46,6 +47,7 @@ def _read_money(text: str) -> frozenset[str] | None:
 
 def _read_unit(text: str) -> Any | None:
     """The unit a text names as a whole; None where a part of it is none of the known units."""
+    text = re.sub(r"(?<=[A-Za-z])([23])(?!\w)", r"^\1", text)
     spelled, registry = lists.SPELLINGS.get(text) or lists.SPELLINGS.get(text.casefold()) or text.replace("·", "*"), _registry()
     for form in (spelled, spelled.casefold())[: (1 + (len(spelled) > 2)) * bool(_UNIT.fullmatch(spelled))]:
         try:
@@ -78,7 +80,7 @@ def read_quantity(text: str, question: str = "") -> Quantity | None:
         return Quantity(numeral=numeral, kind="unit", unit=unit)
     for tail in (f" {rest}"[m.start() :] for m in re.finditer(r"\s", f" {rest}")):
         if text.endswith(tail) and _echoes(tail, question) and (found := read_quantity(text.removesuffix(tail))):
-            return found
+            return found if found.kind != "plain" or not re.search(lists.SHARES, question, re.IGNORECASE) else None
     noun = text.removesuffix(rest).endswith(" ") and _NOUN.fullmatch(rest) and not says(rest, lists.HEDGES | lists.NO_NOUNS)
     return Quantity(numeral=numeral, kind="noun", unit=normalise(rest)) if noun else None
 
@@ -87,6 +89,11 @@ def _echoes(tail: str, question: str) -> bool:
     """Whether what follows a quantity only repeats the question: its words, in its order."""
     asked, spoken = (iter(words(question)), [w for w in words(tail) if w not in lists.FILLERS])
     plain = not (says(question, lists.TWO_SIDED) or negated(question) or hedged(tail) or re.search(r"[^\w\s'-]|-(?!\w)", tail))
+    counted = re.search(r"how many (?:of the )?(\w+)", question.casefold())  # pairs of shoes are no shoes
+    if re.search(lists.SHARES, question, re.IGNORECASE) or (
+        counted and spoken and spoken[0].rstrip("s") != counted[1].rstrip("s")
+    ):
+        return False
     return plain and all(any(w.rstrip("s") == q.rstrip("s") for q in asked) for w in spoken)
 
 
@@ -95,29 +102,47 @@ def same_quantity(pair: Pair) -> Finding | None:
     said, wanted = (read_quantity(text, pair.question) for text in pair.texts)
     if said is None or wanted is None:
         return None
-    finding, texts, foreign = _by_kind(said, wanted, pair.question), pair.said + pair.wanted, is_foreign(pair.question)
-    two = (
-        re.search(r"(?<![\d,])\d+,\d{1,2}(?![\d,])", texts)
-        and not foreign
-        and (says(pair.question, lists.SEVERAL) or said.kind == "plain")
-    )
-    if finding == "same" and (two or says(pair.question, lists.CODES)):
-        return "unsure"  # 3,5 may be two numbers, and equal numbers are other codes
+    finding, texts, question = _by_kind(said, wanted, pair.question), pair.said + pair.wanted, pair.question
+    form = says(question, lists.FORMS)
+    amount = not form and (not question or "plain" not in (said.kind, wanted.kind) or says(question, lists.AMOUNTS))
+    digits, foreign = [q.numeral.readings[0].written for q in (said, wanted)], is_foreign(question)
+    several, comma = says(question, lists.SEVERAL), re.search(r"(?<![\d,])\d+,\d{1,2}(?![\d,])", texts)
+    two = comma and not foreign and (several or said.kind == "plain")
+    if two and several:
+        return "unsure"
+    if finding == "same" and (
+        two or not (amount or (foreign and not form) or (digits[0] == digits[1] != "" and said.kind == wanted.kind))
+    ):
+        return "unsure"  # 3,5 may be two numbers; 3.10 is 3.1 only where an amount is asked for
     opposite = finding == "different" and _values(said.times(Fraction(-1)), wanted) != "different"
     flat = finding == "different" and "^" in texts and len({re.sub(r"[{}^]", "", text) for text in pair.texts}) == 1
-    if flat or (opposite and (foreign or says(pair.question, lists.CHANGES))) or (foreign and "illion" in texts):
+    # 20/03 and 03/20 may be a day
+    fractions = finding == "different" and not amount and sorted(pair.said) == sorted(pair.wanted) and "/" in pair.said
+    if flat or fractions or (opposite and (foreign or says(question, lists.CHANGES))) or (foreign and "illion" in texts):
         return "unsure"  # 103 for 10^3, -5 for a fall of 5; and a billion is not the same everywhere
     return finding
 
 
 def _by_kind(said: Quantity, wanted: Quantity, question: str) -> Finding:
-    kinds = {said.kind, wanted.kind}
+    kinds, many = {said.kind, wanted.kind}, "how many" in question.casefold()
+    if kinds == {"plain", "money"}:
+        named = [money for word in words(question) if (money := _read_money(word))]
+        unit = said.unit or wanted.unit
+        if many or "CENT" in unit or any(money != unit and "USD" not in money & unit for money in named):
+            return "unsure"
     if kinds in ({"plain"}, {"plain", "money"}):
         return _unscaled(said, wanted, question)
     if kinds == {"plain", "percent"}:
-        return _percent(said, wanted)
-    if kinds == {"money"} and not said.unit & wanted.unit:
-        return "unsure" if "CENT" in said.unit | wanted.unit else "different"
+        return _percent(said, wanted) if not question or re.search(lists.SHARES, question, re.IGNORECASE) else "unsure"
+    if kinds == {"money"} and said.unit != wanted.unit:
+        likely = "USD" in said.unit and "USD" in wanted.unit
+        return (
+            _values(said, wanted)
+            if likely
+            else "unsure"
+            if said.unit & wanted.unit or "CENT" in said.unit | wanted.unit
+            else "different"
+        )
     if kinds == {"unit"} and said.unit != wanted.unit:
         return _converted(said, wanted, question)
     if kinds == {"plain", "unit"} and not _names(question, said.unit or wanted.unit):
@@ -173,14 +198,19 @@ def _names(question: str, unit: Any) -> bool:
     """Whether the question asks for the unit that only one side writes: `in cm`, `how many hours`, `(kg)`, an angle."""
     if unit == _registry().Unit("degree") and re.search(r"\bangles?\b|∠|\brotat", question, re.IGNORECASE):
         return True
-    asked = re.findall(r"(?:\bin|\bhow many|\()\s*(°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?(?:\^?[23²³])?|[°%])", question, re.IGNORECASE)
-    return any(_read_unit(word) == unit for word in asked if word.casefold() not in ("a", "the"))
+    word = r"(°\s?[CF]|[^\W\d]+(?:/[^\W\d]+)?(?:\^?[23²³])?|[°%])"
+    asked = re.findall(rf"\bhow many\s+{word}", question, re.IGNORECASE) or re.findall(
+        rf"(?:\bin|\()\s*{word}", question, re.IGNORECASE
+    )
+    return bool(asked) and _read_unit(asked[-1]) == unit
 
 
 def _converted(said: Quantity, wanted: Quantity, question: str) -> Finding:
     a, b, unit, quantity = said.unit, wanted.unit, _registry().Unit, _registry().Quantity
     if a.dimensionality != b.dimensionality or ({a, b} & {unit("degC"), unit("degF")} and says(question, lists.CHANGES)):
         return "unsure"  # m may be metres or minutes
+    if a.dimensionality == unit("joule").dimensionality and len(a._units) != len(b._units):
+        return "unsure"  # a torque in N m is no energy in J
     if said.numeral.rest.casefold() == wanted.numeral.rest.casefold() or {a, b} == {unit("cal"), unit("kcal")}:
         return "unsure"  # 5 mW and 5 MW; on food, Cal is kcal
     converted = replace(said, numeral=said.numeral.map(lambda n: Number(value=quantity(n.value, a).to(b).magnitude)))

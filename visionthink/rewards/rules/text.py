@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from visionthink.protocol import extract_answer
-from visionthink.rewards.rules.word_lists import ARTICLES, CODES, HEDGES, NEGATION
+from visionthink.rewards.rules.word_lists import CASED, HEDGES, NEGATION, NO, YES
 
 Finding = Literal["same", "different", "unsure"]
 """`unsure` ends the search: the rule applies and cannot tell."""
@@ -53,8 +53,8 @@ _TYPOGRAPHY = [
         (r"\{,\}", ","),
         (r"\^\s*\{?\s*\\circ\s*\}?", "°"),
         (r"\\([%$#&])", r"\1"),
-        (r"\\[,;:! ]|~", " "),
-        (r"(?<!\w)(\*\*|__|`|\*)(?=\S)(.+?)(?<=\S)\1(?!\w)", r"\2"),
+        (r"\\[,;:! ]", " "),
+        (r"(?<!\w)(\*\*|`)(?=\S)(.+?)(?<=\S)\1(?!\w)|^\*([^*]+)\*$", r"\2\3"),
     )
 ]
 _COMMANDS = {"left": "", "right": "", "quad": " ", "dfrac": r"\frac", "tfrac": r"\frac"} | dict(
@@ -66,6 +66,7 @@ _LEAD_IN = re.compile(
     r"(?:应该)?(?:是|为|為|は|은|는)?\s*:?\s*|^(?:选|選)\s*(?=[A-Za-z(])",
     re.IGNORECASE,
 )
+LONGEST = 1000  # characters of an answer or reference that are looked into; of longer ones only the whole text is compared
 _QUOTED = re.compile(r"[\"'`*「『《]+([^\"`*]*?)[\"'`*」』》]+", re.DOTALL)
 _CLOSING = " \t\r\n.;,。、:"
 
@@ -74,11 +75,13 @@ def plain(text: str) -> str:
     """What an answer comes down to, as it would be typed: tags, markup, LaTeX's typography and lead-ins taken off, one character
     for each sign."""
     text = characters(extract_answer(text))
+    if len(text) > LONGEST:
+        return text
     for pattern, new in _TYPOGRAPHY:
         text = pattern.sub(new, text)
     text = re.sub(r"\\([A-Za-z]+)", lambda m: _COMMANDS.get(m[1], m[0]), text)
     text = text.strip() if "\n" in text.strip() else " ".join(text.split())
-    while (shorter := _LEAD_IN.sub("", text, count=1).strip()) != text:
+    while (shorter := _LEAD_IN.sub("", text, count=1).strip()) not in (text, ""):
         text = shorter
     return text
 
@@ -86,6 +89,7 @@ def plain(text: str) -> str:
 def characters(text: str) -> str:
     """Compatible characters as one (full width, ligatures, fractions), all digits in ASCII, and 10³ written as 10^3."""
     text = _RAISED.sub(lambda m: ("^" if m[1] else "_") + m[0], re.sub(r"(?<=\d)\s*(?=[¼-¾⅐-⅞])", " ", text))
+    text = re.sub("[①-⑨]", lambda m: f" ({ord(m[0]) - 0x245F}) ", text)
     text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
@@ -93,17 +97,16 @@ def characters(text: str) -> str:
 def bare(text: str) -> str:
     """Without quotes around the whole and what closes a sentence; signs with a meaning stay: .5, 5!, A*."""
     text = text.strip().rstrip(_CLOSING)
-    text = match[1] if (match := _QUOTED.fullmatch(text)) else text
-    return re.sub(r"(?<=[^\W\d])!+$", "", text.rstrip(_CLOSING)).rstrip(_CLOSING).lstrip(" ;,")
+    text = match[1] if len(text) <= LONGEST and (match := _QUOTED.fullmatch(text)) else text
+    return re.sub(r"(?<=[^\W\d])!+$", "", text.rstrip(_CLOSING)).rstrip(_CLOSING).lstrip(" ;")
 
 
 def normalise(text: str) -> str:
     """Case, dashes, quotes, white space, hyphens, the dots of abbreviations, articles and what closes a text change no answer."""
     text = re.sub(rf"(?<=[{CJK}])\s+(?=[{CJK}\d])|(?<=\d)\s+(?=[{CJK}])", "", bare(characters(text)).casefold())
     text = re.sub(r"(?<=[a-z]{2})-(?=[a-z]{2})", " ", re.sub(r"\b(?:[a-z]\.)+[a-z]\b", lambda m: m[0].replace(".", ""), text))
-    words = text.split()
-    # "A" may be a choice, and a last one a name: Vitamin A
-    return " ".join(w for i, w in enumerate(words) if w not in ARTICLES or i == len(words) - 1)
+    # an article stands before a word: in "A 4", "A B" and "Vitamin A" it is none
+    return " ".join(re.sub(r"\b(?:the\s+(?=\w{3})|an?\s+(?=[^\W\d]{3}))", "", text).split())
 
 
 def words(text: str) -> list[str]:
@@ -131,16 +134,16 @@ def contains(text: str, part: str) -> bool:
 
 
 def same_text(pair: Pair) -> Finding | None:
-    """Equal after normalisation."""
-    if not normalise(pair.said):
-        return "different"
+    """Equal after normalisation, where nothing that counts is lost by it: mW and MW, Aa and aa, The Stranger and A Stranger."""
     if normalise(pair.said) != normalise(pair.wanted):
         return None
     said, wanted = map(bare, pair.texts)
-    if said == wanted or said.casefold() != wanted.casefold():
-        return "same"
-    # mW and MW, CO and Co, passwords: case matters in codes, in short texts, and in units
-    code = says(pair.question, CODES) and re.search(r"[^\W\d]\d|\d[^\W\d]", said)
-    unit = re.search(r"\d\s*[^\W\d]{1,3}\b", said)
-    symbol = re.fullmatch(r"[A-Za-z]{2}", said) and not said.islower() and not wanted.islower() and said.casefold() != "no"
-    return "unsure" if code or unit or symbol else "same"
+    articles = [re.findall(r"\b(?:a|an|the)\b", text.casefold()) for text in (said, wanted)]
+    inside = any(
+        re.search(r"[^\W\d_][A-Z]*[a-z]+[A-Z]|[A-Z]{2,}[a-z]|\d\s*[^\W\d]{1,3}\b|[^\W\d]\d", text) for text in (said, wanted)
+    )
+    cased = said != wanted and said.casefold() == wanted.casefold() and said.casefold() not in YES | NO
+    lost = (cased and (inside or says(pair.question, CASED) or sum(c.isalpha() for c in said) < 3)) or (
+        all(articles) and articles[0] != articles[1]
+    )
+    return "unsure" if lost else "same"

@@ -5,9 +5,10 @@ def _set(text: str, separator: str | None = None) -> frozenset[str]:
     return frozenset(text.split(separator))
 
 
-ARTICLES = _set("a an the")
 YES = _set("yes yeah yep true correct 是 是的 对 對 有 はい 예 네 oui sí si ja sim")
 NO = _set("no nope false incorrect 不是 否 不 没有 沒有 不对 いいえ 아니요 아니오 non nein não nee")
+YES_TOO = _set("y n t f yup nah sure indeed affirmative negative absolutely definitely none zero untrue course")
+TRUTH = _set("true false correct incorrect")
 NEGATION = _set("not no never none neither nor without except cannot nothing")
 HEDGES = _set(  # words of a text that offers more than one answer, compares, or takes something back
     "or maybe perhaps possibly probably either might may could unsure likely but unless rather instead between however although "
@@ -25,19 +26,28 @@ REFUSALS = _set(  # how a text begins that declines to answer, in lower case and
     "not applicable|undetermined|unanswerable|not answerable|无法确定|无法回答|无法判断|不知道|わかりません|알 수 없",
     "|",
 )
+CASED = _set("genotype allele unit formula symbol code password letter letters")  # words of questions where case counts
+READ = _set("written writing says say text word words reads printed title sign")  # what is written is not what is meant
+DECLINES = _set(  # words that add nothing to a refusal
+    "from image picture photo figure chart document determine determined tell answer read see seen given information "
+    "question to based provided know be not clearly visible available here this enough about sorry any identify people "
+    "help with that because was view assist but s"
+)
+LACKS = _set(  # words of a short text that may be a refusal
+    "indeterminate invisible obscured hidden unsuitable undefined ambiguous unbekannt inconnu desconocido depends unclear "
+    "blurry blurred uncertain unidentifiable insufficient dark focus missing blank empty none nothing null"
+)
 UNANSWERABLE = _set("unanswerable|not answerable|unsuitable|unsuitable image|cannot be determined|unknown|无法确定", "|")
 SCALES = {  # words behind a number that multiply it
     word: 10**power
     for power, names in (
-        (2, "hundred"), (3, "thousand thousands tausend mille mil"), (5, "lakh lakhs"), (7, "crore crores"),
+        (2, "hundred"), (3, "thousand thousands tausend"), (5, "lakh lakhs"), (7, "crore crores"),
         (6, "million millions mn mio mio. millionen millón millones milhão milhões milione milioni miljoen"),
         (9, "billion billions bn milliard milliards milliarde milliarden mrd mrd. miljard"), (12, "trillion trillions tn"),
     ) for word in names.split()
 }  # fmt: skip
-# words of questions in languages that write 1.234,5; letters with accents tell others
-FOREIGN = _set(
-    "wie viel viele wieviel welche welches quel quelle combien cuanto cual quanto qual quale hoeveel welke hur hvor ile jaki"
-)
+# words of English questions; others may write 1.234,5
+ENGLISH = _set("what how which who where when why many much are does find read give evaluate")
 MONEY = {  # which currencies a sign or a name may stand for
     word: _set(codes)
     for names, codes in (
@@ -46,12 +56,12 @@ MONEY = {  # which currencies a sign or a name may stand for
         ("₩ won 원", "KRW"), ("r$ reais", "BRL"), ("kr kr. kronor kroner", "SEK NOK DKK ISK"), ("cent cents ¢", "CENT"),
     ) for word in names.split()
 }  # fmt: skip
-PERCENT = _set("%|percent|pct|prozent|per cent|% of total|% off|percent off|% vol|pour cent|por ciento", "|")
+PERCENT = _set("%|percent|percentage points|pct|prozent|per cent|% of total|% off|percent off|% vol|pour cent|por ciento", "|")
 UNITS = _set(  # as pint names them, with any prefix; it knows many more, which answers hardly mean: `cats` are a pressure
-    "meter inch foot yard mile nautical_mile light_year parsec astronomical_unit angstrom micron gram pound ounce ton metric_ton "
-    "second minute hour day week month year ampere kelvin degree_Celsius degree_Fahrenheit mole candela lumen lux hertz newton "
-    "pascal revolutions_per_minute bar standard_atmosphere pound_force_per_square_inch meter_Hg joule calorie electron_volt ohm "
-    "watt_hour watt horsepower volt siemens farad henry coulomb weber tesla becquerel sievert liter gallon pint quart cup "
+    "meter inch foot yard mile nautical_mile light_year parsec astronomical_unit angstrom micron gram pound ounce metric_ton "
+    "second minute hour day week month year ampere kelvin degree_Celsius degree_Fahrenheit mole hertz newton "
+    "pascal bar standard_atmosphere pound_force_per_square_inch meter_Hg joule calorie electron_volt ohm "
+    "watt_hour watt horsepower volt siemens farad henry coulomb weber tesla liter gallon pint quart cup "
     "cubic_centimeter acre hectare degree radian bit byte mile_per_hour kilometer_per_hour knot ppm decibel molar"
 )
 SPELLINGS = {  # spellings that pint does not know
@@ -63,18 +73,25 @@ COMBINED = _set("both all neither none")
 TWO_SIDED = _set("and or than versus")
 # behind a number, these change it
 NO_NOUNS = _set("pi half halves third thirds quarter quarters dozen times squared cubed point and to plus minus percent")
-CODES = _set(  # a question with one of these may ask for digits that are no number: release 3.10 is not 3.1, and 01234 not 1234
-    "password wifi version section chapter code zip postal phone fax telephone plate licence license extension flight serial "
-    "room release figure model edition batch lot id isbn barcode account date day when due expiry score scores signature "
-    "pressure simplify simplest reduce lowest convert express rewrite"
+AMOUNTS = _set(  # words of questions for an amount: only there are 3.10 and 3.1, 1/2 and 2/4, 50% and 0.5 the same
+    "how much many value total sum average mean median difference percent percentage share fraction proportion probability ratio "
+    "chance price cost revenue population area perimeter volume length width height distance speed weight mass temperature angle "
+    "rate amount count result evaluate calculate compute solve find size solution portion part slope level energy magnitude "
+    "charge content cash tax deposit coordinate interest profit income volume"
 )
+FORMS = _set("simplify simplest reduce lowest convert express rewrite version release edition time code zip")
 CHANGES = _set(  # a question with one of these may ask for a difference: a fall of 5 is -5, and a rise of 10 °C one of 18 °F
     "differ differs difference rise rose risen fall fell fallen drop dropped change changed increase increased decrease "
     "decreased decline declined by loss lose lost gain down up"
 )
 # words of questions that may ask for two numbers (3,5 is then no 3.5), and for a list whose order counts
-SEVERAL = _set("two three both pair coordinates coordinate numbers values solutions points point")
+SEVERAL = _set("two three both pair coordinates coordinate numbers values solutions points point roots zeros")
 SHARES = r"%|percent|proportion|share|probability|chance|fraction|rate"
-IN_ORDER = _set("and order rank sort sorted respectively sequence coordinates coordinate ascending descending from then")
+SETS = _set("which who whom are list name all roots zeros solutions factors ingredients values")  # words of questions for a set
+IN_ORDER = _set(  # words of questions for a list whose order counts
+    "x y length width mean left right top largest first outward alphabetically sequence combination title says and order "
+    "rank sort sorted respectively coordinates coordinate ascending descending from then"
+)
+DURATIONS = _set("long duration timer stopwatch verse")
 NO_DATES = _set("ratio score scores odds scale aspect pressure signature fraction")
 CALENDAR = _set("day days weekday when date month months")

@@ -4,9 +4,23 @@ import re
 
 from visionthink.rewards.rules.choice import options
 from visionthink.rewards.rules.text import CJK, Finding, Pair, contains, negated, normalise, says, words
-from visionthink.rewards.rules.word_lists import FILLERS, NO, REFUSALS, TAKES_BACK, UNANSWERABLE, YES
+from visionthink.rewards.rules.word_lists import (
+    DECLINES,
+    FILLERS,
+    LACKS,
+    NO,
+    READ,
+    REFUSALS,
+    TAKES_BACK,
+    TRUTH,
+    UNANSWERABLE,
+    YES,
+)
 
 _FIRST = re.compile(rf"({'|'.join(sorted(YES | NO, key=len, reverse=True))})(?=$|\s*[,.;:!。])")  # "no idea" is neither
+_POLAR = re.compile(
+    r"(?:^|[.,;:!?]\s*|\band\s+)(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)\b|yes or no|[吗嗎か까]"
+)
 _BEFORE = re.compile(
     r"^(?:(?:i am )?sorry|unfortunately|it|this|that|answer|value|text|image|date|name)\b(?: is)?(?: but)?,?\s+(?:but )?"
 )
@@ -18,11 +32,16 @@ def yes_or_no(pair: Pair) -> Finding | None:
     match = _FIRST.match(said)
     if wanted not in YES | NO or not match:
         return None
+    question, families = pair.question.casefold(), {word in TRUTH for word in (wanted, match[1])}
+    if question and not (_POLAR.search(question) or says(question, TRUTH)):
+        return None  # what is written is not what is meant
+    if len(families) > 1 and says(question, TRUTH | {"wrong", "untrue", "not"}):
+        return "unsure"  # "Is it false?"
     agrees, rest = match[1] in YES, said[match.end() :]
     new = set(words(rest)) - set(words(pair.question)) - FILLERS
     opposite = any(contains(rest, word) for word in (NO if agrees else YES) if len(word) > 1)
     turns = opposite or (agrees and (new or negated(rest))) or says(rest, TAKES_BACK)
-    if rest and (turns or negated(re.sub(r"\byes or no\b", "", pair.question.casefold()))):
+    if rest and (turns or negated(re.sub(r"\byes or no\b", "", question))):
         return "unsure"
     return "same" if agrees == (wanted in YES) else "different"
 
@@ -35,16 +54,24 @@ def _refuses(text: str) -> bool:
     return begins and len(plain.split()) <= 25 and not says(plain, TAKES_BACK)
 
 
+def _only_refuses(text: str, question: str) -> bool:
+    """Whether what else it says adds nothing."""
+    known = DECLINES | FILLERS | set(words(question)) | {word for phrase in REFUSALS for word in words(phrase)}
+    return not re.search(r"[:;]", text) and not (set(words(re.sub("n['’]t|['’]m", " ", text))) - known - {"ca", "i"})
+
+
 def refusal(pair: Pair) -> Finding | None:
     """Declining is no answer; where the reference declines, so must the answer."""
     said, wanted = (_refuses(text) for text in pair.texts)
     declined = normalise(pair.wanted) in UNANSWERABLE
-    if not (said or declined) or options(pair.question) or _refuses(pair.question):
+    if says(pair.question, READ) or not (said or declined) or options(pair.question) or _refuses(pair.question):
         return None
+    if said and not _only_refuses(pair.said, pair.question):
+        return "unsure"
     if said and declined:
-        return "unsure" if set(re.findall(r"\d+", pair.said)) - set(re.findall(r"\d+", pair.question)) else "same"
+        return "same"
     if declined:
-        short = re.fullmatch(r"[\w\s.,:/$€£%°-]+", pair.said) and len(pair.said.split()) <= 4
-        return "different" if short and not negated(pair.said) and not re.match(r"n\.?a", pair.said, re.IGNORECASE) else "unsure"
+        value = re.fullmatch(r"[$€£]?[A-Za-z\d][A-Za-z\d\s.,:/$€£%°-]*", pair.said) and len(pair.said.split()) <= 4
+        return "different" if value and not negated(pair.said) and not says(pair.said, LACKS | DECLINES) else "unsure"
     denies = negated(pair.wanted) or normalise(pair.wanted) in YES | NO | {"0", "zero", "none", "nobody", "n/a", "na"}
     return "unsure" if wanted or denies or contains(normalise(pair.said), normalise(pair.wanted)) else "different"
