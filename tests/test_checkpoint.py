@@ -16,12 +16,14 @@ from mutations import copied_at, places
 from training import small
 from transformers import GenerationConfig
 
+import visionthink
 from visionthink import run_batch
 from visionthink.data import synth
 from visionthink.errors import ModelError
-from visionthink.policies import stored
+from visionthink.policies import checkpoint_files
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.local import LocalPolicy
+from visionthink.policies.render import Renderer
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
 
@@ -200,6 +202,61 @@ def test_layers_without_a_place_in_the_architecture_are_refused(tmp_path):
         open_checkpoint(str(folder))
 
 
+# ------------------------------------------------------------------------------------------------ special tokens
+
+
+def called_special(folder: Path, *tokens: str) -> None:
+    """As a fine-tune does that registers `tokens`: in both files that hold what is special."""
+    file = folder / "tokenizer.json"
+    record = json.loads(file.read_text())
+    for token in tokens:
+        [known] = [t for t in record["added_tokens"] if t["content"] == token] or [
+            {"id": record["model"]["vocab"][token], "content": token, "single_word": False, "lstrip": False, "rstrip": False}
+        ]
+        record["added_tokens"] = [t for t in record["added_tokens"] if t["content"] != token]
+        record["added_tokens"].append(known | {"normalized": False, "special": True})
+    record["added_tokens"].sort(key=lambda token: token["id"])
+    file.write_text(json.dumps(record))
+    change(folder / "tokenizer_config.json", extra_special_tokens=[*tokens])
+
+
+def test_a_special_token_that_is_text_stays_in_what_was_said(tmp_path):
+    folder = copied(tmp_path / "model", "tiny")
+    called_special(folder, "4", "<tool_call>")
+    tokenizer = checkpoint_files.read_tokenizer("m", str(folder))
+    assert tokenizer.decode([26, 498, 25], skip_special_tokens=True) == "3"  # what transformers leaves of it
+    assert Renderer(tokenizer).decode([26, 498, 25]) == "4<tool_call>3"
+    assert Renderer(tokenizer).decode([1, 3, 5, 6, 4, 26, 2, 0]) == "4"
+
+
+@pytest.mark.parametrize("field", ["extra_special_tokens", "cls_token", "added_tokens_decoder"])
+def test_an_answer_that_is_a_special_token_is_an_answer(tmp_path, field):
+    folder = copied(tmp_path / "model", "tiny")
+    value = {"extra_special_tokens": ["4"], "cls_token": "4", "added_tokens_decoder": {"26": {"content": "4", "special": True}}}
+    change(folder / "tokenizer_config.json", **{field: value[field]})
+    [transcript] = visionthink.load(str(folder), max_new_tokens=24).run([EXAMPLES[1]])
+    assert transcript.turns[-1].text == "<answer>4</answer>" and transcript.answer == "4"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"eos_token": "4"}, 'eos_token "4" does not end a turn of ChatML; Qwen-VL has "<|im_end|>"'),
+        ({"eos_token": None}, 'eos_token is missing; Qwen-VL has "<|im_end|>"'),
+        ({"pad_token": "4"}, 'pad_token "4" is text that a model can say; Qwen-VL has "<|endoftext|>"'),
+        ({"pad_token": "<answer>"}, 'pad_token "<answer>" is text that a model can say; Qwen-VL has "<|endoftext|>"'),
+        ({"bos_token": "4"}, 'bos_token "4" is text that a model can say; Qwen-VL has none'),
+        ({"unk_token": "4"}, 'unk_token "4" is text that a model can say; Qwen-VL has none'),
+    ],
+)
+def test_a_control_token_that_is_text_is_refused(tmp_path, changes, message):
+    folder = copied(tmp_path / "model")
+    change(folder / "tokenizer_config.json", **changes)
+    with pytest.raises(ModelError) as refused:
+        open_checkpoint(str(folder))
+    assert str(refused.value) == f"model {folder}: tokenizer_config.json: {message}"
+
+
 # ------------------------------------------------------------------------------------------------ image processor
 
 USUAL = (28, 784, 12544)
@@ -229,8 +286,8 @@ def test_limits_on_pixels_are_understood_under_all_their_names(tmp_path, changes
         record = json.loads(file.read_text())
         (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": record, "processor_class": "x"}))
         file.write_text("{}")  # as in transformers, the newer file counts
-    processor = stored.read_image_processor("m", str(tmp_path))
-    budget = stored.pixel_budget(processor)
+    processor = checkpoint_files.read_image_processor("m", str(tmp_path))
+    budget = checkpoint_files.pixel_budget(processor)
     assert (budget.factor, budget.min_pixels, budget.max_pixels) == USUAL and processor.temporal_patch_size == 2
 
 
@@ -272,7 +329,7 @@ def test_an_image_processor_that_cannot_be_understood_is_refused(tmp_path, chang
     file.write_text((Path(resolve("tiny")) / file.name).read_text())
     change(file, **changes)
     with pytest.raises(ModelError, match=f"model m: preprocessor_config.json: {message}"):
-        stored.read_image_processor("m", str(tmp_path))
+        checkpoint_files.read_image_processor("m", str(tmp_path))
 
 
 def test_a_processor_file_without_an_image_processor_does_not_stand_for_one(tmp_path):
@@ -349,12 +406,12 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
     (mutated / file).write_bytes(content)
     name, path = "m", str(mutated)
     try:
-        config = stored.read_config(name, path)
-        processor = stored.read_image_processor(name, path)
-        protocol = stored.read_protocol(name, path)
-        tokenizer = stored.read_tokenizer(name, path)
-        stored.check_parts(name, config, tokenizer, processor)
-        generation = stored.read_generation(name, path, config, tokenizer)
+        config = checkpoint_files.read_config(name, path)
+        processor = checkpoint_files.read_image_processor(name, path)
+        protocol = checkpoint_files.read_protocol(name, path)
+        tokenizer = checkpoint_files.read_tokenizer(name, path)
+        checkpoint_files.check_parts(name, config, tokenizer, processor)
+        generation = checkpoint_files.read_generation(name, path, config, tokenizer)
     except ModelError as error:
         said = str(error)
         assert said.startswith("model m: ") and len(said) < 500 and (file in said or BY_PART[file] in said)
@@ -365,8 +422,8 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
     assert generation.eos_token_id == [0, 2]
     if file != "config.json":
         assert tokenizer(TEXT, add_special_tokens=False, split_special_tokens=True)["input_ids"] == TEXT_IDS
-        assert tokenizer.decode(TEXT_IDS, skip_special_tokens=True, clean_up_tokenization_spaces=False) == TEXT
+        assert Renderer(tokenizer).decode([1, *TEXT_IDS, 2, 0]) == TEXT
     if file not in ("config.json", "preprocessor_config.json"):
-        assert stored.pixel_budget(processor).max_pixels == 12544
+        assert checkpoint_files.pixel_budget(processor).max_pixels == 12544
     if file != "visionthink.json":
         assert (protocol.dialect, protocol.boundary) == ("compact", "chatml")

@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 from visionthink import chatml, records
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.render import Renderer
-from visionthink.protocol import Protocol
+from visionthink.protocol import MARKUP, Protocol
 from visionthink.resolution import PixelBudget
 
 if TYPE_CHECKING:
@@ -102,18 +102,37 @@ def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
     read_object(name, path, "tokenizer_config.json")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        Renderer(tokenizer)
+        renderer = Renderer(tokenizer)
     except ModelError as error:
         raise ModelError(f"model {name}: {error}") from None
     except Exception as error:  # as above
         raise ModelError(f"model {name}: tokenizer.json, tokenizer_config.json: cannot be used ({one_line(error)})") from error
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f'model {name}: tokenizer_config.json: pad_token is missing; Qwen-VL has "{chatml.END_OF_TEXT}"')
+    if problem := _role_that_cannot_be(renderer):
+        raise ModelError(f"model {name}: tokenizer_config.json: {problem}")
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0:
         raise ModelError(f"model {name}: tokenizer_config.json: model_max_length {longest!r}: expected a number above 0")
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _role_that_cannot_be(renderer: Renderer) -> str:
+    """What is wrong with the tokens that end, pad or begin texts or stand for what is unknown; empty where nothing is.
+
+    They are left out of what a model says, and trainers end turns at the first two.
+    """
+    tokenizer = renderer.tokenizer
+    usual = {"eos_token": chatml.TURN_END, "pad_token": chatml.END_OF_TEXT, "bos_token": None, "unk_token": None}
+    for role, qwen in usual.items():
+        token, i = getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")
+        instead = f'Qwen-VL has "{qwen}"' if qwen else "Qwen-VL has none"
+        if i is None and qwen:
+            return f"{role} is missing; {instead}"
+        if role == "eos_token" and i not in renderer.end_ids:
+            return f'{role} "{token}" does not end a turn of ChatML; {instead}'
+        if i is not None and (token in MARKUP or renderer.plain(token) == [i]):
+            return f'{role} "{token}" is text that a model can say; {instead}'
+    return ""
 
 
 def read_generation(name: str, path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

@@ -160,7 +160,7 @@ class VllmPolicy:
         ended = ids[-1:] and ids[-1] in self.renderer.end_ids
         finish: FinishReason = "stop" if ended else "length"
         kept = ids[:-1] if ended else ids
-        text = self.renderer.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.renderer.decode(kept)
         first = output.metrics.first_token_latency * share if output.metrics else None
         return Completion(
             text,
