@@ -140,7 +140,7 @@ class LocalPolicy:
                 **self.model_inputs(prompts, histories),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=self.temperature > 0,
-                # the checkpoint holds no settings of its own (`checkpoint_files.read_generation`); transformers would take the 50 best
+                # the checkpoint holds no settings of its own (`read_generation`); transformers would take the 50 best
                 **({"temperature": self.temperature, "top_k": 0} if self.temperature else {}),
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
