@@ -16,12 +16,14 @@ from mutations import copied_at, places
 from training import small
 from transformers import GenerationConfig
 
+import visionthink
 from visionthink import run_batch
 from visionthink.data import synth
 from visionthink.errors import ModelError
 from visionthink.policies import checkpoint_files
-from visionthink.policies.checkpoint import open_checkpoint, resolve
+from visionthink.policies.checkpoint import describe, open_checkpoint, resolve
 from visionthink.policies.local import LocalPolicy
+from visionthink.policies.render import Renderer
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
 
@@ -200,6 +202,187 @@ def test_layers_without_a_place_in_the_architecture_are_refused(tmp_path):
         open_checkpoint(str(folder))
 
 
+STEERING: dict[str, Any] = {
+    "return_dict": False,
+    "use_return_dict": False,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "torchscript": True,
+    "use_cache": False,
+    "_attn_implementation": "flash_attention_2",
+    "attn_implementation": "flash_attention_2",
+    "experts_implementation": "x",
+    "pruned_heads": {"0": [0]},
+    "gradient_checkpointing": True,
+    "chunk_size_feed_forward": 1,
+    "is_encoder_decoder": True,
+    "is_decoder": True,
+    "problem_type": "regression",
+    "id2label": {"0": "a"},
+    "architectures": ["LlamaForCausalLM"],
+    "auto_map": {"AutoModelForImageTextToText": "evil.Evil"},
+    "_name_or_path": "/nowhere",
+    "dtype": "bfloat16",
+    "a_field_of_tomorrow": True,
+}
+"""Fields of config.json that say how a model is run or what it returns, not what it is."""
+
+
+def test_settings_of_running_a_model_have_no_effect(tmp_path, usual):
+    folder = copied(tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text())
+    parts = {part: record[part] | STEERING for part in ("text_config", "vision_config")}
+    change(folder / "config.json", **STEERING, **parts)
+    assert outcome(folder, tmp_path / "out") == usual
+
+
+@pytest.mark.parametrize("field", STEERING)
+def test_a_setting_of_running_a_model_has_no_effect_alone(tmp_path, field):
+    folder = copied(tmp_path / "model")
+    usual = checkpoint_files.read_config("m", str(folder)).to_dict()
+    change(folder / "config.json", **{field: STEERING[field]})
+    said = checkpoint_files.read_config("m", str(folder)).to_dict()
+    assert {key for key in said | usual if said.get(key) != usual.get(key)} <= {field} & {"dtype"}
+
+
+@pytest.mark.parametrize(
+    "part, changes, message",
+    [
+        ("text_config", None, "text_config is missing"),
+        ("vision_config", None, "vision_config is missing"),
+        (
+            "text_config",
+            {},
+            "text_config lacks vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads",
+        ),
+        ("vision_config", {}, "vision_config lacks depth, hidden_size, num_heads"),
+        ("text_config", {"rope_parameters": None}, "a model of this architecture cannot be run (split_with_sizes expects"),
+        (
+            "text_config",
+            {"rope_scaling": {"type": "linear", "factor": 8.0}},
+            "a model of this architecture cannot be run (split_with_sizes expects",
+        ),
+        (
+            "text_config",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 1]}},
+            "a model of this architecture cannot be run (split_with_sizes expects",
+        ),
+        ("text_config", {"layer_types": ["sliding_attention"] * 3}, "a model of this architecture cannot be run ("),
+        ("text_config", {"vocab_size": 600}, "lm_head.weight would be [600, 160], and is [512, 160] in the weights"),
+        (
+            "vision_config",
+            {"in_channels": 4},
+            "model.visual.patch_embed.proj.weight would be [128, 4, 2, 14, 14], and is [128, 3, 2, 14, 14] in the weights",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_refused_in_one_line(tmp_path, caplog, capfd, part, changes, message):
+    folder = copied(tmp_path / "model", "tiny")
+    record = json.loads((folder / "config.json").read_text())
+    change(folder / "config.json", **{part: record[part] | changes if changes else changes})
+    with pytest.raises(ModelError) as refused:
+        open_checkpoint(str(folder))
+    assert str(refused.value).startswith(f"model {folder}: config.json: {message}") and "\n" not in str(refused.value)
+    assert "LOAD REPORT" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_flat_file_of_an_architecture_is_read(tmp_path, usual):
+    folder = copied(tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text())
+    text = record.pop("text_config")
+    (folder / "config.json").write_text(json.dumps({**text, **record}))
+    assert outcome(folder, tmp_path / "out") == usual
+
+
+def test_trying_a_model_out_leaves_nothing_in_it():
+    assert open_checkpoint("tiny-base").model.model.rope_deltas is None
+
+
+def test_files_of_different_models_are_refused_without_their_weights(tmp_path):
+    folder = copied(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    assert describe(str(folder)).budget.max_pixels == 12544
+    change(folder / "preprocessor_config.json", temporal_patch_size=1)
+    message = "temporal_patch_size is 1 in the image processor and 2 in config.json"
+    with pytest.raises(ModelError, match=message):
+        describe(str(folder))
+    with pytest.raises(ModelError, match=message):  # before anything is asked of the endpoint
+        visionthink.load("http://127.0.0.1:9/v1#m", checkpoint=str(folder))
+    change(folder / "preprocessor_config.json", temporal_patch_size=2)
+    change(folder / "config.json", image_token_id=6)
+    with pytest.raises(ModelError, match=r"<\|image_pad\|> is 5 in the tokenizer and 6 in config.json"):
+        describe(str(folder))
+
+
+@pytest.mark.parametrize("settings", ["{}", '{"dialect": "agent"}', '{"boundary": "chatml"}'])
+def test_a_protocol_that_is_not_said_is_agent_in_chatml(tmp_path, settings):
+    (tmp_path / "visionthink.json").write_text(settings)
+    protocol = checkpoint_files.read_protocol("m", str(tmp_path))
+    assert (protocol.dialect, protocol.boundary) == ("agent", "chatml")
+
+
+# ------------------------------------------------------------------------------------------------ special tokens
+
+
+def called_special(folder: Path, *tokens: str) -> None:
+    """As a fine-tune does that registers `tokens`: in both files that hold what is special."""
+    file = folder / "tokenizer.json"
+    record = json.loads(file.read_text())
+    for token in tokens:
+        [known] = [t for t in record["added_tokens"] if t["content"] == token] or [
+            {"id": record["model"]["vocab"][token], "content": token, "single_word": False, "lstrip": False, "rstrip": False}
+        ]
+        record["added_tokens"] = [t for t in record["added_tokens"] if t["content"] != token]
+        record["added_tokens"].append(known | {"normalized": False, "special": True})
+    record["added_tokens"].sort(key=lambda token: token["id"])
+    file.write_text(json.dumps(record))
+    change(folder / "tokenizer_config.json", extra_special_tokens=[*tokens])
+
+
+def test_a_special_token_that_is_text_stays_in_what_was_said(tmp_path):
+    folder = copied(tmp_path / "model", "tiny")
+    called_special(folder, "4", "<tool_call>")
+    tokenizer = checkpoint_files.read("m", str(folder)).tokenizer
+    assert tokenizer.decode([26, 498, 25], skip_special_tokens=True) == "3"  # what transformers leaves of it
+    assert Renderer(tokenizer).decode([26, 498, 25]) == "4<tool_call>3"
+    assert Renderer(tokenizer).decode([1, 3, 5, 6, 4, 26, 2, 0]) == "4"
+
+
+@pytest.mark.parametrize("field", ["extra_special_tokens", "cls_token", "added_tokens_decoder"])
+def test_an_answer_that_is_a_special_token_is_an_answer(tmp_path, field):
+    folder = copied(tmp_path / "model", "tiny")
+    value = {"extra_special_tokens": ["4"], "cls_token": "4", "added_tokens_decoder": {"26": {"content": "4", "special": True}}}
+    change(folder / "tokenizer_config.json", **{field: value[field]})
+    [transcript] = visionthink.load(str(folder), max_new_tokens=24).run([EXAMPLES[1]])
+    assert transcript.turns[-1].text == "<answer>4</answer>" and transcript.answer == "4"
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
+    folder = copied(tmp_path / "model")
+    change(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    with pytest.raises(ModelError, match=f"model {folder}: tokenizer.json, tokenizer_config.json: cannot be used"):
+        open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"eos_token": "4"}, 'eos_token "4" does not end a turn of ChatML; Qwen-VL has "<|im_end|>"'),
+        ({"eos_token": None}, 'eos_token is missing; Qwen-VL has "<|im_end|>"'),
+        ({"pad_token": "4"}, 'pad_token "4" is text that a model can say; Qwen-VL has "<|endoftext|>"'),
+        ({"pad_token": "<answer>"}, 'pad_token "<answer>" is text that a model can say; Qwen-VL has "<|endoftext|>"'),
+        ({"bos_token": "4"}, 'bos_token "4" is text that a model can say; Qwen-VL has none'),
+        ({"unk_token": "4"}, 'unk_token "4" is text that a model can say; Qwen-VL has none'),
+    ],
+)
+def test_a_control_token_that_is_text_is_refused(tmp_path, changes, message):
+    folder = copied(tmp_path / "model")
+    change(folder / "tokenizer_config.json", **changes)
+    with pytest.raises(ModelError) as refused:
+        open_checkpoint(str(folder))
+    assert str(refused.value) == f"model {folder}: tokenizer_config.json: {message}"
+
+
 # ------------------------------------------------------------------------------------------------ image processor
 
 USUAL = (28, 784, 12544)
@@ -282,6 +465,14 @@ def test_a_processor_file_without_an_image_processor_does_not_stand_for_one(tmp_
         open_checkpoint(str(folder))
 
 
+def test_limits_on_pixels_beside_the_image_processor_are_refused(tmp_path):
+    folder = copied(tmp_path / "model")
+    (folder / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor", "max_pixels": 3136}')
+    message = "processor_config.json: max_pixels is outside of image_processor and would not be read"
+    with pytest.raises(ModelError, match=message):
+        open_checkpoint(str(folder))
+
+
 def test_a_checkpoint_with_older_names_answers_alike(tmp_path, usual):
     folder = copied(tmp_path / "model")
     change(folder / "preprocessor_config.json", size={"min_pixels": 784, "max_pixels": 12544}, temporal_patch_size=None)
@@ -349,24 +540,19 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
     (mutated / file).write_bytes(content)
     name, path = "m", str(mutated)
     try:
-        config = checkpoint_files.read_config(name, path)
-        processor = checkpoint_files.read_image_processor(name, path)
-        protocol = checkpoint_files.read_protocol(name, path)
-        tokenizer = checkpoint_files.read_tokenizer(name, path)
-        checkpoint_files.check_parts(name, config, tokenizer, processor)
-        generation = checkpoint_files.read_generation(name, path, config, tokenizer)
+        parts = checkpoint_files.read(name, path)
     except ModelError as error:
         said = str(error)
         assert said.startswith("model m: ") and len(said) < 500 and (file in said or BY_PART[file] in said)
         return
     finally:
         (mutated / file).write_bytes(usual)
-    assert {k for k, v in generation.to_dict().items() if v is not None} <= {*IDS, "transformers_version"}
-    assert generation.eos_token_id == [0, 2]
+    assert {k for k, v in parts.generation.to_dict().items() if v is not None} <= {*IDS, "transformers_version"}
+    assert parts.generation.eos_token_id == [0, 2]
     if file != "config.json":
-        assert tokenizer(TEXT, add_special_tokens=False, split_special_tokens=True)["input_ids"] == TEXT_IDS
-        assert tokenizer.decode(TEXT_IDS, skip_special_tokens=True, clean_up_tokenization_spaces=False) == TEXT
+        assert parts.tokenizer(TEXT, add_special_tokens=False, split_special_tokens=True)["input_ids"] == TEXT_IDS
+        assert Renderer(parts.tokenizer).decode([1, *TEXT_IDS, 2, 0]) == TEXT
     if file not in ("config.json", "preprocessor_config.json"):
-        assert checkpoint_files.pixel_budget(processor).max_pixels == 12544
+        assert parts.budget.max_pixels == 12544
     if file != "visionthink.json":
-        assert (protocol.dialect, protocol.boundary) == ("compact", "chatml")
+        assert (parts.protocol.dialect, parts.protocol.boundary) == ("compact", "chatml")

@@ -6,6 +6,7 @@ Qwen3-VL share).
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
+    from visionthink.policies.checkpoint_files import Described
     from visionthink.policies.processor import ImageTextProcessor
 
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
@@ -65,7 +67,8 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere.
 
     Raises:
-        ModelError: a file is missing or damaged, or the architecture is none of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+        ModelError: a file is missing or damaged, two disagree, or the architecture is none of Qwen2-VL, Qwen2.5-VL and
+            Qwen3-VL, or one that cannot be run.
     """
     path = check_files(name)
     torch, transformers = _libraries()
@@ -73,60 +76,95 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
-    config = files.read_config(name, path)
-    image_processor = files.read_image_processor(name, path)
-    protocol = files.read_protocol(name, path)
-    tokenizer = files.read_tokenizer(name, path)
-    files.check_parts(name, config, tokenizer, image_processor)
-    generation = files.read_generation(name, path, config, tokenizer)
+    parts = files.read(name, path)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
-            config=config,
-            generation_config=generation,
+            config=parts.config,
+            generation_config=parts.generation,
             dtype=dtype or (torch.float32 if device == "cpu" else "auto"),
             output_loading_info=True,
         )
-        model = model.to(device)
+        model = model.to(device).eval()
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
-        raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
+        said = _sizes_that_differ(path, parts) if "ignore_mismatched_sizes" in str(error) else ""
+        raise ModelError(f"model {name}: {said or f'cannot be loaded ({one_line(error)})'}") from error
     if loaded["missing_keys"]:
         raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
     if left := sorted(key for key in loaded["unexpected_keys"] if key.startswith("model.")):  # a value head may stand beside it
         raise ModelError(f"model {name}: {left[0]} is in the weights and has no place in the architecture of config.json")
+    try:
+        _try_out(model, parts)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"model {name}: no memory is left to run it ({one_line(error)})") from error
+    except Exception as error:  # whatever transformers only finds out in a forward pass
+        raise ModelError(f"model {name}: config.json: a model of this architecture cannot be run ({one_line(error)})") from error
     return Checkpoint(
         name=name,
         path=path,
-        model=model.eval(),
-        tokenizer=tokenizer,
-        image_processor=image_processor,
-        protocol=protocol,
-        budget=files.pixel_budget(image_processor),
+        model=model,
+        tokenizer=parts.tokenizer,
+        image_processor=parts.image_processor,
+        protocol=parts.protocol,
+        budget=parts.budget,
     )
 
 
-@dataclass(frozen=True)
-class Described:
-    """A checkpoint without its weights."""
+def _sizes_that_differ(path: str, parts: Described) -> str:
+    """The first of the weights that config.json gives another shape; empty where that is not found out.
 
-    protocol: Protocol
-    budget: PixelBudget
-    config: Any
-    """As transformers has it."""
+    transformers raises an error without its name, and names it where it may go on, which it cannot where weights are tied.
+    """
+    import transformers
+
+    config = copy.deepcopy(parts.config)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    try:
+        _, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except Exception:  # such sizes may need more memory than there is; the first error is told
+        return ""
+    key, stored, built = min(loaded["mismatched_keys"])
+    return f"config.json: {key} would be {[*built]}, and is {[*stored]} in the weights"
+
+
+def _without_table(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+def _try_out(model: Any, parts: Described) -> None:
+    """One forward pass over the smallest image and a few tokens, as a policy makes it."""
+    import torch
+    from PIL import Image
+
+    side = parts.budget.factor
+    pixels = parts.image_processor(images=[Image.new("RGB", (side, side))], return_tensors="pt")
+    pads = int(pixels["image_grid_thw"].prod()) // parts.image_processor.merge_size**2
+    marks = [parts.tokenizer.convert_tokens_to_ids(token) for token in (chatml.VISION_START, chatml.VISION_END, chatml.TURN_END)]
+    ids = torch.tensor([[marks[0], *[parts.config.image_token_id] * pads, *marks[1:]]], device=model.device)
+    with torch.inference_mode():
+        model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=pixels["pixel_values"].to(model.device, model.dtype),
+            image_grid_thw=pixels["image_grid_thw"].to(model.device),
+            mm_token_type_ids=(ids == parts.config.image_token_id).long(),
+        )
+    model.model.rope_deltas = None  # as before: transformers keeps the offset of the last prompt in the model
 
 
 def describe(name: str) -> Described:
     """What is known of a checkpoint without loading its weights.
 
     Raises:
-        ModelError: a file is missing or damaged.
+        ModelError: a file is missing or damaged, or two disagree.
     """
     path = resolve(name)
     _libraries()
     from visionthink.policies import checkpoint_files as files
 
-    config, image_processor = files.read_config(name, path), files.read_image_processor(name, path)
-    return Described(files.read_protocol(name, path), files.pixel_budget(image_processor), config)
+    return files.read(name, path)
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -136,6 +174,7 @@ def _libraries() -> tuple[Any, Any]:
     except ImportError as error:
         raise ModelError(f"local models need {error.name}: pip install 'visionthink[local]'") from None
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("transformers.modeling_utils").addFilter(_without_table)  # of what we say in one line
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries for a name that does not exist
     return torch, transformers
 

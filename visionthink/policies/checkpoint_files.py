@@ -6,23 +6,24 @@ ids of special tokens count: how tokens are drawn is the caller's business.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers import GenerationConfig, Qwen2VLImageProcessorPil
+from transformers import GenerationConfig, PreTrainedConfig, Qwen2VLImageProcessorPil
 from transformers.utils import cached_file
 
 from visionthink import chatml, records
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.render import Renderer
-from visionthink.protocol import Protocol
+from visionthink.protocol import MARKUP, Protocol
 from visionthink.resolution import PixelBudget
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 SETTINGS = "visionthink.json"
 """Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
@@ -31,7 +32,13 @@ MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Models of transformers that can be used."""
 
 _TOKEN_IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
-_GENERATION = {name for name in vars(GenerationConfig()) if name[0] != "_"} - {*_TOKEN_IDS, "transformers_version", "use_cache"}
+_SIZES = {
+    "text_config": ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    "vision_config": ("depth", "hidden_size", "num_heads"),
+}
+"""What transformers would fill in with the sizes of a large model."""
+_BY_OTHER_NAMES = {"torch_dtype", "dtype", "rope_scaling", "rope_theta", "tie_word_embeddings", "model_type"}
+"""Fields of an architecture that its class in transformers does not declare under this name."""
 _EDGES = {"shortest_edge": "min_pixels", "longest_edge": "max_pixels"}
 """Names of the limits on an image's pixels within `size`, and the older ones, which stand within `size` or beside it."""
 _EXPECTED = "expected shortest_edge and longest_edge, as numbers of pixels of an area"
@@ -68,10 +75,10 @@ def read_protocol(name: str, path: str) -> Protocol:
 
 
 def read_config(name: str, path: str) -> PreTrainedConfig:
-    """The architecture, without generation settings.
+    """The architecture, and nothing that steers how a model is run, what it returns or how tokens are drawn.
 
     Raises:
-        ModelError: it is missing, damaged, or of another architecture.
+        ModelError: it is missing, damaged, of another architecture, or does not say how large the model is.
     """
     try:
         cached_file(path, "config.json")
@@ -81,19 +88,40 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
     kind = record.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
+    config_class = transformers.CONFIG_MAPPING[kind]
+    flat = kind != "qwen3_vl" and record.get("text_config") is None and "hidden_size" in record
+    for part, sizes in _SIZES.items():
+        said = record if flat and part == "text_config" else record.get(part)
+        if not isinstance(said, dict):
+            raise ModelError(f"model {name}: config.json: {part} is missing")
+        if lacking := [size for size in sizes if said.get(size) is None]:
+            raise ModelError(f"model {name}: config.json: {part} lacks {', '.join(lacking)}")
     try:
-        config = transformers.CONFIG_MAPPING[kind].from_dict(_without_generation(record))
+        config = config_class.from_dict(_architecture(record, config_class, flat=flat))
         config._name_or_path = path
         return config
     except Exception as error:  # as above
         raise ModelError(f"model {name}: config.json: cannot be used ({one_line(error)})") from error
 
 
-def _without_generation(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: _without_generation(v) if isinstance(v, dict) else v for k, v in record.items() if k not in _GENERATION}
+def _architecture(record: dict[str, Any], config_class: type[PreTrainedConfig], *, flat: bool = False) -> dict[str, Any]:
+    """What of a record the classes of transformers declare for this architecture alone; settings of every model are left out."""
+    parts = {key: spec.config_class for key, spec in config_class.sub_configs_defaults.items()}
+    declared = _declared(config_class) | (_declared(parts["text_config"]) if flat else set())
+    own = {key: value for key, value in record.items() if key in declared - {*parts}}
+    if not parts:
+        return own
+    nested = {key: _architecture(record[key], part) for key, part in parts.items() if isinstance(record.get(key), dict)}
+    quantised = {key: record[key] for key in ("quantization_config",) if key in record}
+    return own | nested | quantised
 
 
-def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
+def _declared(config_class: type[PreTrainedConfig]) -> set[str]:
+    fields = {field.name for field in dataclasses.fields(config_class)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    return (fields | {*config_class.attribute_map} | _BY_OTHER_NAMES) - {"use_cache"}
+
+
+def read_tokenizer(name: str, path: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """Padded on the left.
 
     Raises:
@@ -101,19 +129,38 @@ def read_tokenizer(name: str, path: str) -> PreTrainedTokenizerBase:
     """
     read_object(name, path, "tokenizer_config.json")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        Renderer(tokenizer)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, config=config)
+        problem = _role_that_cannot_be(Renderer(tokenizer))
     except ModelError as error:
         raise ModelError(f"model {name}: {error}") from None
     except Exception as error:  # as above
         raise ModelError(f"model {name}: tokenizer.json, tokenizer_config.json: cannot be used ({one_line(error)})") from error
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f'model {name}: tokenizer_config.json: pad_token is missing; Qwen-VL has "{chatml.END_OF_TEXT}"')
+    if problem:
+        raise ModelError(f"model {name}: tokenizer_config.json: {problem}")
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0:
         raise ModelError(f"model {name}: tokenizer_config.json: model_max_length {longest!r}: expected a number above 0")
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def _role_that_cannot_be(renderer: Renderer) -> str:
+    """What is wrong with the tokens that end, pad or begin texts or stand for what is unknown; empty where nothing is.
+
+    They are left out of what a model says, and trainers end turns at the first two.
+    """
+    tokenizer = renderer.tokenizer
+    usual = {"eos_token": chatml.TURN_END, "pad_token": chatml.END_OF_TEXT, "bos_token": None, "unk_token": None}
+    for role, qwen in usual.items():
+        token, i = getattr(tokenizer, role), getattr(tokenizer, f"{role}_id")
+        instead = f'Qwen-VL has "{qwen}"' if qwen else "Qwen-VL has none"
+        if i is None and qwen:
+            return f"{role} is missing; {instead}"
+        if role == "eos_token" and i not in renderer.end_ids:
+            return f'{role} "{token}" does not end a turn of ChatML; {instead}'
+        if i is not None and (token in MARKUP or renderer.plain(token) == [i]):
+            return f'{role} "{token}" is text that a model can say; {instead}'
+    return ""
 
 
 def read_generation(name: str, path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -153,12 +200,15 @@ def read_image_processor(name: str, path: str) -> Qwen2VLImageProcessorPil:
         ModelError: there is none, it is another model's, or one of its values cannot be.
     """
     file = "processor_config.json"
-    record = (read_object(name, path, file) or {}).get("image_processor")
+    newer = read_object(name, path, file) or {}
+    record = newer.get("image_processor")
     if record is None:
         file = "preprocessor_config.json"
         record = read_object(name, path, file)
         if record is None:
             raise ModelError(f"model {name}: {file} is missing")
+    if beside := sorted({*_EDGES.values(), "size", "patch_size", "merge_size", "temporal_patch_size"} & {*newer}):
+        raise ModelError(f"model {name}: processor_config.json: {beside[0]} is outside of image_processor and would not be read")
     try:
         return Qwen2VLImageProcessorPil(**_image_settings(record))
     except _Unusable as error:
@@ -189,6 +239,40 @@ def check_parts(name: str, config: Any, tokenizer: Any, image_processor: Any) ->
     pad = tokenizer.convert_tokens_to_ids(chatml.IMAGE_PAD)
     if pad != config.image_token_id:
         raise ModelError(f"model {name}: {chatml.IMAGE_PAD} is {pad} in the tokenizer and {config.image_token_id} in config.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """A checkpoint without its weights: what its small files say, checked one by one and against each other."""
+
+    config: Any
+    """As transformers has it."""
+    image_processor: Qwen2VLImageProcessorPil
+    protocol: Protocol
+    tokenizer: PreTrainedTokenizerBase
+    generation: GenerationConfig
+
+    @property
+    def budget(self) -> PixelBudget:
+        """The sizes its images may have."""
+        return pixel_budget(self.image_processor)
+
+
+def read(name: str, path: str) -> Described:
+    """All small files of a checkpoint.
+
+    Raises:
+        ModelError: one is missing or damaged, or two disagree.
+    """
+    config = read_config(name, path)
+    image_processor = read_image_processor(name, path)
+    protocol = read_protocol(name, path)
+    tokenizer = read_tokenizer(name, path, config)
+    check_parts(name, config, tokenizer, image_processor)
+    generation = read_generation(name, path, config, tokenizer)
+    return Described(
+        config=config, image_processor=image_processor, protocol=protocol, tokenizer=tokenizer, generation=generation
+    )
 
 
 class _Unusable(ValueError):

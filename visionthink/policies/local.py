@@ -140,7 +140,7 @@ class LocalPolicy:
                 **self.model_inputs(prompts, histories),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=self.temperature > 0,
-                # the checkpoint holds no settings of its own (`stored.read_generation`); transformers would take the 50 best
+                # the checkpoint holds no settings of its own (`read_generation`); transformers would take the 50 best
                 **({"temperature": self.temperature, "top_k": 0} if self.temperature else {}),
                 suppress_tokens=self._suppressed,
                 bad_words_ids=self._bad_words or None,
@@ -185,7 +185,7 @@ class LocalPolicy:
         end = next((i for i, token in enumerate(ids) if token in self.renderer.end_ids), None)
         finish: FinishReason = "length" if end is None else "stop"
         length = len(ids) if end is None else end + 1
-        text = self.checkpoint.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.renderer.decode(ids[:end])
         return Completion(
             text=text,
             finish_reason=finish,

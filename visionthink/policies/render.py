@@ -35,6 +35,9 @@ class Renderer:
         self.end_id: int = vocabulary[chatml.TURN_END]
         self.image_pad_id: int = vocabulary[chatml.IMAGE_PAD]
         self.end_ids = sorted({self.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)})
+        named = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
+        marks = {vocabulary[t] for t in (*chatml.CONTROL_TOKENS, *chatml.NEVER_SAMPLED) if t in vocabulary}
+        self._not_said = marks | {token for token in named if token is not None}
         self.never_sampled = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
 
     def prompt_ids(self, history: History) -> list[int]:
@@ -65,6 +68,14 @@ class Renderer:
     def plain(self, text: str) -> list[int]:
         """Ids of text in which control tokens are only characters."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of sampled ids: all that was said, without the marks of turns and images, padding and the like.
+
+        What a tokenizer calls special is not left out for that: a model may be tuned to say <answer> as a special token.
+        """
+        said = [token for token in ids if token not in self._not_said]
+        return self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def own_ids(self, text: str) -> list[int]:
         """Added tokens that hold `text`: where there are any, banning them keeps it from being said."""

@@ -14,13 +14,16 @@ import threading
 import time
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visionthink.errors import ModelError, OptionError, one_line
-from visionthink.policies.checkpoint import Described, describe, resolve
+from visionthink.policies.checkpoint import describe, resolve
 from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, FinishReason, History
+
+if TYPE_CHECKING:
+    from visionthink.policies.checkpoint_files import Described
 
 
 class VllmPolicy:
@@ -60,17 +63,13 @@ class VllmPolicy:
         vllm, self._stopped = _library()
         self._parameters = vllm.SamplingParams
         described = described or describe(name)
-        from visionthink.policies.checkpoint_files import read_generation, read_tokenizer
-
-        tokenizer = read_tokenizer(name, resolve(name))
-        read_generation(name, resolve(name), described.config, tokenizer)  # only refuses: vLLM is told to read none
         if batch_size is not None:
             engine = {"max_num_seqs": batch_size} | engine
         try:
             self._llm = vllm.LLM(resolve(name), **(_defaults() | engine))
         except Exception as error:  # of many kinds; the details are in vLLM's log
             raise ModelError(f"model {name}: vLLM cannot load it ({one_line(error)})") from error
-        self.renderer = Renderer(tokenizer, (protocol or described.protocol).boundary)
+        self.renderer = Renderer(described.tokenizer, (protocol or described.protocol).boundary)
         self.config = described.config
         """Of the model, as transformers has it."""
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
@@ -160,7 +159,7 @@ class VllmPolicy:
         ended = ids[-1:] and ids[-1] in self.renderer.end_ids
         finish: FinishReason = "stop" if ended else "length"
         kept = ids[:-1] if ended else ids
-        text = self.renderer.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.renderer.decode(kept)
         first = output.metrics.first_token_latency * share if output.metrics else None
         return Completion(
             text,

@@ -58,7 +58,7 @@ class TrainerPolicy:
         seconds = (time.perf_counter() - started) / len(prompts)
         return [
             Completion(
-                text=self.renderer.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                text=self.renderer.decode(ids),
                 finish_reason="stop" if ids and ids[-1] in self.renderer.end_ids else "length",
                 token_ids=tuple(ids),
                 prompt_ids=tuple(prompt),

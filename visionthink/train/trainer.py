@@ -87,7 +87,11 @@ class VisionThinkTrainer(GRPOTrainer):
         if config.kl_coef and not config.lora_rank:
             # TRL loads the reference model by name: as ours, not as its files say
             own = checkpoint.model
-            arguments.model_init_kwargs = {"config": own.config, "generation_config": own.generation_config}
+            arguments.model_init_kwargs = {
+                "architecture": type(own),
+                "config": own.config,
+                "generation_config": own.generation_config,
+            }
         groups = config.steps * config.prompts_per_step * arguments.world_size
         order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
