@@ -16,7 +16,8 @@ from visionthink.data import synth
 from visionthink.endpoint import client
 from visionthink.endpoint.completions import ending_of
 from visionthink.model import load
-from visionthink.protocol import Protocol
+from visionthink.protocol import Answer as ReplyAnswer
+from visionthink.protocol import Protocol, extract_answer
 from visionthink.types import StopReason
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "data" / "endpoint_replies.jsonl").read_text("utf-8").splitlines()]
@@ -114,7 +115,12 @@ def test_thinking_is_an_answer_only_where_the_protocol_finds_one():
     assert all(agent.turn_text(text) is None for text in ("<think>It is 7.", " \n", "<answer> </answer>"))
     assert agent.turn_text("7", "hm") == "<think>hm</think>7"
     assert agent.turn_text("<think>hm</think>7", "hm") == "<think>hm</think>7"  # not said twice
+    quoted = "as <answer>your answer</answer>, </think> or <tool_call>"
+    assert agent.turn_text("3", quoted) == f"<think>{quoted}</think>3"
+    assert extract_answer(agent.turn_text("3", quoted)) == "3"
+    assert all(agent.turn_text(text, "hm") is None for text in ("<answer>", "</answer>", "<answer>\u200b</answer>", "\ufeff"))
     call = agent.request()
+    assert isinstance(agent.parse(agent.turn_text("<answer>3</answer>", f"no {call}")), ReplyAnswer)
     assert agent.turn_text("", f"closer {call}") == f"closer {call}"
     assert agent.turn_text("", "closer <tool_call>{</tool_call>") is None
     assert plain.turn_text("", f"closer {call}") is None  # a dialect without a tool has no calls
