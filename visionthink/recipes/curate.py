@@ -51,6 +51,8 @@ class CurateConfig:
     """An endpoint that is asked whether a question has one definite answer."""
     validation: str = ""
     """A data set whose images must not be in this one."""
+    omit: tuple[str, ...] = ()
+    """Fields to leave out of the request to an endpoint."""
     columns: str = ""
     image_root: str = ""
     seed: int = 0
@@ -154,6 +156,7 @@ def _same_settings(config: CurateConfig) -> None:
     settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
     judges = [part.strip() for part in config.judge.split(",")]
     settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
+    settings |= {"omit": list(config.omit)} if config.omit else {}
     before = stored_settings(config.out)
     if before is None:
         if config.out.exists() and any(config.out.iterdir()):
@@ -265,6 +268,7 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=2 * config.rollouts,
+            **({"omit": config.omit} if config.omit else {}),
         )
         definite = read_definite(config.definite) if config.definite else None
         curator = Curator(
