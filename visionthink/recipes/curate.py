@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from visionthink.addresses import is_endpoint
 from visionthink.data.curated import label_rows, summarise, write_tables
 from visionthink.data.curation import Curator, count_shard, counted, judge_again, shard_rows
 from visionthink.data.curation_report import curation_page
@@ -260,7 +261,8 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
         gpus = torch.cuda.device_count()
-        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 else {}
+        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 and not is_endpoint(config.model) else {}
+        where |= {"omit": config.omit} if config.omit else {}
         model = load(
             config.model,
             **where,
@@ -268,7 +270,6 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=2 * config.rollouts,
-            **({"omit": config.omit} if config.omit else {}),
         )
         definite = read_definite(config.definite) if config.definite else None
         curator = Curator(
