@@ -22,6 +22,7 @@ class Replying:
 
     def __init__(self, rest: Callable[[dict[str, Any]], tuple[int, Any]]):
         self.rest, self.replies, self.sent = rest, list[tuple[int, Any]](), list[dict[str, Any]]()
+        self.headers: dict[str, str] = {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,6 +33,8 @@ class Replying:
                 data = reply if isinstance(reply, bytes) else (reply if isinstance(reply, str) else json.dumps(reply)).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 

@@ -86,7 +86,7 @@ def test_another_field_that_is_not_taken_is_named_with_the_remedy(name, server):
     [transcript] = model.run([EXAMPLE])
     model.policy.close()
     assert transcript.stop_reason == "policy_error" and len(server.sent) == 1
-    assert transcript.turns[-1].note.endswith(f"; leave it out with --omit {field}")
+    assert transcript.turns[-1].note.endswith(f'; leave it out (--omit {field}, or omit=["{field}"] in Python)')
     model = load(server.url, omit=(field,))
     [transcript] = model.run([EXAMPLE])
     model.policy.close()
@@ -117,6 +117,11 @@ def test_the_command_line_leaves_fields_out(server, photo, tmp_path, capsys):
     assert [sorted(body) for body in server.sent] == [["max_tokens", "messages", "model"]] * 3
     assert json.loads((tmp_path / "o" / "config.json").read_text())["omit"] == ["seed", "temperature"]
     assert main(["ask", photo, "-q", "?", "--model", server.url, "--omit", "seed,"]) == 2
+    curated = ["curate", "mini", "--limit", "1", "--rollouts", "1", "--difference", "1", "--out", str(tmp_path / "c"), *model]
+    server.sent.clear()
+    assert main(curated) == 0
+    assert [sorted(body) for body in server.sent] == [["max_tokens", "messages", "model"]] * 2
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["omit"] == ["seed", "temperature"]
 
 
 def test_an_evaluation_without_any_reply_ends_in_an_error(server, tmp_path, capsys):
@@ -125,8 +130,8 @@ def test_an_evaluation_without_any_reply_ends_in_an_error(server, tmp_path, caps
     assert main(command) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: --model {server.url}: answered none of the 2 examples under low, 2 because of: HTTP 400 Unsupported parameter: "
-        f"'max_tokens'; leave it out with --omit max_tokens (all of them: {tmp_path / 'o' / 'transcripts.jsonl'}); "
-        "the same command asks them again"
+        f"'max_tokens'; leave it out (--omit max_tokens, or omit=[\"max_tokens\"] in Python) (all of them: "
+        f"{tmp_path / 'o' / 'transcripts.jsonl'}); the same command asks them again"
     )
     assert len((tmp_path / "o" / "transcripts.jsonl").read_text().splitlines()) == 2
     server.rest = lambda _: (200, said({"content": "<answer>7</answer>"}))
@@ -237,6 +242,7 @@ def test_the_extra_is_in_those_that_need_it():
 # ------------------------------------------------------------------------------------------------ judges
 
 PARTS = [{"type": "thinking", "thinking": "Score: 0?"}, {"type": "text", "text": "Score: 1"}]
+CUT = "finish reason not_finished is not known, and the reply may have been cut off: Score: 1"
 LOST = "the server gave thinking and no answer (finish reason stop): The same."
 
 
@@ -252,6 +258,9 @@ LOST = "the server gave thinking and no answer (finish reason stop): The same."
         ({"content": "It is the sa"}, "MAX_TOKENS", "unscored", "reply was cut off: It is the sa"),
         ({"content": "Maybe."}, "stop", "unscored", "reply cannot be read: Maybe."),
         ({"content": ""}, "abort", "unscored", "the server ended the reply as abort"),
+        ({"content": "Score: 1"}, "not_finished", "unscored", CUT),
+        ({"content": "[THINK]The same."}, "stop", "unscored", LOST.replace(": The", ": <think>The")),
+        ({"content": "\u200b"}, "stop", "unscored", "the server gave an empty reply (finish reason stop)"),
     ],
 )
 def test_a_judge_reads_the_same_replies(message, reason, verdict, why, server):

@@ -15,8 +15,10 @@ from servers import replying, said
 from visionthink.data import synth
 from visionthink.endpoint import client
 from visionthink.endpoint.completions import ending_of
+from visionthink.endpoint.wording import plainly
 from visionthink.model import load
-from visionthink.protocol import Protocol
+from visionthink.protocol import Answer as ReplyAnswer
+from visionthink.protocol import Protocol, extract_answer
 from visionthink.types import StopReason
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "data" / "endpoint_replies.jsonl").read_text("utf-8").splitlines()]
@@ -47,7 +49,7 @@ def no_second_attempt(monkeypatch):
 def test_the_table_has_every_server_and_enough_of_each_ending():
     named = {row["server"] for row in ROWS if row["source"] != "own"}
     assert named >= {"vLLM", "SGLang", "llama.cpp", "Ollama", "LM Studio", "OpenRouter", "Azure", "Gemini", "Anthropic"}
-    assert (len(ROWS), sum(row["source"] != "own" for row in ROWS)) == (91, 71)  # as docs/evaluation.md says
+    assert (len(ROWS), sum(row["source"] != "own" for row in ROWS)) == (138, 71)  # as docs/evaluation.md says
     assert {row["ends"][0] for row in ROWS} == {"answered", "answered_after_request", "refused", "length", "policy_error"}
 
 
@@ -69,7 +71,11 @@ def test_a_recorded_reply(row, server, model):
             "guardrail_intervened ERROR_TOXIC MODEL_ARMOR",
         ),
         ("failed", "error abort cancelled canceled network_error timeout MALFORMED_FUNCTION_CALL UNEXPECTED_TOOL_CALL"),
-        (None, "OTHER load FINISH_REASON_UNSPECIFIED LANGUAGE unknown"),
+        (
+            None,
+            "OTHER load FINISH_REASON_UNSPECIFIED LANGUAGE unknown not_finished not_complete end_of_budget stopped_by_user oom "
+            "preempted killed terminated client_disconnected partial unfinished userStopped modelUnloaded",
+        ),
     ],
 )
 def test_names_of_finish_reasons(ending, names):
@@ -82,6 +88,71 @@ def test_what_was_counted_is_read_under_other_names(server, model):
     [transcript] = model.run([EXAMPLE])
     turn = transcript.turns[0].usage
     assert (turn.visual_tokens, turn.text_tokens, turn.output_tokens) == (30, 120, 9)
+
+
+def test_counts_that_cannot_be_are_none(server, model):
+    for usage in ({"prompt_tokens": -1, "completion_tokens": -5}, {"prompt_tokens": "100", "completion_tokens": "5"}):
+        server.replies[:] = [(200, said({"content": "7"}) | {"usage": usage})]
+        [completion] = model.policy.complete([model.episode(EXAMPLE).history])
+        assert (completion.text, completion.prompt_tokens, completion.output_tokens) == ("7", None, None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "kind", "ends"),
+    [
+        ("iso-8859-1", "application/json; charset=iso-8859-1", ("5 °C", None)),
+        ("utf-8", "application/json; charset=utf-8", ("5 °C", None)),
+        ("utf-8-sig", "application/json", ("5 °C", None)),
+        ("utf-16", "application/json", ("5 °C", None)),
+        ("utf-8", "text/html", ("5 °C", None)),
+        (
+            "iso-8859-1",
+            "application/json",
+            (
+                None,
+                "the reply is no text in its encoding: 'utf-8' codec can't decode byte 0xb0 in position 52: invalid start byte",
+            ),
+        ),
+        ("utf-8", "text/plain; charset=x", (None, "the reply is no text in its encoding: unknown encoding: x")),
+    ],
+)
+def test_the_encoding_of_a_body_is_the_one_it_declares(encoding, kind, ends, server, model, monkeypatch):
+    monkeypatch.setattr(server, "headers", {"Content-Type": kind})
+    server.replies[:] = [(200, json.dumps(said({"content": "5 °C"}), ensure_ascii=False).encode(encoding))]
+    [transcript] = model.run([EXAMPLE])
+    assert (transcript.answer, transcript.turns[-1].note) == ends
+
+
+def test_a_redirect_is_named_and_not_followed(server, model, monkeypatch):
+    monkeypatch.setattr(server, "headers", {"Location": "https://h/v1/chat/completions"})
+    server.replies[:] = [(307, "")]
+    before = len(server.sent)
+    [transcript] = model.run([EXAMPLE])
+    assert len(server.sent) - before == 1 and transcript.turns[-1].note == (
+        "HTTP 307 redirects to https://h/v1/chat/completions, which is not followed; give the address that answers"
+    )
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        {"model": "m", "message": {"role": "assistant", "content": "7"}, "done": True},
+        {"candidates": [{"content": {"parts": [{"text": "7"}]}, "finishReason": "STOP"}]},
+        {"type": "message", "content": [{"type": "text", "text": "7"}], "stop_reason": "end_turn"},
+    ],
+)
+def test_the_reply_of_another_service_is_not_asked_for_again(native, server, model, monkeypatch):
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.01)
+    server.replies[:] = [(200, native)]
+    [transcript] = model.run([EXAMPLE])
+    assert transcript.turns[-1].note == f"the reply holds no completion: {json.dumps(native)}"
+
+
+def test_thinking_in_other_spellings_and_marks_of_the_end():
+    assert plainly("<think>a</think>\n<answer>7</answer>\n") == "<think>a</think>\n<answer>7</answer>\n"
+    assert plainly("a < b </s> c") == "a < b </s> c"
+    assert plainly("the tag <thinking> opens it") == "the tag <thinking> opens it"
+    assert plainly(" " * 1_000_000 + "<|im_end|></s>" * 10_000) == ""  # at once
 
 
 def test_the_thinking_of_a_lost_answer_stays_in_the_transcript(server, model):
@@ -114,7 +185,12 @@ def test_thinking_is_an_answer_only_where_the_protocol_finds_one():
     assert all(agent.turn_text(text) is None for text in ("<think>It is 7.", " \n", "<answer> </answer>"))
     assert agent.turn_text("7", "hm") == "<think>hm</think>7"
     assert agent.turn_text("<think>hm</think>7", "hm") == "<think>hm</think>7"  # not said twice
+    quoted = "as <answer>your answer</answer>, </think> or <tool_call>"
+    assert agent.turn_text("3", quoted) == f"<think>{quoted}</think>3"
+    assert extract_answer(agent.turn_text("3", quoted)) == "3"
+    assert all(agent.turn_text(text, "hm") is None for text in ("<answer>", "</answer>", "<answer>\u200b</answer>", "\ufeff"))
     call = agent.request()
+    assert isinstance(agent.parse(agent.turn_text("<answer>3</answer>", f"no {call}")), ReplyAnswer)
     assert agent.turn_text("", f"closer {call}") == f"closer {call}"
     assert agent.turn_text("", "closer <tool_call>{</tool_call>") is None
     assert plain.turn_text("", f"closer {call}") is None  # a dialect without a tool has no calls

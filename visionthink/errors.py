@@ -12,6 +12,8 @@
 A bad rollout is data, not an exception: see `types.StopReason`.
 """
 
+import unicodedata
+
 
 class VisionThinkError(Exception):
     """Base class. The message is one line that names the file, row or option."""
@@ -43,6 +45,11 @@ class CompressionError(VisionThinkError):
 
 class StorageError(VisionThinkError):
     """A file cannot be written; the message names it and says what is kept."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing in a text can be seen: white space, control characters and marks without width."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def one_line(said: str | Exception, most: int = 200, *, end: bool = False) -> str:

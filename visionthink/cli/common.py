@@ -76,13 +76,13 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
     parser.add_argument(
         "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
     )
-    parser.add_argument(
-        "--omit",
-        type=names,
-        default=(),
-        help="request fields to leave out because the endpoint refuses them, as temperature,seed",
-    )
+    omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+
+
+def omit_option(parser: argparse.ArgumentParser) -> None:
+    text = "request fields to leave out because the endpoint refuses them, as temperature,seed"
+    parser.add_argument("--omit", type=names, default=(), help=text)
 
 
 def menu_options(parser: argparse.ArgumentParser, *, default: str) -> None:

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from visionthink.endpoint.completions import Completed, read_record, read_reply
-from visionthink.endpoint.failures import Unanswered, error_of, failed, words_of
-from visionthink.endpoint.streams import parse_body
+from visionthink.endpoint.failures import Unanswered, error_of, failed, short, words_of
+from visionthink.endpoint.streams import decoded, parse_body
 from visionthink.errors import OptionError
 
 try:
@@ -207,7 +207,7 @@ class Connection:
             return body
         return {"max_completion_tokens" if name == "max_tokens" else name: value for name, value in body.items()}
 
-    async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float, read: Callable[[bytes], T]) -> T:
+    async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float, read: Callable[[str], T]) -> T:
         """Try until there is an answer, the deadline, or a failure that stays."""
         pause = _FIRST_PAUSE
         while True:
@@ -225,7 +225,7 @@ class Connection:
                 await self.turn()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> bytes:
+    async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> str:
         if left <= 0:
             raise Unanswered("timeout", "no time left before the deadline", final=True)
         self.requests += 1
@@ -250,13 +250,19 @@ class Connection:
         if len(content) > _MOST_BYTES:
             raise Unanswered("server", "the reply is larger than 1 MB", final=True)
         if response.status != 200:
-            raise self._refused(response.status, response.headers.get("Retry-After"), content, body or {})
-        return content
-
-    def _refused(self, status: int, retry_after: str | None, content: bytes, body: Mapping[str, Any]) -> Unanswered:
-        after, text = _seconds(retry_after), content.decode("utf-8", "replace")
+            raise self._refused(response.status, response.headers, content.decode("utf-8", "replace"), body or {})
         try:
-            error = error_of(parse_body(content)) or text
+            return decoded(content, response.charset)
+        except (ValueError, LookupError) as error:
+            raise Unanswered("server", short(f"the reply is no text in its encoding: {error}"), final=True) from None
+
+    def _refused(self, status: int, headers: Mapping[str, str], text: str, body: Mapping[str, Any]) -> Unanswered:
+        if 300 <= status < 400:
+            place = headers.get("Location") or "an address that it does not name"
+            return failed(f"redirects to {place}, which is not followed; give the address that answers", status=status)
+        after = _seconds(headers.get("Retry-After"))
+        try:
+            error = error_of(parse_body(text)) or text
             if status in (404, 405) and not urlsplit(self.endpoint.url).path.strip("/"):
                 error = f"{words_of(error)} (an address usually ends in /v1)"
             sent = [name for name in body if name not in ("model", "messages")]

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
 from visionthink.endpoint.streams import parse_body
+from visionthink.endpoint.wording import plainly, thinks_only
 from visionthink.errors import one_line
-from visionthink.types import FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class Completed:
     """A reply in its parts, and what the server says it cost; None where it does not say."""
 
     text: str
-    finish_reason: FinishReason = "stop"
-    """`stop`, `length` or `refused`, whatever the server's name for it."""
+    finish_reason: Literal["stop", "length", "refused", "unknown"] = "stop"
+    """Whatever the server's name for it; `unknown` where that name does not say whether the text came to its end."""
     ended_as: str = ""
     """The server's name for it; empty where it gave none."""
     prompt_tokens: int | None = None
@@ -41,10 +41,11 @@ class Completed:
     @property
     def why_no_answer(self) -> str:
         """What to say of a reply that holds no answer."""
-        held = "thinking and no answer" if self.reasoning.strip() else "no answer" if self.text.strip() else "an empty reply"
+        thought = self.reasoning.strip() or thinks_only(self.text)
+        held = "thinking and no answer" if thought else "no answer" if self.text else "an empty reply"
         ending = f"finish reason {self.ended_as or 'none'}"
         counted = f", {self.completion_tokens} tokens" if self.completion_tokens else ""
-        words = one_line(self.text.strip() or self.reasoning, 120, end=True)
+        words = one_line(self.text or self.reasoning, 120, end=True)
         return f"the server gave {held} ({ending}{counted})" + (f": {words}" if words else "")
 
 
@@ -52,30 +53,43 @@ class Completed:
 
 Ending = Literal["stop", "length", "refused", "failed"]
 
-_ENDINGS: tuple[tuple[Ending, str], ...] = (  # in this order: `incomplete` is not complete, `error_toxic` is a refusal
+_ENDS = frozenset(
+    "stop|eos|eos token|eos token id|eos found|eot|end|end turn|end of turn|end of text|end of sequence|endoftext|"
+    "stop sequence|stop token|stop string|stop string found|stop str|stop word|stop words|complete|completed|finish|finished|"
+    "done|success|succeeded|tool|tools|tool call|tool calls|tool use|function|function call|function calls".split("|")
+)
+"""The names that mean that a reply came to its end. One word more may deny it: `not_finished`, `stopped_by_user`."""
+_ENDINGS: tuple[tuple[Ending, str], ...] = (  # in this order: `error_toxic` is a refusal
     ("failed", r"malformed|unexpected|abort|cancel|interrupt|timeout|fail|network|insufficient|overload|pause"),
     ("refused", r"\w*filter|safety|refus|block|prohibit|recitation|spii|sensitive|moderat|guardrail|toxic|polic|flagged|armor"),
     ("length", r"length|max|limit|window|trunc|incomplete"),
     ("failed", r"error"),
-    ("stop", r"stop|eos|eot|end|complete|finish|done|success|tool|function"),
 )
 
 
 def ending_of(name: str) -> Ending | None:
-    """What a finish reason means, by the words in its name; None where they are not known.
+    """What a finish reason means: the end by its whole name, anything else by a word in it; None where it is not known.
 
     stop, eos_token, end_turn, STOP, tool_calls; length, MAX_TOKENS, model_length; content_filter, SAFETY, refusal; error, abort.
     """
     spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.rpartition(".")[2]).lower()
     spaced = re.sub(r"[^a-z]+", " ", spaced).removeprefix("finish reason ")
+    if spaced.strip() in _ENDS:
+        return "stop"
     return next((ending for ending, words in _ENDINGS if re.search(rf"\b(?:{words})", spaced)), None)
 
 
 def _finish_reason(choice: Mapping[str, Any]) -> str:
-    """As the server names it; SGLang's engine puts it into a record."""
-    found = next((v for k in ("finish_reason", "finishReason", "native_finish_reason") if (v := choice.get(k)) is not None), "")
-    found = found.get("type", "") if isinstance(found, dict) else found
-    return found.strip() if isinstance(found, str) else json.dumps(found)
+    """As the server names it, or the model's server behind a router where that one denies the end."""
+    named = [_named(choice[k]) for k in ("finish_reason", "finishReason", "native_finish_reason") if choice.get(k) is not None]
+    denied = (name for name in named if ending_of(name) not in (None, "stop"))
+    return next(denied, named[0] if named else "")
+
+
+def _named(reason: Any) -> str:
+    """SGLang's engine puts it into a record."""
+    reason = reason.get("type", "") if isinstance(reason, dict) else reason
+    return reason.strip() if isinstance(reason, str) else json.dumps(reason)
 
 
 # ------------------------------------------------------------------------------------------------ replies
@@ -91,7 +105,7 @@ class _MessageParts:
     calls: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_reply(content: bytes) -> Completed:
+def read_reply(content: str) -> Completed:
     """The reply in the body of a response.
 
     Raises:
@@ -103,7 +117,7 @@ def read_reply(content: bytes) -> Completed:
         raise _too_deep() from None
 
 
-def read_record(content: bytes) -> Any:
+def read_record(content: str) -> Any:
     """Any other JSON in the body of a response.
 
     Raises:
@@ -118,11 +132,11 @@ def read_record(content: bytes) -> Any:
     return record
 
 
-def _parsed(content: bytes) -> Any:
+def _parsed(content: str) -> Any:
     try:
         return parse_body(content)
     except ValueError as error:
-        words = short(content.decode("utf-8", "replace"))
+        words = short(content)
         raise Unanswered("server", f"the reply is {error}: {words}" if words else "the reply is empty") from None
 
 
@@ -134,7 +148,8 @@ def _read(record: Any) -> Completed:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         if isinstance(record, dict) and (blocked := _blocked(record)):
             return Completed(text="", finish_reason="refused", note=blocked)
-        raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"))
+        foreign = isinstance(record, dict) and "choices" not in record  # a record of something else: it will be the same again
+        raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"), final=foreign)
     if len(choices) > 1:
         raise _not_understood(f"{len(choices)} completions, and one was asked for")
     choice = choices[0]
@@ -157,18 +172,18 @@ def _read(record: Any) -> Completed:
 
 def _completed(said: _MessageParts, name: str, usage: Mapping[str, int | None]) -> Completed:
     text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
-    ending, note = ending_of(name), ""
+    text, ending, note = plainly(text), ending_of(name), ""
     if ending == "failed":
         raise Unanswered("server", short(f"the server ended the reply as {name}" + (f": {text}" if text else "")))
     if refusal.strip() or ending == "refused":
         ending, note = "refused", short(refusal) or f"the server ended the reply as {name}"
     elif ending is None:
-        if not (text.strip() or said.calls) and name:
+        if not (text or said.calls) and name:
             raise Unanswered("server", short(f"the server ended the reply as {name}, without a word"), final=True)
-        note = f"finish reason {short(name)} is not known; taken as the end" if name else "the server gave no finish reason"
+        note = f"finish reason {short(name)} is not known" if name else "the server gave no finish reason"
     return Completed(
         text=text,
-        finish_reason=ending or "stop",
+        finish_reason=ending or ("unknown" if name else "stop"),
         ended_as=name,
         reasoning=reasoning,
         calls=tuple(said.calls),

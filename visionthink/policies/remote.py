@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, one_line
 from visionthink.protocol import Protocol, written_out
 from visionthink.types import Completion, Failure, History, ImageView, Message
 
@@ -84,20 +84,24 @@ class RemotePolicy:
 
     def _completion(self, completed: Completed, seconds: float) -> Completion:
         text, error = written_out(completed.text, completed.reasoning, completed.calls), None
-        reason = completed.finish_reason
+        reason, note = completed.finish_reason, completed.note
         if reason == "refused":
             error = Failure("refused", completed.note)
-        elif reason == "stop":
+        elif reason != "length":
             heard = self.protocol.turn_text(completed.text, completed.reasoning, completed.calls)
             if heard is None:
-                reason, error = "error", Failure("server", completed.why_no_answer)
+                error = Failure("server", completed.why_no_answer)
+            elif reason == "unknown" and not self.protocol.is_whole(heard):
+                error = Failure(
+                    "server", f"{completed.note}, and the reply may have been cut off: {one_line(heard, 120, end=True)}"
+                )
             else:
-                text = heard
+                text, note = heard, f"{note}; taken as the end" if reason == "unknown" else note
         return Completion(
             text,
-            reason,
+            "error" if error and reason != "refused" else "stop" if reason == "unknown" else reason,
             error=error,
-            note=completed.note or None,
+            note=note or None,
             seconds=seconds,
             prompt_tokens=completed.prompt_tokens,
             output_tokens=completed.completion_tokens,
@@ -121,7 +125,7 @@ class RemotePolicy:
 def _failed(failure: Unanswered, seconds: float) -> Completion:
     words = str(failure)
     if failure.parameter:
-        words += f"; leave it out with --omit {failure.parameter}"
+        words += f'; leave it out (--omit {failure.parameter}, or omit=["{failure.parameter}"] in Python)'
     if failure.kind == "refused":
         return Completion("", "refused", error=Failure("refused", words), seconds=seconds)
     return Completion.failed(failure.kind, words, seconds=seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, OptionError, is_blank
 from visionthink.menu import Menu
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
@@ -19,6 +19,7 @@ from visionthink.protocol.replies import (
     Request,
     after_thinking,
     extract_answer,
+    spoken,
     written_out,
 )
 from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView, Message, Role, Unit
@@ -28,6 +29,8 @@ _SLOT = re.compile(
     r"\{(question|Question|image|error|levels|action_turn|observation_turn)\}|(<\|vision_start\|><\|image_pad\|><\|vision_end\|>)"
 )
 
+
+_TAG = re.compile("</?(?:think|answer|tool_call|tool_response|resize)>")
 
 _ASKED = {"level": "a level", "region": "a region by id", "box": "a box", "edit": "an edit"}
 
@@ -159,20 +162,27 @@ class Protocol:
     def parse(self, text: str, *, can_request: bool = True) -> Reply:
         """Read a reply. What a request leads to depends on image sizes and is decided by `ActionSpace.resolve`."""
         grammar = self._spoken(can_request).grammar
-        return grammar.read(text) if grammar else Answer(text)
+        reply = grammar.read(spoken(text)) if grammar else Answer(text)
+        return Answer(text) if isinstance(reply, Answer) else reply
 
     def turn_text(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
         """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.
 
-        Thinking is no answer. Where all of a turn was taken for thinking, it counts if it holds a tagged answer or a request.
+        Thinking is no answer, and a tag without words is none. Where all of a turn was taken for thinking, it counts if it holds
+        a tagged answer or a request.
         """
         text = written_out(content, reasoning, calls)
         if calls or after_thinking(content):
-            return text if extract_answer(text) or not isinstance(self.parse(text), Answer) else None
+            words = _TAG.sub("", extract_answer(text))
+            return text if not is_blank(words) or not isinstance(self.parse(text), Answer) else None
         if re.search(TAGGED_ANSWER, text, re.DOTALL):
             return text if extract_answer(text) else None
         inner = re.sub("</?think>", "", text)
         return inner if isinstance(self.parse(inner), Request) else None
+
+    def is_whole(self, text: str) -> bool:
+        """Whether a turn shows its own end: a request, or an answer whose tag is closed."""
+        return isinstance(self.parse(text), Request) or re.search(TAGGED_ANSWER, spoken(text), re.DOTALL) is not None
 
     @property
     def can_ask(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from visionthink.errors import is_blank
 from visionthink.types import Call, CallError
 
 
@@ -38,14 +39,31 @@ TAGGED_ANSWER = r"<answer>((?:(?!</?answer>).)*)</answer>"
 
 
 def extract_answer(text: str) -> str:
-    """The last `<answer>`, unwrapped from its last `\\boxed{}`; without tags the last box; else the text after the thinking.
+    """The last `<answer>` of what was `spoken`, unwrapped from its last `\\boxed{}`; without tags the last box; else the text
+    after the thinking.
 
-    Braces inside a box may nest. Surrounding white space is dropped.
+    Braces inside a box may nest. Surrounding white space is dropped; what cannot be seen is no answer.
     """
-    tagged = re.findall(TAGGED_ANSWER, text, re.DOTALL)
+    tagged = re.findall(TAGGED_ANSWER, spoken(text), re.DOTALL)
     visible = tagged[-1] if tagged else text.rpartition("</think>")[2]
     boxed = _last_boxed(visible)
-    return (visible if boxed is None else boxed).strip()
+    answer = (visible if boxed is None else boxed).strip()
+    return "" if is_blank(answer) else answer
+
+
+def spoken(text: str) -> str:
+    """What is searched for answers and requests: the text without its closed thinking, which may quote either.
+
+    Thinking with nothing behind it counts, since it is all that there is. One that opens before the turn does is thinking, too.
+    """
+    *closed, behind = text.split("</think>")
+    if is_blank(behind):
+        return text
+    outside = ""
+    for piece in closed:
+        before, opened, _ = piece.partition("<think>")
+        outside = outside + before if opened else ""
+    return outside + behind
 
 
 def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> str:
@@ -76,7 +94,8 @@ def after_thinking(text: str) -> str:
     """What stands behind the thinking; nothing where the thinking does not end."""
     if "<think>" in text and "</think>" not in text:
         return ""
-    return text.rpartition("</think>")[2].strip()
+    behind = text.rpartition("</think>")[2].strip()
+    return "" if is_blank(behind) else behind
 
 
 def _last_boxed(text: str) -> str | None:

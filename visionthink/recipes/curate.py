@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from visionthink.addresses import is_endpoint
 from visionthink.data.curated import label_rows, summarise, write_tables
 from visionthink.data.curation import Curator, count_shard, counted, judge_again, shard_rows
 from visionthink.data.curation_report import curation_page
@@ -51,6 +52,8 @@ class CurateConfig:
     """An endpoint that is asked whether a question has one definite answer."""
     validation: str = ""
     """A data set whose images must not be in this one."""
+    omit: tuple[str, ...] = ()
+    """Fields to leave out of the request to an endpoint."""
     columns: str = ""
     image_root: str = ""
     seed: int = 0
@@ -154,6 +157,7 @@ def _same_settings(config: CurateConfig) -> None:
     settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
     judges = [part.strip() for part in config.judge.split(",")]
     settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
+    settings |= {"omit": list(config.omit)} if config.omit else {}
     before = stored_settings(config.out)
     if before is None:
         if config.out.exists() and any(config.out.iterdir()):
@@ -257,7 +261,8 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
         gpus = torch.cuda.device_count()
-        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 else {}
+        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 and not is_endpoint(config.model) else {}
+        where |= {"omit": config.omit} if config.omit else {}
         model = load(
             config.model,
             **where,

@@ -14,6 +14,7 @@ from typing import Any
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError, one_line
+from visionthink.protocol import after_thinking
 from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.llm.cache import Judgement, VerdictCache
 from visionthink.rewards.llm.injection import speaks_to_the_judge
@@ -203,7 +204,7 @@ class LLMJudge:
                 self.used.completion_tokens += completed.completion_tokens or 0
                 if completed.finish_reason == "refused":
                     return Verdict("unscored", self.identity, f"the judge refused: {completed.note}")
-                # one that was cut off has not come to its end
+                # one that was cut off, or may have been, has not come to its end
                 reply = completed.text if completed.finish_reason == "stop" else ""
                 reason = _unread(completed)
                 if (correct := self.preset.read(reply)) is not None:
@@ -221,7 +222,9 @@ def _unread(completed: Completed) -> str:
     """Why a reply gives no verdict."""
     if completed.finish_reason == "length":
         return f"reply was cut off: {_end(completed.text or completed.reasoning)}"
-    return f"reply cannot be read: {_end(completed.text)}" if completed.text.strip() else completed.why_no_answer
+    if completed.finish_reason == "unknown":
+        return f"{completed.note}, and the reply may have been cut off: {_end(completed.text)}"
+    return completed.why_no_answer if not after_thinking(completed.text) else f"reply cannot be read: {_end(completed.text)}"
 
 
 def _end(reply: str) -> str:
