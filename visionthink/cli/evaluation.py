@@ -197,13 +197,14 @@ def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[st
 
 
 def _score(options: argparse.Namespace) -> None:
-    from visionthink.evals.answers import SavedAnswer, read_answers
+    from visionthink.evals.answers import SavedAnswer, check_any_usable, read_answers
     from visionthink.evals.scoring import score, verdicts
     from visionthink.rewards.judge import Verdict
     from visionthink.rewards.spec import read_judge
 
     judge, other = read_judge(options.judge), read_judge(options.against) if options.against else None
     answers = list(read_answers(options.file))
+    check_any_usable(options.file, answers)
     if other:
         with stage(f"judging by {options.against}", len(answers)) as advance:
             found = verdicts(other, answers)

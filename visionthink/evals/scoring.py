@@ -12,7 +12,7 @@ from typing import Any
 from visionthink import records
 from visionthink.durable import append_lines, lines_of_one, replace, replace_json
 from visionthink.errors import DataError, OptionError
-from visionthink.evals.answers import SavedAnswer
+from visionthink.evals.answers import SavedAnswer, reason_of
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
 from visionthink.transcript import Transcript
 
@@ -76,7 +76,7 @@ def _score(
             verdict = given.get(answer.line) or known[answer.line, _digest(answer)]
             counts[verdict.verdict] += 1
             if verdict.verdict == "unscored":
-                reasons[verdict.reason] += 1
+                reasons[reason_of(answer, verdict)] += 1
             if answer.recorded:
                 recorded[answer.recorded, verdict.verdict] += 1
             tell(answer, verdict)
