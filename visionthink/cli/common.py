@@ -43,9 +43,22 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def folder(text: str) -> Path:
+def path(text: str) -> Path:
     """The type of an option that names a file or folder to write."""
     return Path(given(text))
+
+
+def folder(text: str) -> Path:
+    """The type of --out where it names a folder to write.
+
+    Raises:
+        OptionError: a file stands there or above it, which is better known before hours of work.
+    """
+    out = path(text)
+    for place in (out, *out.parents):
+        if place.is_file():
+            raise OptionError(f"--out {place}: is a file; name a folder")
+    return out
 
 
 def limit_option(parser: argparse.ArgumentParser) -> None:
