@@ -178,3 +178,15 @@ def test_a_folder_and_a_packed_file_are_named(tmp_path, capsys):
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
     assert main(["score", str(tmp_path / "rows.jsonl.gz")]) == 2
     assert capsys.readouterr().err.endswith("rows.jsonl.gz: is packed by gzip; unpack it first\n")
+
+
+def test_a_folder_of_another_judge_is_refused_before_anything_is_judged(file, tmp_path, capsys):
+    assert main(["score", str(file), "--out", str(tmp_path / "scores")]) == 0
+    said = capsys.readouterr()
+    assert "the verdicts in the file (rows), rules (columns)" in said.out
+    assert said.err.splitlines()[-1].startswith("judging by rules: 8 of 8 after ")
+    assert main(["score", str(file), "--judge", "exact", "--against", "rules", "--out", str(tmp_path / "scores")]) == 2
+    verdicts = tmp_path / "scores" / "verdicts.jsonl"
+    assert capsys.readouterr().err == f"error: {verdicts}: holds verdicts of rules; give --out another folder\n"
+    assert main(["score", str(file), "--against", "exact"]) == 0
+    assert "exact (rows), rules (columns)" in capsys.readouterr().out

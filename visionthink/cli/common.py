@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,12 +53,14 @@ def folder(text: str) -> Path:
     """The type of --out where it names a folder to write.
 
     Raises:
-        OptionError: a file stands there or above it, which is better known before hours of work.
+        OptionError: it cannot be one, which is better known before hours of work.
     """
     out = path(text)
-    for place in (out, *out.parents):
-        if place.is_file():
-            raise OptionError(f"--out {place}: is a file; name a folder")
+    if out.is_file():
+        raise OptionError(f"--out {out}: is a file; name a folder")
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
     return out
 
 

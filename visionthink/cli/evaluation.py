@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, load, model_options, path, wide, write_json
@@ -222,10 +223,10 @@ def _score(options: argparse.Namespace) -> None:
                 write_json(vars(verdict))
 
         summary = score(answers, judge, options.out, tell=tell)
-    _print_score(summary, wide(stderr=options.json))
+    _print_score(summary, options.against or "the verdicts in the file", wide(stderr=options.json))
 
 
-def _print_score(summary: dict[str, Any], console: Console) -> None:
+def _print_score(summary: dict[str, Any], other: str, console: Console) -> None:
     accuracy = "–" if summary["accuracy"] is None else f"{100 * summary['accuracy']:.1f} %"
     console.print(
         f"{summary['n']} answers by {summary['judge']}: {summary['correct']} correct, {summary['wrong']} wrong, "
@@ -235,7 +236,7 @@ def _print_score(summary: dict[str, Any], console: Console) -> None:
     for reason, count in summary["unscored_reasons"].items():
         console.print(f"  {count} unscored: {reason}", markup=False)
     if confusion := summary["confusion"]:
-        table = Table("the other judge", *confusion["counts"], box=box.SIMPLE_HEAD)
+        table = Table(escape(f"{other} (rows), {summary['judge']} (columns)"), *confusion["counts"], box=box.SIMPLE_HEAD)
         for kind, row in confusion["counts"].items():
             table.add_row(kind, *map(str, row.values()))
         console.print(table)

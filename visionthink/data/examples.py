@@ -32,7 +32,7 @@ def parse_columns(text: str) -> dict[str, str]:
     Raises:
         OptionError: not of this form, not a part of an example, or a part twice.
     """
-    columns = {}
+    columns: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, column = (p.strip() for p in part.partition("="))
         if name not in _COLUMNS or not equals or not column:

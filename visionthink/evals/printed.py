@@ -1,8 +1,8 @@
 """Lists that were written as text, by Python's `str()` or as JSON, read back whole or refused.
 
-Files without types (lmms-eval's logs, CSV copies of benchmarks) hold `str()` of a list: "['red', 'crimson']". What is written so is
-read with the digits it has. What numpy writes (no commas), bytes, calls such as `Decimal('1.10')`, mappings and sets have no such
-reading, and are refused instead of being taken for the text of an answer.
+Files without types (lmms-eval's logs, CSV copies of benchmarks) hold `str()` of a list: "['red', 'crimson']". What is written so
+is read with the digits it has. What numpy writes (no commas), bytes, calls such as `Decimal('1.10')`, mappings and sets have no
+such reading, and are refused instead of being taken for the text of an answer.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def read_printed(text: str) -> Any:
     if opening == "{":
         return _in_braces(text, inner, kinds)
     shape = "".join(match[0] if kind == "mark" else _LETTERS[kind] for match, kind in zip(inner, kinds, strict=True))
-    if opening == "(" and not (quoted and "," in shape or re.fullmatch(r"n(,n)*,?|[vt],|", shape)):
+    if opening == "(" and not ((quoted and "," in shape) or re.fullmatch(r"n(,n)*,?|[vt],|", shape)):
         return text
     if "p" in shape:
         raise DataError("a list with objects of Python, not of texts")

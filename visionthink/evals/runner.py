@@ -52,7 +52,7 @@ class _Batch:
     failed: Mapping[str, str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Done:
     """What is written down."""
 

@@ -174,7 +174,7 @@ def _unwritten(row: Row, column: str) -> Any:
     """A cell; of text that is a written list, the list."""
     value = row.get(column)
     try:
-        return read_printed(value) if is_text(value) else value
+        return read_printed(str(value)) if is_text(value) else value
     except DataError as error:
         raise DataError(f"{column} is {error}") from None
 
