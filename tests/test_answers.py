@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import copied_at, places
 
+from visionthink.cells import text_of
 from visionthink.errors import DataError
 from visionthink.evals.answers import read_answers
+from visionthink.evals.printed import read_printed
 from visionthink.evals.scoring import score
 from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.rules.judge import RulesJudge
@@ -172,3 +174,72 @@ def test_a_line_is_judged_as_it_stands_or_unscored_by_its_number(data, which, tm
     if isinstance(found, Answer):
         assert found.references and all(type(text) is str for text in (found.question, found.prediction, *found.references))
     assert score([before, answer, after], RulesJudge())["n"] == 3
+
+
+PRINTED = {
+    "['7' '8']": "a list without commas between its values, as numpy writes it",
+    "['cat' 'dog', 'cow']": "a list without commas between its values, as numpy writes it",
+    "[7 8]": "a list without commas between its values, as numpy writes it",
+    "[None None]": "a list without commas between its values, as numpy writes it",
+    "b'cat'": "bytes as Python writes them, not text",
+    "tensor(3)": "written as Python writes tensor(...), not text",
+    "Decimal('1.10')": "written as Python writes Decimal(...), not text",
+    "array([], dtype=object)": "written as Python writes array(...), not text",
+    "set()": "written as Python writes set(...), not text",
+    "[np.int64(3)]": "a list with objects of Python, not of texts",
+    "<PIL.Image.Image image mode=RGB size=5x5 at 0x7F>": "an object of Python, not text",
+    "[['7', '8'], ['9']]": "a list of lists, not of texts",
+    "{'7', '8'}": "a set, not text",
+    "['7'": "a list whose end is missing",
+    "['7', ...]": "a list that cannot be read",
+}
+
+
+@pytest.mark.parametrize("target", PRINTED)
+def test_a_target_that_is_the_text_of_something_else_is_unscored(tmp_path, target):
+    record = {"doc_id": 0, "input": "Q?", "target": target, "filtered_resps": "78"}
+    assert content(tmp_path, record) == Verdict("unscored", "input", f"line 1: target is {PRINTED[target]}")
+
+
+@pytest.mark.parametrize(
+    "target, references",
+    [
+        ("('7',)", ("7",)),
+        ("[7.10]", ("7.10",)),
+        ("[7]", ("7",)),
+        ('["it\'s", null]', ("it's",)),
+        ("['it\\'s',\n 'caf\\xe9']", ("it's", "café")),
+        ('["\\ud83d\\ude00"]', ("😀",)),
+        ("[3, 4)", ("[3, 4)",)),
+        ("(3, 4)", ("(3, 4)",)),
+        ("[x, y]", ("[x, y]",)),
+        ("[[1, 2], [3, 4]]", ("[[1, 2], [3, 4]]",)),
+        ("{1, 2}", ("{1, 2}",)),
+        ("f(x)", ("f(x)",)),
+        ("[sin(0), 1]", ("[sin(0), 1]",)),
+        ("'cat'", ("'cat'",)),
+    ],
+)
+def test_targets_that_are_lists_and_texts_that_only_look_like_them(tmp_path, target, references):
+    record = {"doc_id": 0, "input": "Q?", "target": target, "filtered_resps": "x"}
+    assert content(tmp_path, record) == Answer("Q?", "x", references)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.none() | st.text(max_size=8) | st.integers(), min_size=1, max_size=4))
+def test_what_python_and_json_write_of_a_list_is_read_back(values):
+    def texts(items) -> list[str | None]:
+        return [None if item is None else text_of(item) for item in items]
+
+    for written in (str(values), json.dumps(values), json.dumps(values, ensure_ascii=False)):
+        assert texts(read_printed(written)) == texts(values)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(st.sampled_from("[](){}'\"\\, ab1.:<N"), max_size=12))
+def test_no_text_is_changed_or_breaks_the_reader(text):
+    try:
+        read = read_printed(text)
+    except DataError:
+        return
+    assert read is None or read == text or isinstance(read, list)

@@ -22,7 +22,7 @@ from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.recipes.tiny import ship
 from visionthink.rewards.spec import probe, read_judge
-from visionthink.train.progress import ProgressBar
+from visionthink.train.progress import ProgressBar, _status
 from visionthink.train.run import train
 
 
@@ -148,6 +148,7 @@ def test_a_run_says_what_it_does_where_there_is_no_terminal(tmp_path, capsys):
         "loading tiny-base",
         "measuring the images of 8 examples",
         "training",
+        "training",
         f"saving {out}/final",
     ]
     train(small(out, steps=3, save_steps=1, resume=True), examples)
@@ -157,9 +158,12 @@ def test_a_run_says_what_it_does_where_there_is_no_terminal(tmp_path, capsys):
         "measuring the images of 8 examples",
         f"resuming at step 1 of 3, from {out}/checkpoint-1",
         "training",
+        "training",
         f"saving {out}/final",
     ]
-    assert lines[3] == "training: 1 of 3"
+    assert lines[3] == "training: 1 of 3" and lines[4].startswith("training: 3 of 3 after ")
+    train(small(tmp_path / "dry", steps=1), examples, dry_run=True)
+    assert "saving" not in capsys.readouterr().err
 
 
 def test_lines_of_progress_come_at_intervals(capsys, monkeypatch):
@@ -170,6 +174,7 @@ def test_lines_of_progress_come_at_intervals(capsys, monkeypatch):
     bar = ProgressBar()
     bar.on_train_begin(None, State, None)
     State.global_step = 5
+    assert _status({"loss": 0.5, "reward": 0.0, "rewards/penalty/mean": -0.0}).startswith("reward 0.00 (0.00 + 0.00 - 0.00), ")
     bar.on_log(None, State, None, {"loss": 0.5})
     time.sleep(0.12)
     bar.on_train_end(None, State, None)

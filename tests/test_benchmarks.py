@@ -460,9 +460,22 @@ BAD = [
     ("ocrbench", {"question_type": "Poems"}, "question_type 'Poems' is none of Regular Text Recognition"),
     ("mmbench", {"answer": "nan"}, "no answer"),
     ("mmbench", {"C": "nan", "D": "z"}, "options A, B, D: expected A, B and so on without a gap"),
-    ("mmmu", {"options": "['a', "}, "options is not a list of 2 to 26 texts"),
+    ("mmmu", {"options": "['a', "}, "options is a list whose end is missing"),
+    ("mmmu", {"options": "['a' 'b', 'c']"}, "options is a list without commas between its values, as numpy writes it"),
+    ("mmmu", {"options": "['a', null]"}, "options holds null, not text"),
+    ("mmmu", {"options": "[b'a', 'b']"}, "options holds bytes, not text"),
+    ("mmmu", {"answer": "2"}, "answer '2' is none of the letters of its options, A, B"),
+    ("mmmu", {"answer": "Z"}, "answer 'Z' is none of the letters of its options, A, B"),
+    ("mmmu", {"answer": "a cat"}, "answer 'a cat' is none of the letters of its options, A, B"),
+    ("mmmu", {"question_type": "open", "answer": "['7' '8']"}, "answer is a list without commas between its values"),
+    ("mmmu", {"question_type": "open", "answer": "['7'"}, "answer is a list whose end is missing"),
+    ("mmmu", {"question_type": "open", "answer": "[null]"}, "no answer"),
+    ("mmmu", {"question_type": "open", "answer": "[]"}, "no answer"),
+    ("mmmu-pro", {"answer": "D"}, "answer 'D' is none of the letters of its options, A, B, C"),
+    ("mmbench", {"answer": "E"}, "answer 'E' is none of the letters of its options, A, B"),
+    ("docvqa", {"answers": "['a' 'b']"}, "answer is a list without commas between its values, as numpy writes it"),
     ("mmmu", {"options": ["a", ["b"]]}, "options holds a list, not text"),
-    ("mmmu", {"question_type": "open", "answer": "['a', {}]"}, "answer holds an object, not text"),
+    ("mmmu", {"question_type": "open", "answer": "['a', {}]"}, "answer is a list that cannot be read"),
     ("mmmu", {"question": "<image 1> or <image 2>?"}, "the question mentions image 2, and there is none"),
     ("mmmu", {"options": ["<image 1>", "<image 2>"]}, "the question mentions image 2, and there is none"),
     ("mmmu", {"question_type": "essay"}, "question_type 'essay' is none of multiple-choice, open"),
@@ -480,6 +493,24 @@ def test_bad_rows_are_named_in_one_line(key, change, reason, tmp_path):
     with pytest.raises(DataError) as error:
         examples["1"]
     assert str(error.value).startswith(f"{source}, row 1: {reason}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "answers", "options"),
+    [
+        ("mmmu", {"answer": "b"}, ("B",), ["a cat", "a dog's ear"]),
+        ("mmmu", {"answer": "(B)"}, ("B",), ["a cat", "a dog's ear"]),
+        ("mmmu", {"answer": "B."}, ("B",), ["a cat", "a dog's ear"]),
+        ("mmmu", {"options": "[1.10, 1.1]"}, ("B",), ["1.10", "1.1"]),
+        ("mmmu", {"options": '["1e5", 100000.0]'}, ("B",), ["1e5", "100000.0"]),
+        ("mmmu", {"question_type": "open", "answer": "[7.10, null]"}, ("7.10",), None),
+        ("mmmu", {"question_type": "open", "answer": "[3, 4)"}, ("[3, 4)",), None),
+        ("docvqa", {"answers": "['a', 'b']"}, ("a", "b"), None),
+    ],
+)
+def test_answers_and_options_as_they_were_written(key, change, answers, options, tmp_path):
+    example = table(write(tmp_path, [ROWS[key][0][0] | change], "jsonl"), key)["0"]
+    assert ((example.answer, *example.aliases), example.metadata.get("options")) == (answers, options)
 
 
 @pytest.mark.parametrize("key", KEYS)

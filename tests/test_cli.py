@@ -73,6 +73,7 @@ def test_tokens(capsys):
     result = json.loads(out)
     assert result["visual_tokens_full"] == 2701
     assert [(e["level"], e["visual_tokens"]) for e in result["levels"]] == [(0.25, 648), (1.0, 2701)]
+    assert [(e["width"], e["height"]) for e in result["levels"]] == [(1008, 504), (2044, 1036)]
     _, out, _ = run(capsys, "tokens", "--size", "2048x1024", "--family", "qwen3-vl", "--json")
     assert json.loads(out)["visual_tokens_full"] == 2048
     status, out, _ = run(capsys, "tokens", "--size", "224x224", "--family", "qwen3-vl")
@@ -161,6 +162,26 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["reproduce", "--claims", ""], "argument --claims: is empty"),
         (["train", "tiny", "--out", "OUT", "--seed", "4294967296"], "seed 4294967296: must be below"),
         (["train", "tiny", "--out", "OUT", "--data", "empty.jsonl"], "empty.jsonl: is empty"),
+        (["eval", "mini", "--judge", "", "--out", "OUT"], "argument --judge: is empty"),
+        (["eval", "mini", "--columns", "question=q", "--out", "OUT"], "mini: is generated; --benchmark, --split, --columns"),
+        (["eval", "mini", "--image-root", "/nope", "--out", "OUT"], "mini: is generated; --benchmark, --split, --columns"),
+        (
+            ["eval", "null.jsonl", "--columns", "question=question,question=answer", "--out", "OUT"],
+            "columns 'question=answer': question is named already, as question",
+        ),
+        (["curate", "mini", "--model", "tiny", "--columns", "answer=a", "--out", "OUT"], "mini: is generated; --columns and"),
+        (["curate", "mini", "--model", "./nope", "--out", "OUT"], "model ./nope: no such folder"),
+        (["eval", "mini", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["eval", "mini", "--out", "afile/x"], "afile is not a folder that can be written to"),
+        (["curate", "mini", "--model", "tiny", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["demo", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["reproduce", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["train", "tiny", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["report", "nowhere", "--out", "."], "--out .: is a folder; name the page, as report.html"),
+        (["report", "afile", "--out", "r.html"], "afile: is a file; name the folder of a run"),
+        (["eval", "mini", "--limit", "2", "--out", "foreign"], "--out foreign: holds the summary of something else"),
+        (["eval", "--from-lmms", "logs", "--out", "foreign"], "--out foreign: holds the summary of something else"),
+        (["train", "tiny", "--model", "http://localhost:1/v1#m", "--out", "OUT"], "http://localhost:1/v1#m: is an endpoint, and"),
         (["train", "tiny", "--out", "OUT", "--data", "null.jsonl"], "null.jsonl: none of the first lines is a JSON object"),
     ],
 )
@@ -168,7 +189,11 @@ def test_bad_options(capsys, tmp_path, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "null.jsonl").write_text("{}\nnull\n")
+    (tmp_path / "afile").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "summary.json").write_text("{}")
     assert message in fails(capsys, *(str(tmp_path / "out") if a == "OUT" else a for a in argv))
+    assert not (tmp_path / "out").exists() and (tmp_path / "foreign" / "summary.json").read_text() == "{}"
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -182,7 +207,8 @@ def test_evaluate_and_report(capsys, tmp_path):
         status, out, err = run(
             capsys, "eval", "mini", "--limit", "24", "--policy", policy, "--max-new-tokens", "8", "--out", str(folder), "--json"
         )
-        assert (status, err) == (0, f"tiny {policy}: 0 of 24\n")
+        begun, ended = err.splitlines()
+        assert (status, begun) == (0, f"tiny {policy}: 0 of 24") and ended.startswith(f"tiny {policy}: 24 of 24 after ")
         summary = json.loads(out)
         assert (summary["n"], summary["unscored"], summary["failed"]) == (24, 0, 0)
         assert len((folder / "transcripts.jsonl").read_text().splitlines()) == 24
@@ -198,6 +224,25 @@ def test_evaluate_and_report(capsys, tmp_path):
     folders = [str(p) for p in tmp_path.iterdir() if p.is_dir()]
     assert run(capsys, "report", *folders, "--out", str(page))[0] == 0
     text = page.read_text()
+    again = tmp_path / "again.html"
+    inside = [str(path) for path in tmp_path.iterdir()]
+    assert (
+        str(page) in inside and len(inside) == 8
+    )  # a folder of folders, and all that stands in it with the page and its figures
+    for named in ([str(tmp_path)], inside):
+        assert run(capsys, "report", *sorted(named), "--out", str(again))[0] == 0
+        assert again.with_suffix(".csv").read_text().splitlines()[0] == page.with_suffix(".csv").read_text().splitlines()[0]
+        assert sorted(again.with_suffix(".csv").read_text().splitlines()) == sorted(
+            page.with_suffix(".csv").read_text().splitlines()
+        )
+        again.unlink()
+        again.with_suffix(".csv").unlink()
+    low = ("eval", "mini", "--limit", "24", "--policy", "low", "--max-new-tokens", "8", "--out", str(tmp_path / "low"))
+    status, out, err = run(capsys, *low)
+    assert (status, err) == (0, "tiny low: all 24 were done before\n")
+    folder = tmp_path / "low"
+    last = f"results in {folder}; for a page of them: visionthink report {folder} --out {folder}.html"
+    assert out.splitlines()[-1] == last
     assert text.count("<svg ") - text.count('<svg class="boxes"') == 6 and text.count("data:image/png;base64,") >= 12
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons", ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_lines_of_every_kind(file):
     assert read[4].content == Answer("How many?", "13", ("12",))
     assert [a.content.reason for a in read[5:]] == [
         "line 6: not a JSON object",
-        "line 7: no ground_truth",
+        "line 7: no ground_truth; it has 'question'",
         "line 8: not UTF-8 text",
     ]
 
@@ -144,3 +145,48 @@ def test_command_line(file, tmp_path, capsys):
     assert "--out DIR folder for verdicts.jsonl and summary.json" in text
     assert main(["score", str(file.parent / "no.jsonl")]) == 2
     assert capsys.readouterr().err.endswith("no.jsonl: no such file\n")
+
+
+@pytest.mark.parametrize(
+    "written, why",
+    [
+        (b"question,answer\nq,a\nr,b\n", "not a JSON object"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(128, 256)), "not UTF-8 text"),
+        (b'[\n {\n  "question": "q",\n  "answer": "a"\n }\n]\n', "not a JSON object"),
+        (b'{"question": "q", "answer": "a"}\n' * 3, "no ground_truth; it has 'question', 'answer'"),
+    ],
+)
+def test_a_file_of_which_no_line_can_be_used_is_refused(tmp_path, capsys, written, why):
+    (tmp_path / "rows").write_bytes(written)
+    assert main(["score", str(tmp_path / "rows"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert said.err.startswith(f"error: {tmp_path / 'rows'}: no row can be judged: {why}")
+    assert said.err.endswith("; JSON lines are wanted, one object on each line\n") and not (tmp_path / "out").exists()
+
+
+def test_reasons_are_counted_without_their_lines(tmp_path, capsys):
+    bad = [{"question": "q", "answer": "a", "prediction": "b"}] * 3
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*bad, LINES[0]]))
+    summary = score(read_answers(tmp_path / "rows.jsonl"), RulesJudge())
+    assert summary["unscored_reasons"] == {"no ground_truth; it has 'question', 'answer', 'prediction'": 3}
+
+
+def test_a_folder_and_a_packed_file_are_named(tmp_path, capsys):
+    assert main(["score", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: is a folder; name a file of JSON lines\n"
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"{}\n"))
+    assert main(["score", str(tmp_path / "rows.jsonl.gz")]) == 2
+    assert capsys.readouterr().err.endswith("rows.jsonl.gz: is packed by gzip; unpack it first\n")
+
+
+def test_a_folder_of_another_judge_is_refused_before_anything_is_judged(file, tmp_path, capsys):
+    assert main(["score", str(file), "--out", str(tmp_path / "scores")]) == 0
+    said = capsys.readouterr()
+    assert "the verdicts in the file (rows), rules (columns)" in said.out
+    assert said.err.splitlines()[-1].startswith("judging by rules: 8 of 8 after ")
+    assert main(["score", str(file), "--judge", "exact", "--against", "rules", "--out", str(tmp_path / "scores")]) == 2
+    verdicts = tmp_path / "scores" / "verdicts.jsonl"
+    assert capsys.readouterr().err == f"error: {verdicts}: holds verdicts of rules; give --out another folder\n"
+    assert main(["score", str(file), "--against", "exact"]) == 0
+    assert "exact (rows), rules (columns)" in capsys.readouterr().out

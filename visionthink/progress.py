@@ -27,7 +27,8 @@ class Advance(Protocol):
 def stage(what: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Yields a function that is told how many more of the `total` are done.
 
-    Writes `what` at once and the progress at least every 30 s, even while nothing finishes.
+    Writes `what` at once, the progress at least every 30 s, even while nothing finishes, and how many are done at the end; one
+    line says so where all were `done` before.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -49,15 +50,23 @@ def stage(what: str, total: int, *, done: int = 0) -> Iterator[Advance]:
         count[0] += more
         said[0] = status and f": {status}"
 
+    def now() -> None:
+        _line(f"{what}: {count[0]} of {total} after {time.monotonic() - started:.0f} s{said[0]}")
+
     def tell() -> None:
         while not over.wait(EVERY):
-            _line(f"{what}: {count[0]} of {total} after {time.monotonic() - started:.0f} s{said[0]}")
+            now()
 
+    if 0 < total <= done:
+        _line(f"{what}: all {total} were done before")
+        yield advance
+        return
     _line(f"{what}: {done} of {total}")
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
     try:
         yield advance
+        now()
     finally:
         over.set()
         teller.join()

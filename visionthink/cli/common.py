@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,9 +44,24 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def folder(text: str) -> Path:
+def path(text: str) -> Path:
     """The type of an option that names a file or folder to write."""
     return Path(given(text))
+
+
+def folder(text: str) -> Path:
+    """The type of --out where it names a folder to write.
+
+    Raises:
+        OptionError: it cannot be one, which is better known before hours of work.
+    """
+    out = path(text)
+    if out.is_file():
+        raise OptionError(f"--out {out}: is a file; name a folder")
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+    return out
 
 
 def limit_option(parser: argparse.ArgumentParser) -> None:

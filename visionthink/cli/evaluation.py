@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, load, model_options, wide, write_json
+from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, load, model_options, path, wide, write_json
 from visionthink.errors import OptionError
 from visionthink.model import Model
 from visionthink.progress import stage
@@ -35,7 +36,7 @@ def add(command: AddCommand) -> None:
         "(default: %(default)s)",
     )
     usual = "exact for mini and benchmarks without a judge of their own, rules for other data"
-    evaluate.add_argument("--judge", help=JUDGE_HELP.replace("%(default)s", usual))
+    evaluate.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
     evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
     evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
     evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
@@ -60,7 +61,7 @@ def add(command: AddCommand) -> None:
         "--against", help="another judge to compare with; without it, verdicts that the file holds are compared with"
     )
     score.add_argument(
-        "--out", type=folder, metavar="DIR", help="folder for verdicts.jsonl and summary.json; one that was begun is continued"
+        "--out", type=path, metavar="DIR", help="folder for verdicts.jsonl and summary.json; one that was begun is continued"
     )
 
     report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
@@ -68,7 +69,7 @@ def add(command: AddCommand) -> None:
         "folders", nargs="+", type=Path, metavar="DIR", help="a folder written by visionthink eval or visionthink train"
     )
     report.add_argument(
-        "--out", type=folder, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
+        "--out", type=path, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
     )
 
 
@@ -150,8 +151,10 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
-    if len(summaries) > 1 and not options.json:
-        console.print(f"open {options.out / 'report.html'}", markup=False)
+    if not options.json:
+        one = f"results in {options.out}; for a page of them: visionthink report {options.out} --out {options.out}.html"
+        text = f"open {options.out / 'report.html'}" if len(summaries) > 1 else one
+        console.print(text, markup=False, soft_wrap=True, highlight=False)
 
 
 def _main_reason(summary: Mapping[str, Any], out: Path) -> str:
@@ -184,8 +187,8 @@ def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[st
     if options.limit is not None and options.limit < 1:
         raise OptionError(f"--limit {options.limit}: must be at least 1")
     if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
-        if task is not None or options.split is not None:
-            raise OptionError(f"{options.suite}: is generated; --benchmark and --split are for tables")
+        if task is not None or options.split is not None or options.columns or options.image_root:
+            raise OptionError(f"{options.suite}: is generated; --benchmark, --split, --columns and --image-root are for tables")
         return {example.id: example for example in suite(options.suite, options.limit)}
     if task is None:
         table = read_examples(options.suite, options.split or "test", columns=options.columns, image_root=options.image_root)
@@ -197,13 +200,16 @@ def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[st
 
 
 def _score(options: argparse.Namespace) -> None:
-    from visionthink.evals.answers import SavedAnswer, read_answers
-    from visionthink.evals.scoring import score, verdicts
+    from visionthink.evals.answers import SavedAnswer, check_any_usable, read_answers
+    from visionthink.evals.scoring import check_out, score, verdicts
     from visionthink.rewards.judge import Verdict
     from visionthink.rewards.spec import read_judge
 
     judge, other = read_judge(options.judge), read_judge(options.against) if options.against else None
     answers = list(read_answers(options.file))
+    check_any_usable(options.file, answers)
+    if options.out is not None:
+        check_out(options.out, judge)
     if other:
         with stage(f"judging by {options.against}", len(answers)) as advance:
             found = verdicts(other, answers)
@@ -217,10 +223,10 @@ def _score(options: argparse.Namespace) -> None:
                 write_json(vars(verdict))
 
         summary = score(answers, judge, options.out, tell=tell)
-    _print_score(summary, wide(stderr=options.json))
+    _print_score(summary, options.against or "the verdicts in the file", wide(stderr=options.json))
 
 
-def _print_score(summary: dict[str, Any], console: Console) -> None:
+def _print_score(summary: dict[str, Any], other: str, console: Console) -> None:
     accuracy = "–" if summary["accuracy"] is None else f"{100 * summary['accuracy']:.1f} %"
     console.print(
         f"{summary['n']} answers by {summary['judge']}: {summary['correct']} correct, {summary['wrong']} wrong, "
@@ -230,7 +236,7 @@ def _print_score(summary: dict[str, Any], console: Console) -> None:
     for reason, count in summary["unscored_reasons"].items():
         console.print(f"  {count} unscored: {reason}", markup=False)
     if confusion := summary["confusion"]:
-        table = Table("the other judge", *confusion["counts"], box=box.SIMPLE_HEAD)
+        table = Table(escape(f"{other} (rows), {summary['judge']} (columns)"), *confusion["counts"], box=box.SIMPLE_HEAD)
         for kind, row in confusion["counts"].items():
             table.add_row(kind, *map(str, row.values()))
         console.print(table)

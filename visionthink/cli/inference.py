@@ -120,7 +120,9 @@ def _tokens(options: argparse.Namespace) -> None:
     try:
         full = space.full_tokens
         offers = space.offers()
-        views = [*space.shown(space.opening), *(v for offer in offers for v in space.shown(offer.looks))]
+        shown = [*space.shown(space.opening), *(v for offer in offers for v in space.shown(offer.looks))]
+        kept = [rule.fit(view.width, view.height) for view in shown]
+        views = [dataclasses.replace(v, width=w, height=h) for v, (w, h) in zip(shown, kept, strict=True)]
         any_box = next((offer for offer in offers if offer.any_box), None)
     except ImageError as error:
         raise ImageError(f"{options.image or '--size'}: {error}") from None

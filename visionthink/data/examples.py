@@ -30,13 +30,15 @@ def parse_columns(text: str) -> dict[str, str]:
     """ "question=q,image=picture" to a mapping. A dot reaches into a column: `answer=json.answer`.
 
     Raises:
-        OptionError: not of this form, or not a part of an example.
+        OptionError: not of this form, not a part of an example, or a part twice.
     """
-    columns = {}
+    columns: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, equals, column = (p.strip() for p in part.partition("="))
         if name not in _COLUMNS or not equals or not column:
             raise OptionError(f"columns {part!r}: expected question=NAME, image=NAME or answer=NAME")
+        if name in columns:
+            raise OptionError(f"columns {part!r}: {name} is named already, as {columns[name]}")
         columns[name] = column
     return columns
 

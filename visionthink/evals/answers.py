@@ -6,16 +6,16 @@ text is no reference in its logs, and text as any other in plain rows.
 
 from __future__ import annotations
 
-import ast
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visionthink import records
-from visionthink.cells import check_utf8, is_blank, read_object, text_of
+from visionthink.cells import Number, check_utf8, is_blank, quoted, read_object, text_of
 from visionthink.errors import DataError, one_line
+from visionthink.evals.printed import NOTHING, read_printed
 from visionthink.protocol import extract_answer
 from visionthink.rewards.judge import NO_REFERENCE, VERDICT_FIELDS, Answer, Verdict, VerdictKind
 from visionthink.transcript import Transcript
@@ -36,19 +36,41 @@ def read_answers(path: Path) -> Iterator[SavedAnswer]:
     """Lines of a JSON-lines file, in order.
 
     Raises:
-        DataError: there is no such file, it is empty, or it is not UTF-8 text.
+        DataError: there is no such file, it is empty, it is packed, or it is not UTF-8 text.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file of JSON lines")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     any_line = False
     with path.open("rb") as file:
-        check_utf8(file.peek(4)[:4], path)
+        head = file.peek(4)[:4]
+        if head.startswith(b"\x1f\x8b"):
+            raise DataError(f"{path}: is packed by gzip; unpack it first")
+        check_utf8(head, path)
         for number, raw in enumerate(file, 1):
             if raw.strip():
                 any_line = True
                 yield _read(number, raw)
     if not any_line:
         raise DataError(f"{path}: is empty")
+
+
+def check_any_usable(path: Path, answers: Sequence[SavedAnswer]) -> None:
+    """
+    Raises:
+        DataError: none of the answers of a file could be read; the message gives the most frequent reason.
+    """
+    reasons = Counter(reason_of(a, a.content) for a in answers if isinstance(a.content, Verdict))
+    if reasons.total() == len(answers) and NO_REFERENCE not in reasons:
+        [(reason, count)] = reasons.most_common(1)
+        others = f" ({count} of {len(answers)} lines)" if count < len(answers) else ""
+        raise DataError(f"{path}: no row can be judged: {reason}{others}; JSON lines are wanted, one object on each line")
+
+
+def reason_of(answer: SavedAnswer, verdict: Verdict) -> str:
+    """Why, without the number of the line, so that lines with the same reason can be counted together."""
+    return verdict.reason.removeprefix(f"line {answer.line}: ")
 
 
 def _read(number: int, raw: bytes) -> SavedAnswer:
@@ -86,29 +108,21 @@ def _lmms_eval(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     return SavedAnswer(line=number, id=str(record["doc_id"]), content=content, recorded=_recorded(record))
 
 
-_NOTHING = ("", "None", "nan", "NaT", "<NA>")
-"""What `str()` makes of a value that is missing, in Python and pandas."""
-
-
 def _unwritten(target: str) -> Any:
-    """What `str()` was called of: nothing, a list of texts, or text.
+    """What `str()` was called of: nothing, a list, or text. A list of several numbers is text: [0, 1] is an interval.
 
     Raises:
-        ValueError: a mapping.
+        DataError: something else.
     """
-    text = target.strip()
-    listed = text[:1] + text[-1:] in ("[]", "()")
-    parts = [part.strip().strip("'\"").strip() for part in text[1:-1].split(",")] if listed else [text]
-    if all(part in _NOTHING for part in parts):
+    try:
+        value = read_printed(target)
+    except DataError as error:
+        raise DataError(f"target is {error}") from None
+    if not isinstance(value, list):
+        return value
+    if all(v is None or v in NOTHING for v in value):
         return None
-    if text[0] + text[-1] in ("[]", "{}"):
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(text)
-            if isinstance(value, dict):
-                raise DataError("target is a mapping, not text")
-            if isinstance(value, list) and all(isinstance(v, str) or v is None for v in value):  # not [0, 1]
-                return value
-    return target
+    return target if len(value) > 1 and all(isinstance(v, Number) for v in value) else value
 
 
 def _judged(question: str, reply: str, references: tuple[str, ...]) -> Answer | Verdict:
@@ -118,7 +132,7 @@ def _judged(question: str, reply: str, references: tuple[str, ...]) -> Answer | 
 def _plain(number: int, record: Mapping[str, Any]) -> SavedAnswer:
     for name in ("question", "ground_truth", "prediction"):
         if name not in record:
-            raise ValueError(f"no {name}")
+            raise ValueError(f"no {name}; it has {quoted(record) or 'nothing'}")
     question, prediction = record["question"], record["prediction"]
     if not isinstance(question, str):
         raise ValueError("question must be text")

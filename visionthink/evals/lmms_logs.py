@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from visionthink import records
-from visionthink.errors import DataError
+from visionthink.durable import stored_settings
+from visionthink.errors import DataError, OptionError
 from visionthink.evals.answers import SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
 from visionthink.evals.metrics import Scored, summarise
@@ -86,8 +87,10 @@ def evaluate_logs(path: Path, out: Path, *, sidecar: Path | None = None, judge: 
     """Write a run of lmms-eval as the folder that `runner.evaluate` writes, views left out; returns the summary.
 
     Raises:
+        OptionError: `out` holds the summary of something else.
         DataError: as `read_lmms_logs`, or no request of the run became an episode.
     """
+    check_out(out)
     run = read_lmms_logs(path, sidecar=sidecar, judge=judge)
     if not run.scored:
         raise DataError(f"{path}: no request of this run became an episode")
@@ -97,6 +100,21 @@ def evaluate_logs(path: Path, out: Path, *, sidecar: Path | None = None, judge: 
     summary |= {"judge": identity, "judge_usage": judge.usage() if judge else {}, "failed": len(run.failed)}
     write_run(out, summary, run.scored, {f.example_id: f.reason for f in run.failed})
     return summary
+
+
+def check_out(out: Path) -> None:
+    """
+    Raises:
+        OptionError: a summary stands in a folder that is not of a run of lmms-eval.
+    """
+    try:
+        ours = str(records.parse((out / "summary.json").read_bytes()).get("judge")).startswith("lmms-eval")
+    except FileNotFoundError:
+        return
+    except ValueError:
+        ours = False
+    if not ours or stored_settings(out) is not None:
+        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
 
 
 # ------------------------------------------------------------------------------------------------ lmms-eval's files

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from visionthink import records
-from visionthink.durable import append_lines, lines_of_one, same_settings, whole_lines
+from visionthink.durable import append_lines, lines_of_one, same_settings, stored_settings, whole_lines
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, ImageError, InputError, OptionError
 from visionthink.evals.flops import Architecture
@@ -52,7 +52,7 @@ class _Batch:
     failed: Mapping[str, str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Done:
     """What is written down."""
 
@@ -60,6 +60,8 @@ class _Done:
     """Digests of what was asked, by number."""
     scored: dict[str, Scored] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    finished: int = 0
+    """Examples of the batches that need not be done again."""
 
     def add(self, record: Mapping[str, Any]) -> None:
         """A batch in which the model could not be called counts as not done: it is asked again.
@@ -73,6 +75,7 @@ class _Done:
         self.failed |= batch.failed
         if all(s.transcript.stop_reason != StopReason.POLICY_ERROR for s in scored.values()):
             self.batches[batch.batch] = batch.of
+            self.finished += len(batch.scored) + len(batch.failed)
 
 
 def evaluate(
@@ -103,6 +106,8 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
+    if (out / "summary.json").exists() and stored_settings(out) is None:
+        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}
@@ -117,7 +122,7 @@ def evaluate(
                 raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program: {error}") from None
         _judge_again(done, judge)
         room = GALLERY
-        with stage(f"{model_name} {policy}", len(examples)) as advance:
+        with stage(f"{model_name} {policy}", len(examples), done=done.finished) as advance:
             readable = _readable(examples, order, refused)
             for number, (lane, batch) in enumerate(_batches(readable, route, batch_size, refused)):
                 digest = _digest(batch)
@@ -125,8 +130,9 @@ def evaluate(
                     raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
                 if number not in done.batches:
                     done.add(_run(number, digest, lane, batch, model, judge, out, progress_file, room))
+                    advance(len(batch))
                 room -= sum(bool(done.scored[e.id].transcript.offers) for e in batch if e.id in done.scored)
-                advance(len(batch))
+            advance(len(refused))
         failed = refused | done.failed
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from visionthink import records
 from visionthink.durable import append_lines, lines_of_one, replace, replace_json
 from visionthink.errors import DataError, OptionError
-from visionthink.evals.answers import SavedAnswer
+from visionthink.evals.answers import SavedAnswer, reason_of
 from visionthink.rewards.judge import Answer, Judge, Verdict, VerdictKind, judge_transcripts
 from visionthink.transcript import Transcript
 
@@ -42,17 +42,28 @@ def score(
     answers = list(answers)
     if out is None:
         return _score(answers, judge, out, {}, tell)
-    if out.exists() and not out.is_dir():
-        raise OptionError(f"--out {out}: is a file; name a folder, which gets verdicts.jsonl and summary.json")
+    check_out(out, judge)
     file, summary_file = out / "verdicts.jsonl", out / "summary.json"
-    if summary_file.exists() and not file.exists():
-        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
     with lines_of_one(out / ".lock", what="folder"):
         known = _resume(file, judge.identity, {(a.line, _digest(a)) for a in answers})
         file.touch()
         summary = _score(answers, judge, file, known, tell)
         replace_json(summary_file, summary)
     return summary
+
+
+def check_out(out: Path, judge: Judge) -> None:
+    """What can be known of the folder before anything is judged.
+
+    Raises:
+        OptionError, DataError: as `score`.
+    """
+    if next((place for place in (out, *out.parents) if place.is_file()), None):
+        raise OptionError(f"--out {out}: is a file; name a folder, which gets verdicts.jsonl and summary.json")
+    if (out / "summary.json").exists() and not (out / "verdicts.jsonl").exists():
+        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
+    for _ in _stored(out / "verdicts.jsonl", judge.identity):
+        pass
 
 
 def _score(
@@ -76,7 +87,7 @@ def _score(
             verdict = given.get(answer.line) or known[answer.line, _digest(answer)]
             counts[verdict.verdict] += 1
             if verdict.verdict == "unscored":
-                reasons[verdict.reason] += 1
+                reasons[reason_of(answer, verdict)] += 1
             if answer.recorded:
                 recorded[answer.recorded, verdict.verdict] += 1
             tell(answer, verdict)
@@ -126,25 +137,30 @@ def _digest(answer: SavedAnswer) -> str:
     return hashlib.sha256(repr(answer.content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _resume(out: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[int, str], Verdict]:
-    """Verdicts on what is asked that are there already, by line and what was judged. All other lines are left out: a torn one,
-    one about an answer that is no longer there, and what is unscored, which is asked again."""
-    if not out.exists():
-        return {}
-    kept, known = list[bytes](), dict[tuple[int, str], Verdict]()
-    for number, raw in enumerate(out.read_bytes().splitlines(keepends=True), 1):
+def _stored(file: Path, judge: str) -> Iterator[tuple[bytes, tuple[int, str], Verdict]]:
+    """Whole lines with what they say: the line and what was judged, and the verdict."""
+    for number, raw in enumerate(file.read_bytes().splitlines(keepends=True) if file.exists() else (), 1):
         if not raw.endswith(b"\n"):
-            break
+            return
         try:
             record = records.parse(raw)
             of, key = record["judge"], (int(record["line"]), str(record["of"]))
             verdict = Verdict.from_record(record)
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{out}, line {number}: not a verdict; give --out another folder") from None
+            raise DataError(f"{file}, line {number}: not a verdict; give --out another folder") from None
         if of != judge:
-            raise DataError(f"{out}: holds verdicts of {of}; give --out another folder")
+            raise DataError(f"{file}: holds verdicts of {of}; give --out another folder")
+        yield raw, key, verdict
+
+
+def _resume(file: Path, judge: str, asked: set[tuple[int, str]]) -> dict[tuple[int, str], Verdict]:
+    """Verdicts on what is asked that are there already, by line and what was judged. All other lines are left out: a torn one,
+    one about an answer that is no longer there, and what is unscored, which is asked again."""
+    kept, known = list[bytes](), dict[tuple[int, str], Verdict]()
+    for raw, key, verdict in _stored(file, judge):
         if verdict.verdict != "unscored" and key in asked and key not in known:
             known[key] = verdict
             kept.append(raw)
-    replace(out, lambda partial: partial.write_bytes(b"".join(kept)))
+    if file.exists():
+        replace(file, lambda partial: partial.write_bytes(b"".join(kept)))
     return known

@@ -24,7 +24,7 @@ from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
 from visionthink.durable import replace_json, same_settings, stored_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
-from visionthink.policies.checkpoint import resolve
+from visionthink.policies.checkpoint import check_files, describe, resolve
 from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Example
@@ -137,6 +137,8 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
 
 def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
     if data == "mini":
+        if config.columns or config.image_root:
+            raise OptionError(f"{data}: is generated; --columns and --image-root are for tables")
         from visionthink.recipes import suite
 
         return {e.id: e for e in suite("mini", config.limit or None)}
@@ -153,6 +155,7 @@ def _same_settings(config: CurateConfig) -> None:
 
     Raises:
         OptionError: one differs, or the folder is that of something else.
+        ModelError: there is no such model.
     """
     settings = {name: getattr(config, name) for name in _ROLLOUT_FIELDS}
     judges = [part.strip() for part in config.judge.split(",")]
@@ -162,6 +165,9 @@ def _same_settings(config: CurateConfig) -> None:
     if before is None:
         if config.out.exists() and any(config.out.iterdir()):
             raise OptionError(f"--out {config.out}: the folder is not empty and holds no curation")
+        if not is_endpoint(config.model):
+            check_files(config.model)
+            describe(config.model)  # a folder that was written for a model that is none could not be used for another
         same_settings(config.out, settings)
         return
     if not all(isinstance(before.get(name), str) for name in ("judge", "judge_file", *_PLACES)):
@@ -217,6 +223,7 @@ def _run_workers(config: CurateConfig, total: int) -> None:
                 for process in processes:
                     process.terminate()
                 raise errors.get()
+        advance(len(mine & {c.row for c in counted(config.out)}) - before)
     for process in processes:
         process.join()
     if not errors.empty():

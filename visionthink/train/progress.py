@@ -59,7 +59,7 @@ def _status(logs: dict[str, Any]) -> str:
 
     accuracy, form, penalty = (number(f"rewards/{name}/mean") for name in ("accuracy", "format", "penalty"))
     return (
-        f"reward {number('reward'):.2f} ({accuracy:.2f} + {form:.2f} - {-penalty:.2f}), "
+        f"reward {number('reward'):.2f} ({accuracy:.2f} + {form:.2f} - {0.0 - penalty:.2f}), "  # -penalty could be minus zero
         f"requests {100 * number('request_ratio'):.0f} %, groups alike {100 * number('zero_variance'):.0f} %, "
         f"{number('rollouts_per_second'):.0f} rollouts/s"
     )

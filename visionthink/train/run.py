@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 
 from visionthink import records
+from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
@@ -48,8 +49,11 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
-        OptionError: there is no such judge, or the run cannot be written to its folder or go on with what is there.
+        OptionError: there is no such judge, the model is an endpoint, or the run cannot be written to its folder or go on with
+            what is there.
     """
+    if is_endpoint(config.model):
+        raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
     _writable(config.out)
     if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
@@ -131,12 +135,13 @@ def _run(
     if intended:
         trainer.longest_episode(intended)
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
-        return _train(config, trainer)
+        return _train(config, trainer, kept=intended is None)
     with lines_of_one(config.out / ".lock", what="training run"):
-        return _train(config, trainer)
+        return _train(config, trainer, kept=intended is None)
 
 
-def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
+def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> Path:
+    """`kept`: of a dry run nothing is, so that no place need be named."""
     if trainer.accelerator.is_main_process:
         replace_json(config.out / "config.json", _record(config))
     newest = last_checkpoint(config.out)
@@ -145,7 +150,8 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer) -> Path:
         say(f"resuming at step {done} of {config.steps}, from {newest}: weights and optimizer are read, examples passed over")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     final = config.out / "final"
-    say(f"saving {final}")
+    if kept:
+        say(f"saving {final}")
     # gathers what is spread over processes; an adapter is never spread, and is merged first
     state = None if config.lora_rank else trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.accelerator.is_main_process:

@@ -5,18 +5,18 @@ The texts are those of lmms-eval's tasks, so that results can be compared; the t
 
 from __future__ import annotations
 
-import ast
 import re
 import string
 from collections.abc import Sequence
 from typing import Any
 
-from visionthink.cells import text_of
+from visionthink.cells import is_text, text_of
 from visionthink.errors import DataError
 from visionthink.evals.benchmarks.mme import COGNITION, PERCEPTION
 from visionthink.evals.benchmarks.mmmu import CHOICE, OPEN
 from visionthink.evals.benchmarks.ocrbench import QUESTION_TYPES
 from visionthink.evals.benchmarks.rows import Row, missing, one_of, text
+from visionthink.evals.printed import read_printed
 
 WORD = "Answer the question with a single word."
 PHRASE = "Answer the question using a single word or phrase."
@@ -37,7 +37,9 @@ def ocrbench(row: Row) -> Row:
 
 
 def docvqa(row: Row) -> Row:
-    return {"question": f"{text(row, 'question')}\n{PHRASE}"}
+    """The answers of a copy without types stand as one text, as Python writes their list."""
+    answers = _unwritten(row, "answer")
+    return {"question": f"{text(row, 'question')}\n{PHRASE}", "answer": answers}
 
 
 def mme(row: Row) -> Row:
@@ -88,7 +90,7 @@ def mmmu(row: Row) -> Row:
     """An image stands where the question first mentions it.
 
     Raises:
-        DataError: a cell cannot be used.
+        DataError: a cell cannot be used, or the answer to a choice is not the letter of an option.
     """
     kind = one_of(row, "question_type", (CHOICE, OPEN))
     options = _list(row, "options") if kind == CHOICE else []
@@ -99,7 +101,7 @@ def mmmu(row: Row) -> Row:
     return {
         "question": _with_marks(asked),
         "image": _images(row, f"{question}\n{_lines(options)}"),
-        "answer": _answers(row) if kind == OPEN else text(row, "answer"),
+        "answer": _answers(row) if kind == OPEN else _letter(row, options),
         "data_source": subject or None,
         "question_type": kind,
         "options": _kept(options),
@@ -113,7 +115,7 @@ def mmmu_pro(row: Row) -> Row:
         DataError: as `mmmu`.
     """
     options = _list(row, "options")
-    common = {"answer": text(row, "answer"), "question_type": CHOICE, "options": _kept(options)}
+    common = {"answer": _letter(row, options), "question_type": CHOICE, "options": _kept(options)}
     if missing(row.get("question")):
         return common | {"question": LETTER_PRO, "data_source": "vision"}
     listed = f"{text(row, 'question')}\n{_lines(options)}"
@@ -125,7 +127,7 @@ def mmbench(row: Row) -> Row:
     """Hint, question and options.
 
     Raises:
-        DataError: an option is missing between others, or the answer is not known.
+        DataError: an option is missing between others, or the answer is not the letter of one.
     """
     there = [letter for letter in "ABCDE" if not missing(row.get(letter))]
     if not there or "".join(there) != "ABCDE"[: len(there)]:
@@ -134,7 +136,7 @@ def mmbench(row: Row) -> Row:
     hint = "" if missing(row.get("hint")) else f"{text(row, 'hint')} "
     return {
         "question": f"{hint}{text(row, 'question')} There are several options:\n{_lines(options)}\n\n{LETTER}",
-        "answer": text(row, "answer"),
+        "answer": _letter(row, options),
         "data_source": text(row, "category"),
         "options": _kept(options),
     }
@@ -150,20 +152,48 @@ def _kept(options: Sequence[str]) -> list[str]:
 
 
 def _list(row: Row, column: str) -> list[str]:
-    """A list of texts, or one as Python writes it."""
-    value = row.get(column)
-    if isinstance(value, str):
-        value = _literal(value)
+    """A list of 2 to 26 texts, or one as Python or JSON writes it."""
+    value = _unwritten(row, column)
     if not isinstance(value, (list, tuple)) or not 1 < len(value) <= 26:
         raise DataError(f"{column} is not a list of 2 to 26 texts")
     return _texts(value, column)
 
 
 def _answers(row: Row) -> Any:
-    """A reference, or several that are written as one list."""
-    answer = row.get("answer")
-    listed = _literal(answer) if isinstance(answer, str) and answer.strip().startswith("[") else answer
-    return _texts(listed, "answer") if isinstance(listed, (list, tuple)) and listed else text(row, "answer")
+    """A reference, or several that are in a list, or written as one; those that are null are none."""
+    answer = _unwritten(row, "answer")
+    if not isinstance(answer, (list, tuple)):
+        return text(row, "answer")
+    there = _texts([value for value in answer if not missing(value)], "answer")
+    if not there:
+        raise DataError("no answer")
+    return there
+
+
+def _unwritten(row: Row, column: str) -> Any:
+    """A cell; of text that is a written list, the list."""
+    value = row.get(column)
+    try:
+        return read_printed(str(value)) if is_text(value) else value
+    except DataError as error:
+        raise DataError(f"{column} is {error}") from None
+
+
+def _letter(row: Row, options: Sequence[str]) -> str:
+    """The answer as the letter of one of the options; "b", "(B)" and "B." are B.
+
+    Raises:
+        DataError: it is another text.
+    """
+    answer = text(row, "answer").strip()
+    letters = string.ascii_uppercase[: len(options)]
+    written = _LETTER.fullmatch(answer)
+    if written is None or written[1].upper() not in letters:
+        raise DataError(f"answer {answer[:60]!r} is none of the letters of its options, {', '.join(letters)}")
+    return written[1].upper()
+
+
+_LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 
 def _texts(values: Sequence[Any], column: str) -> list[str]:
@@ -171,13 +201,6 @@ def _texts(values: Sequence[Any], column: str) -> list[str]:
         return [text_of(value) for value in values]
     except DataError as error:
         raise DataError(f"{column} holds {error}") from None
-
-
-def _literal(value: str) -> Any:
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
 
 
 _MENTION = re.compile(r"<image (\d+)>")

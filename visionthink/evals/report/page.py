@@ -21,17 +21,24 @@ from visionthink.evals.report.training import training
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
     """Write the page, and beside it every figure as CSV; returns the evaluations that were read.
 
-    A folder is an evaluation (summary.json, transcripts.jsonl) or a training run (metrics.jsonl).
+    A folder is an evaluation (summary.json, transcripts.jsonl), a training run (metrics.jsonl), or holds folders of such runs.
+    Earlier pages and their figures, as `runs/*` names them too, are left out.
 
     Raises:
-        DataError: a folder is neither, or there are none.
+        OptionError: `out` names a folder, or the figures.
+        DataError: a folder is none of these, one is a file, or there are none.
     """
     if not folders:
         raise DataError("report: no folders given")
+    if out.is_dir():
+        raise OptionError(f"--out {out}: is a folder; name the page, as {out / 'report.html'}")
     if out.suffix == ".csv":
         raise OptionError(f"--out {out}: names the page; the figures go to a .csv file beside it")
     runs, trainings = [], []
-    for folder in folders:
+    found = dict.fromkeys(run for folder in folders for run in _runs(folder))
+    if not found:
+        raise DataError(f"{folders[0]}: is a report; name the folders of runs")
+    for folder in found:
         if (folder / "metrics.jsonl").is_file():
             trainings.append(training(folder))
         else:
@@ -56,6 +63,30 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
     if runs:
         replace_text(out.with_suffix(".csv"), as_csv(runs))
     return runs
+
+
+def _runs(path: Path) -> list[Path]:
+    """The folders of runs that a path names: itself, or those directly in it."""
+    if path.is_file():
+        if _is_report(path):
+            return []
+        raise DataError(f"{path}: is a file; name the folder of a run")
+    if not path.is_dir() or _is_run(path):
+        return [path]
+    return [inside for inside in sorted(path.iterdir()) if _is_run(inside)] or [path]
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("summary.json", "metrics.jsonl"))
+
+
+def _is_report(file: Path) -> bool:
+    """A page of ours, or the figures beside one."""
+    page = file.with_suffix(".html")
+    return file.suffix in (".html", ".csv") and page.is_file() and _TITLE in page.read_bytes()[:2000]
+
+
+_TITLE = b"<title>VisionThink report</title>"
 
 
 def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
