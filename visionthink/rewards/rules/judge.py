@@ -93,6 +93,8 @@ class RulesJudge:
         """Whether another text is another answer of a closed vocabulary: both are plain words, or one is a value."""
         said, wanted = (normalise(text) for text in pair.texts)
         meant = normalise(options(pair.question).get(wanted.upper(), wanted))
+        if (numbered := re.fullmatch(r"([a-z]{3,}) (\d+)", said)) and numbered[2] != meant:
+            said = numbered[1]  # "number 5" for 3
         texts = (said, meant)
         simple = [bool(re.fullmatch(r"[a-z][a-z' -]*", t)) and len(t.split()) <= 5 and not read_moments(t) for t in texts]
         letters = [re.sub(r"[^a-z]|s\b", "", t) for t in texts]
