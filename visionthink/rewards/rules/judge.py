@@ -79,7 +79,7 @@ class RulesJudge:
         said, unsure = plain(answer.prediction), ""
         if answer.prediction.strip() in [r.strip() for r in answer.references]:
             return Verdict("correct", self.identity, "same text")
-        if not normalise(said):
+        if not normalise(said) and any(map(normalise, references)):
             return Verdict("wrong", self.identity, "empty answer")
         for pair in (Pair(said, wanted, answer.question[-2000:]) for wanted in references):
             finding, name = decide(pair)

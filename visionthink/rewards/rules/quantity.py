@@ -102,7 +102,7 @@ def same_quantity(pair: Pair) -> Finding | None:
     said, wanted = (read_quantity(text, pair.question) for text in pair.texts)
     if said is None or wanted is None:
         return None
-    finding, texts, question = _by_kind(said, wanted, pair.question), pair.said + pair.wanted, pair.question
+    finding, texts, question = _by_kind(said, wanted, pair.question), f"{pair.said} {pair.wanted}", pair.question
     form = says(question, lists.FORMS)
     amount = not form and (not question or "plain" not in (said.kind, wanted.kind) or says(question, lists.AMOUNTS))
     digits, foreign = [q.numeral.readings[0].written for q in (said, wanted)], is_foreign(question)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from visionthink.protocol import extract_answer
-from visionthink.rewards.rules.word_lists import CASED, HEDGES, NEGATION, NO, YES
+from visionthink.rewards.rules.word_lists import CASED, HEDGES, NEGATION, NO, READ, YES
 
 Finding = Literal["same", "different", "unsure"]
 """`unsure` ends the search: the rule applies and cannot tell."""
@@ -135,7 +135,7 @@ def contains(text: str, part: str) -> bool:
 
 def same_text(pair: Pair) -> Finding | None:
     """Equal after normalisation, where nothing that counts is lost by it: mW and MW, Aa and aa, The Stranger and A Stranger."""
-    if normalise(pair.said) != normalise(pair.wanted):
+    if not normalise(pair.said) or normalise(pair.said) != normalise(pair.wanted):
         return None
     said, wanted = map(bare, pair.texts)
     articles = [re.findall(r"\b(?:a|an|the)\b", text.casefold()) for text in (said, wanted)]
@@ -146,4 +146,5 @@ def same_text(pair: Pair) -> Finding | None:
     lost = (cased and (inside or says(pair.question, CASED) or sum(c.isalpha() for c in said) < 3)) or (
         all(articles) and articles[0] != articles[1]
     )
-    return "unsure" if lost else "same"
+    read = says(pair.question, READ) and " ".join(said.casefold().split()) != " ".join(wanted.casefold().split())
+    return "unsure" if lost or read else "same"

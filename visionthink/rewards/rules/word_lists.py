@@ -92,6 +92,6 @@ IN_ORDER = _set(  # words of questions for a list whose order counts
     "x y length width mean left right top largest first outward alphabetically sequence combination title says and order "
     "rank sort sorted respectively coordinates coordinate ascending descending from then"
 )
-DURATIONS = _set("long duration timer stopwatch verse")
+DURATIONS = _set("running long duration timer stopwatch verse")
 NO_DATES = _set("ratio score scores odds scale aspect pressure signature fraction")
 CALENDAR = _set("day days weekday when date month months")
