@@ -15,7 +15,7 @@ from servers import replying, said
 from visionthink.data import synth
 from visionthink.endpoint import client
 from visionthink.endpoint.completions import ending_of
-from visionthink.endpoint.wording import plainly
+from visionthink.endpoint.wording import taken_apart
 from visionthink.model import load
 from visionthink.protocol import Answer as ReplyAnswer
 from visionthink.protocol import Protocol, extract_answer
@@ -149,10 +149,10 @@ def test_the_reply_of_another_service_is_not_asked_for_again(native, server, mod
 
 
 def test_thinking_in_other_spellings_and_marks_of_the_end():
-    assert plainly("<think>a</think>\n<answer>7</answer>\n") == "<think>a</think>\n<answer>7</answer>\n"
-    assert plainly("a < b </s> c") == "a < b </s> c"
-    assert plainly("the tag <thinking> opens it") == "the tag <thinking> opens it"
-    assert plainly(" " * 1_000_000 + "<|im_end|></s>" * 10_000) == ""  # at once
+    whole = ("<think>a</think>\n<answer>7</answer>\n", "a < b </s> c", "the tag <thinking> opens it")
+    assert [taken_apart(text) for text in whole] == [("", text) for text in whole]
+    assert taken_apart("[THINK]a [/THINK] closes[/THINK]\n7 </s>") == ("a [/THINK] closes", "\n7")
+    assert taken_apart(" " * 1_000_000 + "<|im_end|></s>" * 10_000) == ("", "")  # at once
 
 
 def test_the_thinking_of_a_lost_answer_stays_in_the_transcript(server, model):

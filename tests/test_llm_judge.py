@@ -261,7 +261,7 @@ def test_bad_judges(tmp_path):
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(DataError, match=r"bad\.toml: cannot be read as TOML"):
         read_judge(str(tmp_path / "bad.toml"))
-    with pytest.raises(OptionError, match="Cannot connect"):
+    with pytest.raises(OptionError, match="cannot connect"):
         read_judge("http://127.0.0.1:9/v1#x").compare([Answer("?", "a", ("b",))])
     (tmp_path / "c.sqlite").write_text("this is not a database, but long enough to be looked at as one")
     with pytest.raises(StorageError, match="cannot be used as a cache"):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
 from visionthink.endpoint.streams import parse_body
-from visionthink.endpoint.wording import plainly, thinks_only
+from visionthink.endpoint.wording import taken_apart
 from visionthink.errors import one_line
 
 
@@ -41,8 +41,7 @@ class Completed:
     @property
     def why_no_answer(self) -> str:
         """What to say of a reply that holds no answer."""
-        thought = self.reasoning.strip() or thinks_only(self.text)
-        held = "thinking and no answer" if thought else "no answer" if self.text else "an empty reply"
+        held = "thinking and no answer" if self.reasoning.strip() else "no answer" if self.text else "an empty reply"
         ending = f"finish reason {self.ended_as or 'none'}"
         counted = f", {self.completion_tokens} tokens" if self.completion_tokens else ""
         words = one_line(self.text or self.reasoning, 120, end=True)
@@ -172,7 +171,8 @@ def _read(record: Any) -> Completed:
 
 def _completed(said: _MessageParts, name: str, usage: Mapping[str, int | None]) -> Completed:
     text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
-    text, ending, note = plainly(text), ending_of(name), ""
+    thinking, text = taken_apart(text)
+    reasoning, ending, note = reasoning or thinking, ending_of(name), ""
     if ending == "failed":
         raise Unanswered("server", short(f"the server ended the reply as {name}" + (f": {text}" if text else "")))
     if refusal.strip() or ending == "refused":

@@ -17,16 +17,19 @@ _CLOSES = re.compile(
 )
 
 
-def plainly(text: str) -> str:
-    """A text without marks of its end, its thinking within `<think>`; empty where nothing in it can be seen.
+def taken_apart(text: str) -> tuple[str, str]:
+    """Thinking, and what was said behind it, without marks of its end; empty where nothing can be seen.
 
     Another spelling is thinking where the text begins with it, or where thinking that began in the prompt is closed by it.
     """
     text = _without_ends(text)
     opened = _OPENS.match(text.lstrip())
-    if opened or (_CLOSES.search(text) and not _OPENS.search(text)):
-        text = _CLOSES.sub("</think>", _OPENS.sub("<think>", text))
-    return "" if is_blank(text) else text
+    *_, closed = [None, *_CLOSES.finditer(text)]
+    thinking, said = "", text
+    if opened or (closed and not _OPENS.search(text)):
+        thinking, said = (text[: closed.start()], text[closed.end() :]) if closed else (text, "")
+        thinking = _OPENS.sub("", thinking, count=1)
+    return thinking, "" if is_blank(said) else said
 
 
 def _without_ends(text: str) -> str:
@@ -36,9 +39,3 @@ def _without_ends(text: str) -> str:
         while end and text[end - 1].isspace():
             end -= 1
     return text if end == len(text.rstrip()) else text[:end]
-
-
-def thinks_only(text: str) -> bool:
-    """Whether nothing stands behind the thinking."""
-    _, closed, behind = text.rpartition("</think>")
-    return is_blank(behind) if closed else "<think>" in text
