@@ -109,6 +109,14 @@ def test_omit_names_fields_of_the_request(server):
         load("tiny", omit=["seed"])
 
 
+def test_samples_of_one_prompt_have_seeds_of_their_own(server):
+    model = load(server.url, temperature=1.0, seed=7)
+    model.run([synth.draw("digits", 1)] * 3)
+    assert sorted(body["seed"] for body in server.sent) == [7, 8, 9]
+    load(server.url, seed=7).run([synth.draw("digits", 1)] * 2)
+    assert [body["seed"] for body in server.sent[3:]] == [7, 7]  # nothing is drawn
+
+
 def test_the_command_line_leaves_fields_out(server, photo, tmp_path, capsys):
     model = ["--model", server.url, "--omit", "seed, temperature"]
     assert main(["ask", photo, "-q", "Which digit?", "--json", *model]) == 0

@@ -69,10 +69,12 @@ class RemotePolicy:
     async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
         if not self._model:
             self._model = await connection.only_model()
-        return await asyncio.gather(*(self._ask(connection, history) for history in histories))
+        return await asyncio.gather(*(self._ask(connection, history, i) for i, history in enumerate(histories)))
 
-    async def _ask(self, connection: Connection, history: History) -> Completion:
+    async def _ask(self, connection: Connection, history: History, number: int) -> Completion:
         body = {"model": self._model, "messages": [self._message(m) for m in history], **self._sampling}
+        if body.get("seed") is not None and body.get("temperature"):
+            body["seed"] += number  # members of a group have one prompt, and must not be one sample
         async with connection.slots:
             await connection.turn()
             started = time.monotonic()
