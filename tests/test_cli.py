@@ -272,8 +272,8 @@ def test_the_table_of_results_fits_a_terminal_of_80_columns():
 
 def test_a_question_longer_than_the_context_is_said(capsys, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
-    status, out, _ = run(capsys, "ask", str(tmp_path / "a.png"), "-q", "How many? " * 3000)
-    assert status == 0 and "no answer: the prompt takes 12" in out and "the model reads 4096" in out
+    error = fails(capsys, "ask", str(tmp_path / "a.png"), "-q", "How many? " * 3000)
+    assert "no answer: the prompt takes 12" in error and "the model reads 4096" in error
 
 
 def test_damaged_evaluation_folders(capsys, tmp_path):

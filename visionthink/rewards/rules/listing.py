@@ -9,7 +9,9 @@ from visionthink.rewards.rules.word_lists import IN_ORDER, SETS
 
 _SEPARATORS = (
     re.compile(r"\s*[;\n→]\s*|\s*->\s*"),  # between these, a comma belongs to a part
-    re.compile(rf"\s*(?:,\s*and\s+|,\s*&\s*|[,、]|\s+and\s+|\s+&\s+|(?<=[{CJK}])[和与與](?=[{CJK}]))\s*", re.IGNORECASE),
+    re.compile(
+        rf"\s*(?:,\s*and\s+|,\s*&\s*|、|,(?!\d{{3}}(?!\d))|\s+and\s+|\s+&\s+|(?<=[{CJK}])[和与與](?=[{CJK}]))\s*", re.IGNORECASE
+    ),
 )
 _BRACKETS = re.compile(r"^([(\[{])([^()\[\]{}]*)([)\]}])$", re.DOTALL)
 _TITLE = re.compile(r"[^,;\n]+?\s(?:and|&)\s[^,;\n]+", re.IGNORECASE)

@@ -22,7 +22,7 @@ _MARKS = re.compile(r"\\[a-z]|[\^√π∞≤≥<>]|\d\s*[a-z]\b|\)\s*\(|[a-z]\(|
 """One of these makes a text mathematical: 555-0134 and T O Z are not."""
 
 _MISREAD = re.compile(
-    r"^\d+\s*[-/]\s*\d+$|\d\s+\.?\d|[A-Za-z]\s+[A-Za-z]\b|\d\.\d*\.\d|\d,\d{3}(?!\d)|,\s*$|^\s*,|\b[eE]\b|=.*=|\b[A-Z]\b\s*=|log(?!_)|"
+    r"^\d+(?:\s*[-/]\s*\d+)+$|\d\s+\.?\d|[A-Za-z]\s+[A-Za-z]\b|\d\.\d*\.\d|\d,\d{3}(?!\d)|,\s*$|^\s*,|\b[eE]\b|=.*=|\b[A-Z]\b\s*=|log(?!_)|"
     r"\d/\d+\s*[A-Za-z(\\]|\^\s*-?\d+\s*[/A-Za-z]|\^\s*[A-Za-z]\s*/|\\(?:sin|cos|tan)\s*\(?\s*\d"
 )
 """What the parser reads otherwise: 3 4 as 7, spans as differences, thousands as lists, logarithms of an unknown base."""

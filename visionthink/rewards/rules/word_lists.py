@@ -34,6 +34,7 @@ DECLINES = _set(  # words that add nothing to a refusal
     "help with that because was view assist but s"
 )
 LACKS = _set(  # words of a short text that may be a refusal
+    "unknown undetermined "
     "indeterminate invisible obscured hidden unsuitable undefined ambiguous unbekannt inconnu desconocido depends unclear "
     "blurry blurred uncertain unidentifiable insufficient dark focus missing blank empty none nothing null"
 )
@@ -56,7 +57,7 @@ MONEY = {  # which currencies a sign or a name may stand for
         ("₩ won 원", "KRW"), ("r$ reais", "BRL"), ("kr kr. kronor kroner", "SEK NOK DKK ISK"), ("cent cents ¢", "CENT"),
     ) for word in names.split()
 }  # fmt: skip
-PERCENT = _set("%|percent|percentage points|pct|prozent|per cent|% of total|% off|percent off|% vol|pour cent|por ciento", "|")
+PERCENT = _set("%|percent|pct|prozent|per cent|% of total|% off|percent off|% vol|pour cent|por ciento", "|")
 UNITS = _set(  # as pint names them, with any prefix; it knows many more, which answers hardly mean: `cats` are a pressure
     "meter inch foot yard mile nautical_mile light_year parsec astronomical_unit angstrom micron gram pound ounce metric_ton "
     "second minute hour day week month year ampere kelvin degree_Celsius degree_Fahrenheit mole hertz newton "
@@ -86,7 +87,7 @@ CHANGES = _set(  # a question with one of these may ask for a difference: a fall
 )
 # words of questions that may ask for two numbers (3,5 is then no 3.5), and for a list whose order counts
 SEVERAL = _set("two three both pair coordinates coordinate numbers values solutions points point roots zeros")
-SHARES = r"%|percent|proportion|share|probability|chance|fraction|rate"
+SHARES = r"%|how much|percent|proportion|share|probability|chance|fraction|rate"
 SETS = _set("which who whom are list name all roots zeros solutions factors ingredients values")  # words of questions for a set
 IN_ORDER = _set(  # words of questions for a list whose order counts
     "x y length width mean left right top largest first outward alphabetically sequence combination title says and order "
