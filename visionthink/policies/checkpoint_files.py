@@ -108,7 +108,7 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
 
 def _architecture(record: dict[str, Any], config_class: type[PreTrainedConfig], *, flat: bool = False) -> dict[str, Any]:
     """What of a record the classes of transformers declare for this architecture alone; settings of every model are left out."""
-    parts = {key: spec.config_class for key, spec in config_class.sub_configs_defaults.items()}
+    parts = config_class.sub_configs
     declared = _declared(config_class) | (_declared(parts["text_config"]) if flat else set())
     own = {key: value for key, value in record.items() if key in declared - {*parts}}
     if not parts:
