@@ -100,7 +100,8 @@ class RulesJudge:
         letters = [re.sub(r"[^a-z]|s\b", "", t) for t in texts]
         if not self.closed or not any(simple) or letters[0] == letters[1] or contains(said, meant):
             return False
-        if not all(simple):  # of a value and a word: "no" for 8
-            value, word = read_quantity((said, meant)[simple[0]], pair.question), (said, meant)[simple[1]]
-            return value is not None and value.numeral.readings[0].value != 0 and word.isalpha() and not is_number_word(word)
+        if not all(simple):  # of a value and words: "no" for 8
+            value, spoken = read_quantity(texts[simple[0]], pair.question), set(texts[simple[1]].split())
+            zero = value is not None and value.numeral.readings[0].value == 0 and spoken & (NO | YES_TOO)
+            return value is not None and not zero and not any(map(is_number_word, spoken)) and not hedged(" ".join(spoken - NO))
         return (len(said.split()) == 1 or not hedged(said)) and not (meant in YES | NO and says(said, YES_TOO))

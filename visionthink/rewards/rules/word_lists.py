@@ -7,7 +7,9 @@ def _set(text: str, separator: str | None = None) -> frozenset[str]:
 
 YES = _set("yes yeah yep true correct 是 是的 对 對 有 はい 예 네 oui sí si ja sim")
 NO = _set("no nope false incorrect 不是 否 不 没有 沒有 不对 いいえ 아니요 아니오 non nein não nee")
-YES_TOO = _set("y n t f yup nah sure indeed affirmative negative absolutely definitely none zero untrue course")
+YES_TOO = _set(
+    "y n t f yup nah sure indeed affirmative negative absolutely definitely none nobody nothing nil zero untrue course"
+)
 TRUTH = _set("true false correct incorrect")
 NEGATION = _set("not no never none neither nor without except cannot nothing")
 HEDGES = _set(  # words of a text that offers more than one answer, compares, or takes something back
