@@ -138,7 +138,7 @@ _MARKS = {
 
 
 def encoding_of(head: bytes) -> str:
-    """Of a text file by its first four bytes: its mark, or the zero bytes of UTF-16 and UTF-32 that have none."""
+    """Return the encoding of a text file from its first four bytes: by its byte-order mark, or by its zero bytes."""
     marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "")
     if marked or b"\0" not in head[:4]:
         return marked or "utf-8-sig"

@@ -22,7 +22,7 @@ _EXTRAS = {
         "local": "torch transformers tokenizers safetensors",
         "train": "trl accelerate datasets peft",
         "eval": "sklearn matplotlib jinja2",
-        "judge": "babel dateutil math_verify pint sympy text_to_num",
+        "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
     }.items()
     for library in libraries.split()

@@ -76,7 +76,7 @@ class ToDRE(TrainingFree):
         return everything(0 if taken < self.tau else tokens, context.hidden.device)
 
     def kept(self, layers: int) -> list[float]:
-        """As if stage 2 never fired: whether it does depends on the sample."""
+        """Count the tokens without stage 2, because whether it runs depends on the sample."""
         return super().kept(layers)
 
 

@@ -43,7 +43,7 @@ class VisionDrop(TrainingFree):
         check_merge(self.family, self.merge)
 
     def shares(self, layers: int) -> list[float]:
-        """Of the visual tokens, left by each of the four stages."""
+        """Return the share of the visual tokens that each of the four stages keeps."""
 
         def scaled(c: float) -> list[float]:
             return [min(1.0, c * left / LEFT[0]) for left in LEFT]

@@ -104,7 +104,7 @@ def _fraction(part: int, unit: str) -> str:
 
 
 def _moment(value: int, unit: str, zone: str | None) -> str:
-    """As ISO 8601 with a space; with the distance from UTC where the column has a time zone."""
+    """Write a moment as ISO 8601, with a space before the time, and with the offset from UTC if the column has a time zone."""
     seconds, part = divmod(value, _PER_SECOND[unit])
     moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(seconds=seconds)
     if zone is None:

@@ -36,7 +36,7 @@ def from_base64(text: str) -> bytes | None:
 
 
 def _decoded(text: str) -> bytes | None:
-    """Of both alphabets, with line breaks, with or without the padding."""
+    """Decode base64 in the standard or the URL alphabet; line breaks and missing padding are accepted."""
     written = re.sub(r"\s+", "", text).rstrip("=").translate({ord("-"): "+", ord("_"): "/"})
     try:
         return base64.b64decode(written + "=" * (-len(written) % 4), validate=True)

@@ -88,7 +88,7 @@ def _judges(part: str) -> list[Judge]:
 
 def _rules(name: str) -> RulesJudge:
     """The judge `rules` or `exact`, whose libraries are loaded when it first compares."""
-    for library in ("babel", "dateutil", "math_verify", "pint", "text_to_num"):
+    for library in ("babel", "dateutil", "latex2sympy2_extended", "pint", "sympy", "text_to_num"):
         if importlib.util.find_spec(library) is None:
             raise OptionError(f"judge {name}: needs {library}; pip install 'visionthink[judge]'")
     return RulesJudge(closed=name == "exact")

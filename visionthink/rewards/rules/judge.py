@@ -54,7 +54,8 @@ class RulesJudge:
     them, else unscored: rules do not know synonyms, so another text is not wrong.
 
     With `closed`, answers are known to come from a closed vocabulary, as in generated suites and exact-match benchmarks:
-    another short text is then another answer, unless it contains the reference.
+    of two texts that are plain words, or of a value and words, another one is then another answer, unless it contains the
+    reference.
     """
 
     def __init__(self, *, closed: bool = False):
@@ -91,6 +92,8 @@ class RulesJudge:
 
     def _other(self, pair: Pair) -> bool:
         """Whether another text is another answer of a closed vocabulary: both are plain words, or one is a value."""
+        if not self.closed:
+            return False
         said, wanted = (normalise(text) for text in pair.texts)
         meant = normalise(options(pair.question).get(wanted.upper(), wanted))
         if (numbered := re.fullmatch(r"([a-z]{3,}) (\d+)", said)) and numbered[2] != meant:
@@ -98,7 +101,7 @@ class RulesJudge:
         texts = (said, meant)
         simple = [bool(re.fullmatch(r"[a-z][a-z' -]*", t)) and len(t.split()) <= 5 and not read_moments(t) for t in texts]
         letters = [re.sub(r"[^a-z]|s\b", "", t) for t in texts]
-        if not self.closed or not any(simple) or letters[0] == letters[1] or contains(said, meant):
+        if not any(simple) or letters[0] == letters[1] or contains(said, meant):
             return False
         if not all(simple):  # of a value and words: "no" for 8
             value, spoken = read_quantity(texts[simple[0]], pair.question), set(texts[simple[1]].split())

@@ -59,8 +59,9 @@ def same_maths(pair: Pair) -> Finding | None:
         return "same" if all(products) and products[0].groups() == products[1].groups() else "unsure"  # type: ignore[union-attr]
     if says(pair.question, READ):
         return None
-    quantities = [read_quantity(text) for text in pair.texts]
-    if not any(_MARKS.search(text) for text in pair.texts) or any(q and q.kind != "plain" for q in quantities):
+    if not any(_MARKS.search(text) for text in pair.texts):
+        return None
+    if any(quantity.kind != "plain" for text in pair.texts if (quantity := read_quantity(text))):
         return None
     said, wanted = (_read(t) for t in pair.texts)
     if said is None or wanted is None:

@@ -21,6 +21,7 @@ _FIRST = re.compile(rf"({'|'.join(sorted(YES | NO, key=len, reverse=True))})(?=$
 _POLAR = re.compile(
     r"(?:^|[.,;:!?]\s*|\band\s+)(?:is|are|was|were|do|does|did|has|have|had|can|could|will|would|should)\b|yes or no|[吗嗎か까]"
 )
+_DECLINING = DECLINES | FILLERS | {"ca", "i"} | {word for phrase in REFUSALS for word in words(phrase)}
 _BEFORE = re.compile(
     r"^(?:(?:i am )?sorry|unfortunately|it|this|that|answer|value|text|image|date|name)\b(?: is)?(?: but)?,?\s+(?:but )?"
 )
@@ -56,8 +57,8 @@ def _refuses(text: str) -> bool:
 
 def _only_refuses(text: str, question: str) -> bool:
     """Whether what else it says adds nothing."""
-    known = DECLINES | FILLERS | set(words(question)) | {word for phrase in REFUSALS for word in words(phrase)}
-    return not re.search(r"[:;]", text) and not (set(words(re.sub("n['’]t|['’]m", " ", text))) - known - {"ca", "i"})
+    said = set(words(re.sub("n['’]t|['’]m", " ", text)))
+    return not re.search(r"[:;]", text) and said <= _DECLINING | set(words(question))
 
 
 def refusal(pair: Pair) -> Finding | None:
