@@ -1,4 +1,4 @@
-"""One process of a training run with scripted rollouts: `torchrun ... distributed_run.py OUT PROMPTS_PER_STEP`.
+"""One process of a training run with scripted rollouts: `torchrun ... distributed_run.py OUT`.
 
 Examples alternate between those for which half of a group asks and those for which nobody does, so that with one example per
 process one process has a second turn and the other has none.
@@ -22,15 +22,13 @@ from visionthink.train.trainer import make_trainer
 
 
 def main() -> None:
-    out, prompts_per_step = Path(sys.argv[1]), int(sys.argv[2])
+    out = Path(sys.argv[1])
     examples = [
         Example(str(i), f"Which digit is written? {i}", Image.new("RGB", (112, 112), (40 * i, 90, 160)), answer=str(i % 3))
         for i in range(4)
     ]
     checkpoint = open_checkpoint("tiny-base")
-    config = TrainConfig(
-        out=out, steps=2, prompts_per_step=prompts_per_step, group_size=4, max_new_tokens=12, kl_coef=0.0, refill=0, exclude=""
-    )
+    config = TrainConfig(out=out, steps=2, prompts_per_step=2, group_size=4, max_new_tokens=12, kl_coef=0.0, refill=0, exclude="")
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
     trainer.args.optim, trainer.args.learning_rate = "sgd", 0.05  # Adam would blow up float errors where a gradient is 0
 

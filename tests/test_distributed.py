@@ -18,13 +18,11 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parent / "distributed_run.py"
 
 
-def run(out: Path, processes: int, prompts_per_step: int) -> list[list[dict]]:
+def run(out: Path, processes: int) -> list[list[dict]]:
     out.mkdir()
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*launch, str(SCRIPT), str(out), str(prompts_per_step)], env=environment, capture_output=True, text=True, timeout=240
-    )
+    result = subprocess.run([*launch, str(SCRIPT), str(out)], env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads((out / f"rollouts-{i}.json").read_text()) for i in range(processes)]
 
@@ -32,7 +30,7 @@ def run(out: Path, processes: int, prompts_per_step: int) -> list[list[dict]]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
-    return folder, run(folder / "one", 1, 2), run(folder / "two", 2, 1)
+    return folder, run(folder / "one", 1), run(folder / "two", 2)
 
 
 def test_same_rollouts_and_rewards(runs):

@@ -40,8 +40,8 @@ def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tm
 
 def test_paper_settings():
     config = recipe("smart_7b").config
-    trl = config.to_trl(on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
-    assert (config.prompts_per_step * 32, config.group_size, config.steps) == (512, 16, 80)
+    trl = config.to_trl(processes=32, on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
+    assert (config.prompts_per_step, config.group_size, config.steps) == (512, 16, 80)
     assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 32 == 32 * 16  # rollouts of an update
     assert trl.steps_per_generation * trl.per_device_train_batch_size == 16 * 16
     assert trl.max_steps == 80 * 16
@@ -88,7 +88,9 @@ def test_what_vllm_is_given():
 
     assert as_counted(seen(large, 280, 196)).size == (280, 196)
     assert as_counted(seen(large, 1000, 700)) is large
-    assert TrainConfig().to_trl(on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
+    assert (
+        TrainConfig().to_trl(processes=1, on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
+    )
 
 
 def test_an_example_without_answer_is_refused(tmp_path):

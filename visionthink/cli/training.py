@@ -75,6 +75,7 @@ def _train(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
     from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.train.processes import this_process
     from visionthink.train.progress import say
     from visionthink.train.run import check_run, train
 
@@ -88,7 +89,7 @@ def _train(options: argparse.Namespace) -> None:
     if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
-        small = config.rehearsed(config.out)
+        small = config.rehearsed(config.out, this_process().num_processes)
         checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:

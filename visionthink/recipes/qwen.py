@@ -17,7 +17,7 @@ SMART, GENERAL = "Senqiao/VisionThink-Smart-Train", "Senqiao/VisionThink-General
 
 PAPER = TrainConfig(
     steps=80,
-    prompts_per_step=16,  # on each of 32 processes: 512
+    prompts_per_step=512,
     updates_per_step=16,  # of 32 examples each
     group_size=16,
     learning_rate=1e-6,

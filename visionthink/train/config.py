@@ -61,7 +61,7 @@ class TrainConfig:
     steps: int = 80
     """Steps: rollouts are sampled, then learnt from."""
     prompts_per_step: int = 32
-    """Examples per step and process."""
+    """Examples per step, over all processes together."""
     updates_per_step: int = 1
     """Optimiser updates a step's rollouts are spread over; more than one makes the later ones off-policy, which Eq. 3 clips."""
     group_size: int = 16
@@ -117,7 +117,7 @@ class TrainConfig:
     save_steps: int = 20
     """Steps between checkpoints."""
     micro_batch: int = 0
-    """Rollouts per forward pass; 0 takes a whole step at once."""
+    """Rollouts per forward pass and process; 0 takes all of an update at once."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     lora_rank: int = 0
@@ -137,12 +137,7 @@ class TrainConfig:
                 raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
         if self.seed >= 2**32:
             raise OptionError(f"seed {self.seed}: must be below {2**32}")
-        rollouts = self.prompts_per_step * self.group_size
-        if rollouts % (self.updates_per_step * (self.micro_batch or 1)):
-            raise OptionError(
-                f"{rollouts} rollouts of a step cannot be split into {self.updates_per_step} updates "
-                f"of passes of {self.micro_batch or 'any'}: change micro_batch, updates_per_step or group_size"
-            )
+        self.rollouts_per_process(1)
         if self.group_size - 2 * self.forced < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if self.lr_schedule not in ("constant", "linear"):
@@ -169,6 +164,26 @@ class TrainConfig:
         if not menu.asks and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
+
+    def rollouts_per_process(self, processes: int) -> int:
+        """Rollouts that each of so many processes samples in a step: whole groups, and an equal share of every update.
+
+        Raises:
+            OptionError: they cannot be divided so.
+        """
+        if self.prompts_per_step % processes:
+            raise OptionError(
+                f"prompts_per_step {self.prompts_per_step}: cannot be divided among {processes} processes; "
+                f"use a multiple of {processes}"
+            )
+        rollouts = self.prompts_per_step // processes * self.group_size
+        if rollouts % (self.updates_per_step * (self.micro_batch or 1)):
+            raise OptionError(
+                f"{rollouts} rollouts of a step{' on each process' if processes > 1 else ''} cannot be split into "
+                f"{self.updates_per_step} updates of passes of {self.micro_batch or 'any'}: change micro_batch, updates_per_step "
+                "or group_size"
+            )
+        return rollouts
 
     def rollout_menu(self) -> Menu:
         menu, _ = named_menu(self.menu)
@@ -208,9 +223,14 @@ class TrainConfig:
         protocol = checkpoint.protocol.with_dialect(self.chosen_dialect)
         return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
 
-    def rehearsed(self, out: Path) -> TrainConfig:
+    def rehearsed(self, out: Path, processes: int = 1) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
-        small = {"prompts_per_step": 2, "group_size": max(2, 2 + 2 * self.forced), "updates_per_step": 1, "micro_batch": 0}
+        small = {
+            "prompts_per_step": 2 * processes,
+            "group_size": max(2, 2 + 2 * self.forced),
+            "updates_per_step": 1,
+            "micro_batch": 0,
+        }
         # a random model ends few of its turns: leaving those out would leave nothing
         most = min(self.max_new_tokens, 16)
         return self.replace(steps=1, resume=False, refill=0, exclude="", max_new_tokens=most, out=out, **small)
@@ -226,10 +246,13 @@ class TrainConfig:
         layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
 
-    def to_trl(self, *, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]) -> GRPOConfig:
+    def to_trl(
+        self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]
+    ) -> GRPOConfig:
         """TRL's configuration for Eq. 3.
 
         Args:
+            processes: that the step is divided among.
             on_cpu: whether to stay off accelerators and half precision.
             bridge_tokens: the most ids that may stand between two turns.
             longest: the most ids an episode may take; vLLM plans its memory by it.
@@ -238,7 +261,7 @@ class TrainConfig:
         from trl import GRPOConfig
 
         turns = self.rollout_menu().most_turns
-        rollouts = self.prompts_per_step * self.group_size
+        rollouts = self.rollouts_per_process(processes)
         micro = self.micro_batch or rollouts // self.updates_per_step
         if self.vllm == "off":
             generation: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "suppress_tokens": list(never_sampled)}

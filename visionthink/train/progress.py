@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from visionthink import records
 from visionthink.progress import stage
+from visionthink.train.processes import this_process
 
 
 class MetricsFile(TrainerCallback):
@@ -67,7 +67,7 @@ def _status(logs: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """A line for people about a stage that may take long, from the first process of a run."""
-    if PartialState().is_main_process:
+    if this_process().is_main_process:
         Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
 
 

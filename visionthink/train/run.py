@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from visionthink import records
 from visionthink.addresses import is_endpoint
@@ -20,6 +19,7 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_ch
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.config import TrainConfig
+from visionthink.train.processes import this_process
 from visionthink.train.progress import say
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
@@ -40,7 +40,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         say(f"asking the judge once: {config.judge}")
         probe(judge)
         with tempfile.TemporaryDirectory() as folder:
-            _run(config.rehearsed(Path(folder)), examples, judge, checkpoint, intended=config)
+            _run(config.rehearsed(Path(folder), this_process().num_processes), examples, judge, checkpoint, intended=config)
         return config.out
     return _run(config, examples, judge, checkpoint)
 
@@ -49,11 +49,12 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
-        OptionError: there is no such judge, the model is an endpoint, or the run cannot be written to its folder or go on with
-            what is there.
+        OptionError: there is no such judge, the model is an endpoint, a step cannot be divided among the processes, or the run
+            cannot be written to its folder or go on with what is there.
     """
     if is_endpoint(config.model):
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
+    config.rollouts_per_process(this_process().num_processes)
     _writable(config.out)
     if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
@@ -124,7 +125,7 @@ def _run(
     torch.manual_seed(config.seed)
     # half-precision weights lose small updates; under an adapter they stand still
     half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-    process = PartialState()  # each process has its own device
+    process = this_process()  # each process has its own device
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:

@@ -34,6 +34,7 @@ from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
+from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view
@@ -79,6 +80,7 @@ class VisionThinkTrainer(GRPOTrainer):
             longest_episode, source=source, checkpoint=checkpoint, renderer=renderer, largest=largest, bridge=bridge
         )
         arguments = config.to_trl(
+            processes=this_process().num_processes,
             on_cpu=checkpoint.model.device.type == "cpu",
             bridge_tokens=bridge,
             longest=self.longest_episode(config),
@@ -92,7 +94,7 @@ class VisionThinkTrainer(GRPOTrainer):
                 "config": own.config,
                 "generation_config": own.generation_config,
             }
-        groups = config.steps * config.prompts_per_step * arguments.world_size
+        groups = config.steps * config.prompts_per_step
         order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
