@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
+from typing import TypeAlias
 
 from visionthink.action_space import ActionSpace, Offer
 from visionthink.errors import DataError, VisionThinkError
@@ -243,6 +244,10 @@ def run_batch(episodes: Sequence[Episode], policy: Policy) -> list[Transcript]:
         for episode, completion in zip(live, completions, strict=True):
             episode.step(completion)
     return [episode.transcript() for episode in episodes]
+
+
+RunBatch: TypeAlias = Callable[[Sequence[Episode], Policy], list[Transcript]]
+"""`run_batch`, or what takes its place."""
 
 
 async def run_async(episode: Episode, policy: Policy, on_text: Callable[[str], None] | None = None) -> Transcript:

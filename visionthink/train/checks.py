@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from accelerate.utils import DistributedType
 from PIL import Image
 
 from visionthink import chatml
@@ -13,6 +12,7 @@ from visionthink.errors import DataError, InputError, OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.train.config import TrainConfig
+from visionthink.train.processes import Distribution
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.types import CallError, ImageView
 
@@ -98,18 +98,16 @@ def longest_episode(
     return min(tokens(source.menu.most_turns), context)
 
 
-def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:
-    """Where all processes must generate together, one that needs another turn while its neighbour does not would wait for ever.
+def refuse_distribution(config: TrainConfig, spread: Distribution) -> None:
+    """What a run would only find out at its end, or when its models are loaded.
 
     Raises:
-        OptionError: weights are split over processes and gathered for every turn, or every turn goes through one vLLM server.
+        OptionError: the weights could not be gathered to be saved, or are not on each process to begin with.
     """
-    if vllm == "off" and (distributed == DistributedType.FSDP or zero_stage == 3):
+    if spread.zero_stage == 3 and not spread.gathered:
         raise OptionError(
-            "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
-            "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
+            "DeepSpeed at stage 3 would not gather the weights that are saved: set zero3_save_16bit_model: true in accelerate's "
+            "file, or stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's"
         )
-    if vllm == "server" and processes > 1:
-        raise OptionError(
-            f"vllm server: {processes} processes would send their turns together, but turns differ in number; use --vllm colocate"
-        )
+    if spread.loads_once:
+        raise OptionError("fsdp_cpu_ram_efficient_loading: every process reads the weights; set it to false in accelerate's file")

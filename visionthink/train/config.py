@@ -47,6 +47,7 @@ _LEAST = {
     "lora_rank": 0,
     "max_image_tokens": 0,
     "probe_steps": 0,
+    "timeout_minutes": 1,
 }
 
 
@@ -126,6 +127,8 @@ class TrainConfig:
     """Where rollouts are generated: by transformers, by vLLM on the training GPUs, or by a vLLM server."""
     probe_steps: int = 0
     """Steps between looks at both branches by force and at swapped images (see `train.probe`); 0 never looks."""
+    timeout_minutes: int = 120
+    """Minutes that a process waits for the others, of which one may generate or be judged for long."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False
@@ -310,5 +313,6 @@ class TrainConfig:
             "use_cpu": on_cpu,
             "gradient_checkpointing": self.gradient_checkpointing,
             "dataloader_pin_memory": not on_cpu,
+            "ddp_timeout": 60 * self.timeout_minutes,
         }
         return GRPOConfig(**settings)

@@ -8,17 +8,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image
 
 from visionthink.errors import OptionError
+from visionthink.policies import memory
 from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
 from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
+
+Sample: TypeAlias = Callable[[Sequence[int]], list[Completion]]
+"""Completes the prompts of these indices, all at once."""
 
 
 class TrainerPolicy:
@@ -45,13 +49,36 @@ class TrainerPolicy:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         context = self.trainer.model.config.get_text_config().max_position_embeddings
-        return within_context(
-            prompts, context, lambda fitting: self._sample([prompts[i] for i in fitting], [histories[i] for i in fitting])
-        )
+
+        def sample(part: Sequence[int]) -> list[Completion]:
+            return self._sample([prompts[i] for i in part], [histories[i] for i in part])
+
+        def size(rest: Sequence[int]) -> int:
+            return self._fitting([len(prompts[i]) for i in rest])
+
+        complete = self._halving(sample)
+        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+
+    def _halving(self, sample: Sample) -> Sample:
+        """The same, in halves where memory runs out."""
+        return memory.halving(sample)
+
+    def _fitting(self, lengths: Sequence[int]) -> int:
+        """How many of the first prompts to generate for at once: vLLM schedules by itself, transformers holds them all."""
+        if self.trainer.use_vllm:
+            return len(lengths)
+        model, accelerator = self.trainer.model, self.trainer.accelerator
+        value_bytes = 2 if accelerator.native_amp else model.dtype.itemsize
+        # in half precision, of weights in float32 that are trained; and whole, of weights that are gathered
+        copied = (p for p in model.parameters() if p.dtype.itemsize > value_bytes or hasattr(p, "ds_numel"))
+        copies = sum(value_bytes * getattr(p, "ds_numel", p.numel()) for p in copied)
+        per_token = memory.bytes_per_token(model.config, value_bytes)
+        totals = [n + self.trainer.generation_config.max_new_tokens for n in lengths]
+        return memory.fitting(totals, per_token, memory.free_bytes(accelerator.device) - copies, most=len(lengths))
 
     def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
         started = time.perf_counter()
-        with self._ban():
+        with self._ban(), self._autocast():
             sampled, logprobs = self.trainer._generate_single_turn(
                 *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
             )
@@ -79,14 +106,23 @@ class TrainerPolicy:
             prompts = [one_pad_an_image(ids, self.renderer.image_pad_id) for ids in prompts]
         return prompts, [[as_counted(view) for view in views(history)] for history in histories], {}
 
-    @contextlib.contextmanager
-    def _ban(self) -> Iterator[None]:
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16. vLLM has its own
+        copy of the weights."""
+        return contextlib.nullcontext() if self.trainer.use_vllm else self.trainer.accelerator.autocast()
+
+    def _ban(self) -> contextlib.AbstractContextManager[None]:
         if not self._banned:
-            yield
-            return
+            return contextlib.nullcontext()
+        always = self.trainer.generation_config.suppress_tokens or ()
+        return self._generation(suppress_tokens=sorted({*always, *self._banned}))
+
+    @contextlib.contextmanager
+    def _generation(self, **changes: Any) -> Iterator[None]:
+        """Other settings of `generate`."""
         usual = self.trainer.generation_config
         self.trainer.generation_config = copy.deepcopy(usual)
-        self.trainer.generation_config.suppress_tokens = sorted({*(usual.suppress_tokens or ()), *self._banned})
+        self.trainer.generation_config.update(**changes)
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from typing import Literal
 from PIL import Image
 
 from visionthink.action_space import ActionSpace
-from visionthink.episode import Episode, Policy, run_batch
+from visionthink.episode import Episode, Policy, RunBatch, run_batch
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.menu import Menu
 from visionthink.picture import measured, open_pictures
@@ -134,8 +134,14 @@ def varies(group: Sequence[Rollout]) -> bool:
     return len({round(r.score.total, 6) for r in group if r.score.total is not None}) > 1
 
 
+def _views_read(transcript: Transcript) -> int:
+    """Views whose visual tokens are among the ids: those of a turn that failed are not."""
+    return sum(len(turn.views) for turn in transcript.turns if turn.prompt_ids)
+
+
 class GroupSampler:
     """Samples and scores groups. What takes the place of an example that cannot be read is one of `replacements`, else any.
+    `run` drives the episodes.
 
     Raises:
         OptionError: branches are to be forced, and this policy cannot be kept from asking.
@@ -151,7 +157,9 @@ class GroupSampler:
         forced: int = 0,
         exclude: Sequence[Exclusion] = (),
         replacements: Sequence[str] | None = None,
+        run: RunBatch = run_batch,
     ):
+        self.run = run
         self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
         self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
         self.rejected: dict[str, str] = {}
@@ -167,7 +175,7 @@ class GroupSampler:
         groups = [self._episodes(example_id) for example_id in example_ids]
         for action, policy in self._policies.items():
             live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
-            run_batch(live, policy)
+            self.run(live, policy)
         transcripts = [[episode.transcript() for episode in group] for group in groups]
         scores = self.rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
         return [self._rollouts(*parts) for parts in zip(groups, transcripts, scores, strict=True)]
@@ -196,7 +204,7 @@ class GroupSampler:
         rollouts = [
             Rollout(
                 transcript=t,
-                images=tuple(v.image for v in views(episode.history)),
+                images=tuple(v.image for v in views(episode.history))[: _views_read(t)],
                 loss_mask=self._mask(t, action),
                 score=score,
                 forced=action,

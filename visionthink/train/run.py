@@ -15,12 +15,14 @@ from visionthink import records
 from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json
 from visionthink.errors import OptionError
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
+from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
-from visionthink.train.processes import this_process
+from visionthink.train.processes import Distribution, distribution, this_process
 from visionthink.train.progress import say
+from visionthink.train.saving import save_final
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 
@@ -49,12 +51,13 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
-        OptionError: there is no such judge, the model is an endpoint, a step cannot be divided among the processes, or the run
-            cannot be written to its folder or go on with what is there.
+        OptionError: there is no such judge, the model is an endpoint, a step cannot be divided among the processes, they are set
+            up as no run can use, or the run cannot be written to its folder or go on with what is there.
     """
     if is_endpoint(config.model):
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
-    config.rollouts_per_process(this_process().num_processes)
+    config.rollouts_per_process(this_process(config.timeout_minutes).num_processes)
+    refuse_distribution(config, distribution())
     _writable(config.out)
     if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
         raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
@@ -123,14 +126,12 @@ def _run(
 ) -> Path:
     """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
-    # half-precision weights lose small updates; under an adapter they stand still
-    half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-    process = this_process()  # each process has its own device
+    process, spread = this_process(), distribution()  # each process has its own device
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
         say(f"loading {config.model}")
-        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
+        checkpoint = open_checkpoint(config.model, dtype=loaded_dtype(config, spread, process.device), device=str(process.device))
     say(f"measuring the images of {len(examples)} examples")
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
@@ -139,6 +140,13 @@ def _run(
         return _train(config, trainer, kept=intended is None)
     with lines_of_one(config.out / ".lock", what="training run"):
         return _train(config, trainer, kept=intended is None)
+
+
+def loaded_dtype(config: TrainConfig, spread: Distribution, device: torch.device) -> torch.dtype:
+    """Half-precision weights lose small updates: they are for models that stand still under an adapter, and for those of which
+    DeepSpeed or FSDP makes a copy in float32 to update, each process a part of it."""
+    half = device.type != "cpu" and (config.lora_rank > 0 or spread.masters)
+    return torch.bfloat16 if half else torch.float32
 
 
 def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> Path:
@@ -153,17 +161,5 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> P
     final = config.out / "final"
     if kept:
         say(f"saving {final}")
-    # gathers what is spread over processes; an adapter is never spread, and is merged first
-    state = None if config.lora_rank else trainer.accelerator.get_state_dict(trainer.model)
-    if not trainer.accelerator.is_main_process:
-        return final
-    model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
-    save_checkpoint(
-        final,
-        model=model.merge_and_unload() if config.lora_rank else model,
-        tokenizer=trained.tokenizer,
-        image_processor=trained.image_processor,
-        protocol=trained.protocol,
-        state=state,
-    )
+    save_final(trainer, final)
     return final

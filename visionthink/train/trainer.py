@@ -19,25 +19,24 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import DistributedType
 from datasets import Dataset
 
-from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
+from visionthink.errors import DataError, ModelError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
-from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
+from visionthink.train.checks import bridge_tokens, longest_episode, usable
 from visionthink.train.config import TrainConfig
-from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view
+from visionthink.train.together import policy_of
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -58,8 +57,7 @@ class VisionThinkTrainer(GRPOTrainer):
         unreadable: ids of examples that are left out, and why.
 
     Raises:
-        OptionError: an episode may outgrow the model's context, or the way the weights are distributed cannot work with turns
-            of unequal number.
+        OptionError: an episode may outgrow the model's context.
     """
 
     def __init__(
@@ -113,16 +111,10 @@ class VisionThinkTrainer(GRPOTrainer):
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
-        plugin = self.accelerator.state.deepspeed_plugin
-        zero_stage = plugin.zero_stage if plugin is not None else 0
-        kind = self.accelerator.distributed_type
-        refuse_lock_step(kind, zero_stage, config.vllm, self.accelerator.num_processes)
-        if config.lora_rank and (kind == DistributedType.FSDP or zero_stage == 3):
-            raise OptionError("lora_rank: an adapter cannot be merged into weights sharded over processes; use DDP or ZeRO-2")
-        policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
+        policy, run = policy_of(self, renderer, checkpoint.image_processor)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
-        self.probe = Probe(source, policy, rubric.judge, probed) if config.probe_steps else None
+        self.probe = Probe(source, policy, rubric.judge, probed, run=run) if config.probe_steps else None
         self.sampler = GroupSampler(
             source,
             policy,
@@ -131,6 +123,7 @@ class VisionThinkTrainer(GRPOTrainer):
             forced=config.forced,
             exclude=config.exclusions(),
             replacements=self.example_ids,
+            run=run,
         )
         self.sampler.rejected |= unreadable
 
@@ -260,11 +253,17 @@ class VisionThinkTrainer(GRPOTrainer):
         return self.step.transcripts
 
 
+_NOT_OF_A_FILE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+"""What memory, the GPU or another process is the cause of."""
+
+
 @contextlib.contextmanager
 def _naming(checkpoint: str | None) -> Iterator[None]:
     """Readers of damaged files raise nearly anything, and seldom say of which file."""
     try:
         yield
+    except _NOT_OF_A_FILE:
+        raise
     except Exception as error:
         raise ModelError(f"{checkpoint}: damaged ({one_line(error)}); delete it to go on from an earlier one") from error
 
