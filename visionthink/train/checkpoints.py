@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from visionthink.errors import ModelError, StorageError, one_line
@@ -61,10 +62,16 @@ class WholeCheckpoints(transformers.Trainer):
         """None: TRL's would call the model a fine-tuned version of no model."""
 
 
+_NOT_OF_A_FILE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
+"""What memory, the GPU or another process is the cause of."""
+
+
 @contextlib.contextmanager
 def _naming(checkpoint: str | None) -> Iterator[None]:
     """Readers of damaged files raise nearly anything, and seldom say of which file."""
     try:
         yield
+    except _NOT_OF_A_FILE:
+        raise
     except Exception as error:
         raise ModelError(f"{checkpoint}: damaged ({one_line(error)}); delete it to go on from an earlier one") from error

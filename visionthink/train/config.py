@@ -15,7 +15,7 @@ from visionthink.menu import Menu, named_menu
 from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
-from visionthink.train.settings import documentation, low_rank_adapter, with_wording
+from visionthink.train.settings import check_reporting, documentation, low_rank_adapter, with_wording
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -146,10 +146,7 @@ class TrainConfig:
                 raise OptionError(f"{name} {getattr(self, name)}: vLLM cannot be kept from asking; use --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install vllm")
-        if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
-            raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
-        if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
-            raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
+        check_reporting(self.report_to)
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
         if self.chosen_dialect:

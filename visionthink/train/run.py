@@ -100,5 +100,5 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> P
     final = config.out / "final"
     if kept:
         say(f"saving {final}")
-    save_final(trainer, trainer.checkpoint, final)
+    save_final(trainer, final)
     return final

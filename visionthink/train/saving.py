@@ -1,87 +1,63 @@
-"""Saving a trained model: weights gathered from all processes, an adapter merged in float32 and kept beside."""
+"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter beside them where one was trained."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from accelerate import Accelerator
 
-from visionthink.errors import OptionError, StorageError, one_line
-from visionthink.policies.checkpoint import Checkpoint, save_checkpoint
+from visionthink.policies.checkpoint import save_checkpoint
 
-_PREFIX, _LAYER = "base_model.model.", ".base_layer."
-"""What peft puts before the names of a model's weights, and into those of the layers that have an adapter."""
+if TYPE_CHECKING:
+    from visionthink.train.sft import SupervisedTrainer
+    from visionthink.train.trainer import VisionThinkTrainer
 
-
-def check_can_be_saved(accelerator: Accelerator) -> None:
-    """Before training, which would be lost otherwise.
-
-    Raises:
-        OptionError: ZeRO-3 was not told to gather the weights for saving.
-    """
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is None or plugin.zero_stage != 3:
-        return
-    if not plugin.deepspeed_config["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save"):
-        raise OptionError("ZeRO-3: set zero3_save_16bit_model: true in the file of accelerate; the model could not be saved")
+ADAPTER = "adapter"
+"""Folder within the saved model."""
 
 
-def save_final(trainer: transformers.Trainer, checkpoint: Checkpoint, folder: Path) -> None:
-    """Write what was trained to `folder`, as a whole model. An adapter is written beside it, to `adapter/`, too.
-
-    Every process calls this. Under ZeRO-3 and FSDP the weights are gathered on the first one, which writes.
+def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) -> None:
+    """Write the model, which stock transformers loads: in bfloat16 as it computed on a GPU, and in float32 on a CPU or where an
+    adapter was merged, whose changes bfloat16 would round away. Every process must call this.
 
     Raises:
         StorageError: it cannot be written.
     """
-    accelerator = trainer.accelerator
-    state = accelerator.get_state_dict(trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model)
-    if not accelerator.is_main_process:
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
         return
-    model = accelerator.unwrap_model(trainer.model)
-    adapted = getattr(model, "peft_config", None)
-    if adapted:
-        _save_adapter(folder.with_name("adapter"), model, state)
-        [scale] = {config.lora_alpha / config.r for config in adapted.values()}
-        state, model = _merged(state, scale), model.get_base_model()
+    model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
+    adapter = trainer.config.lora_rank > 0
+    on_gpu = trainer.accelerator.device.type != "cpu"
     save_checkpoint(
         folder,
-        model=model,
-        tokenizer=checkpoint.tokenizer,
-        image_processor=checkpoint.image_processor,
-        protocol=checkpoint.protocol,
-        state=state,
-        dtype=torch.float32 if adapted else None,
+        model=model.get_base_model() if adapter else model,
+        tokenizer=trained.tokenizer,
+        image_processor=trained.image_processor,
+        protocol=trained.protocol,
+        state=merged(state, model.peft_config["default"]) if adapter else state,
+        dtype=torch.float32 if adapter else torch.bfloat16 if on_gpu else None,
     )
+    if adapter:
+        model.save_pretrained(folder / ADAPTER, state_dict=state)
 
 
-def _merged(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """The weights of a model with an adapter as those of one without, in float32: bfloat16 has 8 bits, and an adapter trained with
-    a small rate changes a weight by less than the last of them."""
-    merged = {}
-    for name, weight in state.items():
+def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> dict[str, torch.Tensor]:
+    """The weights of the model with an adapter added to them, in float32.
+
+    Args:
+        state: of the model that PEFT has put the adapter into.
+        adapter: a `LoraConfig` without variants.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
         if ".lora_" in name:
             continue
-        whole = weight.float()
-        if _LAYER in name and name.endswith("weight"):
-            down, up = (state[name.replace(_LAYER, f".lora_{part}.default.")].float() for part in "AB")
-            whole = whole + scale * (up @ down)
-        merged[name.removeprefix(_PREFIX).replace(_LAYER, ".")] = whole.cpu()
-    return merged
-
-
-def _save_adapter(folder: Path, model: transformers.PreTrainedModel, state: Mapping[str, torch.Tensor]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(partial, state_dict=state)
-        (partial / "README.md").unlink(missing_ok=True)  # peft's template of a model card
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:  # torch and safetensors say "disk full" each in their own way
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
+        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        weights[own] = value.float()
+        if name.endswith(".base_layer.weight"):
+            down, up = (state[name.replace("base_layer", f"lora_{part}.default")].float() for part in "AB")
+            weights[own] = weights[own] + adapter.lora_alpha / adapter.r * (up @ down)
+    return weights

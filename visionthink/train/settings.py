@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import importlib.util
 import inspect
 import itertools
 from typing import TYPE_CHECKING
@@ -25,6 +26,17 @@ def documentation(settings: type) -> dict[str, str]:
         if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
             described[ast.unparse(setting.target)] = str(ast.literal_eval(text.value))
     return described
+
+
+def check_reporting(report_to: str) -> None:
+    """
+    Raises:
+        OptionError: nothing of that name can be logged to, or it is not installed.
+    """
+    if report_to not in ("none", "trackio", "wandb", "tensorboard"):
+        raise OptionError(f"unknown report_to {report_to!r}; choose none, trackio, wandb or tensorboard")
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise OptionError(f"report_to {report_to}: is not installed; pip install {report_to}")
 
 
 def low_rank_adapter(rank: int) -> LoraConfig | None:
