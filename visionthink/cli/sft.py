@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from visionthink.cli.common import AddCommand, folder
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes.cold_start import SFT_RECIPES, prepare, read_material, sft_recipe
@@ -26,6 +24,7 @@ def _sft(options: argparse.Namespace) -> None:
     config = chosen.config.replace(**given_settings(options, SftConfig), out=options.out, resume=options.resume)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.processes import this_process
+    from visionthink.train.progress import say
     from visionthink.train.sft import check_run, fine_tune
 
     check_run(config, dry_run=options.dry_run)
@@ -43,4 +42,4 @@ def _sft(options: argparse.Namespace) -> None:
             material = chosen.own(config)
         fine_tune(config, prepare(material, config, describe(config.model)), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    Console(stderr=True, soft_wrap=True).print(where, markup=False)
+    say(where)

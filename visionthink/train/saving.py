@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter beside them where one was trained."""
+"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter where one was trained."""
 
 from __future__ import annotations
 

@@ -60,6 +60,9 @@ class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
             callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
             peft_config=low_rank_adapter(config.lora_rank),
         )
+        # Qwen-VL classes say that their own loss takes no count of tokens. TRL's, which is used, does; without it the passes and
+        # processes of an update would count equally, however many tokens they have
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         _check_can_be_saved(self)
 
@@ -80,6 +83,7 @@ def _arguments(config: SftConfig, *, on_cpu: bool) -> TrlSFTConfig:
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro,
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,  # every demonstration has an image
         train_sampling_strategy="sequential",
         learning_rate=config.learning_rate,
         lr_scheduler_type=SCHEDULES[config.lr_schedule],
