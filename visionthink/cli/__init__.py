@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, inference, training
+from visionthink.cli import data, evaluation, inference, sft, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
@@ -88,6 +88,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, training, data, evaluation):
+    for group in (inference, training, sft, data, evaluation):
         group.add(command)
     return parser

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import copy
 import dataclasses
 import importlib.util
-import inspect
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +15,7 @@ from visionthink.menu import Menu, named_menu
 from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train.rollouts import Exclusion, parse_exclusions
+from visionthink.train.settings import check_reporting, documentation, low_rank_adapter, with_wording
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -152,10 +149,7 @@ class TrainConfig:
                 raise OptionError(f"{name} {getattr(self, name)}: vLLM cannot be kept from asking; use --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install vllm")
-        if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
-            raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
-        if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
-            raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
+        check_reporting(self.report_to)
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
         if self.chosen_dialect:
@@ -201,12 +195,7 @@ class TrainConfig:
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """Name and one-line description of every setting, read from the strings below them."""
-        [body] = (n.body for n in ast.parse(inspect.getsource(cls)).body if isinstance(n, ast.ClassDef))
-        described = {}
-        for setting, text in itertools.pairwise(body):
-            if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
-                described[ast.unparse(setting.target)] = str(ast.literal_eval(text.value))
-        return described
+        return documentation(cls)
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
@@ -218,13 +207,7 @@ class TrainConfig:
 
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
-        budget, image_processor = checkpoint.budget, checkpoint.image_processor
-        if self.max_image_tokens:
-            budget = budget.capped(self.max_image_tokens)
-            image_processor = copy.copy(image_processor)  # the caller's stays as it is
-            image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        protocol = checkpoint.protocol.with_dialect(self.chosen_dialect)
-        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
+        return with_wording(checkpoint, self.chosen_dialect, self.max_image_tokens)
 
     def rehearsed(self, out: Path, processes: int = 1) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
@@ -240,14 +223,7 @@ class TrainConfig:
 
     def peft(self) -> LoraConfig | None:
         """The adapter, if one is trained: on every linear layer of the language model."""
-        if not self.lora_rank:
-            return None
-        try:
-            from peft import LoraConfig
-        except ImportError:
-            raise OptionError(f"lora_rank {self.lora_rank}: needs peft; pip install 'visionthink[train]'") from None
-        layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
+        return low_rank_adapter(self.lora_rank)
 
     def to_trl(
         self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DeepSpeedPlugin, parse_flag_from_env
+from accelerate.utils import DeepSpeedPlugin, broadcast_object_list, parse_flag_from_env
+
+from visionthink.errors import VisionThinkError
+
+T = TypeVar("T")
+
 
 def this_process(timeout_minutes: int = 120) -> PartialState:
     """The state of this process among those of the run. It is made once, with the process group, where there are several; so the
@@ -57,3 +64,22 @@ def distribution() -> Distribution:
             loads_once=parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"),
         )
     return Distribution(processes=processes)
+
+
+def of_the_first(make: Callable[[], T]) -> T:
+    """What the first process makes, on all of them: work that costs money or may come out differently is done once.
+
+    Raises:
+        VisionThinkError: as `make` does, on every process, so that none waits for the others.
+    """
+    made: list[Any] = [None]
+    if this_process().is_main_process:
+        try:
+            made = [make()]
+        except VisionThinkError as error:
+            made = [error]
+    broadcast_object_list(made)
+    if isinstance(made[0], VisionThinkError):
+        raise made[0]
+    result: T = made[0]
+    return result

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from PIL import Image
 
@@ -30,6 +30,8 @@ from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Exclusion = Literal["duplicate", "empty", "truncated"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("duplicate", "empty", "truncated")
@@ -67,7 +69,7 @@ def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | No
     return reasons
 
 
-def training_order(example_ids: Sequence[str], count: int, *, seed: int, shuffle: bool) -> list[str]:
+def training_order(example_ids: Sequence[T], count: int, *, seed: int, shuffle: bool) -> list[T]:
     """The first `count` ids of all of them again and again, each time in another order where `shuffle` is set. What a step trains
     on follows from the seed and the number of the step alone, so a resumed run sees what an uninterrupted one sees."""
     n = len(example_ids)

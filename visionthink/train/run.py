@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visionthink import records
 from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json
 from visionthink.errors import OptionError
@@ -22,6 +19,7 @@ from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
 from visionthink.train.processes import Distribution, distribution, this_process
 from visionthink.train.progress import say
+from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
 from visionthink.train.saving import save_final
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
@@ -58,67 +56,15 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
     config.rollouts_per_process(this_process(config.timeout_minutes).num_processes)
     refuse_distribution(config, distribution())
-    _writable(config.out)
-    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
-        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
+    check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run:
-        _same_run(config, config.out / "config.json")
+        updates = config.steps * config.updates_per_step
+        check_same_run(config.out, _record(config), updates=updates, adapter=bool(config.lora_rank))
     return read_judge(config.judge)
-
-
-def _writable(out: Path) -> None:
-    """Raises before anything is computed, and creates nothing."""
-    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"out": str(config.out)}
-
-
-def _same_run(config: TrainConfig, stored: Path) -> None:
-    """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
-    not depend on it."""
-    try:
-        before = records.parse(stored.read_bytes())
-    except FileNotFoundError:
-        raise OptionError(f"--resume: no run in {config.out}") from None
-    except ValueError:
-        raise OptionError(f"--resume: {stored} is damaged") from None
-    newest = last_checkpoint(config.out)
-    for name, value in json.loads(json.dumps(_record(config))).items():
-        free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
-        if name not in free and before.get(name) != value:
-            said = f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now"
-            if name == "steps":  # what is possible depends on what there is to begin with
-                start = config.out / "final" if config.lora_rank or not newest else newest
-                said += (
-                    "; a linear learning rate falls to 0 over the length that a run began with: "
-                    f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "
-                    "--lr-schedule constant runs can be made longer"
-                )
-            raise OptionError(said)
-    if newest and trained_updates(newest) > config.steps * config.updates_per_step:
-        raise OptionError(f"--resume: {newest.name} of {config.out} is beyond {config.steps} steps")
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
-
-    def whole(folder: Path) -> bool:
-        try:
-            return bool(records.parse((folder / "trainer_state.json").read_bytes()))
-        except (OSError, ValueError):
-            return False
-
-    complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
-    return max(complete, key=trained_updates, default=None)
-
-
-def trained_updates(checkpoint: Path) -> int:
-    """Optimiser updates behind a checkpoint, by its name."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter beside them where one was trained."""
+"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter where one was trained."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 from visionthink.policies.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
+    from visionthink.train.sft import SupervisedTrainer
     from visionthink.train.trainer import VisionThinkTrainer
 
 ADAPTER = "adapter"
 """Folder within the saved model."""
 
 
-def save_final(trainer: VisionThinkTrainer, folder: Path) -> None:
+def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) -> None:
     """Write the model, which stock transformers loads: in bfloat16 as it computed on a GPU, and in float32 on a CPU or where an
     adapter was merged, whose changes bfloat16 would round away. Every process must call this.
 

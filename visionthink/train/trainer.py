@@ -6,28 +6,26 @@ KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import random
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 from datasets import Dataset
 
-from visionthink.errors import DataError, ModelError, StorageError, one_line
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
+from visionthink.errors import DataError
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
+from visionthink.train.checkpoints import WholeCheckpoints
 from visionthink.train.checks import bridge_tokens, longest_episode, usable
 from visionthink.train.config import TrainConfig
 from visionthink.train.monitors import Monitors
@@ -45,7 +43,7 @@ with warnings.catch_warnings():
     from trl import GRPOTrainer
 
 
-class VisionThinkTrainer(GRPOTrainer):
+class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
     """GRPO over episodes.
 
     Args:
@@ -208,64 +206,9 @@ class VisionThinkTrainer(GRPOTrainer):
             with self.rejects.open("a", encoding="utf-8") as file:
                 file.writelines(fresh)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # transformers writes the hub's names of the weights and reads them back as names of modules, not strictly: for these
-        # architectures nothing would be loaded, and nothing said
-        model = self.model if model is None else model
-        with _naming(resume_from_checkpoint):
-            if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
-            else:
-                stored = type(model).from_pretrained(
-                    resume_from_checkpoint, config=model.config, generation_config=model.generation_config, dtype=model.dtype
-                )
-                model.load_state_dict(stored.state_dict())
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _naming(checkpoint):
-            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            if checkpoint and not sharded and not (Path(checkpoint) / "optimizer.pt").is_file():
-                raise FileNotFoundError("optimizer.pt is missing")  # transformers would begin a new one, and say nothing
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _naming(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.accelerator.is_main_process:
-                save_settings(folder, self.checkpoint.protocol)  # a checkpoint in the middle of a run speaks like its end
-        except Exception as error:  # torch and safetensors say "disk full" each in their own way
-            if self.accelerator.is_main_process:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise StorageError(
-                f"{folder}: the checkpoint cannot be written ({one_line(error)}); earlier ones are kept"
-            ) from error
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: TRL's would call the model a fine-tuned version of no model."""
-
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return self.step.transcripts
-
-
-_NOT_OF_A_FILE = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
-"""What memory, the GPU or another process is the cause of."""
-
-
-@contextlib.contextmanager
-def _naming(checkpoint: str | None) -> Iterator[None]:
-    """Readers of damaged files raise nearly anything, and seldom say of which file."""
-    try:
-        yield
-    except _NOT_OF_A_FILE:
-        raise
-    except Exception as error:
-        raise ModelError(f"{checkpoint}: damaged ({one_line(error)}); delete it to go on from an earlier one") from error
 
 
 def unscored_because(rollout: Rollout) -> str:
