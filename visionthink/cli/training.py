@@ -7,15 +7,17 @@ import dataclasses
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
+from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
 from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
+from visionthink.train.launch import SHIPPED, Launch
 
 
 def add(command: AddCommand) -> None:
@@ -27,6 +29,9 @@ def add(command: AddCommand) -> None:
     train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
+    files = f"run on several processes: {', '.join(SHIPPED)}, or a file of accelerate config"
+    train.add_argument("--launch", type=given, metavar="NAME|FILE", help=files)
+    train.add_argument("--processes", type=int, metavar="N", help="with --launch: how many (default: as many as there are GPUs)")
     settings = train.add_argument_group("settings", "override the recipe's")
     described = TrainConfig.documentation()
     choices = {name: typing.get_args(kind) for name, kind in typing.get_type_hints(TrainConfig).items() if typing.get_args(kind)}
@@ -39,6 +44,10 @@ def add(command: AddCommand) -> None:
             metavar="|".join(choices.get(name, (kind.__name__.upper(),))),
             help=described[name].replace("%", "%%"),
         )
+    more = described["trl"]
+    settings.add_argument(
+        "--trl", type=_key_and_value, action="append", default=argparse.SUPPRESS, metavar="KEY=VALUE", help=more
+    )
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
     again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
@@ -55,9 +64,9 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train_settings() -> dict[str, Callable[[str], Any]]:
-    """Name and type of every setting of a run that has an option."""
+    """Name and type of every setting of a run that has an option with one value."""
     kinds = typing.get_type_hints(TrainConfig)
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume")]
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume", "trl")]
     return {name: _on_off if kinds[name] is bool else kinds[name] if kinds[name] in (int, float) else str for name in names}
 
 
@@ -70,10 +79,23 @@ def _on_off(text: str) -> bool:
 _on_off.__name__ = "true|false"
 
 
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected KEY=VALUE")
+    return key.strip(), value.strip()
+
+
 def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
     given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
+    if hasattr(options, "trl"):
+        given["trl"] = {**chosen.config.trl, **dict(options.trl)}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    if options.launch:
+        _launch(options, config)
+    if options.processes is not None:
+        raise OptionError(f"--processes {options.processes}: is for --launch")
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say
@@ -84,6 +106,8 @@ def _train(options: argparse.Namespace) -> None:
     rehearsed = options.dry_run and chosen.stand_in
     if not rehearsed:
         describe(config.model)
+    if differences := chosen.differences(config):
+        say(f"settings that differ from the paper's, with the paper's in brackets: {differences}")
     if not config.data:
         say(f"preparing the examples of {options.recipe}")
     if rehearsed:
@@ -95,7 +119,21 @@ def _train(options: argparse.Namespace) -> None:
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    Console(stderr=True, soft_wrap=True).print(where, markup=False)
+    if this_process().is_main_process:
+        Console(stderr=True, soft_wrap=True).print(where, markup=False)
+
+
+def _launch(options: argparse.Namespace, config: TrainConfig) -> NoReturn:
+    """Check what needs no process of its own, and hand over to `accelerate launch`."""
+    if options.processes is not None and options.processes < 1:
+        raise OptionError(f"--processes {options.processes}: must be at least 1")
+    launch = Launch.read(options.launch, options.processes)
+    config.rollouts_per_process(launch.processes)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--launch")
+    own.add_argument("--processes")
+    _, others = own.parse_known_args(options.arguments)
+    launch.start(others)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

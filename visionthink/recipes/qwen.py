@@ -2,7 +2,8 @@
 
 We have had no machine to run these to their end: expected results are the paper's (arXiv 2507.13348), and hours, which it does
 not give, are not promised. `--dry-run` takes one step of any of them with a small random model of the same architecture. How
-to launch them on several GPUs, and what they need of memory, is in docs/training.md.
+to launch them on several GPUs, and what they need of memory, is in docs/training.md. What differs from the paper's settings is
+said when a run starts.
 """
 
 from __future__ import annotations
@@ -25,11 +26,18 @@ PAPER = TrainConfig(
     clip_eps=0.2,
     max_new_tokens=8192,
     max_image_tokens=5350,  # 2048 x 2048 px, the cap of the authors' code
+    exclude="duplicate,empty",
     micro_batch=1,
     gradient_checkpointing=True,
 )
-"""Sec. 4.1 and the released scripts, for 32 processes. The paper's judge is a language model: `--judge rules,URL#MODEL`
+"""Sec. 4.1 and the released scripts, which took 32 processes. The paper's judge is a language model: `--judge rules,URL#MODEL`
 (docs/judges.md). Without one, answers are judged by rules alone, and what rules are not sure of is not learnt from."""
+
+EIGHT_GPUS = PAPER.replace(prompts_per_step=128, updates_per_step=4, steps=320)
+"""The paper's 1,280 updates of 32 examples, sampled in four times as many steps of 128 examples each. TRL keeps the pixels of a
+step's rollouts on the GPU: of 512 examples they are 18 GB on each of 8 GPUs at an average of 960 visual tokens a rollout, and
+twice that while they are joined, which does not fit beside a model of 7B. Updates are less off-policy than the paper's: at most
+3 lie between sampling and learning, and not 15."""
 
 
 def _recipe(config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"]) -> Recipe:
@@ -39,29 +47,31 @@ def _recipe(config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", 
         build = {"qwen2_5_vl": stand_in.qwen2_5_vl, "qwen3_vl": stand_in.qwen3_vl}[architecture]
         return build(config.dialect or "agent"), stand_in.large_examples(config.prompts_per_step)
 
-    return Recipe(config, lambda _: read_examples(data), rehearse)
+    return Recipe(config=config, source=lambda _: read_examples(data), stand_in=rehearse, paper=PAPER)
 
 
 def smart_7b() -> Recipe:
-    """Qwen2.5-VL-7B learns when to look closer, with the paper's settings.
+    """Qwen2.5-VL-7B learns when to look closer, with the paper's settings but for the step: 128 examples, and not 512.
 
-    Hardware: 32 GPUs of 80 GB with ZeRO-2, as in the paper (docs/training.md); on fewer a step has so many fewer examples.
-    Time: 80 steps of 8,192 rollouts, not measured.
+    Hardware: 8 GPUs of 80 GB with ZeRO-3 (docs/training.md). The paper's own step needs 32:
+    `--prompts-per-step 512 --updates-per-step 16 --steps 80`.
+    Time: 320 steps of 2,048 rollouts, not measured.
     Expected: requests on ChartQA 79 %, OCRBench 62 %, MME 31 %, DocVQA 7 % (Fig. 5); 101.4 % of the full model's average at
     51.3 % of the visual tokens, as the paper counts them (Table 2).
-    Command: `accelerate launch --config_file zero2.yaml -m visionthink train smart_7b --vllm colocate --out runs/smart-7b`.
+    Command: `visionthink train smart_7b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/smart-7b`.
     """
-    return _recipe(PAPER.replace(model="Qwen/Qwen2.5-VL-7B-Instruct"), SMART, "qwen2_5_vl")
+    return _recipe(EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct"), SMART, "qwen2_5_vl")
 
 
 def general_7b() -> Recipe:
     """Qwen2.5-VL-7B reasons better at full resolution: one level, the prompt of Table 5, no penalty (App. B.5).
 
-    Hardware: 32 GPUs of 80 GB with ZeRO-2. Time: not measured. Expected: the general model's row of Table 1, with a judge that
+    Hardware and step: as `smart_7b`. Time: not measured. Expected: the general model's row of Table 1, with a judge that
     can read its answers: many are sentences, which rules leave unscored.
-    Command: `accelerate launch --config_file zero2.yaml -m visionthink train general_7b --vllm colocate --out runs/general-7b`.
+    Command: `visionthink train general_7b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/general-7b`, on
+    8 GPUs of 80 GB.
     """
-    config = PAPER.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
+    config = EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
     return _recipe(config, GENERAL, "qwen2_5_vl")
 
 
@@ -101,10 +111,10 @@ def smart_3b_lora() -> Recipe:
 def smart_qwen3_8b() -> Recipe:
     """`smart_7b` on Qwen3-VL-8B. The paper has no such run.
 
-    Hardware: 32 GPUs of 80 GB with ZeRO-2. Time: not measured. Expected: unknown.
-    Command: `accelerate launch --config_file zero2.yaml -m visionthink train smart_qwen3_8b --vllm colocate --out runs/qwen3`.
+    Hardware and step: as `smart_7b`, 8 GPUs of 80 GB. Time: not measured. Expected: unknown.
+    Command: `visionthink train smart_qwen3_8b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/qwen3`.
     """
-    return _recipe(PAPER.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")
+    return _recipe(EIGHT_GPUS.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")
 
 
 def smart_qwen3_4b_lora() -> Recipe:

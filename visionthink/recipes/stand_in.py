@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -28,6 +29,7 @@ from visionthink.data import synth
 from visionthink.images import open_image
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.protocol import Protocol
+from visionthink.train.processes import this_process
 from visionthink.types import Example
 
 SIDE = 896
@@ -41,11 +43,16 @@ def large_examples(n: int) -> list[Example]:
 
 
 def _checkpoint(model: Any, image_processor: Qwen2VLImageProcessorPil, dialect: str) -> Checkpoint:
-    """Through a folder, as any checkpoint: TRL loads the reference model from there."""
-    tokenizer = open_checkpoint("tiny-base").tokenizer
-    folder = Path(tempfile.mkdtemp(prefix="visionthink-stand-in-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    save_checkpoint(folder, model=model, tokenizer=tokenizer, image_processor=image_processor, protocol=Protocol(dialect))
+    """Through a folder, as any checkpoint: TRL loads the reference model from there. The processes of a run share it, because
+    transformers saves in the first of them alone."""
+    process = this_process()
+    folders = [tempfile.mkdtemp(prefix="visionthink-stand-in-") if process.is_main_process else ""]
+    folder = Path(broadcast_object_list(folders)[0])
+    if process.is_main_process:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        tokenizer = open_checkpoint("tiny-base").tokenizer
+        save_checkpoint(folder, model=model, tokenizer=tokenizer, image_processor=image_processor, protocol=Protocol(dialect))
+    process.wait_for_everyone()
     return open_checkpoint(str(folder))
 
 
