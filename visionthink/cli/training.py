@@ -97,6 +97,8 @@ def _train(options: argparse.Namespace) -> None:
     if options.processes is not None:
         raise OptionError(f"--processes {options.processes}: is for --launch")
     from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.recipes.published import published_sizes
+    from visionthink.train.memory import estimate, intended_hardware
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say
     from visionthink.train.run import check_run, train
@@ -113,6 +115,9 @@ def _train(options: argparse.Namespace) -> None:
     if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
+        if sizes := published_sizes(config.model):
+            for line in estimate(config, sizes, intended_hardware(chosen.hardware)).lines():
+                say(line)
         small = config.rehearsed(config.out, this_process().num_processes)
         checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)

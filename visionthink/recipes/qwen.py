@@ -13,6 +13,7 @@ from typing import Literal
 from visionthink.data.examples import read_examples
 from visionthink.recipes.recipe import Recipe, Rehearsal
 from visionthink.train.config import TrainConfig
+from visionthink.train.memory import Hardware
 
 SMART, GENERAL = "Senqiao/VisionThink-Smart-Train", "Senqiao/VisionThink-General-Train"
 
@@ -36,18 +37,25 @@ PAPER = TrainConfig(
 EIGHT_GPUS = PAPER.replace(prompts_per_step=128, updates_per_step=4, steps=320)
 """The paper's 1,280 updates of 32 examples, sampled in four times as many steps of 128 examples each. TRL keeps the pixels of a
 step's rollouts on the GPU: of 512 examples they are 18 GB on each of 8 GPUs at an average of 960 visual tokens a rollout, and
-twice that while they are joined, which does not fit beside a model of 7B. Updates are less off-policy than the paper's: at most
-3 lie between sampling and learning, and not 15."""
+twice that while they are joined, which does not fit beside a model of 7B. Kept in the machine's own memory they would be 296 GB
+at that average, and 2,060 GB at the cap on images. Updates are less off-policy than the paper's: at most 3 lie between sampling
+and learning, and not 15."""
+
+ONE_NODE = Hardware(processes=8, sharding="zero3", device_bytes=80 * 10**9, per_machine=8, vllm=True)
+"""8 GPUs of 80 GB on one machine, with vLLM beside the training."""
+ONE_80_GB, ONE_24_GB = (Hardware(device_bytes=size * 10**9) for size in (80, 24))
 
 
-def _recipe(config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"]) -> Recipe:
+def _recipe(
+    config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"], hardware: Hardware = ONE_NODE
+) -> Recipe:
     def rehearse(config: TrainConfig) -> Rehearsal:
         from visionthink.recipes import stand_in  # torch only when it is needed
 
         build = {"qwen2_5_vl": stand_in.qwen2_5_vl, "qwen3_vl": stand_in.qwen3_vl}[architecture]
         return build(config.dialect or "agent"), stand_in.large_examples(config.prompts_per_step)
 
-    return Recipe(config=config, source=lambda _: read_examples(data), stand_in=rehearse, paper=PAPER)
+    return Recipe(config=config, source=lambda _: read_examples(data), stand_in=rehearse, paper=PAPER, hardware=hardware)
 
 
 def smart_7b() -> Recipe:
@@ -93,7 +101,7 @@ def smart_7b_lora() -> Recipe:
         max_image_tokens=1280,
         probe_steps=20,
     )
-    return _recipe(config, SMART, "qwen2_5_vl")
+    return _recipe(config, SMART, "qwen2_5_vl", ONE_80_GB)
 
 
 def smart_3b_lora() -> Recipe:
@@ -105,7 +113,7 @@ def smart_3b_lora() -> Recipe:
     config = smart_7b_lora().config.replace(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lora_rank=16, prompts_per_step=4, max_new_tokens=512, max_image_tokens=1024
     )
-    return _recipe(config, SMART, "qwen2_5_vl")
+    return _recipe(config, SMART, "qwen2_5_vl", ONE_24_GB)
 
 
 def smart_qwen3_8b() -> Recipe:
@@ -122,4 +130,5 @@ def smart_qwen3_4b_lora() -> Recipe:
 
     Time: not measured. Expected: unknown. Command: `visionthink train smart_qwen3_4b_lora --out runs/qwen3-4b`.
     """
-    return _recipe(smart_3b_lora().config.replace(model="Qwen/Qwen3-VL-4B-Instruct"), SMART, "qwen3_vl")
+    config = smart_3b_lora().config.replace(model="Qwen/Qwen3-VL-4B-Instruct")
+    return _recipe(config, SMART, "qwen3_vl", ONE_24_GB)

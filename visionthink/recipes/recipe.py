@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from visionthink.data.examples import read_examples
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.train.config import TrainConfig
+from visionthink.train.memory import Hardware
 from visionthink.types import Examples
 
 Rehearsal = tuple[Checkpoint, Examples]
@@ -48,6 +49,8 @@ class Recipe:
     stand_in: Callable[[TrainConfig], Rehearsal] | None = None
     paper: TrainConfig | None = None
     """The settings of the paper's run of this kind, if it has one."""
+    hardware: Hardware | None = None
+    """What its command is written for, if that is more than a laptop."""
 
     def differences(self, config: TrainConfig) -> str:
         """What of the settings that decide what is learnt is not the paper's, in one line; empty where there is nothing to

@@ -50,6 +50,9 @@ _LEAST = {
     "probe_steps": 0,
 }
 
+ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Names of the layers that an adapter is put on: every linear one of the language model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -247,8 +250,7 @@ class TrainConfig:
             from peft import LoraConfig
         except ImportError:
             raise OptionError(f"lora_rank {self.lora_rank}: needs peft; pip install 'visionthink[train]'") from None
-        layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
+        return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=ADAPTED, task_type="CAUSAL_LM")
 
     def to_trl(
         self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]
