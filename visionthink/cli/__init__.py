@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         logging.getLogger("trl").setLevel(logging.ERROR)  # it prints a page per unscored rollout; we count them
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
         options.run(options)
     except VisionThinkError as error:
         return _failed(str(error), debug)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
 from visionthink.cli.settings import add_settings, given_settings
+from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
 from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
+from visionthink.train.launch import SHIPPED, Launch
 
 
 def add(command: AddCommand) -> None:
@@ -24,6 +27,9 @@ def add(command: AddCommand) -> None:
     train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
+    files = f"run on several processes: {', '.join(SHIPPED)}, or a file of accelerate config"
+    train.add_argument("--launch", type=given, metavar="NAME|FILE", help=files)
+    train.add_argument("--processes", type=int, metavar="N", help="with --launch: how many (default: as many as there are GPUs)")
     add_settings(train, TrainConfig, TrainConfig.documentation(), {"penalty": "|".join(PENALTIES) + "[:AMOUNT]"})
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
@@ -42,8 +48,17 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
-    config = chosen.config.replace(**given_settings(options, TrainConfig), out=options.out, resume=options.resume)
+    given = given_settings(options, TrainConfig)
+    if "trl" in given:
+        given["trl"] = {**chosen.config.trl, **given["trl"]}
+    config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    if options.launch:
+        _launch(options, config)
+    if options.processes is not None:
+        raise OptionError(f"--processes {options.processes}: is for --launch")
     from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.recipes.published import published_sizes
+    from visionthink.train.memory import estimate, intended_hardware
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say
     from visionthink.train.run import check_run, train
@@ -53,18 +68,37 @@ def _train(options: argparse.Namespace) -> None:
     rehearsed = options.dry_run and chosen.stand_in
     if not rehearsed:
         describe(config.model)
+    if differences := chosen.differences(config):
+        say(f"settings that differ from the paper's, with the paper's in brackets: {differences}")
     if not config.data:
         say(f"preparing the examples of {options.recipe}")
     if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
+        if sizes := published_sizes(config.model):
+            for line in estimate(config, sizes, intended_hardware(chosen.hardware)).lines():
+                say(line)
         small = config.rehearsed(config.out, this_process().num_processes)
         checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    Console(stderr=True, soft_wrap=True).print(where, markup=False)
+    if this_process().is_main_process:
+        Console(stderr=True, soft_wrap=True).print(where, markup=False)
+
+
+def _launch(options: argparse.Namespace, config: TrainConfig) -> NoReturn:
+    """Check what needs no process of its own, and hand over to `accelerate launch`."""
+    if options.processes is not None and options.processes < 1:
+        raise OptionError(f"--processes {options.processes}: must be at least 1")
+    launch = Launch.read(options.launch, options.processes)
+    config.rollouts_per_process(launch.processes)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--launch")
+    own.add_argument("--processes")
+    _, others = own.parse_known_args(options.arguments)
+    launch.start(others)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, one_line
 from visionthink.menu import Menu, named_menu
 from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
+from visionthink.train import trl_options
 from visionthink.train.rollouts import Exclusion, parse_exclusions
 from visionthink.train.settings import check_reporting, documentation, low_rank_adapter, with_wording
 
@@ -106,7 +107,7 @@ class TrainConfig:
     """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
     refill: int = 4
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
-    exclude: str = "duplicate,empty,truncated"
+    exclude: str = "duplicate,empty"
     """Members that take no part in their group's statistics and get no gradient."""
     forced: int = 0
     """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
@@ -130,6 +131,8 @@ class TrainConfig:
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
+    trl: Mapping[str, Any] = field(default_factory=dict)
+    """A setting of TRL's GRPOConfig that has none of ours, as vllm_gpu_memory_utilization=0.5; may be given several times."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -161,6 +164,7 @@ class TrainConfig:
         if not menu.asks and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
+        object.__setattr__(self, "trl", trl_options.checked(self.trl, vllm=self.vllm != "off"))
 
     def rollouts_per_process(self, processes: int) -> int:
         """Rollouts that each of so many processes samples in a step: whole groups, and an equal share of every update.
@@ -259,6 +263,8 @@ class TrainConfig:
             "use_vllm": self.vllm != "off",
             "vllm_max_model_length": longest,
             "vllm_mode": self.vllm if self.vllm != "off" else "colocate",
+            # brings what vLLM sampled back to the policy of Eq. 3; TRL's own choice leaves whole answers of two turns out
+            "vllm_importance_sampling_mode": "token_truncate",
             "loss_type": "grpo",
             "importance_sampling_level": "token",
             "scale_rewards": "group",
@@ -291,4 +297,9 @@ class TrainConfig:
             "dataloader_pin_memory": not on_cpu,
             "ddp_timeout": 60 * self.timeout_minutes,
         }
-        return GRPOConfig(**settings)
+        try:
+            return GRPOConfig(**{**settings, **self.trl})
+        except ValueError as error:
+            if not self.trl:
+                raise
+            raise OptionError(f"--trl {' '.join(f'{k}={v}' for k, v in self.trl.items())}: {one_line(error)}") from error

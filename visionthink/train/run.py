@@ -17,6 +17,7 @@ from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
+from visionthink.train.memory import check_memory, estimate, read_sizes, this_hardware
 from visionthink.train.processes import Distribution, distribution, this_process
 from visionthink.train.progress import say
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
@@ -76,6 +77,11 @@ def _run(
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
+        needed = estimate(intended or config, read_sizes(config.model), this_hardware())
+        if intended:
+            for line in needed.lines():
+                say(line)
+        check_memory(needed)
         say(f"loading {config.model}")
         checkpoint = open_checkpoint(config.model, dtype=loaded_dtype(config, spread, process.device), device=str(process.device))
     say(f"measuring the images of {len(examples)} examples")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from visionthink.policies.checkpoint import Checkpoint
 
+ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""Names of the layers that an adapter is put on: every linear one of the language model."""
+
 
 def documentation(settings: type) -> dict[str, str]:
     """Name and one-line description of every setting, read from the strings below the fields of a class."""
@@ -51,8 +54,7 @@ def low_rank_adapter(rank: int) -> LoraConfig | None:
         from peft import LoraConfig
     except ImportError:
         raise OptionError(f"lora_rank {rank}: needs peft; pip install 'visionthink[train]'") from None
-    layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=ADAPTED, task_type="CAUSAL_LM")
 
 
 def with_wording(checkpoint: Checkpoint, dialect: str | None, max_image_tokens: int) -> Checkpoint:

@@ -135,6 +135,7 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         return column
 
     def _generate(self, prompts: list) -> tuple:
+        self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
         number = self.state.global_step // self.config.updates_per_step
         if self.probe and number % self.config.probe_steps == 0:
             for name, value in self.probe.measure().items():
