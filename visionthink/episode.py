@@ -236,12 +236,16 @@ class Episode:
         )
 
 
-def run_batch(episodes: Sequence[Episode], policy: Policy) -> list[Transcript]:
-    """All live episodes take their next turn together, until every one has ended."""
+def run_batch(
+    episodes: Sequence[Episode], policy: Policy, on_end: Callable[[list[Transcript]], None] | None = None
+) -> list[Transcript]:
+    """All live episodes take their next turn together, until every one has ended; `on_end` sees those that a turn has ended."""
     while live := [episode for episode in episodes if not episode.done]:
         completions = policy.complete([episode.history for episode in live])
         for episode, completion in zip(live, completions, strict=True):
             episode.step(completion)
+        if on_end is not None:
+            on_end([episode.transcript() for episode in live if episode.done])
     return [episode.transcript() for episode in episodes]
 
 

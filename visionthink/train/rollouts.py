@@ -25,6 +25,8 @@ from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
+from visionthink.rewards.ahead import AskedAhead
+from visionthink.rewards.cascade import remote
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
@@ -163,13 +165,17 @@ class GroupSampler:
             self._policies["request"] = ForcedPolicy.of(policy, source.protocol, "request")
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
-        """One group per example, in order; another example takes the place of one that cannot be read."""
+        """One group per example, in order; another example takes the place of one that cannot be read. Where a server judges, it is
+        asked about members that have ended while others still speak."""
         groups = [self._episodes(example_id) for example_id in example_ids]
+        # a judge that waits for a server is asked as members end; rules, which compute, would only hold up the model
+        ahead = AskedAhead(self.rubric.judge) if remote(self.rubric.judge) else None
         for action, policy in self._policies.items():
             live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
-            run_batch(live, policy)
+            run_batch(live, policy, ahead.begin if ahead else None)
         transcripts = [[episode.transcript() for episode in group] for group in groups]
-        scores = self.rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
+        rubric = replace(self.rubric, judge=ahead) if ahead else self.rubric
+        scores = rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
         return [self._rollouts(*parts) for parts in zip(groups, transcripts, scores, strict=True)]
 
     def _episodes(self, example_id: str) -> list[Episode]:

@@ -15,17 +15,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from accelerate.utils import DistributedType
 from datasets import Dataset
 
-from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
+from visionthink.errors import DataError, JudgeError, ModelError, OptionError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
+from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
@@ -33,6 +34,7 @@ from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock
 from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
+from visionthink.train.outage import agreed, random_streams
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
@@ -44,6 +46,9 @@ from visionthink.types import Examples
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
+
+
+T = TypeVar("T")
 
 
 class VisionThinkTrainer(GRPOTrainer):
@@ -73,6 +78,8 @@ class VisionThinkTrainer(GRPOTrainer):
     ):
         self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), SampledStep()
         self.rejects = config.out / "rejects.jsonl"
+        self._unreachable = ""
+        """Why the judge has never answered."""
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
@@ -144,18 +151,48 @@ class VisionThinkTrainer(GRPOTrainer):
         return column
 
     def _generate(self, prompts: list) -> tuple:
-        number = self.state.global_step // self.config.updates_per_step
+        number, rewind = self.state.global_step // self.config.updates_per_step, random_streams()
         if self.probe and number % self.config.probe_steps == 0:
-            for name, value in self.probe.measure().items():
+            for name, value in (self._judged(self.probe.measure) or {}).items():
                 self._log_metric(name, value)
-        started = time.perf_counter()
-        groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
-        self._measure(groups, time.perf_counter() - started)
+        example_ids, started = [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]], time.perf_counter()
+        groups = self._judged(lambda: self.sampler.sample(example_ids)) or []
+        seconds = time.perf_counter() - started
+        self._stop_where_judge_is_down(rewind)
+        self._measure(groups, seconds)
         if self.config.refill:
             groups = self._refill(groups)
         self.step = SampledStep.of(groups)
         self._write_rejects()
         return self.step.generated(with_logprobs=self.use_vllm)
+
+    def _judged(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where the judge has never answered, which is remembered: raised on one process, it would
+        leave the others waiting."""
+        try:
+            return work()
+        except OptionError as error:
+            self._unreachable = str(error)
+            return None
+
+    def _stop_where_judge_is_down(self, rewind: Callable[[], None]) -> None:
+        """End the run on all processes where the judge of one cannot be asked; what was sampled is sampled again on --resume.
+
+        Raises:
+            JudgeError: it is so; every finished update is in a checkpoint.
+        """
+        own = outage(self.sampler.rubric.judge) if self.config.judge_down == "stop" else ""
+        done = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{done}"
+        why, saved = agreed(self._unreachable or own, (folder / "trainer_state.json").is_file())
+        if not why:
+            return
+        if done and not saved:
+            rewind()
+            self._save_checkpoint(self.model, None)
+            self.accelerator.wait_for_everyone()
+        kept = f"{folder} holds all {done} updates that are done" if done else "nothing is trained yet"
+        raise JudgeError(f"{why}; {kept}; when the judge is back, the same command with --resume goes on")
 
     def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
         """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
@@ -169,7 +206,8 @@ class VisionThinkTrainer(GRPOTrainer):
             draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
             present = {group[0].transcript.example_id for group in groups}
             others = [i for i in self.example_ids if i not in present] or self.example_ids
-            fresh = self.sampler.sample(draw.choices(others, k=wanted))
+            drawn = draw.choices(others, k=wanted)
+            fresh = self._judged(functools.partial(self.sampler.sample, drawn)) or []
             for i, group in zip(poor, filter(varies, fresh), strict=False):
                 groups[i] = group
         return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
