@@ -27,6 +27,7 @@ from visionthink.rewards.judge import Answer
 from visionthink.rewards.llm.judge import LLMJudge
 from visionthink.rewards.llm.preset import preset
 from visionthink.rewards.rules.judge import RulesJudge
+from visionthink.rewards.spec import read_judge
 from visionthink.train.run import train
 
 pytestmark = pytest.mark.network
@@ -68,7 +69,7 @@ def rest(monkeypatch):
 def test_a_dead_server_is_given_up_asked_once_in_a_while_and_found_again(rest):
     server_dies = Mortal()
     with replying(server_dies) as server:
-        asked = judge(server)
+        asked = judge(server, timeout=5)
         assert [v.verdict for v in asked.compare(answers(60))] == RIGHT and len(server.sent) == 60
         server_dies.lives, started = 0, time.monotonic()
         found = asked.compare(answers(60))
@@ -109,7 +110,7 @@ def test_one_question_that_fails_is_no_outage():
         return (500, "no") if "Question 7?" in body["messages"][-1]["content"] else Mortal()(body)
 
     with replying(fussy) as server:
-        asked = judge(server)
+        asked = judge(server, timeout=2, deadline=2)
         found = [v.verdict for v in asked.compare(answers(60))]
         assert found == [*RIGHT[:7], "unscored", *RIGHT[8:]] and asked.down == ""
         asked.close()
@@ -139,7 +140,7 @@ def test_what_is_a_matter_of_one_request_is_no_outage(reply, down):
 
 def test_an_outage_is_one_of_the_last_server():
     with replying(Mortal(1)) as dead, replying(Mortal()) as alive:
-        one, other = judge(dead, deadline=0.3), judge(alive)
+        one, other = judge(dead, deadline=0.3), judge(alive, timeout=10, deadline=60)
         one.compare(answers(1))
         one.compare(answers(60))
         assert outage(one) == one.down != ""
@@ -151,8 +152,6 @@ def test_an_outage_is_one_of_the_last_server():
 
 
 def test_as_many_requests_at_once_as_a_judge_file_says(tmp_path):
-    from visionthink.rewards.spec import read_judge
-
     at_once, most = [0], [0]
 
     def slow(body: dict) -> tuple[int, object]:
@@ -163,25 +162,26 @@ def test_as_many_requests_at_once_as_a_judge_file_says(tmp_path):
         return Mortal()(body)
 
     with replying(slow) as server:
-        for given, expected in (("concurrency = 3", 3), ("", 16)):
+        for given, expected in (("concurrency = 3", 3), ("concurrency = 5", 5)):
             (tmp_path / "judge.toml").write_text(f'[[judge]]\nurl = "http://{server.host}/v1"\nmodel = "m"\ncache = ""\n{given}')
             asked, most[0] = read_judge(str(tmp_path / "judge.toml")), 0
             asked.compare(answers(1))
             asked.compare(answers(40))
             assert most[0] == expected
             asked.close()
+    assert Endpoint("http://x").concurrency == 16
 
 
 def test_an_evaluation_goes_on_without_its_judge_and_asks_it_again(tmp_path):
     examples, server_dies = synth.suite(40), Mortal(10)
     with replying(server_dies) as server:
-        asked, started = judge(server), time.monotonic()
+        asked, started = judge(server, timeout=5), time.monotonic()
         run = dict(suite="s", model_name="tiny", batch_size=8)
         summary = evaluate(examples, load("tiny"), PolicySpec.parse("low"), tmp_path, judge=asked, **run)
         assert summary["unscored"] == 30 and time.monotonic() - started < 30
         asked.close()
         server_dies.lives = 10**9
-        again = judge(server)
+        again = judge(server, timeout=5, deadline=60)
         summary = evaluate(examples, load("tiny"), PolicySpec.parse("low"), tmp_path, judge=again, **run)
         assert summary["unscored"] == 0
         again.close()
@@ -241,7 +241,7 @@ def test_a_run_may_go_on_unscored(tmp_path, judge_file):
         final = train(config, synth.suite(24, split="train"))
     assert (final / "model.safetensors").is_file()
     shares = [line["unscored/judge"] for line in lines(tmp_path / "run")]
-    assert len(shares) == 3 and shares[1] > 0.5 and shares[2] > 0.5
+    assert len(shares) == 3 and shares[0] < 1 and shares[2] == 1
 
 
 def test_a_judge_that_never_answered_ends_a_run_at_once(tmp_path, judge_file):
