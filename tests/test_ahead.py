@@ -8,8 +8,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from servers import replying, said
 from scripted import speak
+from servers import replying, said
 from training import small
 
 from visionthink.data import synth

@@ -21,8 +21,8 @@ class Breaker:
     """Counts failures of an endpoint, from within one event loop.
 
     The endpoint is down when nothing but failures came from it for `patience` seconds, and at least five of them. From then on
-    nothing is sent but a single attempt after a rest, which doubles from 30 s to 5 minutes; a reply ends the outage. Failures that
-    are a matter of one request do not count: they show that the endpoint works.
+    nothing is sent but a single attempt after a rest, which doubles from 30 s to 5 minutes; a reply ends the outage. Failures of
+    one request alone do not count: they show that the endpoint works.
     """
 
     def __init__(self, patience: float):

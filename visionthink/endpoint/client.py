@@ -2,8 +2,8 @@
 
 An attempt ends within `timeout` seconds whatever the server does, a question within `deadline`: nothing waits without a bound.
 Passing failures (429, 5xx, resets, half a reply, a reply that is no JSON) are tried again after a pause that doubles, or that
-the server asks for; others are not. An endpoint from which nothing but failures comes is not asked for a while (`breaker`). What a
-reply says is read in `completions`.
+the server asks for; others are not. An endpoint from which nothing but failures comes is not asked for a while (`breaker`).
+What a reply says is read in `completions`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from __future__ import annotations
 import bisect
 import logging
 import random
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from PIL import Image
@@ -86,6 +87,8 @@ class EpisodeSource:
     menu: Menu
     protocol: Protocol
     budget: PixelBudget
+    _reading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """Examples are read by several threads, and a mapping need not allow that."""
 
     @property
     def can_ask(self) -> bool:
@@ -98,8 +101,16 @@ class EpisodeSource:
         Raises:
             InputError: the example cannot be read.
         """
-        example = self.examples[example_id]
-        return self.over(example, count)
+        return self.over(self.example(example_id), count)
+
+    def example(self, example_id: str) -> Example:
+        """An example, read by one thread at a time.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self._reading:
+            return self.examples[example_id]
 
     def over(self, example: Example, count: int = 1) -> list[Episode]:
         """As `episodes`, of an example that need not be one of the source's."""
@@ -165,7 +176,7 @@ class GroupSampler:
             self._policies["request"] = ForcedPolicy.of(policy, source.protocol, "request")
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
-        """One group per example, in order; another example takes the place of one that cannot be read. Where a server judges, it is
+        """One group per example, in order; another example takes the place of one that cannot be read. A judge behind a server is
         asked about members that have ended while others still speak."""
         groups = [self._episodes(example_id) for example_id in example_ids]
         # a judge that waits for a server is asked as members end; rules, which compute, would only hold up the model

@@ -131,7 +131,6 @@ def _run(
     if checkpoint is None:
         say(f"loading {config.model}")
         checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
-    say(f"measuring the images of {len(examples)} examples")
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)

@@ -30,7 +30,7 @@ from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
-from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
+from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step
 from visionthink.train.config import TrainConfig
 from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
@@ -40,6 +40,7 @@ from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view
+from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
