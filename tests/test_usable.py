@@ -57,9 +57,9 @@ def table(tmp_path) -> Path:
     return tmp_path / "t.jsonl"
 
 
-def source(table, menu: Menu = Menu(), **options) -> EpisodeSource:
+def source(table, menu: Menu | None = None, **options) -> EpisodeSource:
     examples = read_examples(str(table), **options) if isinstance(table, (str, Path)) else table
-    return EpisodeSource(examples=examples, menu=menu, protocol=Protocol(), budget=QWEN2_5_VL)
+    return EpisodeSource(examples=examples, menu=menu or Menu(), protocol=Protocol(), budget=QWEN2_5_VL)
 
 
 def test_a_second_start_measures_nothing_and_finds_the_same(table, cache, measured, capsys, caplog):

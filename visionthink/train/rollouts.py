@@ -21,7 +21,7 @@ from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy, run_batch
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.menu import Menu
-from visionthink.picture import measured, open_pictures
+from visionthink.picture import Picture, measured, open_pictures
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
@@ -29,6 +29,7 @@ from visionthink.resolution import PixelBudget
 from visionthink.rewards.ahead import AskedAhead
 from visionthink.rewards.cascade import remote
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
+from visionthink.train.pictures import Opened, OpenedPictures
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
 
@@ -103,6 +104,21 @@ class EpisodeSource:
         """
         return self.over(self.example(example_id), count)
 
+    def opened(self, example_id: str) -> Opened:
+        """An example and its pictures, with the views that are shown first, and those of the next level, rendered.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        example = self.example(example_id)
+        pictures = open_pictures(example, row=f"example {example.id}")
+        if pictures:  # an episode says that there is none
+            space = ActionSpace(self.menu, [picture.size for picture in pictures], self.budget)
+            levels = [offer.looks for offer in space.offers() if offer.level is not None]
+            for looks in (space.opening, *levels[:1]):
+                space.render(looks, pictures)
+        return example, pictures
+
     def example(self, example_id: str) -> Example:
         """An example, read by one thread at a time.
 
@@ -112,9 +128,9 @@ class EpisodeSource:
         with self._reading:
             return self.examples[example_id]
 
-    def over(self, example: Example, count: int = 1) -> list[Episode]:
-        """As `episodes`, of an example that need not be one of the source's."""
-        pictures = open_pictures(example, row=f"example {example.id}")
+    def over(self, example: Example, count: int = 1, pictures: Sequence[Picture] | None = None) -> list[Episode]:
+        """As `episodes`, of an example that need not be one of the source's, or of pictures that are opened."""
+        pictures = pictures or open_pictures(example, row=f"example {example.id}")
         return [Episode(example, pictures, self.menu, self.protocol, budget=self.budget) for _ in range(count)]
 
     def space(self, example: Example) -> ActionSpace:
@@ -169,6 +185,8 @@ class GroupSampler:
         self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
         self.rejected: dict[str, str] = {}
         """Examples that could not be read, and why."""
+        self.pictures = OpenedPictures(source.opened)
+        """Held until a step's members have ended; the views that they were shown stay with them."""
         self._replacements = list(source.examples) if replacements is None else replacements
         self._policies: dict[ForcedAction | None, Policy] = {None: policy}
         if self.forced:
@@ -178,7 +196,9 @@ class GroupSampler:
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
         """One group per example, in order; another example takes the place of one that cannot be read. A judge behind a server is
         asked about members that have ended while others still speak."""
+        self.pictures.begin(example_ids)
         groups = [self._episodes(example_id) for example_id in example_ids]
+        self.pictures.drop()
         # a judge that waits for a server is asked as members end; rules, which compute, would only hold up the model
         ahead = AskedAhead(self.rubric.judge) if remote(self.rubric.judge) else None
         for action, policy in self._policies.items():
@@ -193,7 +213,8 @@ class GroupSampler:
         others = random.Random(example_id)
         while True:
             try:
-                return self.source.episodes(example_id, self.group_size)
+                example, pictures = self.pictures.get(example_id)
+                return self.source.over(example, self.group_size, pictures)
             except InputError as error:
                 if example_id not in self.rejected:
                     log.warning("%s; another example takes its place", error)

@@ -103,13 +103,13 @@ class VisionThinkTrainer(GRPOTrainer):
                 "generation_config": own.generation_config,
             }
         groups = config.steps * config.prompts_per_step
-        order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
+        self.order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
             args=arguments,
             # TRL carries the id through its own sampler; what is said is the episode's business
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in order]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.order]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
             callbacks=[
                 MetricsFile(config.out / "metrics.jsonl"),
@@ -165,7 +165,14 @@ class VisionThinkTrainer(GRPOTrainer):
             groups = self._refill(groups)
         self.step = SampledStep.of(groups)
         self._write_rejects()
+        self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
         return self.step.generated(with_logprobs=self.use_vllm)
+
+    def examples_of(self, step: int) -> list[str]:
+        """Ids of what this process samples in a step, counted from 0: TRL deals a step's examples out in their order."""
+        share = self.config.prompts_per_step // self.accelerator.num_processes
+        begin = step * self.config.prompts_per_step + self.accelerator.process_index * share
+        return self.order[begin : begin + share]
 
     def _judged(self, work: Callable[[], T]) -> T | None:
         """What `work` returns; None where the judge has never answered, which is remembered: raised on one process, it would
