@@ -15,6 +15,11 @@ from visionthink import records
 from visionthink.errors import DataError, OptionError, StorageError
 
 
+def cache_folder() -> Path:
+    """Where a user's programs keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visionthink"
+
+
 @contextlib.contextmanager
 def lines_of_one(path: Path, *, what: str, wait: float = 0) -> Iterator[IO[bytes]]:
     """A file of lines to append to that no other process appends to; a torn last line is cut off first.

@@ -20,7 +20,8 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
         choices: what help shows in place of a type.
     """
     group = parser.add_argument_group("settings", "override the recipe's")
-    literal = {name: "|".join(typing.get_args(kind)) for name, kind in typing.get_type_hints(record).items()}
+    hints = typing.get_type_hints(record).items()
+    literal = {name: "|".join(typing.get_args(kind)) for name, kind in hints if typing.get_origin(kind) is typing.Literal}
     for name, kind in _kinds(record).items():
         several: dict[str, Any] = {"action": "append", "metavar": "KEY=VALUE"} if kind is _key_and_value else {}
         group.add_argument(
@@ -28,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
             type=kind,
             default=argparse.SUPPRESS,
             help=described[name].replace("%", "%%"),
-            **({"metavar": choices.get(name) or literal[name] or kind.__name__.upper()} | several),
+            **({"metavar": choices.get(name) or literal.get(name) or kind.__name__.upper()} | several),
         )
 
 

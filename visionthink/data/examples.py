@@ -87,6 +87,12 @@ class ExampleTable(Mapping[str, Example]):
             self._columns[part] = found
         self._used = {"aliases", "data_source", "earlier", *(name for names in self._columns.values() for name in names)}
 
+    @property
+    def fingerprint(self) -> str:
+        """Another one where the examples may be others, but for what image files hold; empty where that cannot be told."""
+        rows = getattr(self._rows, "fingerprint", "")  # rows that somebody else holds have none
+        return rows and f"{self.name} {rows} {self._root} {self._columns}"
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -214,6 +220,7 @@ class ExampleTable(Mapping[str, Example]):
 class _First(Mapping[str, Example]):
     def __init__(self, table: ExampleTable, count: int):
         self.name, self._table, self._count = table.name, table, min(count, len(table))
+        self.fingerprint = table.fingerprint and f"{table.fingerprint} {self._count}"
 
     def __len__(self) -> int:
         return self._count

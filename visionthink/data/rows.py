@@ -41,7 +41,7 @@ class JsonLines:
     """A file of JSON objects, one a line. What is kept in memory is where each line begins."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self.fingerprint = path, _file_fingerprint(path)
         self._begins = array.array("Q")
         with path.open("rb") as file:
             begin = 0
@@ -84,6 +84,7 @@ class Csv:
     """
 
     def __init__(self, path: Path):
+        self.fingerprint = _file_fingerprint(path)
         content = path.read_bytes()
         encoding = encoding_of(content[:4])
         try:
@@ -130,6 +131,11 @@ class Csv:
         return dict(zip(self._header, row, strict=True))
 
 
+def _file_fingerprint(path: Path) -> str:
+    found = path.stat()
+    return f"{path.resolve()} {found.st_size} {found.st_mtime_ns}"
+
+
 _UNCLOSED = ['"']
 _QUOTE = "a quote is not closed, or text stands behind it"
 _SEPARATOR = re.compile(r"sep=(.)\s*")
@@ -166,6 +172,7 @@ class ArrowRows:
 
     def __init__(self, rows: Any, refused: Mapping[str, str] | None = None):
         self._rows, self._refused = rows.with_format("arrow"), {n: Refused(kind) for n, kind in (refused or {}).items()}
+        self.fingerprint: str = getattr(rows, "_fingerprint", "")
         self._classes = {name: feature for name, feature in rows.features.items() if "ClassLabel" in repr(feature)}
 
     def __len__(self) -> int:

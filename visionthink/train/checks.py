@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 from PIL import Image
 
 from visionthink import chatml
 from visionthink.action_space import ActionSpace
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.train.config import TrainConfig
 from visionthink.train.processes import Distribution
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.types import CallError, ImageView
-
-log = logging.getLogger(__name__)
-
-_NAMED = 5
-"""Examples left out that are named on the terminal; rejects.jsonl has all."""
-
-
-def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
-    """Visual tokens of the full view of every example that has something to decide, and why others cannot be read. One whose
-    ladder collapses is left out, counted. Images are measured by their header.
-
-    Raises:
-        DataError: none can be trained on.
-    """
-    usable: dict[str, int] = {}
-    unreadable: dict[str, str] = {}
-    collapsed = 0
-    for key in source.examples:
-        try:
-            example = source.examples[key]
-            if example.answer is None:
-                raise DataError(f"example {example.id}: has no answer to be rewarded for")
-            space = source.space(example)
-        except InputError as error:
-            unreadable[key] = str(error)
-            if len(unreadable) <= _NAMED:
-                log.warning("%s; left out", error)
-            continue
-        if all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.asks):
-            usable[key] = space.full_tokens
-        else:
-            collapsed += 1
-    if not usable:
-        first = f"; the first: {next(iter(unreadable.values()))}" if unreadable else ""
-        raise DataError(
-            f"no example to train on: of {len(source.examples)}, {len(unreadable)} cannot be read and the images of {collapsed} "
-            f"are too small for the ladder {source.menu.ladder}{first}"
-        )
-    if len(unreadable) > _NAMED:
-        log.warning("%d examples left out in all; rejects.jsonl names them", len(unreadable))
-    if collapsed:
-        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.menu.ladder)
-    return usable, unreadable
 
 
 def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: ActionSpace) -> int:

@@ -99,6 +99,8 @@ class TrainConfig:
     """Which rollouts can be penalised."""
     judge: str = "rules"
     """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
+    judge_down: Literal["stop", "unscored"] = "stop"
+    """When the judge's server is down: save and stop, or go on with answers unscored and try the judge again after a while."""
     dialect: str = ""
     """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
     menu: str = "visionthink"
@@ -145,6 +147,8 @@ class TrainConfig:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if self.lr_schedule not in ("constant", "linear"):
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
+        if self.judge_down not in ("stop", "unscored"):
+            raise OptionError(f"unknown judge_down {self.judge_down!r}; choose stop or unscored")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         for name in ("forced", "probe_steps"):

@@ -84,7 +84,6 @@ def _run(
         check_memory(needed)
         say(f"loading {config.model}")
         checkpoint = open_checkpoint(config.model, dtype=loaded_dtype(config, spread, process.device), device=str(process.device))
-    say(f"measuring the images of {len(examples)} examples")
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)

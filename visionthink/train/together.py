@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from visionthink.episode import Episode, Policy, RunBatch, run_batch
+from visionthink.episode import Episode, OnEnd, Policy, RunBatch, run_batch
 from visionthink.policies.checkpoint_files import pixel_budget
 from visionthink.policies.render import Renderer
 from visionthink.train.engine import Sample, TrainerPolicy
@@ -53,9 +53,9 @@ class TogetherPolicy(TrainerPolicy):
         # an answer that is already said: what is sampled after it is the end of the turn
         self._padding_ids = [*renderer.prompt_ids(self._padding), *renderer.plain("Yes")]
 
-    def run_batch(self, episodes: Sequence[Episode], policy: Policy) -> list[Transcript]:
+    def run_batch(self, episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]:
         """As `episode.run_batch`, for this policy or one around it; it returns when no process has a live episode."""
-        transcripts = run_batch(episodes, policy)
+        transcripts = run_batch(episodes, policy, on_end)
         while most := self._most(0):
             self._padded(most, [], [])
         return transcripts

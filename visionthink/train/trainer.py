@@ -12,35 +12,42 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from datasets import Dataset
 
-from visionthink.errors import DataError
+from visionthink.errors import DataError, JudgeError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
+from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
 from visionthink.train.checkpoints import WholeCheckpoints
-from visionthink.train.checks import bridge_tokens, longest_episode, usable
+from visionthink.train.checks import bridge_tokens, longest_episode
 from visionthink.train.config import TrainConfig
 from visionthink.train.monitors import Monitors
+from visionthink.train.outage import agreed, random_streams
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Part, SampledStep, request_view
 from visionthink.train.together import policy_of
+from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
+
+
+T = TypeVar("T")
 
 
 class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
@@ -69,6 +76,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
     ):
         self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), SampledStep()
         self.rejects = config.out / "rejects.jsonl"
+        self._unreachable = ""
+        """Why the judge has never answered."""
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
@@ -91,13 +100,13 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
                 "generation_config": own.generation_config,
             }
         groups = config.steps * config.prompts_per_step
-        order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
+        self.order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
             args=arguments,
             # TRL carries the id through its own sampler; what is said is the episode's business
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in order]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.order]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
             callbacks=[
                 MetricsFile(config.out / "metrics.jsonl"),
@@ -136,18 +145,55 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
-        number = self.state.global_step // self.config.updates_per_step
+        number, rewind = self.state.global_step // self.config.updates_per_step, random_streams()
         if self.probe and number % self.config.probe_steps == 0:
-            for name, value in self.probe.measure().items():
+            for name, value in (self._judged(self.probe.measure) or {}).items():
                 self._log_metric(name, value)
-        started = time.perf_counter()
-        groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
-        self._measure(groups, time.perf_counter() - started)
+        example_ids, started = [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]], time.perf_counter()
+        groups = self._judged(lambda: self.sampler.sample(example_ids)) or []
+        seconds = time.perf_counter() - started
+        self._stop_where_judge_is_down(rewind)
+        self._measure(groups, seconds)
         if self.config.refill:
             groups = self._refill(groups)
         self.step = SampledStep.of(groups)
         self._write_rejects()
+        self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
         return self.step.generated(with_logprobs=self.use_vllm)
+
+    def examples_of(self, step: int) -> list[str]:
+        """Ids of what this process samples in a step, counted from 0: TRL deals a step's examples out in their order."""
+        share = self.config.prompts_per_step // self.accelerator.num_processes
+        begin = step * self.config.prompts_per_step + self.accelerator.process_index * share
+        return self.order[begin : begin + share]
+
+    def _judged(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where the judge has never answered, which is remembered: raised on one process, it would
+        leave the others waiting."""
+        try:
+            return work()
+        except OptionError as error:
+            self._unreachable = str(error)
+            return None
+
+    def _stop_where_judge_is_down(self, rewind: Callable[[], None]) -> None:
+        """End the run on all processes where the judge of one cannot be asked; what was sampled is sampled again on --resume.
+
+        Raises:
+            JudgeError: it is so; every finished update is in a checkpoint.
+        """
+        own = outage(self.sampler.rubric.judge) if self.config.judge_down == "stop" else ""
+        done = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{done}"
+        why, saved = agreed(self._unreachable or own, (folder / "trainer_state.json").is_file())
+        if not why:
+            return
+        if done and not saved:
+            rewind()
+            self._save_checkpoint(self.model, None)
+            self.accelerator.wait_for_everyone()
+        kept = f"{folder} holds all {done} updates that are done" if done else "nothing is trained yet"
+        raise JudgeError(f"{why}; {kept}; when the judge is back, the same command with --resume goes on")
 
     def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
         """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
@@ -161,7 +207,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
             present = {group[0].transcript.example_id for group in groups}
             others = [i for i in self.example_ids if i not in present] or self.example_ids
-            fresh = self.sampler.sample(draw.choices(others, k=wanted))
+            drawn = draw.choices(others, k=wanted)
+            fresh = self._judged(functools.partial(self.sampler.sample, drawn)) or []
             for i, group in zip(poor, filter(varies, fresh), strict=False):
                 groups[i] = group
         return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]

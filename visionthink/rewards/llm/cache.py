@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from visionthink.durable import cache_folder
 from visionthink.errors import StorageError
 
 _AT_ONCE = 500
@@ -17,8 +17,7 @@ _AT_ONCE = 500
 
 def default_cache() -> Path:
     """Where judgements are kept unless a judge says otherwise."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "visionthink" / "judgements.sqlite"
+    return cache_folder() / "judgements.sqlite"
 
 
 @dataclass(frozen=True)
