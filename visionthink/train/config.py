@@ -144,11 +144,8 @@ class TrainConfig:
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
-        for name in ("forced", "probe_steps"):
-            if getattr(self, name) and self.vllm != "off":
-                raise OptionError(f"{name} {getattr(self, name)}: vLLM cannot be kept from asking; use --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
-            raise OptionError(f"vllm {self.vllm}: is not installed; pip install vllm")
+            raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
         if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
             raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
         if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:

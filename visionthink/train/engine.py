@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from visionthink.errors import OptionError
-from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
-from visionthink.types import Completion, History, ImageView
+from visionthink.policies.render import Renderer, views, within_context
+from visionthink.resolution import PixelBudget
+from visionthink.train.vllm import Sampled, TrainingVllm
+from visionthink.types import Completion, History
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class TrainerPolicy:
     """Samples from the weights a TRL trainer is training, wherever it keeps them."""
 
-    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any):
+    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any, budget: PixelBudget):
         self.trainer, self.renderer, self.image_processor = trainer, renderer, image_processor
+        self.vllm = TrainingVllm(trainer, renderer, budget) if trainer.use_vllm else None
         self._banned: tuple[int, ...] = ()
 
     def forbidding(self, text: str) -> TrainerPolicy:
@@ -44,40 +46,43 @@ class TrainerPolicy:
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        context = self.trainer.model.config.get_text_config().max_position_embeddings
-        return within_context(
-            prompts, context, lambda fitting: self._sample([prompts[i] for i in fitting], [histories[i] for i in fitting])
+        own = self.trainer.model.config.get_text_config().max_position_embeddings
+        said = within_context(
+            prompts,
+            self.vllm.context if self.vllm else own,
+            lambda fitting: self._complete([prompts[i] for i in fitting], [histories[i] for i in fitting]),
+        )
+        # those of a failure, too: the images that it was shown are among those that TRL counts
+        return [dataclasses.replace(c, prompt_ids=tuple(ids)) for c, ids in zip(said, prompts, strict=True)]
+
+    def _complete(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
+        started = time.perf_counter()
+        if self.vllm:
+            turns = self.vllm.sample(prompts, [views(history) for history in histories], self._banned)
+        else:
+            turns = [Sampled(tuple(ids), None) for ids in self._generate(prompts, histories)]
+        seconds = (time.perf_counter() - started) / len(prompts)
+        return [self._completion(turn, seconds) for turn in turns]
+
+    def _completion(self, turn: Sampled, seconds: float) -> Completion:
+        if turn.failure:
+            return Completion.failed(turn.failure.kind, turn.failure.text, seconds=seconds)
+        return Completion(
+            text=self.renderer.decode(turn.ids),
+            finish_reason="stop" if turn.ids and turn.ids[-1] in self.renderer.end_ids else "length",
+            token_ids=turn.ids,
+            logprobs=turn.logprobs,
+            seconds=seconds,
         )
 
-    def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
-        started = time.perf_counter()
+    def _generate(self, prompts: list[list[int]], histories: Sequence[History]) -> list[list[int]]:
+        images = [[view.image for view in views(history)] for history in histories]
+        pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
         with self._ban():
-            sampled, logprobs = self.trainer._generate_single_turn(
-                *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
+            sampled, _ = self.trainer._generate_single_turn(
+                prompts, images, dict(pixels), num_generations=1, has_tool_images=True
             )
-        seconds = (time.perf_counter() - started) / len(prompts)
-        return [
-            Completion(
-                text=self.renderer.decode(ids),
-                finish_reason="stop" if ids and ids[-1] in self.renderer.end_ids else "length",
-                token_ids=tuple(ids),
-                prompt_ids=tuple(prompt),
-                logprobs=None if logprobs is None else tuple(logprobs[i]),
-                seconds=seconds,
-            )
-            for i, (prompt, ids) in enumerate(zip(prompts, sampled, strict=True))
-        ]
-
-    def _inputs(self, prompts: list[list[int]], histories: Sequence[History]) -> tuple[list[list[int]], list, dict[str, Any]]:
-        """Ids, images of each prompt, and pixels. vLLM prepares pixels itself: it gets images of the size that was counted, and,
-        where it runs in this process, one pad for each of them, because it repeats the pad itself."""
-        if not self.trainer.use_vllm:
-            images = [[view.image for view in views(history)] for history in histories]
-            pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
-            return prompts, images, dict(pixels)
-        if self.trainer.vllm_mode == "colocate":
-            prompts = [one_pad_an_image(ids, self.renderer.image_pad_id) for ids in prompts]
-        return prompts, [[as_counted(view) for view in views(history)] for history in histories], {}
+        return sampled
 
     @contextlib.contextmanager
     def _ban(self) -> Iterator[None]:
@@ -91,10 +96,3 @@ class TrainerPolicy:
             yield
         finally:
             self.trainer.generation_config = usual
-
-
-def as_counted(view: ImageView) -> Image.Image:
-    """A view's image at the size its visual tokens were counted for; the full view keeps the file's own until a processor shrinks
-    it."""
-    size = (view.width, view.height)
-    return view.image if view.image.size == size else view.image.resize(size, Image.Resampling.BICUBIC)

@@ -119,7 +119,7 @@ class VisionThinkTrainer(GRPOTrainer):
         refuse_lock_step(kind, zero_stage, config.vllm, self.accelerator.num_processes)
         if config.lora_rank and (kind == DistributedType.FSDP or zero_stage == 3):
             raise OptionError("lora_rank: an adapter cannot be merged into weights sharded over processes; use DDP or ZeRO-2")
-        policy = TrainerPolicy(self, renderer, checkpoint.image_processor)
+        policy = TrainerPolicy(self, renderer, checkpoint.image_processor, checkpoint.budget)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
         self.probe = Probe(source, policy, rubric.judge, probed) if config.probe_steps else None
