@@ -182,7 +182,7 @@ def _library() -> tuple[Any, Any]:
         vllm.LLM  # noqa: B018  (is imported only now)
         return vllm, import_module("vllm.v1.engine.exceptions").EngineDeadError
     except ModuleNotFoundError as error:
-        raise ModelError(f"engine vllm: {error.name} is not installed; pip install vllm") from None
+        raise ModelError(f"engine vllm: {error.name} is not installed; pip install 'visionthink[vllm]'") from None
     except Exception as error:  # built for another torch, CUDA or processor
         raise ModelError(f"vLLM is installed and cannot be imported ({one_line(error)})") from error
 

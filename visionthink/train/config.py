@@ -151,11 +151,8 @@ class TrainConfig:
             raise OptionError(f"unknown judge_down {self.judge_down!r}; choose stop or unscored")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
-        for name in ("forced", "probe_steps"):
-            if getattr(self, name) and self.vllm != "off":
-                raise OptionError(f"{name} {getattr(self, name)}: vLLM cannot be kept from asking; use --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
-            raise OptionError(f"vllm {self.vllm}: is not installed; pip install vllm")
+            raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
         check_reporting(self.report_to)
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()

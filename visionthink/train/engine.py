@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image
-
 from visionthink.errors import OptionError
 from visionthink.policies import memory
-from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
-from visionthink.types import Completion, History, ImageView
+from visionthink.policies.render import Renderer, views, within_context
+from visionthink.resolution import PixelBudget
+from visionthink.train.vllm import Sampled, TrainingVllm
+from visionthink.types import Completion, History
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -28,8 +29,9 @@ Sample: TypeAlias = Callable[[Sequence[int]], list[Completion]]
 class TrainerPolicy:
     """Samples from the weights a TRL trainer is training, wherever it keeps them."""
 
-    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any):
+    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any, budget: PixelBudget):
         self.trainer, self.renderer, self.image_processor = trainer, renderer, image_processor
+        self.vllm = TrainingVllm(trainer, renderer, budget) if trainer.use_vllm else None
         self._banned: tuple[int, ...] = ()
 
     def forbidding(self, text: str) -> TrainerPolicy:
@@ -48,7 +50,7 @@ class TrainerPolicy:
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        context = self.trainer.model.config.get_text_config().max_position_embeddings
+        context = self.vllm.context if self.vllm else self.trainer.model.config.get_text_config().max_position_embeddings
 
         def sample(part: Sequence[int]) -> list[Completion]:
             return self._sample([prompts[i] for i in part], [histories[i] for i in part])
@@ -57,7 +59,9 @@ class TrainerPolicy:
             return self._fitting([len(prompts[i]) for i in rest])
 
         complete = self._halving(sample)
-        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+        said = within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+        # those of a failure, too: the images that it was shown are among those that TRL counts
+        return [dataclasses.replace(c, prompt_ids=tuple(ids)) for c, ids in zip(said, prompts, strict=True)]
 
     def _halving(self, sample: Sample) -> Sample:
         """The same, in halves where memory runs out."""
@@ -65,7 +69,7 @@ class TrainerPolicy:
 
     def _fitting(self, lengths: Sequence[int]) -> int:
         """How many of the first prompts to generate for at once: vLLM schedules by itself, transformers holds them all."""
-        if self.trainer.use_vllm:
+        if self.vllm:
             return len(lengths)
         model, accelerator = self.trainer.model, self.trainer.accelerator
         value_bytes = 2 if accelerator.native_amp else model.dtype.itemsize
@@ -78,38 +82,33 @@ class TrainerPolicy:
 
     def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
         started = time.perf_counter()
-        with self._ban(), self._autocast():
-            sampled, logprobs = self.trainer._generate_single_turn(
-                *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
-            )
+        if self.vllm:
+            turns = self.vllm.sample(prompts, [views(history) for history in histories], self._banned)
+        else:
+            turns = [Sampled(tuple(ids)) for ids in self._generate(prompts, histories)]
         seconds = (time.perf_counter() - started) / len(prompts)
-        return [
-            Completion(
-                text=self.renderer.decode(ids),
-                finish_reason="stop" if ids and ids[-1] in self.renderer.end_ids else "length",
-                token_ids=tuple(ids),
-                prompt_ids=tuple(prompt),
-                logprobs=None if logprobs is None else tuple(logprobs[i]),
-                seconds=seconds,
+        return [self._completion(turn, seconds) for turn in turns]
+
+    def _completion(self, turn: Sampled, seconds: float) -> Completion:
+        if turn.failure:
+            return Completion.failed(turn.failure.kind, turn.failure.text, seconds=seconds)
+        return Completion(
+            text=self.renderer.decode(turn.ids),
+            finish_reason="stop" if turn.ids and turn.ids[-1] in self.renderer.end_ids else "length",
+            token_ids=turn.ids,
+            logprobs=turn.logprobs,
+            seconds=seconds,
+        )
+
+    def _generate(self, prompts: list[list[int]], histories: Sequence[History]) -> list[list[int]]:
+        images = [[view.image for view in views(history)] for history in histories]
+        pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
+        # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
+        with self._ban(), self.trainer.accelerator.autocast():
+            sampled, _ = self.trainer._generate_single_turn(
+                prompts, images, dict(pixels), num_generations=1, has_tool_images=True
             )
-            for i, (prompt, ids) in enumerate(zip(prompts, sampled, strict=True))
-        ]
-
-    def _inputs(self, prompts: list[list[int]], histories: Sequence[History]) -> tuple[list[list[int]], list, dict[str, Any]]:
-        """Ids, images of each prompt, and pixels. vLLM prepares pixels itself: it gets images of the size that was counted, and,
-        where it runs in this process, one pad for each of them, because it repeats the pad itself."""
-        if not self.trainer.use_vllm:
-            images = [[view.image for view in views(history)] for history in histories]
-            pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
-            return prompts, images, dict(pixels)
-        if self.trainer.vllm_mode == "colocate":
-            prompts = [one_pad_an_image(ids, self.renderer.image_pad_id) for ids in prompts]
-        return prompts, [[as_counted(view) for view in views(history)] for history in histories], {}
-
-    def _autocast(self) -> contextlib.AbstractContextManager[None]:
-        """The precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16. vLLM has its own
-        copy of the weights."""
-        return contextlib.nullcontext() if self.trainer.use_vllm else self.trainer.accelerator.autocast()
+        return sampled
 
     def _ban(self) -> contextlib.AbstractContextManager[None]:
         if not self._banned:
@@ -127,10 +126,3 @@ class TrainerPolicy:
             yield
         finally:
             self.trainer.generation_config = usual
-
-
-def as_counted(view: ImageView) -> Image.Image:
-    """A view's image at the size its visual tokens were counted for; the full view keeps the file's own until a processor shrinks
-    it."""
-    size = (view.width, view.height)
-    return view.image if view.image.size == size else view.image.resize(size, Image.Resampling.BICUBIC)

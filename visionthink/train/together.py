@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from visionthink.episode import Episode, OnEnd, Policy, RunBatch, run_batch
-from visionthink.policies.checkpoint_files import pixel_budget
 from visionthink.policies.render import Renderer
+from visionthink.resolution import PixelBudget
 from visionthink.train.engine import Sample, TrainerPolicy
 from visionthink.train.processes import distribution
 from visionthink.transcript import Transcript
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer
 
 
-def policy_of(trainer: GRPOTrainer, renderer: Renderer, image_processor: Any) -> tuple[TrainerPolicy, RunBatch]:
+def policy_of(
+    trainer: GRPOTrainer, renderer: Renderer, image_processor: Any, budget: PixelBudget
+) -> tuple[TrainerPolicy, RunBatch]:
     """The policy of a trainer, and what drives its episodes."""
     arguments, spread = trainer.args, distribution()
     if not trainer.use_vllm:
@@ -35,21 +37,21 @@ def policy_of(trainer: GRPOTrainer, renderer: Renderer, image_processor: Any) ->
     else:  # an engine that slept is given the weights anew, which are gathered for it
         together = arguments.vllm_tensor_parallel_size > 1 or (arguments.vllm_enable_sleep_mode and spread.sharded)
     if not together:
-        return TrainerPolicy(trainer, renderer, image_processor), run_batch
-    policy = TogetherPolicy(trainer, renderer, image_processor)
+        return TrainerPolicy(trainer, renderer, image_processor, budget), run_batch
+    policy = TogetherPolicy(trainer, renderer, image_processor, budget)
     return policy, policy.run_batch
 
 
 class TogetherPolicy(TrainerPolicy):
     """Samples like `TrainerPolicy`, with as many calls to `generate` on every process. Episodes are driven by its `run_batch`."""
 
-    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any):
-        super().__init__(trainer, renderer, image_processor)
+    def __init__(self, trainer: GRPOTrainer, renderer: Renderer, image_processor: Any, budget: PixelBudget):
+        super().__init__(trainer, renderer, image_processor, budget)
         # transformers would go on decoding until every process has ended, but knows only the FSDP that it has applied itself
         model = trainer.accelerator.unwrap_model(trainer.model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         base._is_fsdp_managed_module = distribution().fsdp > 0
-        self._padding = padding(image_processor)
+        self._padding = padding(budget)
         # an answer that is already said: what is sampled after it is the end of the turn
         self._padding_ids = [*renderer.prompt_ids(self._padding), *renderer.plain("Yes")]
 
@@ -81,9 +83,8 @@ class TogetherPolicy(TrainerPolicy):
         return int(self.trainer.accelerator.gather(mine).max())
 
 
-def padding(image_processor: Any) -> History:
+def padding(budget: PixelBudget) -> History:
     """A short prompt with the smallest image."""
-    budget = pixel_budget(image_processor)
     width, height = budget.fit(budget.factor, budget.factor)
     view = ImageView(
         image=Image.new("RGB", (width, height)),

@@ -118,7 +118,7 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
-        policy, run = policy_of(self, renderer, checkpoint.image_processor)
+        policy, run = policy_of(self, renderer, checkpoint.image_processor, checkpoint.budget)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
         self.probe = Probe(source, policy, rubric.judge, probed, run=run) if config.probe_steps else None

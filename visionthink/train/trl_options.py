@@ -54,7 +54,8 @@ _REFUSED = {
         "TRL refuses it for models that read images": (
             "use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged"
         ),
-        "the processes are connected before TRL starts": "ddp_timeout ddp_backend",
+        "use --timeout-minutes": "ddp_timeout",
+        "the processes are connected before TRL starts": "ddp_backend",
         _PROCESSES: "deepspeed fsdp fsdp_config use_cpu accelerator_config parallelism_config local_rank",
         _DEVICE: "bf16 fp16 dataloader_pin_memory",
         _CONTENT: "model_init_kwargs trust_remote_code chat_template_kwargs remove_unused_columns label_names",
