@@ -130,7 +130,7 @@ def _run(
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
         say(f"loading {config.model}")
-        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
+        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device), attention=config.attention)
     say(f"measuring the images of {len(examples)} examples")
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:

@@ -26,6 +26,7 @@ from visionthink.errors import DataError, ModelError, OptionError, StorageError,
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
+from visionthink.policies.windows import group_windows
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
@@ -110,6 +111,8 @@ class VisionThinkTrainer(GRPOTrainer):
             ],
             peft_config=config.peft(),
         )
+        if self.ref_model is not None:
+            group_windows(self.accelerator.unwrap_model(self.ref_model))
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
@@ -287,7 +290,7 @@ def make_trainer(
         DataError: no example can be trained on, or one has no answer.
         OptionError: a setting that cannot work, before anything is trained.
     """
-    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model))
+    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model, attention=config.attention))
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
