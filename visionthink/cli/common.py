@@ -14,6 +14,7 @@ from rich.console import Console
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
+from visionthink.policies.attention import ATTENTION
 
 
 class AddCommand(Protocol):
@@ -92,8 +93,14 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
     parser.add_argument(
         "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
     )
+    attention_option(parser)
     omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+
+
+def attention_option(parser: argparse.ArgumentParser) -> None:
+    text = f"of a model that transformers runs: {', '.join(ATTENTION)} (default: flash where it is installed and can be used)"
+    parser.add_argument("--attention", type=given, default="", help=text)
 
 
 def omit_option(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +128,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        **({"omit": options.omit} if options.omit else {}),
+        **{name: getattr(options, name) for name in ("omit", "attention") if getattr(options, name)},
         **more,
     )
 

@@ -8,7 +8,7 @@ import typing
 
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, omit_option, wide, write_json
+from visionthink.cli.common import JUDGE_HELP, AddCommand, attention_option, folder, given, omit_option, wide, write_json
 
 _HELP = {
     "judge": JUDGE_HELP,
@@ -39,6 +39,7 @@ def add(command: AddCommand) -> None:
     curate.add_argument("data", type=given, metavar="DATA", help="a table of examples, a folder, a hub id, or mini")
     curate.add_argument("--model", type=given, required=True, help="tiny-base, a checkpoint folder, a hub id or an endpoint")
     curate.add_argument("--out", type=folder, required=True, help="folder for rollouts, tables and the report")
+    attention_option(curate)
     omit_option(curate)
     curate.add_argument("--strict", action="store_true", help="stop at a row that cannot be used instead of writing it down")
     kinds = typing.get_type_hints(CurateConfig)

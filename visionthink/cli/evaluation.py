@@ -95,6 +95,7 @@ def _eval(options: argparse.Namespace) -> None:
     judge = read_judge(options.judge or ("exact" if closed else "rules"))
     kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
     settings = {name: getattr(options, name) for name in kept} | ({"omit": list(options.omit)} if options.omit else {})
+    settings |= {"attention": options.attention} if options.attention else {}
     common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
 
     def open_model(name: str) -> Model:

@@ -24,6 +24,7 @@ from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
 from visionthink.durable import replace_json, same_settings, stored_settings
 from visionthink.errors import DataError, OptionError, VisionThinkError
+from visionthink.policies.attention import check_attention
 from visionthink.policies.checkpoint import check_files, describe, resolve
 from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
@@ -54,6 +55,8 @@ class CurateConfig:
     """A data set whose images must not be in this one."""
     omit: tuple[str, ...] = ()
     """Fields to leave out of the request to an endpoint."""
+    attention: str = ""
+    """Of a model that transformers runs; empty takes flash attention where it can be used."""
     columns: str = ""
     image_root: str = ""
     seed: int = 0
@@ -88,6 +91,7 @@ class CurateConfig:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"--temperature {self.temperature}: must be a number of at least 0")
+        check_attention(self.attention, runner="the endpoint" if is_endpoint(self.model) else "transformers")
         _ = self.thresholds, self.parts(0)
         if len(ResolutionLadder.parse(self.ladder).levels) < 2:
             raise OptionError(f"--ladder {self.ladder}: needs two levels to compare")
@@ -161,6 +165,7 @@ def _same_settings(config: CurateConfig) -> None:
     judges = [part.strip() for part in config.judge.split(",")]
     settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
     settings |= {"omit": list(config.omit)} if config.omit else {}
+    settings |= {"attention": config.attention} if config.attention else {}
     before = stored_settings(config.out)
     if before is None:
         if config.out.exists() and any(config.out.iterdir()):
@@ -273,6 +278,7 @@ def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
         model = load(
             config.model,
             **where,
+            attention=config.attention,
             ladder=ResolutionLadder.parse(config.ladder),
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError, one_line
 from visionthink.menu import Menu, named_menu
+from visionthink.policies.attention import check_attention
 from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train import trl_options
@@ -79,6 +80,8 @@ class TrainConfig:
     """Folder that the images of `data` lie in; empty takes the one of the table."""
     shuffle: bool = True
     """Whether examples come in random order; data that is balanced step by step must keep its own."""
+    attention: str = ""
+    """sdpa, flash_attention_2 or eager; empty takes flash attention where it is installed and the weights are in half precision."""
     max_image_tokens: int = 0
     """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
     max_new_tokens: int = 1024
@@ -140,6 +143,7 @@ class TrainConfig:
         for name, least in _LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
+        check_attention(self.attention)
         if self.seed >= 2**32:
             raise OptionError(f"seed {self.seed}: must be below {2**32}")
         self.rollouts_per_process(1)

@@ -83,7 +83,12 @@ def _run(
                 say(line)
         check_memory(needed)
         say(f"loading {config.model}")
-        checkpoint = open_checkpoint(config.model, dtype=loaded_dtype(config, spread, process.device), device=str(process.device))
+        checkpoint = open_checkpoint(
+            config.model,
+            dtype=loaded_dtype(config, spread, process.device),
+            device=str(process.device),
+            attention=config.attention,
+        )
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)

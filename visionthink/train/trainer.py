@@ -23,6 +23,7 @@ from visionthink.errors import DataError, JudgeError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
+from visionthink.policies.windows import group_windows
 from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
@@ -115,6 +116,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             ],
             peft_config=config.peft(),
         )
+        if self.ref_model is not None:
+            group_windows(self.accelerator.unwrap_model(self.ref_model))
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
@@ -277,7 +280,7 @@ def make_trainer(
         DataError: no example can be trained on, or one has no answer.
         OptionError: a setting that cannot work, before anything is trained.
     """
-    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model))
+    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model, attention=config.attention))
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")
