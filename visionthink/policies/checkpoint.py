@@ -64,7 +64,8 @@ def resolve(name: str) -> str:
 def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> Checkpoint:
     """Load model, tokenizer and image processor.
 
-    `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere.
+    `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere. On the
+    device `meta` the model has its architecture and no weights, for a process that lets others run it.
 
     Raises:
         ModelError: a file is missing or damaged, two disagree, or the architecture is none of Qwen2-VL, Qwen2.5-VL and
@@ -77,6 +78,10 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
     parts = files.read(name, path)
+    if device == "meta":
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(parts.config).eval()
+        return _checkpoint(name, path, model, parts)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
@@ -99,6 +104,10 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         raise ModelError(f"model {name}: no memory is left to run it ({one_line(error)})") from error
     except Exception as error:  # whatever transformers only finds out in a forward pass
         raise ModelError(f"model {name}: config.json: a model of this architecture cannot be run ({one_line(error)})") from error
+    return _checkpoint(name, path, model, parts)
+
+
+def _checkpoint(name: str, path: str, model: PreTrainedModel, parts: Described) -> Checkpoint:
     return Checkpoint(
         name=name,
         path=path,
