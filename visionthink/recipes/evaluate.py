@@ -85,7 +85,7 @@ class EvalConfig:
             DataError: the table cannot be opened.
         """
         from visionthink.data.examples import ExampleTable, parse_columns, read_examples
-        from visionthink.data.rows import open_rows
+        from visionthink.data.sources import open_rows
         from visionthink.recipes import suite
 
         task = self.task
@@ -99,7 +99,7 @@ class EvalConfig:
         else:
             rows, beside = open_rows(self.suite, self.split or task.split)
             asked = task.rows(self.suite, rows, parse_columns(self.columns))
-            table = ExampleTable(self.suite, asked, Path(self.image_root) if self.image_root else beside)
+            table = ExampleTable(self.suite, asked, self.image_root or beside)
         return table.first(self.limit) if self.limit else table
 
     def open_model(self, name: str) -> Model:
