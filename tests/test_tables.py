@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from visionthink.data.examples import read_examples
-from visionthink.data.rows import open_rows
+from visionthink.data.sources import open_rows
 from visionthink.errors import DataError
 from visionthink.images import open_image
 

@@ -24,6 +24,7 @@ _EXTRAS = {
         "eval": "sklearn matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
+        "ray": "ray",
     }.items()
     for library in libraries.split()
 }

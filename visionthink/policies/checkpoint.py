@@ -68,7 +68,8 @@ def open_checkpoint(
     """Load model, tokenizer and image processor.
 
     Args:
-        device: by default a GPU where there is one.
+        device: by default a GPU where there is one. On the device `meta` the model has its architecture and no weights, for a
+            process that lets others run it.
         dtype: by default float32 on a CPU and the checkpoint's own elsewhere.
         attention: sdpa, flash_attention_2 or eager; by default flash attention where it is installed and can be used (weights
             in half precision on a GPU), else sdpa.
@@ -87,6 +88,10 @@ def open_checkpoint(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
     parts = files.read(name, path)
+    if device == "meta":
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(parts.config).eval()
+        return _checkpoint(name, path, model, parts)
     dtype = dtype or (torch.float32 if device == "cpu" else "auto")
     implementation = chosen_attention(attention, device=device, dtype=parts.config.dtype if dtype == "auto" else dtype)
     try:
@@ -113,6 +118,10 @@ def open_checkpoint(
         raise ModelError(f"model {name}: no memory is left to run it ({one_line(error)})") from error
     except Exception as error:  # whatever transformers only finds out in a forward pass
         raise ModelError(f"model {name}: config.json: a model of this architecture cannot be run ({one_line(error)})") from error
+    return _checkpoint(name, path, model, parts)
+
+
+def _checkpoint(name: str, path: str, model: PreTrainedModel, parts: Described) -> Checkpoint:
     return Checkpoint(
         name=name,
         path=path,
