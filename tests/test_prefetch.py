@@ -90,7 +90,7 @@ def test_a_picture_that_cannot_be_opened_is_found_at_its_turn(tmp_path, examples
     batches = iter(trainer.get_train_dataloader())
     trainer.current_gradient_accumulation_steps = 1
     trainer._prepare_inputs(next(batches))
-    assert until(lambda: all(future.done() for future in trainer.sampler.pictures._held.values()))
+    assert until(lambda: not trainer.sampler.pictures.pending)
     assert trainer.sampler.rejected == {} and not (tmp_path / "run" / "rejects.jsonl").exists()
     trainer._step = config.steps  # the next call generates
     trainer._buffered_inputs, trainer.state.global_step = None, 1
@@ -117,7 +117,7 @@ def test_as_many_are_held_ahead_as_there_is_room_for(examples, opened):
     pictures = OpenedPictures(open_example, most_bytes=100_000)
     pictures._pool._max_workers = 1
     pictures.begin([str(i) for i in range(12)], ahead=True)
-    assert until(lambda: pictures._pool._work_queue.empty() and all(f.done() for f in list(pictures._held.values())))
+    assert until(lambda: not pictures.pending)
     assert [name for name, _ in opened] == ["0", "1"] and pictures.bytes_held == 100_352
     pictures.begin([str(i) for i in range(6)])
     assert [pictures.get(str(i))[0].id for i in range(6)] == [str(i) for i in range(6)]

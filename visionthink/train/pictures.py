@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from visionthink.picture import Picture
 from visionthink.types import Example
 
-MOST_BYTES = 512 << 20
-"""Of pixels that are held for the next step: 51 pictures of 2048x1024 px with their low views."""
+MOST_BYTES = 768 << 20
+"""Of pixels that are held for the next step: 76 pictures of 2048x1024 px with their low views."""
 THREADS = min(4, os.cpu_count() or 1)
 """Pillow lets other threads run while it decodes and scales."""
 
@@ -51,6 +51,12 @@ class OpenedPictures:
         opened = self._held[example_id].result()
         assert opened is not None  # while nothing is limited, nothing is left out
         return opened
+
+    @property
+    def pending(self) -> bool:
+        """Whether some are still being opened."""
+        with self._changing:
+            return not all(future.done() for future in self._held.values())
 
     def drop(self) -> None:
         """Let go of all of them."""

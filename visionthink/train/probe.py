@@ -43,7 +43,7 @@ class Probe:
         return [episode for i in self.example_ids for episode in self.source.episodes(i, 1)]
 
     def _swapped(self) -> list[Episode]:
-        examples = [self.source.examples[i] for i in self.example_ids]
+        examples = [self.source.example(i) for i in self.example_ids]
         others = [*examples[1:], examples[0]]
         mixed = [replace(e, image=other.image) for e, other in zip(examples, others, strict=True)]
         return [episode for example in mixed for episode in self.source.over(example)]

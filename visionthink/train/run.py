@@ -35,6 +35,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
     Raises:
         OptionError: another run is there and `resume` is not set; `resume` is set and there is no run; several GPUs are visible
             to a single process.
+        JudgeError: the judge is down; what is finished is in a checkpoint.
     """
     judge = check_run(config, dry_run=dry_run)
     if dry_run:
