@@ -15,11 +15,11 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.train.demonstrations import Demonstrations, demonstrate
+from visionthink.train.processes import this_process
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.saving import save_final
 from visionthink.train.sft import SupervisedTrainer
 from visionthink.train.sft_config import SftConfig
-from visionthink.train.processes import this_process
 
 
 def scripted(checkpoint: Checkpoint, count: int) -> Demonstrations:
