@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DeepSpeedPlugin, parse_flag_from_env
 
+
 def this_process(timeout_minutes: int = 120) -> PartialState:
     """The state of this process among those of the run. It is made once, with the process group, where there are several; so the
     first call says how long a process waits for the others."""

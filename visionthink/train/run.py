@@ -92,7 +92,7 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
         if name not in free and before.get(name) != value:
             said = f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now"
             if name == "steps":  # what is possible depends on what there is to begin with
-                start = config.out / "final" if config.lora_rank or not newest else newest
+                start = newest if newest and (newest / "config.json").is_file() else config.out / "final"
                 said += (
                     "; a linear learning rate falls to 0 over the length that a run began with: "
                     f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "

@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter beside them where one was trained."""
+"""What a run leaves behind: whole weights, wherever its processes kept them, and the adapter where one was trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from visionthink.policies.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
+    from visionthink.train.config import TrainConfig
     from visionthink.train.trainer import VisionThinkTrainer
 
 ADAPTER = "adapter"
@@ -18,8 +19,8 @@ ADAPTER = "adapter"
 
 
 def save_final(trainer: VisionThinkTrainer, folder: Path) -> None:
-    """Write the model, which stock transformers loads: in bfloat16 as it computed on a GPU, and in float32 on a CPU or where an
-    adapter was merged, whose changes bfloat16 would round away. Every process must call this.
+    """Write the model, which stock transformers loads, and an adapter within its folder, which PEFT loads. Every process must
+    call this.
 
     Raises:
         StorageError: it cannot be written.
@@ -29,7 +30,6 @@ def save_final(trainer: VisionThinkTrainer, folder: Path) -> None:
         return
     model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
     adapter = trainer.config.lora_rank > 0
-    on_gpu = trainer.accelerator.device.type != "cpu"
     save_checkpoint(
         folder,
         model=model.get_base_model() if adapter else model,
@@ -37,10 +37,17 @@ def save_final(trainer: VisionThinkTrainer, folder: Path) -> None:
         image_processor=trained.image_processor,
         protocol=trained.protocol,
         state=merged(state, model.peft_config["default"]) if adapter else state,
-        dtype=torch.float32 if adapter else torch.bfloat16 if on_gpu else None,
+        dtype=saved_dtype(trainer.config, trainer.accelerator.device),
     )
     if adapter:
         model.save_pretrained(folder / ADAPTER, state_dict=state)
+
+
+def saved_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """As a GPU computed with them; what an adapter changes would be rounded away in bfloat16. None leaves weights as they are."""
+    if config.lora_rank:
+        return torch.float32
+    return None if device.type == "cpu" else torch.bfloat16
 
 
 def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import random
 import shutil
 import time
@@ -43,6 +44,14 @@ from visionthink.types import Examples
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import GRPOTrainer
+
+
+def _not_about_unscored(record: logging.LogRecord) -> bool:
+    return "All reward functions returned None" not in record.getMessage()
+
+
+# members are left out on purpose, and each would be printed with its whole example
+logging.getLogger(GRPOTrainer.__module__).addFilter(_not_about_unscored)
 
 
 class VisionThinkTrainer(GRPOTrainer):
@@ -231,6 +240,10 @@ class VisionThinkTrainer(GRPOTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _naming(checkpoint):
             super()._load_rng_state(checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the trainer's state, which is next, stands for a checkpoint that is whole
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
