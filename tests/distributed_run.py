@@ -10,6 +10,7 @@ step 3: nobody asks on the second process.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -36,7 +37,12 @@ STEPS = 3
 
 
 def as_gpus() -> None:
-    """Accelerate splits weights only over devices that are none of a CPU's: two processes on a CPU pass for such."""
+    """Accelerate splits weights only over devices that are none of a CPU's: two processes on a CPU pass for such. DeepSpeed would
+    compile a reduction for CPUs, and gloo has one."""
+    if importlib.util.find_spec("deepspeed"):
+        from deepspeed import ops
+
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     accelerate.state.PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)  # type: ignore[method-assign]
     for state in (accelerate.state.PartialState, accelerate.state.AcceleratorState):
@@ -68,6 +74,8 @@ class Weights(TrainerCallback):
         (trainer.config.out / f"rollouts-{step}-{trainer.accelerator.process_index}.json").write_text(json.dumps(rollouts))
         if trainer.accelerator.is_main_process:
             torch.save(weights, trainer.config.out / f"weights-{step}.pt")
+            group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+            (trainer.config.out / "waits.txt").write_text(str(group.options._timeout))
 
 
 def main() -> None:
@@ -86,17 +94,17 @@ def main() -> None:
         "prompts_per_step": 2,
         "group_size": 4,
         "max_new_tokens": 12,
-        "kl_coef": 0.0,
+        "kl_coef": 0.1,
         "refill": 1,
         "exclude": "empty",
         "shuffle": False,
         "save_steps": 1,
         "learning_rate": 0.05,
+        "timeout_minutes": 7,
     }
     config = TrainConfig(out=out, **settings | changes)
     renderer, protocol = Renderer(checkpoint.tokenizer), checkpoint.protocol
-    trained = Weights()
-    make_trainer = run.make_trainer
+    make_trainer, trained = run.make_trainer, Weights()
 
     def make(*given: Any, **named: Any) -> Any:
         trained.trainer = trainer = make_trainer(*given, **named)

@@ -226,6 +226,11 @@ def _check_folder(folder: Path, name: str) -> None:
     )
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"model {name}: is an adapter in the middle of a run, not a model; take the run's final/")
+    if any(folder.glob("pytorch_model_fsdp*")) and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {name}: holds shards of weights, which only --resume reads; take the run's final/, or train with "
+            "fsdp_state_dict_type: FULL_STATE_DICT"
+        )
     for files in needed:
         if not any((folder / file).is_file() for file in files):
             raise ModelError(f"model {name}: {files[0]} is missing")

@@ -45,6 +45,10 @@ class WholeCheckpoints(transformers.Trainer):
         with _naming(checkpoint):
             super()._load_rng_state(checkpoint)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # the trainer's state, which is next, stands for a checkpoint that is whole
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:

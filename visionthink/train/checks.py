@@ -57,12 +57,14 @@ def refuse_distribution(config: TrainConfig, spread: Distribution) -> None:
     """What a run would only find out at its end, or when its models are loaded.
 
     Raises:
-        OptionError: the weights could not be gathered to be saved, or are not on each process to begin with.
+        OptionError: the weights could not be gathered to be saved, or would not be read by each process.
     """
     if spread.zero_stage == 3 and not spread.gathered:
         raise OptionError(
             "DeepSpeed at stage 3 would not gather the weights that are saved: set zero3_save_16bit_model: true in accelerate's "
             "file, or stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's"
         )
+    if spread.fsdp == 1:
+        raise OptionError("FSDP in its first version: set fsdp_version: 2 in accelerate's file")
     if spread.loads_once:
         raise OptionError("fsdp_cpu_ram_efficient_loading: every process reads the weights; set it to false in accelerate's file")

@@ -60,8 +60,7 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     refuse_distribution(config, distribution())
     check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run:
-        updates = config.steps * config.updates_per_step
-        check_same_run(config.out, _record(config), updates=updates, adapter=bool(config.lora_rank))
+        check_same_run(config.out, _record(config), updates=config.steps * config.updates_per_step)
     return read_judge(config.judge)
 
 

@@ -25,14 +25,13 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise OptionError(f"--out {out}: holds a run already; give --resume or another folder")
 
 
-def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int, adapter: bool) -> None:
+def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int) -> None:
     """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
     not depend on it.
 
     Args:
         settings: as they would be stored.
         updates: optimizer updates of the whole run.
-        adapter: whether checkpoints hold an adapter, which no other run can start from.
 
     Raises:
         OptionError: there is no run, or one that began with other settings or has gone further.
@@ -50,7 +49,7 @@ def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int, adap
         if name not in free and before.get(name) != value:
             said = f"--resume: {name} was {before.get(name)!r} in {out} and is {value!r} now"
             if name == "steps":  # what is possible depends on what there is to begin with
-                start = out / "final" if adapter or not newest else newest
+                start = newest if newest and (newest / "config.json").is_file() else out / "final"
                 said += (
                     f"; a {settings['lr_schedule']} learning rate falls to 0 over the length that a run began with: "
                     f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,9 @@ import torch
 from visionthink.policies.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
+    from visionthink.train.config import TrainConfig
     from visionthink.train.sft import SupervisedTrainer
+    from visionthink.train.sft_config import SftConfig
     from visionthink.train.trainer import VisionThinkTrainer
 
 ADAPTER = "adapter"
@@ -19,8 +21,8 @@ ADAPTER = "adapter"
 
 
 def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) -> None:
-    """Write the model, which stock transformers loads: in bfloat16 as it computed on a GPU, and in float32 on a CPU or where an
-    adapter was merged, whose changes bfloat16 would round away. Every process must call this.
+    """Write the model, which stock transformers loads, and an adapter within its folder, which PEFT loads. Every process must
+    call this.
 
     Raises:
         StorageError: it cannot be written.
@@ -30,34 +32,39 @@ def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) ->
         return
     model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
     adapter = trainer.config.lora_rank > 0
-    on_gpu = trainer.accelerator.device.type != "cpu"
     save_checkpoint(
         folder,
         model=model.get_base_model() if adapter else model,
         tokenizer=trained.tokenizer,
         image_processor=trained.image_processor,
         protocol=trained.protocol,
-        state=merged(state, model.peft_config["default"]) if adapter else state,
-        dtype=torch.float32 if adapter else torch.bfloat16 if on_gpu else None,
+        state=dict(merged(state, model.peft_config["default"])) if adapter else state,
+        dtype=saved_dtype(trainer.config, trainer.accelerator.device),
     )
     if adapter:
         model.save_pretrained(folder / ADAPTER, state_dict=state)
 
 
-def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> dict[str, torch.Tensor]:
-    """The weights of the model with an adapter added to them, in float32.
+def saved_dtype(config: TrainConfig | SftConfig, device: torch.device) -> torch.dtype | None:
+    """As a GPU computed with them; what an adapter changes would be rounded away in bfloat16. None leaves weights as they are."""
+    if config.lora_rank:
+        return torch.float32
+    return None if device.type == "cpu" else torch.bfloat16
+
+
+def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of every weight of the model with an adapter added, in float32. The weights themselves stay as they are:
+    adding the adapter to them and taking it out again moves weights in bfloat16 by what is rounded off.
 
     Args:
         state: of the model that PEFT has put the adapter into.
         adapter: a `LoraConfig` without variants.
     """
-    weights: dict[str, torch.Tensor] = {}
     for name, value in state.items():
         if ".lora_" in name:
             continue
-        own = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        weights[own] = value.float()
+        weight = value.float()
         if name.endswith(".base_layer.weight"):
             down, up = (state[name.replace("base_layer", f"lora_{part}.default")].float() for part in "AB")
-            weights[own] = weights[own] + adapter.lora_alpha / adapter.r * (up @ down)
-    return weights
+            weight = weight + adapter.lora_alpha / adapter.r * (up @ down)
+        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), weight

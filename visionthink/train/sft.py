@@ -133,7 +133,7 @@ def fine_tune(
         return config.out
     check_run(config)
     if config.resume:
-        check_same_run(config.out, _record(config, demonstrations), updates=config.steps, adapter=bool(config.lora_rank))
+        check_same_run(config.out, _record(config, demonstrations), updates=config.steps)
     say(f"{len(demonstrations)} demonstrations, {config.steps} updates of {config.batch_size}")
     return _run(config, demonstrations, checkpoint, kept=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import random
 import time
 import warnings
@@ -49,6 +50,14 @@ with warnings.catch_warnings():
 
 
 T = TypeVar("T")
+
+
+def _not_about_unscored(record: logging.LogRecord) -> bool:
+    return "All reward functions returned None" not in record.getMessage()
+
+
+# members are left out on purpose, and each would be printed with its whole example
+logging.getLogger(GRPOTrainer.__module__).addFilter(_not_about_unscored)
 
 
 class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
