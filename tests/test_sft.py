@@ -84,7 +84,7 @@ def test_as_many_requests_as_answers_all_correct(source, transcripts, verdicts):
     few = choose(transcripts, verdicts, source.protocol, most=7)
     assert [t.requested for t in few].count(True) == [t.requested for t in few].count(False) == 3
     direct = [t for t in transcripts if not t.requested]
-    with pytest.raises(DataError, match="0 good transcripts with a request, .* both are needed"):
+    with pytest.raises(DataError, match=r"0 good transcripts with a request, .* both are needed"):
         choose(direct, judge_transcripts(EXACT, direct), source.protocol)
 
 
@@ -110,7 +110,7 @@ def test_transcripts_of_another_wording_or_menu_are_refused(source, transcripts,
     asked = next(t for t in transcripts if t.requested)
     with pytest.raises(DataError, match=r"the prompt of turn 1 was '.*' and is '.*another dialect, menu or ladder"):
         demonstrate([asked], dataclasses.replace(source, protocol=source.protocol.with_dialect("agent")), renderer)
-    with pytest.raises(DataError, match="the prompt of turn 1 was|replayed as"):
+    with pytest.raises(DataError, match="the prompt of turn 1 was"):
         demonstrate([asked], dataclasses.replace(source, menu=Menu().full()), renderer)
     with pytest.raises(DataError, match=r"takes \d+ tokens, and the model reads 20; set max_image_tokens"):
         demonstrate([asked], source, renderer, context=20)
