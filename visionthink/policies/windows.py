@@ -56,7 +56,7 @@ def _attend(
     part_bounds: Tensor | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within parts of the sequence, as transformers calls it: from [1, heads, tokens, width] to [1, tokens, heads, width].
+    """Attention within parts of the sequence, as transformers calls it: [1, heads, tokens, width] to [1, tokens, heads, width].
 
     `part_bounds` are where the parts begin, and the end of the last one; None: there is one part.
     """

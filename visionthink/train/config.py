@@ -82,7 +82,7 @@ class TrainConfig:
     shuffle: bool = True
     """Whether examples come in random order; data that is balanced step by step must keep its own."""
     attention: str = ""
-    """sdpa, flash_attention_2 or eager; empty takes flash attention where it is installed and the weights are in half precision."""
+    """sdpa, flash_attention_2 or eager; empty takes flash attention where it is installed and weights are in half precision."""
     max_image_tokens: int = 0
     """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
     max_new_tokens: int = 1024
