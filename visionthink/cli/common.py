@@ -108,8 +108,10 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
 
 
 def attention_option(parser: argparse.ArgumentParser) -> None:
-    text = f"of a model that transformers runs: {', '.join(ATTENTION)} (default: flash where it is installed and can be used)"
-    parser.add_argument("--attention", type=given, default="", help=text)
+    text = (
+        "attention of a model that transformers runs (default: flash attention where it is installed and can be used, else sdpa)"
+    )
+    parser.add_argument("--attention", choices=ATTENTION, default="", help=text)
 
 
 def pool_options(parser: argparse.ArgumentParser) -> None:

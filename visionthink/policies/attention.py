@@ -51,8 +51,8 @@ def _what_hinders_flash(device: str, dtype: torch.dtype | str | None, *, from_hu
     kind = str(dtype).removeprefix("torch.") if dtype else "of a type that config.json does not say"
     if kind not in ("bfloat16", "float16"):
         return f"needs weights in bfloat16 or float16, and these are {kind}"
-    if torch.cuda.get_device_capability(place)[0] < 8:
-        return f"needs a GPU of compute capability 8.0 or above, and {device} is an older one"
     if not is_flash_attn_2_available() and not (from_hub and is_kernels_available()):
         return "is not installed; pip install flash-attn"
+    if torch.cuda.get_device_capability(place)[0] < 8:
+        return f"needs a GPU of compute capability 8.0 or above, and {device} is an older one"
     return ""
