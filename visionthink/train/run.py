@@ -19,7 +19,8 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_ch
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.config import TrainConfig
-from visionthink.train.memory import check_memory, estimate, read_sizes, this_hardware
+from visionthink.train.hardware import this_hardware
+from visionthink.train.memory import check_memory, estimate, read_sizes
 from visionthink.train.processes import this_process
 from visionthink.train.progress import say
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
