@@ -58,7 +58,8 @@ def _train(options: argparse.Namespace) -> None:
         raise OptionError(f"--processes {options.processes}: is for --launch")
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.recipes.published import published_sizes
-    from visionthink.train.memory import estimate, intended_hardware
+    from visionthink.train.hardware import intended_hardware
+    from visionthink.train.memory import estimate
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say
     from visionthink.train.run import check_run, train

@@ -13,7 +13,7 @@ from typing import Literal
 from visionthink.data.examples import read_examples
 from visionthink.recipes.recipe import Recipe, Rehearsal
 from visionthink.train.config import TrainConfig
-from visionthink.train.memory import Hardware
+from visionthink.train.hardware import Hardware
 
 SMART, GENERAL = "Senqiao/VisionThink-Smart-Train", "Senqiao/VisionThink-General-Train"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from visionthink.data.examples import read_examples
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.train.config import TrainConfig
-from visionthink.train.memory import Hardware
+from visionthink.train.hardware import Hardware
 from visionthink.types import Examples
 
 Rehearsal = tuple[Checkpoint, Examples]

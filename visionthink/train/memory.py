@@ -27,7 +27,6 @@ and vLLM's share.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import re
@@ -36,6 +35,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError
+from visionthink.train.hardware import Hardware
 
 if TYPE_CHECKING:
     from visionthink.resolution import PixelBudget
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Sharding = Literal["one", "ddp", "zero2", "zero3", "fsdp2"]
-"""How the processes of a run share the model: there is one process, or by the shipped file of this name."""
 Phase = Literal["load", "generate", "join", "update"]
 _PHASES: dict[Phase, str] = {
     "load": "while models are loaded",
@@ -56,35 +54,6 @@ _TEXT = 500
 """Tokens of an episode that are neither visual nor said by the model; the released prompt has some 400."""
 _TILE = 4096 * 32768 * 4
 """Of TRL's head, which never holds all logits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What a run is to run on."""
-
-    processes: int = 1
-    sharding: Sharding = "one"
-    device_bytes: int
-    """Memory of one GPU; of a process where there is none."""
-    on_cpu: bool = False
-    host_bytes: int = 0
-    """Memory of the machine; 0 is unknown."""
-    per_machine: int = 1
-    """Processes on one machine."""
-    vllm: bool = False
-    """Whether vLLM generates on the same GPUs, whatever the settings say: they cannot where it is not installed."""
-    offloads: bool = False
-    """Whether weights or the optimizer's state are kept in the machine's own memory."""
-
-    @property
-    def shares(self) -> int:
-        """Among how many processes weights are divided."""
-        return self.processes if self.sharding in ("zero3", "fsdp2") else 1
-
-    @property
-    def state_shares(self) -> int:
-        """Among how many processes gradients and the optimizer's state are divided."""
-        return self.processes if self.sharding in ("zero2", "zero3", "fsdp2") else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,48 +186,6 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     loaded = max(whole * P, 4 * P if reference else 0)
     host = 0 if hardware.on_cpu else hardware.per_machine * (loaded + 2 * pixels)
     return Estimate(parts=tuple(parts), hardware=hardware, host=host)
-
-
-def this_hardware() -> Hardware:
-    """What this process and the others of its run have, as accelerate's launcher has set them up."""
-    import torch
-    from accelerate.utils import DeepSpeedPlugin, parse_flag_from_env
-
-    from visionthink.policies.memory import free_bytes
-    from visionthink.train.processes import this_process
-
-    count = this_process().num_processes
-    sharding: Sharding = "ddp" if count > 1 else "one"
-    offloads = False
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        plugin = DeepSpeedPlugin()
-        sharding = "zero3" if plugin.zero_stage == 3 else "zero2"
-        offloads = not {plugin.offload_optimizer_device, plugin.offload_param_device} <= {None, "none"}
-    elif count > 1 and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        sharding, offloads = "fsdp2", parse_flag_from_env("FSDP_OFFLOAD_PARAMS")
-    host, gpus = free_bytes(torch.device("cpu")), torch.cuda.device_count()
-    if not gpus:
-        return Hardware(
-            processes=count, sharding=sharding, device_bytes=host // count, on_cpu=True, host_bytes=host, per_machine=count
-        )
-    return Hardware(
-        processes=count,
-        sharding=sharding,
-        device_bytes=torch.cuda.mem_get_info()[1],
-        host_bytes=host,
-        per_machine=min(gpus, count),
-        offloads=offloads,
-    )
-
-
-def intended_hardware(documented: Hardware | None) -> Hardware:
-    """What a rehearsed run is meant for: where there is no GPU, what the recipe names, shared as this run is launched."""
-    here = this_hardware()
-    if not here.on_cpu or documented is None:
-        return here
-    if here.processes == 1:
-        return documented
-    return dataclasses.replace(documented, processes=here.processes, sharding=here.sharding, per_machine=here.processes)
 
 
 def read_sizes(model: str) -> Sizes:

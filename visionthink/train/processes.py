@@ -37,6 +37,8 @@ class Distribution:
     """Version of FSDP, which splits the weights; 0 is none."""
     loads_once: bool = False
     """Whether under FSDP only the first process is to read the weights."""
+    offloads: bool = False
+    """Whether weights or the optimizer's state are kept in the machine's own memory."""
 
     @property
     def sharded(self) -> bool:
@@ -55,13 +57,18 @@ def distribution() -> Distribution:
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         plugin = DeepSpeedPlugin()
         return Distribution(
-            processes=processes, deepspeed=True, zero_stage=plugin.zero_stage, gathered=plugin.zero3_save_16bit_model
+            processes=processes,
+            deepspeed=True,
+            zero_stage=plugin.zero_stage,
+            gathered=plugin.zero3_save_16bit_model,
+            offloads=not {plugin.offload_optimizer_device, plugin.offload_param_device} <= {None, "none"},
         )
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return Distribution(
             processes=processes,
             fsdp=int(os.environ.get("FSDP_VERSION", "1")),
             loads_once=parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"),
+            offloads=parse_flag_from_env("FSDP_OFFLOAD_PARAMS"),
         )
     return Distribution(processes=processes)
 

@@ -17,7 +17,8 @@ from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
-from visionthink.train.memory import check_memory, estimate, read_sizes, this_hardware
+from visionthink.train.hardware import this_hardware
+from visionthink.train.memory import check_memory, estimate, read_sizes
 from visionthink.train.processes import Distribution, distribution, this_process
 from visionthink.train.progress import say
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates

@@ -92,8 +92,6 @@ def checked(given: Mapping[str, Any], *, vllm: bool) -> dict[str, Any]:
     for name in given:
         if name in _REFUSED:
             raise OptionError(f"--trl {name}: {_REFUSED[name]}")
-        if name.startswith("vllm_") and not vllm:
-            raise OptionError(f"--trl {name}: has no effect without vLLM; use --vllm colocate or --vllm server")
     if not given:
         return {}
     declared = _declared()
@@ -101,6 +99,8 @@ def checked(given: Mapping[str, Any], *, vllm: bool) -> dict[str, Any]:
         if name not in declared:
             near = difflib.get_close_matches(name, declared.keys() - _REFUSED.keys(), 1)
             raise OptionError(f"--trl {name}: TRL's GRPOConfig has no such setting{f'; did you mean {near[0]}?' if near else ''}")
+        if name.startswith("vllm_") and not vllm:
+            raise OptionError(f"--trl {name}: has no effect without vLLM; use --vllm colocate or --vllm server")
     return {name: _value(name, value, declared[name]) for name, value in given.items()}
 
 
