@@ -25,7 +25,7 @@ from datasets import Dataset
 from visionthink.errors import DataError, ModelError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
 from visionthink.policies.processor import ImageTextProcessor
-from visionthink.policies.render import Renderer
+from visionthink.policies.render import Renderer, views
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
@@ -36,8 +36,8 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.train.sampled import Part, SampledStep, request_view
-from visionthink.train.together import policy_of
+from visionthink.train.sampled import Blank, Part, SampledStep, request_view
+from visionthink.train.together import padding, policy_of
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -81,6 +81,8 @@ class VisionThinkTrainer(GRPOTrainer):
         self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), SampledStep()
         self.rejects = config.out / "rejects.jsonl"
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+        shown = padding(checkpoint.image_processor)
+        self.blank = Blank(tuple(renderer.prompt_ids(shown)), (renderer.end_id,), views(shown)[0].image)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
         self.longest_episode = functools.partial(
@@ -155,7 +157,7 @@ class VisionThinkTrainer(GRPOTrainer):
         self._measure(groups, time.perf_counter() - started)
         if self.config.refill:
             groups = self._refill(groups)
-        self.step = SampledStep.of(groups)
+        self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
         return self.step.generated(with_logprobs=self.use_vllm)
 
