@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -187,11 +188,11 @@ def test_one_engine_for_all_gets_equally_many_prompts_of_each_process(tmp_path):
 
     policy = TogetherPolicy(trainer, trainer.sampler.policy.renderer, trainer.checkpoint.image_processor)
     asked = history(trainer)
-    length, padding = (len(policy.renderer.prompt_ids(h)) for h in (asked, policy._padding))
+    length, padding = len(policy.renderer.prompt_ids(asked)), len(policy._padding_ids)
     trainer.use_vllm, trainer.vllm_mode, trainer._generate_single_turn = True, "server", generate
     trainer.accelerator.gather = lambda mine: torch.tensor([int(mine), waiting.pop(0)])
     assert [c.token_ids for c in policy.complete([asked])] == [(7,)]
-    assert sent == [[(length, 1), (padding + 1, 1), (padding + 1, 1)]]
+    assert sent == [[(length, 1), (padding, 1), (padding, 1)]]
     policy.run_batch([], policy)
     assert waiting == [] and len(sent) == 1
 
@@ -211,8 +212,21 @@ def test_the_images_of_a_turn_that_failed_are_not_trained_with(tmp_path):
     speak(trainer.model, trainer.sampler.policy.renderer, reply)
     inputs = rollout_batch(trainer)
     assert {t.stop_reason.value for t in trainer.transcripts()} == {"answered_after_request", "policy_error"}
-    assert inputs["num_images"] == [2, 1, 2, 1]
+    assert sorted(inputs["num_images"]) == [1, 1, 2, 2]
     assert "pixel_values" in inputs
+
+
+def test_examples_whose_first_turn_fails_do_not_end_the_run(tmp_path):
+    """They have no ids, and TRL cannot do without."""
+    examples = synth.suite(2, split="train")
+    examples[1] = dataclasses.replace(examples[1], question="x" * 100)
+    trainer = make_trainer(small(tmp_path, steps=1, prompts_per_step=2, shuffle=False), examples)
+    trainer.model.config.get_text_config().max_position_embeddings = 90
+    trainer.train()
+    failed = trainer.step.rollouts[4:]
+    assert [r.transcript.stop_reason.value for r in failed] == ["policy_error"] * 4
+    assert [(sum(r.loss_mask), r.score.total) for r in failed] == [(0, None)] * 4
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -59,9 +58,7 @@ class TrainerPolicy:
             return self._fitting([len(prompts[i]) for i in rest])
 
         complete = self._halving(sample)
-        said = within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
-        # those of a failure, too: the images that it was shown are among those that TRL counts
-        return [dataclasses.replace(c, prompt_ids=tuple(ids)) for c, ids in zip(said, prompts, strict=True)]
+        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
 
     def _halving(self, sample: Sample) -> Sample:
         """The same, in halves where memory runs out."""
@@ -87,14 +84,15 @@ class TrainerPolicy:
         else:
             turns = [Sampled(tuple(ids)) for ids in self._generate(prompts, histories)]
         seconds = (time.perf_counter() - started) / len(prompts)
-        return [self._completion(turn, seconds) for turn in turns]
+        return [self._completion(prompt, turn, seconds) for prompt, turn in zip(prompts, turns, strict=True)]
 
-    def _completion(self, turn: Sampled, seconds: float) -> Completion:
+    def _completion(self, prompt: list[int], turn: Sampled, seconds: float) -> Completion:
         if turn.failure:
             return Completion.failed(turn.failure.kind, turn.failure.text, seconds=seconds)
         return Completion(
             text=self.renderer.decode(turn.ids),
             finish_reason="stop" if turn.ids and turn.ids[-1] in self.renderer.end_ids else "length",
+            prompt_ids=tuple(prompt),
             token_ids=turn.ids,
             logprobs=turn.logprobs,
             seconds=seconds,

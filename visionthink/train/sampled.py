@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from PIL import Image
@@ -16,14 +16,30 @@ Part = Literal["accuracy", "format", "penalty"]
 
 
 @dataclass(frozen=True)
+class Blank:
+    """What TRL gets in place of a rollout whose first turn failed and which has no ids: a prompt and an answer, both masked."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    image: Image.Image
+
+    def instead_of(self, rollout: Rollout) -> Rollout:
+        first, *more = rollout.transcript.turns
+        first = replace(first, prompt_ids=self.prompt_ids, token_ids=self.token_ids)
+        transcript = replace(rollout.transcript, turns=(first, *more))
+        return replace(rollout, transcript=transcript, images=(self.image,), loss_mask=(0,) * len(transcript.token_ids))
+
+
+@dataclass(frozen=True)
 class SampledStep:
     """The rollouts of a step, groups in order. The opening is TRL's prompt, all that follows its completion."""
 
     rollouts: tuple[Rollout, ...] = ()
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Rollout]]) -> SampledStep:
-        return cls(tuple(rollout for group in groups for rollout in group))
+    def of(cls, groups: Sequence[Sequence[Rollout]], blank: Blank) -> SampledStep:
+        rollouts = (rollout for group in groups for rollout in group)
+        return cls(tuple(r if r.transcript.token_ids else blank.instead_of(r) for r in rollouts))
 
     @property
     def transcripts(self) -> list[Transcript]:

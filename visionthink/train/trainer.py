@@ -23,7 +23,7 @@ from datasets import Dataset
 from visionthink.errors import DataError, JudgeError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
-from visionthink.policies.render import Renderer
+from visionthink.policies.render import Renderer, views
 from visionthink.policies.windows import group_windows
 from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
@@ -38,8 +38,8 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.train.sampled import Part, SampledStep, request_view
-from visionthink.train.together import policy_of
+from visionthink.train.sampled import Blank, Part, SampledStep, request_view
+from visionthink.train.together import padding, policy_of
 from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
@@ -89,6 +89,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         self._unreachable = ""
         """Why the judge has never answered."""
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+        shown = padding(checkpoint.budget)
+        self.blank = Blank(tuple(renderer.prompt_ids(shown)), (renderer.end_id,), views(shown)[0].image)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
         self.longest_episode = functools.partial(
@@ -168,7 +170,7 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         self._measure(groups, seconds)
         if self.config.refill:
             groups = self._refill(groups)
-        self.step = SampledStep.of(groups)
+        self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
         self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
         return self.step.generated(with_logprobs=self.use_vllm)
