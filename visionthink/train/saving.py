@@ -11,14 +11,13 @@ import torch
 from visionthink.policies.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
-    from visionthink.train.sft import SupervisedTrainer
-    from visionthink.train.trainer import VisionThinkTrainer
+    from visionthink.train.checkpoints import WholeCheckpoints
 
 ADAPTER = "adapter"
 """Folder within the saved model."""
 
 
-def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) -> None:
+def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
     """Write the model, which stock transformers loads: in bfloat16 as it computed on a GPU, and in float32 on a CPU or where an
     adapter was merged, whose changes bfloat16 would round away. Every process must call this.
 

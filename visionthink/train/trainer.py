@@ -60,6 +60,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             of unequal number.
     """
 
+    config: TrainConfig
+
     def __init__(
         self,
         config: TrainConfig,
