@@ -79,8 +79,8 @@ def cold_start_7b() -> SftRecipe:
 def cold_start_tiny() -> SftRecipe:
     """The tiny base model learns from its own good transcripts, sampled at temperature 1.
 
-    Hardware: 2 CPU cores. Time: under a minute. Expected: it asks on as many easy questions as on hard ones, as before: the
-    demonstrations do not say when to ask.
+    Hardware: 2 CPU cores. Time: about a minute. Expected: it asks on as many easy questions as hard ones, since the
+    demonstrations do not say when to ask (47 and 43 % of 300, seed 0; the base model 54 and 44 %).
     Command: `visionthink sft cold_start_tiny --out runs/cold`.
     """
     config = SftConfig(model="tiny-base", steps=60, learning_rate=3e-4, warmup_steps=12)
@@ -130,7 +130,7 @@ def _rehearsal(config: SftConfig) -> tuple[Checkpoint, Material]:
         transcripts = []
         for i, example in enumerate(examples):
             said = [source.protocol.request(), source.protocol.format_answer(example.answer or "")][i % 2 :]
-            script = [f"<think>{'It is too small.' if i % 2 == 0 else 'It can be read.'}</think>{text}" for text in said]
+            script = [source.protocol.format_thought("Can it be read?") + text for text in said]
             transcripts += run_batch(source.over(example), ScriptedPolicy(script))
         return transcripts, judge_transcripts(RulesJudge(closed=True), transcripts)
 

@@ -13,11 +13,14 @@ import transformers
 
 from visionthink.errors import ModelError, StorageError, one_line
 from visionthink.policies.checkpoint import Checkpoint, save_settings
+from visionthink.train.config import TrainConfig
+from visionthink.train.sft_config import SftConfig
 
 
 class WholeCheckpoints(transformers.Trainer):
     """For trainers of TRL: a class that names this one before them writes and reads checkpoints this way."""
 
+    config: TrainConfig | SftConfig
     checkpoint: Checkpoint
     """What is trained."""
 

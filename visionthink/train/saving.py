@@ -11,16 +11,15 @@ import torch
 from visionthink.policies.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
+    from visionthink.train.checkpoints import WholeCheckpoints
     from visionthink.train.config import TrainConfig
-    from visionthink.train.sft import SupervisedTrainer
     from visionthink.train.sft_config import SftConfig
-    from visionthink.train.trainer import VisionThinkTrainer
 
 ADAPTER = "adapter"
 """Folder within the saved model."""
 
 
-def save_final(trainer: VisionThinkTrainer | SupervisedTrainer, folder: Path) -> None:
+def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
     """Write the model, which stock transformers loads, and an adapter within its folder, which PEFT loads. Every process must
     call this.
 

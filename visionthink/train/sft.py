@@ -43,6 +43,8 @@ with warnings.catch_warnings():
 class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
     """TRL's, over demonstrations."""
 
+    config: SftConfig
+
     def __init__(self, config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoint):
         self.config, self.checkpoint = config, checkpoint
         renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)

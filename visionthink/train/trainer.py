@@ -75,6 +75,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         OptionError: an episode may outgrow the model's context.
     """
 
+    config: TrainConfig
+
     def __init__(
         self,
         config: TrainConfig,
