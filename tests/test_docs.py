@@ -186,11 +186,3 @@ def test_the_judge_file_is_read(tmp_path, monkeypatch):
     judge = read_judge("judge.toml")
     assert len(judge.judges) == 3 and judge.audit == 0.05
     assert judge.judges[2].endpoint.requests_per_minute == 500 and judge.judges[2].price == (2.5, 10.0)
-
-
-@pytest.mark.parametrize("text", blocks("yaml", ROOT / "docs" / "training.md"), ids=lambda t: t.split(":")[0].strip("# "))
-def test_accelerate_reads_the_launch_files(text, tmp_path):
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    (tmp_path / "launch.yaml").write_text(text)
-    assert load_config_from_file(str(tmp_path / "launch.yaml")).num_processes in (8, 32)

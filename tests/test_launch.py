@@ -28,6 +28,14 @@ def test_the_shipped_files_are_those_that_have_names():
         assert (found["zero_optimization"]["stage"], found["data_types"]) == (stage, {"grad_accum_dtype": "fp32"})
 
 
+@pytest.mark.parametrize("name, kind", [("ddp", "MULTI_GPU"), ("zero2", "DEEPSPEED"), ("zero3", "DEEPSPEED"), ("fsdp2", "FSDP")])
+def test_accelerate_reads_the_shipped_files(name, kind):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(FOLDER / f"{name}.yaml"))
+    assert (found.distributed_type.value, found.num_machines, found.main_process_port) == (kind, 1, 0)
+
+
 def test_the_command_line():
     launch = Launch(file=FOLDER / "zero3.yaml", processes=8, on_cpu=False, deepspeed=FOLDER / "zero3.json")
     assert launch.command(["train", "smart_7b", "--out", "runs/a b"]) == [

@@ -92,6 +92,7 @@ class Part:
 
     name: str
     bytes: float
+    note: str = ""
     phases: tuple[Phase, ...] = ("generate", "join", "update")
     certain: bool = False
     """Whether it does not depend on the lengths of answers and the sizes of images."""
@@ -124,7 +125,8 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """A table for people, in 10^9 bytes."""
-        rows = [f"{_gb(part.bytes):>8}  {part.name}" for part in self.parts if part.bytes]
+        parts = [part for part in self.parts if part.bytes]
+        rows = [f"{_gb(p.bytes):>8}  {p.name}{f' ({p.note})' if p.note else ''}" for p in parts]
         totals = [f"{_gb(self.total(phase)):>8}  in all {when}" for phase, when in _PHASES.items()]
         of = "the machine" if self.hardware.on_cpu else "each GPU"
         ends = [f"{_gb(self.hardware.device_bytes):>8}  there is on {of}"]
@@ -181,8 +183,8 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
         room = hardware.device_bytes - sum(part.bytes for part in parts if "generate" in part.phases)
         each = memory.bytes_per_token(sizes.config, b)
         together = memory.fitting([tokens] * rollouts, each, max(0, int(room)))
-        name = f"generation of {together} of {rollouts} rollouts at once"
-        parts.append(Part(name=name, bytes=together * tokens * each, phases=("generate",)))
+        note = f"{together} of {rollouts} rollouts at once"
+        parts.append(Part(name="generation", note=note, bytes=together * tokens * each, phases=("generate",)))
     loaded = max(whole * P, 4 * P if reference else 0)
     host = 0 if hardware.on_cpu else hardware.per_machine * (loaded + 2 * pixels)
     return Estimate(parts=tuple(parts), hardware=hardware, host=host)
