@@ -48,8 +48,7 @@ def files(folder: Path, rows: int) -> Path:
 
 
 def table(folder: Path, rows: int) -> Path:
-    """The same in a parquet file, small where the same bytes follow each other; `datasets` unfolds it on the disk when it is first
-    opened, to 9 GB."""
+    """The same in a parquet file, small where the same bytes follow each other; `datasets` unfolds it on the disk, to 9 GB."""
     import pyarrow
     from pyarrow import parquet
 

@@ -114,8 +114,8 @@ def answers(*predictions: str) -> list[Answer]:
 def test_batches_do_not_wait_for_each_other_and_equal_answers_are_asked_once(example):
     slow = Slow()
     ahead, started = AskedAhead(slow), time.monotonic()
-    ahead._begin(answers("a", "b", "a"))
-    ahead._begin(answers("b", "c"))
+    ahead.ask(answers("a", "b", "a"))
+    ahead.ask(answers("b", "c"))
     assert time.monotonic() - started < 0.15
     found = ahead.compare(answers("c", "a", "d", "a", "b"))
     assert [v.reason for v in found] == ["c", "a", "d", "a", "b"]
@@ -124,7 +124,7 @@ def test_batches_do_not_wait_for_each_other_and_equal_answers_are_asked_once(exa
 
 def test_what_a_judge_raises_comes_when_its_verdict_is_needed():
     ahead = AskedAhead(Slow())
-    ahead._begin(answers("bad"))
+    ahead.ask(answers("bad"))
     assert ahead.compare(answers("a"))[0].verdict == "correct"
     with pytest.raises(OptionError, match="cannot be reached"):
         ahead.compare(answers("bad", "a"))
@@ -157,7 +157,7 @@ def test_several_threads_share_a_language_model():
         judge = LLMJudge(Endpoint(f"http://{server.host}/v1", model="m", timeout=30), preset("paper"))
         judge.compare(answers("a"))
         ahead = AskedAhead(judge)
-        ahead._begin([replace(a, question="stuck?") for a in answers("a")])
+        ahead.ask([replace(a, question="stuck?") for a in answers("a")])
         assert until(lambda: len(server.sent) == 2)
         assert [v.verdict for v in ahead.compare(answers("b", "c"))] == ["wrong", "wrong"]
         assert ahead.compare([Answer("stuck?", "a", ("a",))])[0].verdict == "correct"

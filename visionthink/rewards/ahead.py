@@ -31,17 +31,8 @@ class AskedAhead:
     def usage(self) -> dict[str, float]:
         return self._judge.usage()
 
-    def begin(self, transcripts: Sequence[Transcript]) -> None:
-        """Ask about episodes that have ended, and return at once."""
-        self._begin(to_compare(transcripts))
-
-    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
-        """Verdicts in order, of what was asked before and of what was not."""
-        self._begin(answers)
-        asked = [self._asked[answer] for answer in answers]
-        return [verdicts.result()[place] for verdicts, place in asked]
-
-    def _begin(self, answers: Sequence[Answer]) -> None:
+    def ask(self, answers: Sequence[Answer]) -> None:
+        """Ask about answers, and return at once."""
         fresh = [answer for answer in dict.fromkeys(answers) if answer not in self._asked]
         if not fresh:
             return
@@ -56,3 +47,13 @@ class AskedAhead:
 
         # a daemon, which an executor's threads are not: a program that is interrupted does not wait for a judge
         threading.Thread(target=work, daemon=True, name="judge").start()
+
+    def begin(self, transcripts: Sequence[Transcript]) -> None:
+        """Ask about episodes that have ended, and return at once."""
+        self.ask(to_compare(transcripts))
+
+    def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """Verdicts in order, of what was asked before and of what was not."""
+        self.ask(answers)
+        asked = [self._asked[answer] for answer in answers]
+        return [verdicts.result()[place] for verdicts, place in asked]
