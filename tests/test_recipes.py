@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from training import small
 from transformers import AutoModelForImageTextToText
 
@@ -17,10 +16,8 @@ from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.recipes import RECIPES, recipe
-from visionthink.train.config import TrainConfig
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
-from visionthink.types import ImageView, whole
 
 FAST = ("smart_3b_lora",)
 LARGE = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RECIPES if name != "tiny"]

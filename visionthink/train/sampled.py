@@ -32,7 +32,7 @@ class SampledStep:
     @property
     def completion_ids(self) -> list[list[int]]:
         """Ids after the opening."""
-        return [list(t.token_ids[len(t.turns[0].prompt_ids) :]) for t in self.transcripts]
+        return [list(t.token_ids[opening_length(t) :]) for t in self.transcripts]
 
     def generated(self, *, with_logprobs: bool) -> tuple[Any, ...]:
         """What `GRPOTrainer._generate` of TRL 1.16 returns: prompt ids, completion ids, masks of sampled ids, last messages,
@@ -42,7 +42,7 @@ class SampledStep:
             with_logprobs: where another engine than the trainer sampled, whose probabilities are corrected for.
         """
         transcripts = self.transcripts
-        begins = [len(t.turns[0].prompt_ids) for t in transcripts]
+        begins = [opening_length(t) for t in transcripts]
         images: list[list[Image.Image]] = [list(rollout.images) for rollout in self.rollouts]
         return (
             [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
@@ -82,10 +82,15 @@ def request_view(*_: Any, **__: Any) -> NoReturn:
 
 def sampling_logprobs(transcript: Transcript) -> list[float]:
     """Log-probabilities of the ids after the opening, 0 where nothing was sampled; what a vLLM run corrects with."""
-    opening, *_ = transcript.turns
     values = [
         value
         for turn in transcript.turns
         for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
     ]
-    return values[len(opening.prompt_ids) :]
+    return values[opening_length(transcript) :]
+
+
+def opening_length(transcript: Transcript) -> int:
+    """Ids before the completion. Where the first turn failed, the last one of the opening counts as the completion, since TRL
+    takes no empty one; nothing is learnt from it."""
+    return min(len(transcript.turns[0].prompt_ids), len(transcript.token_ids) - 1)
