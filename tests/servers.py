@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -72,19 +73,28 @@ def said(message: dict[str, Any], reason: Any = "stop") -> dict[str, Any]:
 @contextlib.contextmanager
 def transformers_serve(command: Sequence[str], home: Path) -> Iterator[str]:
     """Address of `transformers serve`, started by `command`, with an empty hub cache below `home`."""
+    (home / "hub").mkdir(exist_ok=True)
+    own = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    with serving([*command, "--device", "cpu", "--dtype", "float32"], os.environ | own, seconds=120) as url:
+        yield f"{url}/v1"
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], env: Mapping[str, str], *, seconds: float) -> Iterator[str]:
+    """Address of a server that takes a host and a port and has `/health`, as a process; it may take so long to start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (home / "hub").mkdir(exist_ok=True)
     process = subprocess.Popen(
-        [*command, *f"--host 127.0.0.1 --port {port} --device cpu --dtype float32".split()],
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + seconds
         while time.monotonic() < end and process.poll() is None:
             try:
                 urllib.request.urlopen(f"{url}/health", timeout=2)
@@ -92,7 +102,7 @@ def transformers_serve(command: Sequence[str], home: Path) -> Iterator[str]:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
         assert process.poll() is None, "the server did not start"
-        yield f"{url}/v1"
+        yield url
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # and what it has started
         process.wait()

@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from training import small
 from transformers import AutoModelForImageTextToText
 
@@ -17,14 +16,12 @@ from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
 from visionthink.images import open_image
 from visionthink.policies.checkpoint import open_checkpoint, resolve
-from visionthink.policies.render import one_pad_an_image, views
+from visionthink.policies.render import views
 from visionthink.recipes import RECIPES, recipe, stand_in
 from visionthink.recipes.qwen import PAPER
 from visionthink.train.config import TrainConfig
-from visionthink.train.engine import as_counted
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
-from visionthink.types import ImageView, whole
 
 FAST = ("smart_3b_lora",)
 LARGE = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in RECIPES if name != "tiny"]
@@ -111,21 +108,6 @@ def test_examples_with_the_same_id_are_refused(tmp_path):
     example = synth.draw("scene", 0)
     with pytest.raises(DataError, match="1 examples have an id that another one has"):
         make_trainer(small(tmp_path), [example, example])
-
-
-def test_what_vllm_is_given():
-    """It repeats the pad of an image itself, and shrinks an image by its own limits: both would change what was counted."""
-    assert one_pad_an_image([1, 9, 9, 9, 2, 9, 3, 9, 9], pad=9) == [1, 9, 2, 9, 3, 9]
-    large = Image.new("RGB", (1000, 700))
-
-    def seen(image: Image.Image, width: int, height: int) -> ImageView:
-        return ImageView(image=image, box=whole(*image.size), level=1.0, width=width, height=height, visual_tokens=70)
-
-    assert as_counted(seen(large, 280, 196)).size == (280, 196)
-    assert as_counted(seen(large, 1000, 700)) is large
-    assert (
-        TrainConfig().to_trl(processes=1, on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[7]).vllm_max_model_length == 99
-    )
 
 
 def test_an_example_without_answer_is_refused(tmp_path):

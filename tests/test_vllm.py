@@ -1,22 +1,18 @@
-"""The vLLM policy beside the local one, in an interpreter that has vLLM: VISIONTHINK_VLLM_PYTHON, or this one.
-
-Attention of vLLM on a CPU knows no heads of 40, as the tiny model's are; it gets the same function of the same tokens with heads
-of 64, and what the local policy says of the original is what it has to say.
-"""
+"""The vLLM policy beside the local one: vLLM gets the same function of the same tokens with heads of 64, and what the local
+policy says of the original is what it has to say."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from vllm_environment import environment, vllm_python
 from vllm_run import examples, full_view, overlong, record, showing
+from wide_heads import widened
 
 from visionthink import StopReason, load, run_batch
 from visionthink.data import synth
@@ -26,50 +22,6 @@ from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
 
 SCRIPT = Path(__file__).parent / "vllm_run.py"
-PYTHON = os.environ.get("VISIONTHINK_VLLM_PYTHON") or (sys.executable if importlib.util.find_spec("vllm") else None)
-needs_vllm = pytest.mark.skipif(PYTHON is None, reason="no vLLM here; VISIONTHINK_VLLM_PYTHON names an interpreter that has it")
-
-
-def widened(source: Path, target: Path, head: int = 64) -> Path:
-    """The model with heads of another size, filled with zeros: the norms divide by more, the scores by a larger root."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(source, target)
-    config = json.loads((source / "config.json").read_text("utf-8"))
-    text = config["text_config"]
-    old, small = text["hidden_size"], text["hidden_size"] // text["num_attention_heads"]
-    hidden = head * text["num_attention_heads"]
-
-    def longer(rows: torch.Tensor, to: int) -> torch.Tensor:
-        return torch.cat([rows, rows.new_zeros(to - len(rows), *rows.shape[1:])])
-
-    def heads(rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat([longer(one, head) for one in rows.split(small)])
-
-    weights = {}
-    for name, stored in load_file(source / "model.safetensors").items():
-        weight, part = stored.float(), name.split(".")[-2]
-        if name.startswith("visual."):
-            weights[name] = longer(weight, hidden) if "merger.mlp.2" in name else weight
-            continue
-        if part in ("q_proj", "k_proj", "v_proj"):
-            weight = heads(weight) * ((head / small) ** 0.5 if part == "q_proj" else 1)
-        if part == "o_proj":
-            weight = heads(weight.T).T
-        if part in ("o_proj", "down_proj"):
-            weight = longer(weight, hidden)
-        elif part.endswith("norm"):
-            weight = longer(weight, hidden) * (old / hidden) ** 0.5
-        elif not name.endswith("bias"):
-            weight = longer(weight.T, hidden).T
-        weights[name] = weight.contiguous()
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    text |= {"hidden_size": hidden, "rms_norm_eps": text["rms_norm_eps"] * old / hidden}
-    text["rope_parameters"]["partial_rotary_factor"] = small / head
-    config["vision_config"]["out_hidden_size"] = hidden
-    config["dtype"] = "float32"
-    (target / "config.json").write_text(json.dumps(config), "utf-8")
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +34,10 @@ def both(tmp_path_factory) -> tuple[dict, dict]:
         example.image.save(folder / f"{i}.png")
     (folder / "examples.json").write_text(json.dumps([[e.id, e.question] for e in suite]), "utf-8")
     wide = widened(Path(resolve("tiny")), folder / "wide")
-    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "2"}
     run = subprocess.run(
-        [str(PYTHON), str(SCRIPT), str(folder), str(wide)],
+        [str(vllm_python()), str(SCRIPT), str(folder), str(wide)],
         cwd=folder,
-        env=os.environ | quiet | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
@@ -112,9 +63,9 @@ def logprobs(transcripts: list[dict]) -> list[float]:
     return [value for transcript in transcripts for turn in transcript["turns"] for value in turn["logprobs"] or ()]
 
 
-@needs_vllm
 @pytest.mark.parametrize("run", ["many", "one by one"])
 @pytest.mark.slow
+@pytest.mark.network
 def test_transcripts_of_the_local_policy(both, run):
     """Answers, requests, ids, loss mask and bills; the second time everything is found in the prefix cache."""
     vllm, local = both
@@ -127,8 +78,8 @@ def test_transcripts_of_the_local_policy(both, run):
         assert 0 < usage["first_token_seconds"] <= usage["seconds"]
 
 
-@needs_vllm
 @pytest.mark.slow
+@pytest.mark.network
 def test_a_forbidden_request(both):
     vllm, local = both
     assert without_numbers(vllm["forced"]) == without_numbers(local["forced"])
@@ -136,8 +87,8 @@ def test_a_forbidden_request(both):
     assert {t["stop_reason"] for t in vllm["forced"]} == {"answered"}
 
 
-@needs_vllm
 @pytest.mark.slow
+@pytest.mark.network
 def test_one_that_cannot_be_asked_stops_no_other(both):
     vllm, local = both
     assert without_numbers(vllm["overlong"]) == without_numbers(local["overlong"])
@@ -148,8 +99,8 @@ def test_one_that_cannot_be_asked_stops_no_other(both):
     assert mistold[0] == "error" and "it sees images of other sizes" in mistold[1]
 
 
-@needs_vllm
 @pytest.mark.slow
+@pytest.mark.network
 def test_sampling_is_a_function_of_the_seed(both, tiny):
     """At temperature 2; the log-probabilities are those at temperature 1."""
     vllm, local = both
@@ -167,7 +118,7 @@ def test_sampling_is_a_function_of_the_seed(both, tiny):
 
 def test_what_cannot_be_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ModelError, match="pip install vllm"):
+    with pytest.raises(ModelError, match=r"pip install 'visionthink\[vllm\]'"):
         load("tiny", engine="vllm")
     with pytest.raises(OptionError, match="choose one of transformers, vllm"):
         load("tiny", engine="tensorrt")

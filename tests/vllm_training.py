@@ -1,5 +1,5 @@
-"""Training with vLLM in this process, in an interpreter that has vLLM: `vllm_training.py FOLDER MODEL full|adapter` trains there
-and writes `vllm.json`."""
+"""Training with vLLM, in an interpreter that has it: `vllm_training.py FOLDER MODEL KIND [URL]` trains there and writes
+`vllm.json`. KIND is `full` or `adapter`, with vLLM in this process, or `server`, with the one at the URL."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 import torch
 import vllm._custom_ops
 from PIL import Image
+from safetensors.torch import save_file
 from training import small
 from trl.generation import vllm_generation
 
 from visionthink.data import synth
 from visionthink.policies.render import views
 from visionthink.train import vllm as training_vllm
+from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Example, History, ImageView, Message, whole
+
+FOLDER, MODEL, KIND, *URL = sys.argv[1:]
+OUT = Path(FOLDER)
 
 # oneDNN keeps copies of the weights in a form of its own, into which nothing can be loaded; without it vLLM multiplies by the
 # weights themselves, as it does on a GPU
@@ -33,7 +39,24 @@ vllm._custom_ops._supports_onednn = False
 # TRL names neither: a checkpoint in float32 would be run in half precision, after minutes of compiling
 vllm_generation.LLM = functools.partial(vllm_generation.LLM, dtype="float32", enforce_eager=True, block_size=32)
 
-STEPS = 3
+
+class ByFile(vllm_generation.VLLMClient):
+    """Brings weights to the server in a file. TRL's way is NCCL, which needs GPUs on both sides."""
+
+    def init_communicator(self, device: torch.device) -> None:
+        shutil.copytree(MODEL, OUT / "weights")
+
+    def update_named_params(self, metadata: list[Any], named_params: Iterator[tuple[str, torch.Tensor]]) -> None:
+        weights = {name: value.contiguous() for name, value in named_params}
+        assert [(name, list(value.shape)) for name, value in weights.items()] == [(name, shape) for name, _, shape in metadata]
+        save_file(weights, OUT / "weights" / "model.safetensors", metadata={"format": "pt"})
+        self._post(
+            f"{self.base_url}/collective_rpc",
+            json={"method": "reload_weights", "kwargs": {"weights_path": str(OUT / "weights")}},
+        )
+
+
+vllm_generation.VLLMClient = ByFile
 
 
 def large(count: int) -> list[Example]:
@@ -41,10 +64,68 @@ def large(count: int) -> list[Example]:
 
     def enlarged(image: Image.Image, narrow: bool) -> Image.Image:
         grown = image.resize((336, 336), Image.Resampling.LANCZOS)
-        return grown.crop((0, 56, 336, 168)) if narrow else grown
+        return grown.crop((0, 112, 336, 224)) if narrow else grown
 
     suite = synth.suite(count, split="train")
     return [dataclasses.replace(e, image=enlarged(e.image, i % 4 == 3)) for i, e in enumerate(suite)]
+
+
+def run() -> VisionThinkTrainer:
+    """A trainer of a run whose steps are all about the same examples."""
+    settings: dict[str, Any] = {"lora_rank": 4} if KIND == "adapter" else {}
+    config = small(
+        OUT / "run",
+        model=MODEL,
+        vllm="server" if URL else "colocate",
+        steps=3,
+        prompts_per_step=8,
+        forced=1,
+        probe_steps=1,
+        max_new_tokens=16,
+        learning_rate=1e-3,
+        exclude="",
+        **settings,
+    )
+    if URL:
+        to_trl = TrainConfig.to_trl
+
+        def with_address(*args: Any, **kwargs: Any) -> Any:
+            arguments = to_trl(*args, **kwargs)
+            arguments.vllm_server_base_url = URL[0]
+            return arguments
+
+        TrainConfig.to_trl = with_address  # type: ignore[method-assign]
+    return make_trainer(config, large(8))
+
+
+def noted(trainer: VisionThinkTrainer, record: dict[str, Any]) -> None:
+    """Keep what vLLM read beside what was meant, and its log-probabilities beside those that TRL computes."""
+    record |= {"rows": [], "rollouts": []}
+    judged, scored = training_vllm.sampled, trainer._generate_and_score_completions
+    pad = trainer.sampler.policy.renderer.image_pad_id
+
+    def sampled(prompt: list[int], read: list[int], *rest: Any) -> Any:
+        record["rows"].append({"equal": prompt == read, "visual_tokens": prompt.count(pad)})
+        return judged(prompt, read, *rest)
+
+    def generated(inputs: Any) -> Any:
+        batch = scored(inputs)
+        differ = (
+            (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]) * batch["tool_mask"] * batch["completion_mask"]
+        )
+        for rollout, row in zip(trainer.step.rollouts, differ, strict=True):
+            record["rollouts"].append(
+                {
+                    "step": trainer.state.global_step,
+                    "forced": rollout.forced,
+                    "turns": len(rollout.transcript.turns),
+                    "largest": row.max().item(),
+                    "least": row.min().item(),
+                }
+            )
+        return batch
+
+    training_vllm.sampled, trainer._generate_and_score_completions = sampled, generated
 
 
 def recomputed(trainer: VisionThinkTrainer, ids: Sequence[int], images: Sequence[Image.Image], said: int) -> list[float]:
@@ -58,81 +139,41 @@ def recomputed(trainer: VisionThinkTrainer, ids: Sequence[int], images: Sequence
 
 
 def off(trainer: VisionThinkTrainer, history: History) -> float:
-    """The largest difference between the log-probabilities of a fresh turn and those of the model that is trained."""
-    trainer.state.global_step += 1  # of weights that were changed by hand
+    """Change the vision tower; the largest difference between the log-probabilities of the next turn and those of the model."""
+    with torch.no_grad():
+        trainer.model.model.visual.patch_embed.proj.weight *= 1.5
+    trainer.state.global_step += 1
     [said] = trainer.sampler.policy.complete([history])
-    assert said.error is None, said.error
-    right = recomputed(trainer, [*said.prompt_ids, *said.token_ids], [v.image for v in views(history)], len(said.token_ids))
+    ids = [*said.prompt_ids, *said.token_ids]
+    right = recomputed(trainer, ids, [view.image for view in views(history)], len(said.token_ids))
     return max(abs(a - b) for a, b in zip(said.logprobs, right, strict=True))
 
 
-def asking(image: Image.Image, **changed: Any) -> History:
-    view = ImageView(image=image, box=whole(*image.size), level=1.0, width=image.width, height=image.height, visual_tokens=16)
-    return [Message("user", (dataclasses.replace(view, **changed), "What colour is it?"))]
+def asking(image: Image.Image, visual_tokens: int) -> History:
+    size = {"width": image.width, "height": image.height}
+    view = ImageView(image=image, box=whole(*image.size), level=1.0, visual_tokens=visual_tokens, **size)
+    return [Message("user", (view, "What colour is it?"))]
 
 
 def main() -> None:
-    folder, model, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    rows: list[dict[str, Any]] = []
-    judged = training_vllm.sampled
-
-    def noted(prompt: list[int], read: list[int], *rest: Any) -> Any:
-        rows.append({"meant": len(prompt), "equal": prompt == read, "images": prompt.count(3)})
-        return judged(prompt, read, *rest)
-
-    training_vllm.sampled = noted
-    examples = large(8)
-    settings: dict[str, Any] = {"lora_rank": 4} if kind == "adapter" else {}
-    config = small(
-        folder / "run",
-        model=model,
-        vllm="colocate",
-        steps=STEPS,
-        prompts_per_step=8,  # the same in every step
-        group_size=4,
-        forced=1,
-        probe_steps=1,
-        max_new_tokens=16,
-        learning_rate=1e-3,
-        exclude="",
-        **settings,
-    )
-    trainer = make_trainer(config, examples)
+    trainer = run()
+    record: dict[str, Any] = {}
+    noted(trainer, record)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    groups: list[dict[str, Any]] = []
-    sample = trainer.sampler.sample
-
-    def kept(ids: Sequence[str]) -> Any:
-        drawn = sample(ids)
-        groups.extend(
-            {"forced": r.forced, "stop": r.transcript.stop_reason, "turns": len(r.transcript.turns)} for g in drawn for r in g
-        )
-        return drawn
-
-    trainer.sampler.sample = kept
     trainer.train()
-    after = dict(trainer.model.named_parameters())
-    result: dict[str, Any] = {
-        "rows": rows,
-        "groups": groups,
-        "changed": sorted({name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}),
-    }
-    if kind == "full":
-        image = examples[0].image
-        history = asking(image)
-        policy = trainer.sampler.policy
-        result["off"] = [off(trainer, history)]
-        tower = trainer.model.model.visual.patch_embed.proj.weight
-        with torch.no_grad():
-            tower += 0.05 * torch.randn_like(tower)
-        result["off"].append(off(trainer, history))
-        with torch.no_grad():
-            tower += 0.05 * torch.randn_like(tower)
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)}
+    record["changed"] = sorted({"adapter" if "lora" in name else name.split(".")[1] for name in changed})
+    rows = list(record["rows"])
+    image = large(1)[0].image
+    if KIND != "adapter":
+        history = asking(image, 16)
+        record["off"] = [off(trainer, history) for _ in range(3)]
+    if KIND == "full":
+        several = trainer.sampler.policy.complete([asking(image, 16), asking(image, 15), asking(image, 16)])
+        record["mistold"] = [(c.finish_reason, c.error and c.error.text) for c in several]
         trainer.vllm_generation.llm.llm_engine.reset_encoder_cache = lambda: None
-        result["off with features of the old tower"] = off(trainer, history)
-        several = policy.complete([history, asking(image, visual_tokens=15), history])
-        result["mistold"] = [(c.finish_reason, c.error and c.error.text) for c in several]
-    (folder / "vllm.json").write_text(json.dumps(result), "utf-8")
+        record["off with old features"] = off(trainer, history)
+    (OUT / "vllm.json").write_text(json.dumps(record | {"rows": rows}), "utf-8")
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ class GroupSampler:
         begin = len(first.prompt_ids)
         if action == "request":  # nothing of the first turn was sampled
             mask[begin : begin + len(first.token_ids)] = [0] * len(first.token_ids)
-        elif action == "direct":  # drawn with the request banned: not the policy's own choice
+        elif action == "direct" and first.token_ids:  # drawn with the request banned: not the policy's own choice
             mask[begin + self._decision(first.token_ids)] = 0
         return tuple(mask)
 
