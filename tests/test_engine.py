@@ -16,11 +16,10 @@ from visionthink.data import synth
 from visionthink.errors import ModelError
 from visionthink.policies import memory
 from visionthink.policies.render import Renderer
-from visionthink.recipes import recipe
 from visionthink.train.checks import refuse_distribution
+from visionthink.train.precision import loaded_dtype, saved_dtype
 from visionthink.train.processes import Distribution, distribution
-from visionthink.train.run import loaded_dtype
-from visionthink.train.saving import merged, saved_dtype
+from visionthink.train.saving import merged
 from visionthink.train.together import TogetherPolicy
 from visionthink.train.trainer import _naming, make_trainer
 
@@ -172,9 +171,8 @@ def test_what_no_run_can_use_of_fsdp_is_refused(tmp_path, monkeypatch, capsys, f
 
 
 @pytest.mark.parametrize("spread", [{"deepspeed": True, "zero_stage": 3}, {"fsdp": 2}])
-def test_split_weights_are_refused_for_no_recipe(spread):
-    for name in ("smart_7b", "general_7b", "smart_7b_lora"):
-        refuse_distribution(recipe(name).config, Distribution(processes=8, **spread))
+def test_split_weights_are_not_refused(spread):
+    refuse_distribution(Distribution(processes=8, **spread))
 
 
 def test_one_engine_for_all_gets_equally_many_prompts_of_each_process(tmp_path):

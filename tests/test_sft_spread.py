@@ -93,7 +93,7 @@ def test_zero_3_ends_as_one_process(one, tmp_path, deepspeed):
 
 @pytest.mark.network
 def test_zero_3_that_could_not_be_saved_is_refused_before_training(tmp_path, deepspeed):
-    with pytest.raises(AssertionError, match="the model could not be saved; set zero3_save_16bit_model: true"):
+    with pytest.raises(AssertionError, match="would not gather the weights that are saved: set zero3_save_16bit_model: true"):
         launch(deepspeed, tmp_path, {"full": {}}, 2, zero3(tmp_path, stage3_gather_16bit_weights_on_model_save=False))
     assert not (tmp_path / "full" / "metrics.jsonl").exists()
 

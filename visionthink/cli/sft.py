@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from visionthink.cli.common import AddCommand, folder
+from visionthink.cli.launching import add_launching, launch
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes.cold_start import SFT_RECIPES, prepare, read_material, sft_recipe
 from visionthink.train.sft_config import SftConfig
@@ -16,12 +17,14 @@ def add(command: AddCommand) -> None:
     sft.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     sft.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     sft.add_argument("--dry-run", action="store_true", help="check the settings, take one optimizer step, save nothing")
+    add_launching(sft)
     add_settings(sft, SftConfig, SftConfig.documentation(), {})
 
 
 def _sft(options: argparse.Namespace) -> None:
     chosen = sft_recipe(options.recipe)
     config = chosen.config.replace(**given_settings(options, SftConfig), out=options.out, resume=options.resume)
+    launch(options, config.per_process)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
+from visionthink.cli.launching import add_launching, launch
 from visionthink.cli.settings import add_settings, given_settings
-from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
 from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
-from visionthink.train.launch import SHIPPED, Launch
 
 
 def add(command: AddCommand) -> None:
@@ -27,9 +25,7 @@ def add(command: AddCommand) -> None:
     train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
-    files = f"run on several processes: {', '.join(SHIPPED)}, or a file of accelerate config"
-    train.add_argument("--launch", type=given, metavar="NAME|FILE", help=files)
-    train.add_argument("--processes", type=int, metavar="N", help="with --launch: how many (default: as many as there are GPUs)")
+    add_launching(train)
     add_settings(train, TrainConfig, TrainConfig.documentation(), {"penalty": "|".join(PENALTIES) + "[:AMOUNT]"})
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
@@ -52,10 +48,7 @@ def _train(options: argparse.Namespace) -> None:
     if "trl" in given:
         given["trl"] = {**chosen.config.trl, **given["trl"]}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
-    if options.launch:
-        _launch(options, config)
-    if options.processes is not None:
-        raise OptionError(f"--processes {options.processes}: is for --launch")
+    launch(options, config.rollouts_per_process)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.recipes.published import published_sizes
     from visionthink.train.hardware import intended_hardware
@@ -87,19 +80,6 @@ def _train(options: argparse.Namespace) -> None:
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
     if this_process().is_main_process:
         Console(stderr=True, soft_wrap=True).print(where, markup=False)
-
-
-def _launch(options: argparse.Namespace, config: TrainConfig) -> NoReturn:
-    """Check what needs no process of its own, and hand over to `accelerate launch`."""
-    if options.processes is not None and options.processes < 1:
-        raise OptionError(f"--processes {options.processes}: must be at least 1")
-    launch = Launch.read(options.launch, options.processes)
-    config.rollouts_per_process(launch.processes)
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--launch")
-    own.add_argument("--processes")
-    _, others = own.parse_known_args(options.arguments)
-    launch.start(others)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def longest_episode(
     return min(tokens(source.menu.most_turns), context)
 
 
-def refuse_distribution(config: TrainConfig, spread: Distribution) -> None:
+def refuse_distribution(spread: Distribution) -> None:
     """What a run would only find out at its end, or when its models are loaded.
 
     Raises:

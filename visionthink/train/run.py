@@ -19,7 +19,8 @@ from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
 from visionthink.train.hardware import this_hardware
 from visionthink.train.memory import check_memory, estimate, read_sizes
-from visionthink.train.processes import Distribution, distribution, this_process
+from visionthink.train.precision import loaded_dtype
+from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import say
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
 from visionthink.train.saving import save_final
@@ -58,7 +59,13 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     if is_endpoint(config.model):
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
     config.rollouts_per_process(this_process(config.timeout_minutes).num_processes)
-    refuse_distribution(config, distribution())
+    spread = distribution()
+    refuse_distribution(spread)
+    if config.lora_rank and config.vllm != "off" and spread.sharded:
+        raise OptionError(
+            f"lora_rank {config.lora_rank}: vLLM is given weights with the adapter added, which cannot be done where weights are "
+            "divided among processes; use --launch ddp or zero2, or --vllm off"
+        )
     check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run:
         check_same_run(config.out, _record(config), updates=config.steps * config.updates_per_step)
@@ -97,13 +104,6 @@ def _run(
         return _train(config, trainer, kept=intended is None)
     with lines_of_one(config.out / ".lock", what="training run"):
         return _train(config, trainer, kept=intended is None)
-
-
-def loaded_dtype(config: TrainConfig, spread: Distribution, device: torch.device) -> torch.dtype:
-    """Half-precision weights lose small updates: they are for models that stand still under an adapter, and for those of which
-    DeepSpeed or FSDP makes a copy in float32 to update, each process a part of it."""
-    half = device.type != "cpu" and (config.lora_rank > 0 or spread.masters)
-    return torch.bfloat16 if half else torch.float32
 
 
 def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> Path:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from visionthink.policies.checkpoint import save_checkpoint
+from visionthink.train.precision import saved_dtype
 
 if TYPE_CHECKING:
     from visionthink.train.checkpoints import WholeCheckpoints
-    from visionthink.train.config import TrainConfig
-    from visionthink.train.sft_config import SftConfig
 
 ADAPTER = "adapter"
 """Folder within the saved model."""
@@ -42,13 +41,6 @@ def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
     )
     if adapter:
         model.save_pretrained(folder / ADAPTER, state_dict=state)
-
-
-def saved_dtype(config: TrainConfig | SftConfig, device: torch.device) -> torch.dtype | None:
-    """As a GPU computed with them; what an adapter changes would be rounded away in bfloat16. None leaves weights as they are."""
-    if config.lora_rank:
-        return torch.float32
-    return None if device.type == "cpu" else torch.bfloat16
 
 
 def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> Iterator[tuple[str, torch.Tensor]]:

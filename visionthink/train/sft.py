@@ -25,8 +25,10 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer
 from visionthink.train.checkpoints import WholeCheckpoints
+from visionthink.train.checks import refuse_distribution
 from visionthink.train.demonstrations import Demonstrations, collate
-from visionthink.train.processes import this_process
+from visionthink.train.precision import loaded_dtype
+from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import MetricsFile, ProgressBar, say
 from visionthink.train.rollouts import training_order
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
@@ -66,14 +68,6 @@ class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
         # processes of an update would count equally, however many tokens they have
         self.model_accepts_loss_kwargs = True
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
-        _check_can_be_saved(self)
-
-
-def _check_can_be_saved(trainer: SupervisedTrainer) -> None:
-    """Before training, which would be lost otherwise."""
-    plugin = trainer.accelerator.state.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3 and not plugin.zero3_save_16bit_model:
-        raise OptionError("ZeRO-3: the model could not be saved; set zero3_save_16bit_model: true in accelerate's file")
 
 
 def _arguments(config: SftConfig, *, on_cpu: bool) -> TrlSFTConfig:
@@ -150,6 +144,7 @@ def check_run(config: SftConfig, *, dry_run: bool = False) -> None:
     if is_endpoint(config.model):
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
     config.per_process(this_process().num_processes)
+    refuse_distribution(distribution())
     check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run and not (config.out / "config.json").exists():
         raise OptionError(f"--resume: no run in {config.out}")
@@ -170,9 +165,8 @@ def _run(config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoi
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
         say(f"loading {config.model}")
-        # half-precision weights lose small updates; under an adapter they stand still
-        half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
+        dtype = loaded_dtype(config, distribution(), process.device)
+        checkpoint = open_checkpoint(config.model, dtype=dtype, device=str(process.device))
     checkpoint = with_wording(checkpoint, config.chosen_dialect, config.max_image_tokens)
     trainer = SupervisedTrainer(config, demonstrations, checkpoint)
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
