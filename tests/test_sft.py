@@ -110,7 +110,7 @@ def test_transcripts_of_another_wording_or_menu_are_refused(source, transcripts,
     asked = next(t for t in transcripts if t.requested)
     with pytest.raises(DataError, match=r"the prompt of turn 1 was '.*' and is '.*another dialect, menu or ladder"):
         demonstrate([asked], dataclasses.replace(source, protocol=source.protocol.with_dialect("agent")), renderer)
-    with pytest.raises(DataError, match="the prompt of turn 1 was"):
+    with pytest.raises(DataError, match="replayed as answered; was it sampled with another dialect, menu"):
         demonstrate([asked], dataclasses.replace(source, menu=Menu().full()), renderer)
     with pytest.raises(DataError, match=r"takes \d+ tokens, and the model reads 20; set max_image_tokens"):
         demonstrate([asked], source, renderer, context=20)
