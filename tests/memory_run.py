@@ -1,4 +1,4 @@
-"""One short run of a random model in a process of its own, and the most memory it took: `memory_run.py build|measure SHAPE FOLDER`.
+"""One short run of a random model in a process of its own, and the most memory it took: `memory_run.py build|measure SHAPE DIR`.
 
 `measure` prints a JSON object: bytes that were resident beyond those of the libraries, and the estimate.
 """
