@@ -21,15 +21,21 @@ MOST = 64
 """More at once gains little and holds up the first to finish."""
 
 
-def bytes_per_token(config: Any, value_bytes: int) -> int:
-    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+def values_per_token(config: Any) -> tuple[int, int, int]:
+    """Numbers that one token takes: keys and values of all layers, a layer of the decoder, and, of a visual token, a layer of the
+    vision tower and its pixels."""
     text, vision = config.get_text_config(), config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head
     decoder = 8 * text.hidden_size + 3 * text.intermediate_size
     patches = vision.spatial_merge_size**2
     tower = patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + vision.in_channels * 2 * vision.patch_size**2)
-    return value_bytes * (cache + decoder + tower)
+    return cache, decoder, tower
+
+
+def bytes_per_token(config: Any, value_bytes: int) -> int:
+    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+    return value_bytes * sum(values_per_token(config))
 
 
 def fitting(lengths: Sequence[int], per_token: int, free: int, most: int = MOST) -> int:

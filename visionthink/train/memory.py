@@ -13,7 +13,8 @@ step. Nothing is known yet of the images: V is the most that the settings allow.
     gathered       zero3: 1e9 parameters of 2 bytes at most; fsdp2: embeddings and head, and two layers
     copies in half precision of weights in float32, while a pass lasts: 2P
     vLLM           its share of the GPU, always, or with sleep mode while it generates
-    generation     without vLLM: as many rollouts at once as fit, each S tokens of `policies.memory.bytes_per_token`
+    generation     without vLLM: as many rollouts at once as `policies.memory.fitting` allows, each with keys and values of S
+                   tokens, the pixels of V in float32, and a layer of the tower or of the decoder, whichever is more
     pixels         4 R V k p, and as much again while TRL joins them to batches
     layer inputs   L m S h b (4 instead of b where weights are in float32), of the tower D m V k v b, with checkpointing
     a layer        m S (b (10 h + 6 i) + 8 h) + m S^2 for the mask; all L of them without checkpointing
@@ -181,10 +182,14 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     parts.append(Part(name="loaded weights", bytes=whole * P, phases=("load",), certain=True))
     if config.vllm == "off" and not vllm:
         room = hardware.device_bytes - sum(part.bytes for part in parts if "generate" in part.phases)
-        each = memory.bytes_per_token(sizes.config, b)
-        together = memory.fitting([tokens] * rollouts, each, max(0, int(room)))
+        together = memory.fitting([tokens] * rollouts, memory.bytes_per_token(sizes.config, b), max(0, int(room)))
+        cache, decoder, tower = memory.values_per_token(sizes.config)
+        # a layer of the decoder comes after the last one of the tower
+        each = (
+            tokens * cache * b + visual * _patches(vision) * _patch_values(vision) * 4 + max(tokens * decoder, visual * tower) * b
+        )
         note = f"{together} of {rollouts} rollouts at once"
-        parts.append(Part(name="generation", note=note, bytes=together * tokens * each, phases=("generate",)))
+        parts.append(Part(name="generation", note=note, bytes=together * each, phases=("generate",)))
     loaded = max(whole * P, 4 * P if reference else 0)
     host = 0 if hardware.on_cpu else hardware.per_machine * (loaded + 2 * pixels)
     return Estimate(parts=tuple(parts), hardware=hardware, host=host)
