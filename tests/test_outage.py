@@ -117,6 +117,19 @@ def test_one_question_that_fails_is_no_outage():
         asked.close()
 
 
+def test_few_questions_show_it_within_their_deadline_and_one_alone_never():
+    with replying(Mortal(1)) as server:
+        asked = judge(server, deadline=2)
+        asked.compare(answers(1))
+        assert asked.compare(answers(1))[0].verdict == "unscored" and asked.down == ""
+        asked.close()
+    with replying(Mortal(1)) as server:
+        asked = judge(server, deadline=2)
+        asked.compare(answers(1))
+        assert {v.verdict for v in asked.compare(answers(3))} == {"unscored"} and asked.down != ""
+        asked.close()
+
+
 @pytest.mark.parametrize(
     ("reply", "down"),
     [

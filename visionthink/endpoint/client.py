@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import email.utils
 import logging
+import math
 import os
 import random
 import threading
@@ -226,19 +227,21 @@ class Connection:
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float, read: Callable[[str], T]) -> T:
         """Try until there is an answer, the deadline, or a failure that stays."""
-        pause = _FIRST_PAUSE
+        pause, first = _FIRST_PAUSE, math.inf
         while True:
             self.breaker.admit()
             began = time.monotonic()
+            first = min(first, began)
             try:
                 found = read(await self._attempt(method, path, body, end - began))
                 self.answered = True
                 self.breaker.answered()
                 return found
             except Unanswered as failure:
-                self.breaker.failed(failure, began)
                 wait = max(pause * random.uniform(0.5, 1.0), failure.after or 0.0)
-                if failure.final or time.monotonic() + wait >= end or self.breaker.why:
+                over = time.monotonic() + wait >= end
+                self.breaker.failed(failure, began, first=first, over=over)
+                if failure.final or over or self.breaker.why:
                     raise
                 self.retries += 1
                 await self.breaker.pause(wait)
