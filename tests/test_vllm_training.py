@@ -125,7 +125,7 @@ def trained(folder: Path, base: Path, *kind: str) -> dict:
 def check(run: dict) -> None:
     """Ids of every prompt, and the log-probabilities of every token that is learnt from."""
     assert len(run["rows"]) > 100 and all(row["equal"] for row in run["rows"])
-    assert {row["visual_tokens"] for row in run["rows"]} >= {4, 16 + 4}
+    assert {row["visual_tokens"] for row in run["rows"]} >= {4, 4 + 9, 2, 2 + 5}
     rollouts = run["rollouts"]
     assert len(rollouts) == 3 * 8 * 4 and {r["step"] for r in rollouts} == {0, 1, 2}
     by_force = {name: [r for r in rollouts if r["forced"] == name] for name in (None, "direct", "request")}
@@ -141,9 +141,9 @@ def check(run: dict) -> None:
 @pytest.mark.network
 def test_vllm_in_the_trainers_process(base, tmp_path):
     run = trained(tmp_path, base, "full")
-    check({**run, "rows": [row for row in run["rows"] if row["visual_tokens"] != 15]})
+    check({**run, "rows": [row for row in run["rows"] if row["visual_tokens"] != 8]})
     assert run["changed"] == ["language_model", "visual"]
-    assert max(run["off"]) < 1e-4 < 1e-2 < run["off with old features"]
+    assert max(run["off"]) < 1e-4 < 1e-3 < run["off with old features"]
     assert [reason for reason, _ in run["mistold"]] == ["stop", "error", "stop"]
     assert "it sees images of other sizes" in run["mistold"][1][1]
 
