@@ -80,7 +80,7 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
     parts = files.read(name, path)
     if device == "meta":
         with torch.device("meta"):
-            model = transformers.AutoModelForImageTextToText.from_config(parts.config).eval()
+            model = transformers.AutoModelForImageTextToText.from_config(parts.config, dtype=dtype).eval()
         return _checkpoint(name, path, model, parts)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
