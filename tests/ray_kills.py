@@ -1,12 +1,14 @@
 """A curation on Ray whose workers, and then its own process, are killed (-9) at random moments; it is started again each time.
 
 `python tests/ray_kills.py OUT [--kills 10]` with the python of an environment that has Ray; prints what was killed after how many
-rows, and fails where the result differs from an uninterrupted run of the local pool.
+rows, and fails where the result differs from an uninterrupted run of the local pool. The model is a server that answers after a
+moment, always the same to the same request, so that workers start fast and none of them is slow because the machine is.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -15,15 +17,27 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from servers import replying, said
 
 TABLES = ("curated.parquet", "counts.parquet", "rejects.jsonl")
-SETTINGS = ["--model", "tiny-base", "--judge", "exact", "--rollouts", "4", "--difference", "2", "--max-new-tokens", "8"]
-PATIENCE = 300
+SETTINGS = ["--judge", "exact", "--rollouts", "4", "--difference", "2", "--max-new-tokens", "8"]
+ANSWERS = ("yes", "no", "left", "right", "2", "3", "red", "square")
+PATIENCE = 600
 """Seconds until something must have been finished."""
 
 
-def command(python: str, out: Path, limit: int, *more: str) -> list[str]:
-    return [python, "-m", "visionthink", "curate", "mini", *SETTINGS, "--limit", str(limit), "--out", str(out), *more]
+def same_again(request: dict[str, Any]) -> tuple[int, Any]:
+    """A reply that follows from the request; some are right."""
+    time.sleep(0.1)
+    drawn = hashlib.sha256(json.dumps(request["messages"]).encode()).digest()[0]
+    return 200, said({"content": f"<think>t</think><answer>{ANSWERS[drawn % len(ANSWERS)]}</answer>"})
+
+
+def command(python: str, model: str, out: Path, limit: int, *more: str) -> list[str]:
+    mini = [python, "-m", "visionthink", "curate", "mini", "--model", model, *SETTINGS]
+    return [*mini, "--limit", str(limit), "--out", str(out), *more]
 
 
 def rows(out: Path) -> list[int]:
@@ -58,12 +72,12 @@ def until(condition, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def killed(python: str, out: Path, *, kills: int, limit: int, seed: int = 0) -> list[tuple[str, int]]:
+def killed(python: str, model: str, out: Path, *, kills: int, limit: int, seed: int = 0) -> list[tuple[str, int]]:
     """Kill a worker `kills` times in one run, then the process that asked as often; what was killed, and after how many rows."""
     draw, done = random.Random(seed), list[tuple[str, int]]()
 
     def start() -> subprocess.Popen:
-        ray = command(python, out, limit, "--engine", "ray", "--workers", "2")
+        ray = command(python, model, out, limit, "--engine", "ray", "--workers", "2")
         return subprocess.Popen(ray, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     process, before = start(), 0
@@ -83,8 +97,8 @@ def killed(python: str, out: Path, *, kills: int, limit: int, seed: int = 0) -> 
         before = len(rows(out))
         done.append(("driver", before))
     last = start()
-    _, said = last.communicate(timeout=PATIENCE)
-    assert last.returncode == 0, said.decode()
+    _, told = last.communicate(timeout=PATIENCE)
+    assert last.returncode == 0, told.decode()
     return done
 
 
@@ -100,8 +114,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     options = parser.parse_args()
     limit = 20 * options.kills
-    subprocess.run(command(sys.executable, options.out / "whole", limit), check=True)
-    done = killed(sys.executable, options.out / "killed", kills=options.kills, limit=limit)
+    with replying(same_again) as server:
+        subprocess.run(command(sys.executable, server.url, options.out / "whole", limit), check=True, stdout=subprocess.DEVNULL)
+        done = killed(sys.executable, server.url, options.out / "killed", kills=options.kills, limit=limit)
     wrong = differences(options.out / "killed", options.out / "whole", limit)
     sys.stdout.write(json.dumps({"rows": limit, "killed": done, "differences": wrong}) + "\n")
     return len(wrong)

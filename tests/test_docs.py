@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -99,6 +100,25 @@ def test_blocks_can_be_read(name):
                 assert set(options) <= set(targets)
             else:
                 assert block.not_run, f"{name}: {program} is neither visionthink nor make, and no remark says why it is not run"
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Of a parser and of its commands."""
+    found = set()
+    for action in parser._actions:
+        found |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {option for command in action.choices.values() for option in options_of(command)}
+    return found
+
+
+def test_every_option_on_the_page_about_scale_exists():
+    """In sentences and tables too; `accelerate launch` has options of its own, which have underscores."""
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES["scale.md"].read_text("utf-8")))
+    others = {name for name in named if "_" in name}
+    assert others == {"--config_file", "--machine_rank"}
+    assert {"--engine", "--workers", "--gpus-per-worker", "--judge"} <= named
+    assert named - others - options_of(cli._parser()) == set()
 
 
 def prose(page: Path) -> str:

@@ -90,7 +90,7 @@ def open_checkpoint(
     parts = files.read(name, path)
     if device == "meta":
         with torch.device("meta"):
-            model = transformers.AutoModelForImageTextToText.from_config(parts.config).eval()
+            model = transformers.AutoModelForImageTextToText.from_config(parts.config, dtype=dtype).eval()
         return _checkpoint(name, path, model, parts)
     dtype = dtype or (torch.float32 if device == "cpu" else "auto")
     implementation = chosen_attention(attention, device=device, dtype=parts.config.dtype if dtype == "auto" else dtype)

@@ -36,6 +36,7 @@ def results(work: Work, items: Iterable[Any], *, workers: int) -> Iterator[Finis
             theirs.close()
             processes.append(process)
             _give(ours, process, waiting, busy)
+        wrong: VisionThinkError | None = None
         while busy:
             ready = wait(list(busy))
             for connection in [c for c in busy if c in ready]:
@@ -44,11 +45,15 @@ def results(work: Work, items: Iterable[Any], *, workers: int) -> Iterator[Finis
                     found = connection.recv()
                 except EOFError:
                     process.join()
-                    raise DataError(f"a worker ended with status {process.exitcode}; run the command again to go on") from None
-                _give(connection, process, waiting, busy)
-                if isinstance(found, VisionThinkError):
-                    raise found
+                    found = DataError(f"a worker ended with status {process.exitcode}; run the command again to go on")
+                if isinstance(found, VisionThinkError):  # the others are not given more, and what they finish is kept
+                    wrong = wrong or found
+                    continue
+                if wrong is None:
+                    _give(connection, process, waiting, busy)
                 yield found
+        if wrong is not None:
+            raise wrong
     finally:
         for process in processes:
             process.terminate()

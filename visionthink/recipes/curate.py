@@ -24,6 +24,7 @@ from visionthink.model import ENGINES
 from visionthink.policies.attention import check_attention
 from visionthink.policies.checkpoint import check_files, describe, resolve
 from visionthink.pools.pool import Pool
+from visionthink.pools.work import Work
 from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.usage import total
@@ -197,11 +198,16 @@ def _count_rows(config: CurateConfig, count: int) -> None:
     usage: dict[str, Mapping[str, float]] = {}
     try:
         with stage("examples", count, done=len(done)) as advance:
-            for finished in written_down(config.out, config.pool.results(_Work(config), left)):
+            for finished in written_down(config.out, config.pool.results(rows_of(config), left)):
                 usage[finished.worker] = finished.usage
                 advance(1)
     finally:
         _write_usage(config.out / "usage" / "workers.jsonl", usage.values())
+
+
+def rows_of(config: CurateConfig) -> Work:
+    """The work of a curation: its items are the numbers of rows."""
+    return _Work(config)
 
 
 @dataclass(frozen=True)
