@@ -45,7 +45,7 @@ def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
 
 def merged(state: Mapping[str, torch.Tensor], adapter: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of every weight of the model with an adapter added, in float32. The weights themselves stay as they are:
-    adding the adapter to them and taking it out again moves weights in bfloat16 by what is rounded off.
+    adding an adapter to them and taking it out again moves weights in bfloat16 by what is rounded off.
 
     Args:
         state: of the model that PEFT has put the adapter into.

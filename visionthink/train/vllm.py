@@ -19,10 +19,10 @@ from PIL import Image
 from visionthink.errors import ModelError, OptionError
 from visionthink.policies.render import Renderer, one_pad_an_image
 from visionthink.resolution import PixelBudget
+from visionthink.train.saving import merged
 from visionthink.types import Failure, ImageView
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from trl import GRPOTrainer
 
 NEVER = -100.0
@@ -52,7 +52,7 @@ class TrainingVllm:
         self.client = None if self.colocated or not trainer.accelerator.is_main_process else generation.vllm_client
         generation.generation_kwargs = generation.generation_kwargs | {"stop_token_ids": renderer.end_ids}
         if hasattr(trainer.model, "peft_config"):
-            generation._iter_named_params = lambda: merged(trainer.model)
+            generation._iter_named_params = self._merged
         generation._place_features = self._placed
         self.context = self._context(trainer.args.vllm_max_model_length)
         """Tokens that vLLM reads."""
@@ -91,6 +91,12 @@ class TrainingVllm:
         elif self.client is not None:
             self.client.session.post(f"{self.client.base_url}/reset_encoder_cache").raise_for_status()
         self.trainer._last_loaded_step = step
+
+    def _merged(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Weights with the adapter added. TRL would add it to the weights themselves, and take it out again, at every step."""
+        model = self.trainer.model
+        for name, weight in merged(dict(model.named_parameters()), model.peft_config["default"]):
+            yield name, weight.to(model.dtype)
 
     @contextlib.contextmanager
     def _without(self, banned: Sequence[int]) -> Iterator[None]:
@@ -161,23 +167,3 @@ def pad_runs(ids: Sequence[int], pad: int) -> list[tuple[int, int]]:
         else:
             runs.append((i, 1))
     return runs
-
-
-def merged(model: PeftModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of every weight with the adapter added in float32, under the names of the model without one.
-
-    The weights themselves stay as they are: TRL would merge the adapter into them and take it out again at every step, which
-    moves weights in bfloat16 by what is rounded off.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    base = model.get_base_model()
-    adapted: dict[str, Any] = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
-    for name, weight in base.named_parameters():
-        owner, inside, kind = name.rpartition(".base_layer.")
-        if inside and kind == "weight":
-            layer = adapted[owner]
-            delta = sum(layer.get_delta_weight(adapter).float() for adapter in layer.active_adapters)
-            yield f"{owner}.weight", (weight.data.float() + delta).to(weight.dtype)
-        elif model.prefix not in name:
-            yield name.replace(".base_layer.", "."), weight.data
