@@ -11,11 +11,18 @@ from visionthink.policies.render import Renderer
 from visionthink.types import Completion
 
 
-def speak(trainer: Any, renderer: Renderer, reply: Callable[[str, int, int], Completion | str]) -> None:
-    """`reply(question, turn, member)` says the words; member counts the rows of the same question in one call."""
-    tokenizer = renderer.tokenizer
+def speak(model: Any, renderer: Renderer, reply: Callable[[str, int, int], Completion | str], *, unheard: bool = False) -> None:
+    """`reply(question, turn, member)` says the words; member counts the rows of the same question in one call.
 
-    def generate(input_ids, attention_mask, **_):
+    Args:
+        unheard: the model generates, too, and nobody hears it: all that its processes must do together is done.
+    """
+    tokenizer = renderer.tokenizer
+    own = model.generate
+
+    def generate(input_ids, attention_mask, **others):
+        if unheard:
+            own(input_ids=input_ids, attention_mask=attention_mask, **others)
         rows, seen = [], {}
         for ids, mask in zip(input_ids, attention_mask, strict=True):
             prompt = tokenizer.decode(ids[mask.bool()])
@@ -29,4 +36,4 @@ def speak(trainer: Any, renderer: Renderer, reply: Callable[[str, int, int], Com
         new = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
         return torch.cat([input_ids, new], 1)
 
-    trainer.model.generate = generate
+    model.generate = generate

@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # connections that wait to be accepted; with the usual 5 some are made again a second later
+
+
 class Replying:
     """A server on this machine. `replies` holds the next (status, body), `rest` says what follows them, given a request."""
 
@@ -42,7 +46,7 @@ class Replying:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.server.server_port}"
         self.url = f"http://{self.host}/v1#model"
 

@@ -146,7 +146,8 @@ def test_a_run_says_what_it_does_where_there_is_no_terminal(tmp_path, capsys):
     train(small(out, steps=1, save_steps=1), examples)
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
         "loading tiny-base",
-        "measuring the images of 8 examples",
+        "measuring the images of the examples",
+        "measuring the images of the examples",
         "training",
         "training",
         f"saving {out}/final",
@@ -155,13 +156,14 @@ def test_a_run_says_what_it_does_where_there_is_no_terminal(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "loading tiny-base",
-        "measuring the images of 8 examples",
+        "measuring the images of the examples",
+        "measuring the images of the examples",
         f"resuming at step 1 of 3, from {out}/checkpoint-1",
         "training",
         "training",
         f"saving {out}/final",
     ]
-    assert lines[3] == "training: 1 of 3" and lines[4].startswith("training: 3 of 3 after ")
+    assert lines[4] == "training: 1 of 3" and lines[5].startswith("training: 3 of 3 after ")
     train(small(tmp_path / "dry", steps=1), examples, dry_run=True)
     assert "saving" not in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from visionthink import Protocol, ScriptedPolicy, run_batch
 from visionthink.data.examples import ExampleTable
-from visionthink.data.rows import open_rows
+from visionthink.data.sources import open_rows
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.benchmarks.benchmark import BENCHMARKS, benchmark
 from visionthink.evals.benchmarks.choice_letter import choice_letter

@@ -58,13 +58,18 @@ OTHERS = ("qwen2-sdpa", "qwen2.5-eager", "qwen3-sdpa", "qwen3-eager")
 @pytest.fixture(scope="module", params=[COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def policy(request, qwen2_folder, qwen3_folder):
     kind, attention = request.param.split("-")
-    checkpoint = open_checkpoint({"qwen2": str(qwen2_folder), "qwen2.5": "tiny-base", "qwen3": str(qwen3_folder)}[kind])
-    checkpoint.model.set_attn_implementation(attention)
+    name = {"qwen2": str(qwen2_folder), "qwen2.5": "tiny-base", "qwen3": str(qwen3_folder)}[kind]
+    checkpoint = open_checkpoint(name, attention=attention)
     return LocalPolicy(checkpoint, max_new_tokens=6)
 
 
 def deepest(policy) -> int:
     return len(policy.checkpoint.model.model.language_model.layers) - 1
+
+
+def hooks(model) -> list[tuple[int, int]]:
+    """How many each module has."""
+    return [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in model.modules()]
 
 
 def histories(policy, count: int = 3, *, asked: bool = False):
@@ -216,7 +221,7 @@ def test_cached_generation_is_full_recomputation(policy):
 
 def test_twice_is_once_and_nothing_stays(policy):
     model, inputs = policy.checkpoint.model, inputs_of(policy, histories(policy))
-    plain = logits_of(policy, inputs)
+    plain, before = logits_of(policy, inputs), hooks(model)
     method = methods(policy)[1]
     with compress(model, method) as session:
         first, second = logits_of(policy, inputs), logits_of(policy, inputs)
@@ -226,7 +231,7 @@ def test_twice_is_once_and_nothing_stays(policy):
         logits_of(policy, inputs)
         raise RuntimeError("on purpose")
     assert torch.equal(logits_of(policy, inputs), plain)
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert hooks(model) == before
 
 
 def test_another_thread_reads_as_ever(policy):
@@ -573,6 +578,7 @@ def test_a_loop_of_ones_own_goes_on_behind_the_whole_prompt(policy):
 
 def test_sessions_that_would_do_nothing_are_errors(policy):
     model, found = policy.checkpoint.model, []
+    before = hooks(model)
     inputs = inputs_of(policy, histories(policy, 2))
     with pytest.raises(CompressionError, match="no prompt was read by the thread of the session"), compress(model, Every()):
         thread = threading.Thread(target=lambda: found.append(logits_of(policy, inputs)))
@@ -589,7 +595,7 @@ def test_sessions_that_would_do_nothing_are_errors(policy):
             pass
     with pytest.raises(CompressionError, match="no layer to pass by"), compress(model, PassingEarly()):
         logits_of(policy, inputs)
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert hooks(model) == before
 
 
 class PassingEarly(Every):
@@ -784,9 +790,9 @@ def test_a_prepared_batch_needs_no_hooks(policy):
             continue
         with compress(model, method):
             expected = logits_of(policy, inputs)
-        hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
+        before = hooks(model)
         batch = prepare(model, inputs | {"labels": inputs["input_ids"]}, method)
-        assert [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()] == hooks
+        assert hooks(model) == before
         labels = batch.pop("labels")
         kept = batch["attention_mask"].bool() & (labels != model.config.image_token_id)
         text = inputs["attention_mask"].bool() & (inputs["input_ids"] != model.config.image_token_id)

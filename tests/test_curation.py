@@ -25,13 +25,14 @@ from visionthink import Example, Menu, Protocol
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.data.curated import label_rows, write_tables
-from visionthink.data.curation import Counted, Curator, counted, shard_rows
+from visionthink.data.curation import Counted, Curator, counted
 from visionthink.data.examples import parse_columns, read_examples
 from visionthink.data.identity import content_id, image_digest
 from visionthink.data.labels import Thresholds, balanced
 from visionthink.errors import DataError, OptionError
 from visionthink.model import Model
 from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.pools.pool import Pool
 from visionthink.recipes.curate import CurateConfig, curate
 from visionthink.recipes.curate import _same_settings as check_settings
 from visionthink.resolution import QWEN2_5_VL
@@ -76,18 +77,8 @@ def test_balanced_selection_does_not_depend_on_order():
     assert len(balanced(labels, most=1)) == 2
 
 
-def test_every_row_has_one_shard():
-    shards = [shard_rows(range(1000), s, 7) for s in range(7)]
-    assert sorted(r for rows in shards for r in rows) == list(range(1000))
-    assert min(map(len, shards)) > 100
-    with pytest.raises(OptionError, match="shard 8/7"):
-        shard_rows(range(10), 7, 7)
-
-
-def test_machines_with_different_numbers_of_workers_leave_nothing_out(tmp_path):
-    one, two = config(tmp_path, shard="1/2", workers=4).parts(1000), config(tmp_path, shard="2/2", workers=2).parts(1000)
-    assert sorted(r for rows in (*one.values(), *two.values()) for r in rows) == list(range(1000))
-    for bad in ({"workers": 0}, {"shard": "3/2"}, {"shard": "x"}, {"limit": -1}, {"select": -1}, {"ladder": "1"}):
+def test_settings_that_cannot_be_are_refused(tmp_path):
+    for bad in ({"limit": -1}, {"select": -1}, {"ladder": "1"}):
         with pytest.raises(OptionError):
             config(tmp_path, **bad)
 
@@ -108,7 +99,7 @@ def config(out: Path, **changes) -> CurateConfig:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("curation") / "whole"
-    return out, curate(config(out, workers=2), QUIET)
+    return out, curate(config(out, pool=Pool(workers=2)), QUIET)
 
 
 def test_what_is_written(whole):
@@ -131,7 +122,7 @@ def test_a_second_run_does_nothing_and_labels_may_change(whole, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     before = (copy / "curated.parquet").read_bytes()
-    assert curate(config(copy, workers=2), QUIET)["needs_full"] == summary["needs_full"]
+    assert curate(config(copy, pool=Pool(workers=2)), QUIET)["needs_full"] == summary["needs_full"]
     assert (copy / "curated.parquet").read_bytes() == before
     curate(config(copy, difference=4), QUIET)  # labels are made from counts: no rollout is repeated
     with pytest.raises(OptionError, match="rollouts was 4 there and is 8 now"):
@@ -146,7 +137,7 @@ def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_p
         lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = Console(file=io.StringIO())
-    curate(config(copy, workers=2), said)
+    curate(config(copy, pool=Pool(workers=2)), said)
     assert "12 rows held answers that could not be judged; judged again, 0 still do" in " ".join(said.file.getvalue().split())
     assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
     assert [c.correct_full for c in counted(copy) if c.unscored] == []
@@ -285,7 +276,7 @@ def test_no_episode_is_begun_in_vain(tmp_path):
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     """KILLS=30 for the whole measurement."""
     limit = 30 * KILLS
-    curate(config(tmp_path / "whole", workers=3, limit=limit), QUIET)
+    curate(config(tmp_path / "whole", pool=Pool(workers=3), limit=limit), QUIET)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "visionthink", "curate", "mini", "--model", "tiny-base", "--judge", "exact"]
     command += ["--rollouts", "4", "--difference", "2", "--max-new-tokens", "8", "--limit", str(limit), "--workers", "3"]
@@ -307,18 +298,6 @@ def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
     assert subprocess.run(command, capture_output=True).returncode == 0
     for name in ("curated.parquet", "counts.parquet", "rejects.jsonl"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-
-@pytest.mark.slow
-def test_machines_share_the_work(whole, tmp_path):
-    out = tmp_path / "machines"
-    summary = curate(config(out, shard="1/2"), QUIET)
-    assert 0 < summary["looked_at"] < 12 and not (out / "curated.parquet").exists()
-    to_come = summary["worker_seconds_per_example"] * (12 - summary["looked_at"])
-    assert summary["worker_seconds_to_come"] == pytest.approx(to_come, abs=0.06)  # rounded
-    assert f"{summary['looked_at']} of 12" in (out / "report.html").read_text()
-    curate(config(out, shard="2/2"), QUIET)
-    assert parquet.read_table(out / "counts.parquet").num_rows == 12
 
 
 def png(side: int, grey: int = 90) -> bytes:

@@ -21,9 +21,9 @@ from visionthink import (
     run_batch,
 )
 from visionthink.errors import ImageError, OptionError, VisionThinkError
+from visionthink.evals.batches import architecture_of
 from visionthink.evals.cost import episode_cost
 from visionthink.evals.metrics import Scored
-from visionthink.evals.runner import architecture_of
 from visionthink.model import load
 from visionthink.resolution import QWEN3_VL, PixelBudget
 from visionthink.types import Box, Failure, turns_taken

@@ -16,6 +16,7 @@ from visionthink.endpoint import Endpoint
 from visionthink.errors import DataError, OptionError, StorageError
 from visionthink.rewards.cascade import Cascade
 from visionthink.rewards.judge import Answer
+from visionthink.rewards.llm import cache
 from visionthink.rewards.llm.cache import VerdictCache
 from visionthink.rewards.llm.injection import speaks_to_the_judge
 from visionthink.rewards.llm.judge import LLMJudge
@@ -269,6 +270,30 @@ def test_bad_judges(tmp_path):
     (tmp_path / "p.txt").write_text("{question} {prediction}")
     with pytest.raises(OptionError, match=r"judge prompt p\.txt: needs \{ground_truth\} once"):
         preset(str(tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("mounts", "name", "mode"),
+    [
+        ("", "c.sqlite", "wal"),
+        ("/dev/sda1 / ext4 rw 0 0\nserver:/home HOME nfs4 rw,vers=4.2 0 0\n", "c.node-7.sqlite", "truncate"),
+        ("server:/home HOME nfs4 rw 0 0\n/dev/nvme0 HOME/cache ext4 rw 0 0\n", "c.sqlite", "wal"),
+        ("/dev/sda1 HOME ext4 rw 0 0\nserver:/x HOME/cache lustre rw 0 0\n", "c.node-7.sqlite", "truncate"),
+        ("server:/x HOME/other nfs rw 0 0\n", "c.sqlite", "wal"),
+        ("torn", "c.sqlite", "wal"),
+    ],
+)
+def test_on_a_file_system_of_the_network_each_machine_has_its_own_cache(mounts, name, mode, tmp_path, monkeypatch):
+    """SQLite's WAL does not work between machines."""
+    home = tmp_path / "my home"
+    (tmp_path / "mounts").write_text(mounts.replace("HOME", str(home).replace(" ", "\\040")))
+    monkeypatch.setattr(cache, "_MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(cache.platform, "node", lambda: "node-7")
+    one, other = (VerdictCache(home / "cache" / "c.sqlite") for _ in range(2))
+    one.put("k", cache.Judgement(True, "Score: 1"), "judge")
+    assert other.get(["k"]) == {"k": cache.Judgement(True, "Score: 1")}
+    assert one.path == home / "cache" / name and one.path.is_file()
+    assert one._db.execute("PRAGMA journal_mode").fetchone() == (mode,)
 
 
 def test_a_key_goes_only_where_it_belongs(monkeypatch):

@@ -24,7 +24,7 @@ REPOSITORY = ROOT.parent
 LAYERS = (
     "types errors threads cells records",
     "transparency images resolution geometry menu picture view_sizes action_space transcript providers",
-    "durable addresses endpoint progress",
+    "durable addresses endpoint progress pools",
     "protocol prompts chatml",
     "episode",
     "engine",
@@ -422,7 +422,7 @@ def test_import_is_light():
     code = (
         "import sys, visionthink, visionthink.cli, visionthink.recipes\n"
         "visionthink.Episode, visionthink.Rubric, visionthink.ScriptedPolicy\n"
-        "heavy = {'torch', 'transformers', 'trl', 'fastapi', 'vllm', 'matplotlib', 'sklearn', 'datasets'} & set(sys.modules)\n"
+        "heavy = set('torch transformers trl fastapi vllm ray matplotlib sklearn datasets'.split()) & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -14,8 +14,12 @@ from transformers import AutoModelForImageTextToText
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.errors import DataError, OptionError
+from visionthink.images import open_image
 from visionthink.policies.checkpoint import open_checkpoint, resolve
-from visionthink.recipes import RECIPES, recipe
+from visionthink.policies.render import views
+from visionthink.recipes import RECIPES, recipe, stand_in
+from visionthink.recipes.qwen import PAPER
+from visionthink.train.config import TrainConfig
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
 
@@ -29,21 +33,54 @@ def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tm
     text = RECIPES[name].__doc__
     assert all(word in text for word in ("Time", "Expected:", "GPU", f"train {name} "))
     assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
-    assert "dry run: one step taken, nothing saved" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "dry run: one step taken, nothing saved" in said
+    assert "settings that differ from the paper's, with the paper's in brackets: steps" in said
+    assert f"\n{recipe(name).hardware.device_bytes / 1e9:8.1f}  there is on each GPU\n" in said
     assert not (tmp_path / "run").exists()
 
 
 def test_paper_settings():
-    config = recipe("smart_7b").config
-    trl = config.to_trl(processes=32, on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
-    assert (config.prompts_per_step, config.group_size, config.steps) == (512, 16, 80)
+    trl = PAPER.to_trl(processes=32, on_cpu=True, bridge_tokens=5400, longest=24000, never_sampled=[7])
+    assert (PAPER.prompts_per_step, PAPER.group_size, PAPER.steps) == (512, 16, 80)
     assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 32 == 32 * 16  # rollouts of an update
     assert trl.steps_per_generation * trl.per_device_train_batch_size == 16 * 16
     assert trl.max_steps == 80 * 16
     assert (trl.learning_rate, trl.beta, trl.epsilon, trl.loss_type, trl.temperature) == (1e-6, 0.001, 0.2, "grpo", 1.0)
     assert trl.generation_kwargs == {"max_new_tokens": 8192, "suppress_tokens": [7]}
     assert recipe("general_7b").config.ladder == "1"
-    assert config.exclusions() == ("duplicate", "empty", "truncated")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "tiny"])
+def test_the_paper_leaves_out_duplicate_and_empty_answers_alone(name):
+    assert recipe(name).config.exclusions() == TrainConfig().exclusions() == ("duplicate", "empty")
+
+
+@pytest.mark.parametrize("name", ["smart_7b", "general_7b", "smart_qwen3_8b"])
+def test_on_8_gpus_an_update_is_the_papers_and_a_step_is_said_to_be_smaller(name):
+    chosen = recipe(name)
+    trl = chosen.config.to_trl(processes=8, on_cpu=True, bridge_tokens=9, longest=99, never_sampled=[])
+    assert trl.gradient_accumulation_steps * trl.per_device_train_batch_size * 8 == 32 * 16  # rollouts of an update
+    assert trl.steps_per_generation * trl.per_device_train_batch_size == 256
+    assert trl.max_steps == 80 * 16
+    said = "steps 320 (80), prompts_per_step 128 (512), updates_per_step 4 (16)"
+    assert chosen.differences(chosen.config) == said
+    own = chosen.config.replace(prompts_per_step=512, updates_per_step=16, steps=80)
+    assert chosen.differences(own) == ""
+    fewer = own.replace(prompts_per_step=128)
+    assert chosen.differences(fewer) == "prompts_per_step 128 (512), examples per update 8 (32)"
+
+
+def test_the_authors_resizing_can_be_trained_with(tmp_path):
+    """Its full view is twice the low one, whatever the file has: 897 px become 896."""
+    examples = [dataclasses.replace(e, image=open_image(e.images[0]).image.resize((897, 701))) for e in synth.suite(2)]
+    config = small(tmp_path, menu="visionthink-released-train", prompts_per_step=2)
+    source = make_trainer(config, examples, checkpoint=stand_in.qwen2_5_vl()).sampler.source
+    [episode] = source.episodes(examples[0].id, 1)
+    [low] = views(episode.history)
+    [offer] = episode.space.offers()
+    [full] = source.space(examples[0]).shown(offer.looks)
+    assert (low.image.size, (full.width, full.height)) == ((448, 350), (896, 700))
 
 
 def test_several_updates_per_step_learn_from_one_generation(tmp_path):

@@ -8,11 +8,12 @@ import tarfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import pytest
 from PIL import Image
 
 from visionthink.data.examples import read_examples
-from visionthink.data.rows import open_rows
+from visionthink.data.sources import open_rows
 from visionthink.errors import DataError
 from visionthink.images import open_image
 
@@ -163,3 +164,42 @@ def test_an_empty_cell_of_numbers_is_no_answer(tmp_path):
     assert examples["0"].answer == "1.5"
     with pytest.raises(DataError, match="row 1: no answer"):
         examples["1"]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "folder", "part-0.parquet", "part-*.parquet"])
+def test_tables_at_addresses(tmp_path, name):
+    """As on an object store, with their images beside them."""
+    stored = png(56)
+    row = {"question": "What colour?", "answer": "red", "image": "images/a.png"}
+    for place in (tmp_path, tmp_path / "folder"):
+        (place / "images").mkdir(parents=True)
+        (place / "images" / "a.png").write_bytes(stored)
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "rows.csv").write_text("question,answer,image\nWhat colour?,red,images/a.png\n")
+    (tmp_path / "folder" / "metadata.csv").write_text("question,answer,file_name\nWhat colour?,red,images/a.png\n")
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "part-0.parquet")
+    example = read_examples(f"file://{tmp_path}/{name}")["0"]
+    assert (example.question, example.answer, example.image) == ("What colour?", "red", stored)
+    files = fsspec.filesystem("memory")
+    files.put(str(tmp_path), "memory://here", recursive=True)
+    if not name.endswith("parquet"):  # which datasets reads, in memory of its own
+        assert read_examples(f"memory://here/{name}")["0"] == example
+
+
+def test_what_is_wrong_at_an_address_is_named(tmp_path):
+    rows = [{"question": "?", "answer": "a", "image": image} for image in ("none.png", "../a.png", "/etc/passwd", "s3://b/a.png")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_examples(f"file://{tmp_path}/rows.jsonl")
+    why = ("no such file", "lies outside of", "lies outside of", "the image is an address")
+    for key, text in zip("0123", why, strict=True):
+        with pytest.raises(DataError, match=text) as error:
+            table[key]
+        assert str(error.value).startswith(f"file://{tmp_path}/rows.jsonl, row {key}: ")
+    for source, text in (
+        (f"file://{tmp_path}/none.jsonl", f"file://{tmp_path}/none.jsonl: no such file"),
+        (f"file://{tmp_path}", f"file://{tmp_path}: expected a .parquet, .jsonl, .csv, .tsv or .tar file, or a folder with"),
+        ("nowhere://a/rows.csv", "nowhere://a/rows.csv: cannot be read (Protocol not known: nowhere)"),
+    ):
+        with pytest.raises(DataError) as error:
+            read_examples(source)
+        assert str(error.value).startswith(text)

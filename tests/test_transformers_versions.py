@@ -1,4 +1,4 @@
-"""The compression engine reaches into transformers' models: tests/test_compress.py again, on older versions that are declared."""
+"""Compression and attention reach into transformers' models: their tests again, on older versions that are declared."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_versions_reach_from_the_oldest_declared_to_this_one() -> None:
 
 def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = "import sys, pytest, transformers; print(transformers.__version__, flush=True); sys.exit(pytest.main(sys.argv[1:]))"
-    options = ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests"), "tests/test_compress.py"]
+    options = ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests"), "tests/test_compress.py", "tests/test_attention.py"]
     command = [str(environment(version)), "-c", code, *options]
     return subprocess.run(command, cwd=ROOT, env=clean() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
@@ -55,7 +55,7 @@ def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("version", VERSIONS)
-def test_compression_passes_on_an_older_version(tmp_path: Path, version: str) -> None:
+def test_compression_and_attention_pass_on_an_older_version(tmp_path: Path, version: str) -> None:
     done = run(version, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     first, *_, last = done.stdout.splitlines()

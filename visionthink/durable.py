@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,24 +14,28 @@ from visionthink import records
 from visionthink.errors import DataError, OptionError, StorageError
 
 
+def cache_folder() -> Path:
+    """Where a user's programs keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visionthink"
+
+
 @contextlib.contextmanager
-def lines_of_one(path: Path, *, what: str, wait: float = 0) -> Iterator[IO[bytes]]:
+def lines_of_one(path: Path, *, what: str) -> Iterator[IO[bytes]]:
     """A file of lines to append to that no other process appends to; a torn last line is cut off first.
 
     Raises:
-        StorageError: another process holds it, still after `wait` seconds; `what` says what it is busy with.
+        StorageError: another process holds it, and `what` says what it is busy with; or the file system knows no locks, without
+            which two processes could not be kept apart.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
-        end = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise StorageError(f"{path}: another process works on this {what}") from None
-                time.sleep(0.2)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{path}: another process works on this {what}") from None
+        except OSError as error:
+            why = f"its file system cannot lock files ({error.strerror})"
+            raise StorageError(f"{path}: {why}; name a folder on another one, or mount it with locks") from None
         file.truncate(_whole_lines(file))
         yield file
 

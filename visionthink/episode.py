@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
+from typing import TypeAlias
 
 from visionthink.action_space import ActionSpace, Offer
 from visionthink.errors import DataError, VisionThinkError
@@ -236,13 +237,25 @@ class Episode:
         )
 
 
-def run_batch(episodes: Sequence[Episode], policy: Policy) -> list[Transcript]:
-    """All live episodes take their next turn together, until every one has ended."""
+OnEnd: TypeAlias = Callable[[list[Transcript]], None]
+"""Is given the transcripts of the episodes that a turn has ended."""
+
+
+def run_batch(episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]:
+    """All live episodes take their next turn together, until every one has ended; `on_end` sees those that a turn has ended."""
     while live := [episode for episode in episodes if not episode.done]:
         completions = policy.complete([episode.history for episode in live])
         for episode, completion in zip(live, completions, strict=True):
             episode.step(completion)
+        if on_end is not None:
+            on_end([episode.transcript() for episode in live if episode.done])
     return [episode.transcript() for episode in episodes]
+
+
+class RunBatch(TypingProtocol):
+    """`run_batch`, or what takes its place."""
+
+    def __call__(self, episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]: ...
 
 
 async def run_async(episode: Episode, policy: Policy, on_text: Callable[[str], None] | None = None) -> Transcript:

@@ -6,6 +6,7 @@
     │   ├── DataError         a row or file of examples, transcripts or generated items
     │   ├── OptionError       a command-line option or configuration value
     │   └── ModelError        a checkpoint that is missing, incomplete or of an unknown family
+    ├── JudgeError            a judge is down, and what it would judge cannot be used without it
     ├── CompressionError      a model, cache or call that visual tokens cannot be taken out of
     └── StorageError          what we made cannot be kept: the disk is full
 
@@ -37,6 +38,10 @@ class OptionError(InputError):
 
 class ModelError(InputError):
     """A checkpoint cannot be loaded; the message names the file that is missing or wrong."""
+
+
+class JudgeError(VisionThinkError):
+    """A judge is down; the message names it and says what is kept."""
 
 
 class CompressionError(VisionThinkError):

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,7 @@ MAX_FILE_BYTES = 1 << 29
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names."""
 
+_JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _KEYWORDS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _QUARTERS = (5, 6, 7, 8)
@@ -85,6 +87,10 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
         if isinstance(source, Image.Image):
             with _LENT:
                 return _upright_size(_allowed(source, label, max_pixels))
+        if isinstance(source, (str, os.PathLike)):
+            with _readable(source, label).open("rb") as file:
+                if file.peek(len(_JPEG))[: len(_JPEG)] == _JPEG:  # other formats may say behind the pixels how they stand
+                    return _upright_size(_measured(file, label, max_pixels))
         return _upright_size(_measured(_stream(source, label), label, max_pixels))
 
 
@@ -100,6 +106,9 @@ def _damage_named(label: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except OSError as error:
+        said = f"cannot be read ({error.strerror})" if error.errno else f"damaged or truncated image ({one_line(error)})"
+        raise ImageError(f"{label}: {said}") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise ImageError(f"{label}: damaged or truncated image ({one_line(error)})") from None
 
@@ -156,7 +165,7 @@ def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int)
     return Image.open(file, formats=_formats())
 
 
-def _measured(file: io.BytesIO, label: str, max_pixels: int) -> Image.Image:
+def _measured(file: IO[bytes], label: str, max_pixels: int) -> Image.Image:
     """The header, checked."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit is global: raised where more is allowed, never lowered again
@@ -166,12 +175,12 @@ def _measured(file: io.BytesIO, label: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     if header is None:
         raise ImageError(f"{label}: not an image file that can be read ({', '.join(_formats())})")
-    if header.format == "JPEG2000" and b"\xff\xd9" not in file.getvalue():
+    if header.format == "JPEG2000" and isinstance(file, io.BytesIO) and b"\xff\xd9" not in file.getvalue():
         raise ImageError(f"{label}: damaged or truncated image (it has no end)")  # Pillow would show what has come as black
     return _allowed(header, label, max_pixels)
 
 
-def _header(file: io.BytesIO) -> Image.Image | None:
+def _header(file: IO[bytes]) -> Image.Image | None:
     """What `Image.open` gives, without its own limit."""
     beginning = file.read(16)
     for name in _formats():
@@ -188,23 +197,22 @@ def _header(file: io.BytesIO) -> Image.Image | None:
 def _stream(source: bytes | str | os.PathLike[str], label: str) -> io.BytesIO:
     if not isinstance(source, (bytes, str, os.PathLike)):
         raise ImageError(f"{label}: {type(source).__name__} is not a path, the bytes of a file, or an opened image")
-    if isinstance(source, bytes):
-        content = source
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise ImageError(f"{label}: no such file")
-        if not path.is_file():
-            raise ImageError(f"{label}: {'a folder' if path.is_dir() else 'a device'}, not an image file")
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, too large for an image file")
-            content = path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"{label}: cannot be read ({error.strerror})") from None
+    content = source if isinstance(source, bytes) else _readable(source, label).read_bytes()
     if not content:
         raise ImageError(f"{label}: the file is empty")
     return io.BytesIO(content)
+
+
+def _readable(source: str | os.PathLike[str], label: str) -> Path:
+    """The path of a file that may be read."""
+    path = Path(source)
+    if not path.exists():
+        raise ImageError(f"{label}: no such file")
+    if not path.is_file():
+        raise ImageError(f"{label}: {'a folder' if path.is_dir() else 'a device'}, not an image file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, too large for an image file")
+    return path
 
 
 def _upright_rgb(image: Image.Image) -> LoadedImage:

@@ -15,6 +15,7 @@ from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
+from visionthink.policies.attention import check_attention
 from visionthink.protocol import Protocol
 from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
 from visionthink.transcript import Transcript
@@ -131,12 +132,12 @@ def _vllm(name: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     return VllmPolicy(name, described, protocol=chosen, **sampling), chosen, described.budget
 
 
-def _local(name: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
+def _local(name: str, attention: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     """A model that transformers runs."""
     from visionthink.policies.checkpoint import open_checkpoint
 
     where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
-    opened = open_checkpoint(name, **where)
+    opened = open_checkpoint(name, attention=attention, **where)
     chosen = speaking(opened.protocol)
     from visionthink.policies.local import LocalPolicy
 
@@ -153,6 +154,7 @@ def load(
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     checkpoint: str | None = None,
     engine: str = "transformers",
+    attention: str = "",
     **sampling: Any,
 ) -> Model:
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
@@ -166,6 +168,8 @@ def load(
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
             default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
         engine: what runs a model that is no endpoint, `transformers` or `vllm`.
+        attention: how a model that transformers runs computes it: `sdpa`, `flash_attention_2` or `eager`; default: flash
+            attention where it is installed and can be used, else sdpa.
         sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`;
             `device`, `dtype` of `policies.checkpoint.open_checkpoint`; for an endpoint `temperature`, `max_new_tokens`, `seed`,
             `omit`, `extra` of `policies.remote.RemotePolicy`, and `concurrency`, `timeout`, `deadline`, `requests_per_minute`
@@ -193,6 +197,7 @@ def load(
         foreseen.check_menu(wanted)
     if engine not in ENGINES:
         raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    check_attention(attention, runner="the endpoint" if is_endpoint(str(name)) else engine)
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
@@ -201,7 +206,9 @@ def load(
         raise OptionError(f"omit: leaves fields out of the request to an endpoint, and {name} is none")
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
+    elif engine == "vllm":
+        opened = _vllm(str(name), speaking, sampling)
     else:
-        opened = (_vllm if engine == "vllm" else _local)(str(name), speaking, sampling)
+        opened = _local(str(name), attention, speaking, sampling)
     policy, protocol, budget = opened
     return Model(policy, protocol, offered(protocol), budget, max_image_pixels)

@@ -49,6 +49,13 @@ class Picture:
         """How many views have been rendered."""
         return len(self._views)
 
+    @property
+    def bytes_held(self) -> int:
+        """Of the pixels of the image and its views in memory, where Pillow takes four bytes for each."""
+        with self._rendering:
+            images = {id(image): image for image in (self.image, *(view.image for view in self._views.values()))}
+        return sum(4 * image.width * image.height for image in images.values())
+
     def view(self, box: Box, width: int, height: int, *, level: float, visual_tokens: int, edit: Edit | None = None) -> ImageView:
         """A box of the picture at width x height px: one LANCZOS pass from the original, or its own pixels where the size is the
         box's; then the edit. The same view is the same object."""

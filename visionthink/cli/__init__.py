@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, inference, training
+from visionthink.cli import data, evaluation, inference, sft, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
@@ -24,6 +24,7 @@ _EXTRAS = {
         "eval": "sklearn matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
+        "ray": "ray",
     }.items()
     for library in libraries.split()
 }
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         logging.getLogger("trl").setLevel(logging.ERROR)  # it prints a page per unscored rollout; we count them
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
         options.run(options)
     except VisionThinkError as error:
         return _failed(str(error), debug)
@@ -88,6 +89,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, training, data, evaluation):
+    for group in (inference, training, sft, data, evaluation):
         group.add(command)
     return parser

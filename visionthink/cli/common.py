@@ -6,14 +6,20 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 
+from visionthink.addresses import is_endpoint
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
+from visionthink.model import ENGINES
+from visionthink.policies.attention import ATTENTION
+from visionthink.pools.pool import Pool
 
 
 class AddCommand(Protocol):
@@ -56,6 +62,8 @@ def folder(text: str) -> Path:
         OptionError: it cannot be one, which is better known before hours of work.
     """
     out = path(text)
+    if "://" in text:
+        raise OptionError(f"--out {text}: is an address; name a folder, as lines are appended to files in it")
     if out.is_file():
         raise OptionError(f"--out {out}: is a file; name a folder")
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
@@ -89,11 +97,60 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
         "--dialect", help="wording of the protocol; by default the menu's, else the one stored beside the checkpoint, else agent"
     )
     parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
-    parser.add_argument(
-        "--engine", default="transformers", help="runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
-    )
+    if several:
+        pool_options(parser)
+    else:
+        text = "runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
+        parser.add_argument("--engine", default="transformers", help=text)
+    attention_option(parser)
     omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+
+
+def attention_option(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "attention of a model that transformers runs (default: flash attention where it is installed and can be used, else sdpa)"
+    )
+    parser.add_argument("--attention", choices=ATTENTION, default="", help=text)
+
+
+def pool_options(parser: argparse.ArgumentParser) -> None:
+    """What runs a model, and how many workers on which machines."""
+    text = "transformers or vllm runs a model that is no endpoint; ray spreads the work over a Ray cluster instead of processes "
+    text += "of this machine; both as vllm,ray (default: transformers)"
+    parser.add_argument("--engine", type=_engine, default=_Engine(), help=text)
+    text = "processes of this machine, which take its GPUs in turn; with ray actors on the cluster (default: %(default)s)"
+    parser.add_argument("--workers", type=int, default=1, help=text)
+    text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 where the cluster has some, and 0 for an endpoint)"
+    parser.add_argument("--gpus-per-worker", type=float, help=text)
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """The value of --engine where work can be spread: what runs the model, and whether workers are Ray's."""
+
+    model: str = ENGINES[0]
+    ray: bool = False
+
+
+def _engine(text: str) -> _Engine:
+    named = names(text)
+    models = [name for name in named if name != "ray"]
+    if len(models) > 1 or len(set(named)) < len(named) or not set(models) <= set(ENGINES):
+        raise OptionError(f"--engine {text}: choose {' or '.join(ENGINES)}, ray, or one of the former with ray as vllm,ray")
+    return _Engine(models[0] if models else ENGINES[0], "ray" in named)
+
+
+def pool(options: argparse.Namespace, models: Iterable[str]) -> Pool:
+    """The workers that were asked for.
+
+    Raises:
+        OptionError: see `Pool`.
+    """
+    share = options.gpus_per_worker
+    if share is None and options.engine.ray and all(map(is_endpoint, models)):
+        share = 0.0
+    return Pool(ray=options.engine.ray, workers=options.workers, gpus_per_worker=share)
 
 
 def omit_option(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +178,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        **({"omit": options.omit} if options.omit else {}),
+        **{name: getattr(options, name) for name in ("omit", "attention") if getattr(options, name)},
         **more,
     )
 

@@ -8,7 +8,18 @@ import typing
 
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, omit_option, wide, write_json
+from visionthink.cli.common import (
+    JUDGE_HELP,
+    AddCommand,
+    attention_option,
+    folder,
+    given,
+    omit_option,
+    pool,
+    pool_options,
+    wide,
+    write_json,
+)
 
 _HELP = {
     "judge": JUDGE_HELP,
@@ -26,8 +37,6 @@ _HELP = {
     "image_root": "folder that the images lie in; default: the table's",
     "seed": "of sampling",
     "limit": "only the first N rows; 0: all",
-    "workers": "processes on this machine",
-    "shard": "this machine's part of the work, as 2/8",
 }
 
 
@@ -39,7 +48,9 @@ def add(command: AddCommand) -> None:
     curate.add_argument("data", type=given, metavar="DATA", help="a table of examples, a folder, a hub id, or mini")
     curate.add_argument("--model", type=given, required=True, help="tiny-base, a checkpoint folder, a hub id or an endpoint")
     curate.add_argument("--out", type=folder, required=True, help="folder for rollouts, tables and the report")
+    attention_option(curate)
     omit_option(curate)
+    pool_options(curate)
     curate.add_argument("--strict", action="store_true", help="stop at a row that cannot be used instead of writing it down")
     kinds = typing.get_type_hints(CurateConfig)
     for field in dataclasses.fields(CurateConfig):
@@ -54,7 +65,9 @@ def add(command: AddCommand) -> None:
 def _curate(options: argparse.Namespace) -> None:
     from visionthink.recipes.curate import CurateConfig, curate
 
-    config = CurateConfig(**{f.name: getattr(options, f.name) for f in dataclasses.fields(CurateConfig)})
+    spread = {"engine": options.engine.model, "pool": pool(options, [options.model])}
+    names = [field.name for field in dataclasses.fields(CurateConfig) if field.name not in spread]
+    config = CurateConfig(**{name: getattr(options, name) for name in names}, **spread)
     console = wide(stderr=options.json)
     summary = curate(config, console)
     if options.json:
@@ -68,5 +81,4 @@ def _curate(options: argparse.Namespace) -> None:
         console.print(
             f"{summary['unscored_answers']} answers could not be judged; their examples count as drop until it is run again"
         )
-    tables = "curated.parquet, counts.parquet, rejects.jsonl and " if summary["looked_at"] == summary["rows"] else ""
-    console.print(f"{tables}report.html in {config.out}", markup=False)
+    console.print(f"curated.parquet, counts.parquet, rejects.jsonl and report.html in {config.out}", markup=False)

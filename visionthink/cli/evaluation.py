@@ -6,21 +6,16 @@ import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, load, model_options, path, wide, write_json
+from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, model_options, path, pool, wide, write_json
 from visionthink.errors import OptionError
-from visionthink.model import Model
 from visionthink.progress import stage
-from visionthink.types import Example
-
-if TYPE_CHECKING:
-    from visionthink.evals.benchmarks.benchmark import Benchmark
 
 
 def add(command: AddCommand) -> None:
@@ -74,8 +69,8 @@ def add(command: AddCommand) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from visionthink.evals.benchmarks.benchmark import benchmark
     from visionthink.evals.policy_spec import PolicySpec
+    from visionthink.recipes.evaluate import EvalConfig
     from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
@@ -84,27 +79,22 @@ def _eval(options: argparse.Namespace) -> None:
     if options.from_lmms is not None:
         _from_lmms(options)
         return
-    if options.batch_size is not None and options.batch_size < 1:
-        raise OptionError(f"--batch-size {options.batch_size}: must be at least 1")
     models = _names(options.model, "model")
     policies = [PolicySpec.parse(name) for name in _names(options.policy, "policy")]
     check_names(models, policies)
-    task = benchmark(options.benchmark) if options.benchmark else None
-    examples = _examples(options, task)
-    closed = options.suite == "mini" or (task is not None and not task.judged)
-    judge = read_judge(options.judge or ("exact" if closed else "rules"))
-    kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
-    settings = {name: getattr(options, name) for name in kept} | ({"omit": list(options.omit)} if options.omit else {})
-    common = {"suite": options.suite, "judge": judge, "settings": settings, "metric": task.metric if task else None}
-
-    def open_model(name: str) -> Model:
-        return load(argparse.Namespace(**{**vars(options), "model": name}), batch_size=options.batch_size)
-
+    spread = {"engine": options.engine.model, "pool": pool(options, models)}
+    names = [field.name for field in dataclasses.fields(EvalConfig) if field.name not in spread]
+    config = EvalConfig(**{name: getattr(options, name) for name in names}, **spread)
+    examples, judge = config.examples(), read_judge(config.judged_by)
+    metric = config.task.metric if config.task else None
+    common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
     if len(models) == len(policies) == 1:
-        model = open_model(models[0])
-        summaries = [evaluate_one(policies[0], model, examples, options.out, model_name=models[0], **common)]
+        one, policy = config.open_model(models[0]), policies[0]
+        common |= {"model_name": models[0], "results": config.results(models[0], policy)}
+        summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:
-        summaries = evaluate_all(examples, models, policies, options.out, open_model=open_model, **common)
+        common |= {"open_model": config.open_model, "results": config.results}
+        summaries = evaluate_all(examples, models, policies, options.out, **common)
     _print_evaluations(summaries, options)
 
 
@@ -177,26 +167,6 @@ def _names(text: str, option: str) -> list[str]:
     if not all(names):
         raise OptionError(f"--{option} {text!r}: a name is empty")
     return names
-
-
-def _examples(options: argparse.Namespace, task: Benchmark | None) -> Mapping[str, Example]:
-    from visionthink.data.examples import ExampleTable, parse_columns, read_examples
-    from visionthink.data.rows import open_rows
-    from visionthink.recipes import suite
-
-    if options.limit is not None and options.limit < 1:
-        raise OptionError(f"--limit {options.limit}: must be at least 1")
-    if "/" not in options.suite and not Path(options.suite).exists() and not Path(options.suite).suffix:
-        if task is not None or options.split is not None or options.columns or options.image_root:
-            raise OptionError(f"{options.suite}: is generated; --benchmark, --split, --columns and --image-root are for tables")
-        return {example.id: example for example in suite(options.suite, options.limit)}
-    if task is None:
-        table = read_examples(options.suite, options.split or "test", columns=options.columns, image_root=options.image_root)
-    else:
-        rows, beside = open_rows(options.suite, options.split or task.split)
-        asked = task.rows(options.suite, rows, parse_columns(options.columns))
-        table = ExampleTable(options.suite, asked, Path(options.image_root) if options.image_root else beside)
-    return table.first(options.limit) if options.limit else table
 
 
 def _score(options: argparse.Namespace) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import typing
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
+from visionthink.cli.launching import add_launching, launch
+from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
 from visionthink.rewards.penalty import PENALTIES
@@ -27,18 +25,8 @@ def add(command: AddCommand) -> None:
     train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
-    settings = train.add_argument_group("settings", "override the recipe's")
-    described = TrainConfig.documentation()
-    choices = {name: typing.get_args(kind) for name, kind in typing.get_type_hints(TrainConfig).items() if typing.get_args(kind)}
-    choices["penalty"] = ("|".join(PENALTIES) + "[:AMOUNT]",)
-    for name, kind in _train_settings().items():
-        settings.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=kind,
-            default=argparse.SUPPRESS,
-            metavar="|".join(choices.get(name, (kind.__name__.upper(),))),
-            help=described[name].replace("%", "%%"),
-        )
+    add_launching(train)
+    add_settings(train, TrainConfig, TrainConfig.documentation(), {"penalty": "|".join(PENALTIES) + "[:AMOUNT]"})
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
     again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
@@ -54,27 +42,17 @@ def _demo(options: argparse.Namespace) -> None:
         write_json(result)
 
 
-def _train_settings() -> dict[str, Callable[[str], Any]]:
-    """Name and type of every setting of a run that has an option."""
-    kinds = typing.get_type_hints(TrainConfig)
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out", "resume")]
-    return {name: _on_off if kinds[name] is bool else kinds[name] if kinds[name] in (int, float) else str for name in names}
-
-
-def _on_off(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError
-    return text.lower() == "true"
-
-
-_on_off.__name__ = "true|false"
-
-
 def _train(options: argparse.Namespace) -> None:
     chosen = recipe(options.recipe)
-    given = {name: getattr(options, name) for name in _train_settings() if hasattr(options, name)}
+    given = given_settings(options, TrainConfig)
+    if "trl" in given:
+        given["trl"] = {**chosen.config.trl, **given["trl"]}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    launch(options, config.rollouts_per_process)
     from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.recipes.published import published_sizes
+    from visionthink.train.hardware import intended_hardware
+    from visionthink.train.memory import estimate
     from visionthink.train.processes import this_process
     from visionthink.train.progress import say
     from visionthink.train.run import check_run, train
@@ -84,18 +62,24 @@ def _train(options: argparse.Namespace) -> None:
     rehearsed = options.dry_run and chosen.stand_in
     if not rehearsed:
         describe(config.model)
+    if differences := chosen.differences(config):
+        say(f"settings that differ from the paper's, with the paper's in brackets: {differences}")
     if not config.data:
         say(f"preparing the examples of {options.recipe}")
     if rehearsed:
         if config.data:
             next(iter(chosen.examples(config).values()), None)  # type: ignore[union-attr]
+        if sizes := published_sizes(config.model):
+            for line in estimate(config, sizes, intended_hardware(chosen.hardware)).lines():
+                say(line)
         small = config.rehearsed(config.out, this_process().num_processes)
         checkpoint, examples = rehearsed(small)
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    Console(stderr=True, soft_wrap=True).print(where, markup=False)
+    if this_process().is_main_process:
+        Console(stderr=True, soft_wrap=True).print(where, markup=False)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -217,7 +217,6 @@ def summarise(rows: Sequence[Curated], examples: Mapping[str, Example], threshol
         "correct_low_by_correct_full": grid,
         "worker_seconds": round(seconds, 1),
         "worker_seconds_per_example": round(seconds / len(scored), 3) if scored else None,
-        "worker_seconds_to_come": round(seconds / len(scored) * (len(examples) - len(rows)), 1) if scored else None,
         "agreement": _agreement(known) if known else None,
     }
 

@@ -1,19 +1,19 @@
 """Data curation (Sec. 3.5 of arXiv 2507.13348): rollouts of every example at two resolutions, judged, counted, labelled.
 
-Work is split by rows over shards: processes, machines or both, on one folder. An example that is finished is written down at
-once, in two files of its shard: `rollouts/` holds the transcripts, `counts/` one line for each example, written after them. What
-is interrupted is done again, with the same seeds: sampling follows from the run's seed and the example alone.
+A row is the unit of work of a pool. When it is finished it is written down at once, by the process that asked for it:
+`rollouts/` holds the transcripts, `counts/` one line for each row, written after them. What is interrupted is done again, with
+the same seeds: sampling follows from the run's seed and the example alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -21,18 +21,16 @@ from visionthink.data.identity import content_id, images_digest
 from visionthink.data.labels import Thresholds
 from visionthink.durable import append_lines, lines_of_one, whole_lines
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import DataError, InputError
 from visionthink.model import Model
 from visionthink.picture import open_pictures
+from visionthink.pools.work import Finished
 from visionthink.rewards.judge import Answer, Judge, judge_transcripts
 from visionthink.transcript import Transcript
 from visionthink.types import Example
 
 if TYPE_CHECKING:
     from visionthink.policies.render import Renderer
-
-WAIT = 60
-"""Seconds to wait for a shard that another process has not let go of yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,48 +129,46 @@ class Curator:
             raise DataError(f"the question {why}")
 
 
-def shard_rows(rows: Sequence[int], shard: int, shards: int, salt: str = "") -> list[int]:
-    """Rows of a shard, from 0, drawn by hash: neighbours, which are often alike, are spread. Another `salt` draws others."""
-    if not 0 <= shard < shards:
-        raise OptionError(f"shard {shard + 1}/{shards}: must be from 1 to {shards}")
-    return [row for row in rows if int(hashlib.sha256(f"{salt}{row}".encode()).hexdigest()[:8], 16) % shards == shard]
-
-
-def count_shard(
-    out: Path,
-    examples: Mapping[str, Example],
-    curator: Curator,
-    rows: Sequence[int],
-    part: str,
-    *,
-    parent: int = 0,
-    strict: bool = False,
-) -> None:
-    """Do what is left of some rows. With `parent`, stop when that process is gone.
+@dataclass(frozen=True, kw_only=True)
+class RowCounter:
+    """The function of one row, which every pool of workers maps over the rows of a table.
 
     Raises:
-        StorageError: another process works on this part, or the disk is full.
-        InputError: with `strict`, a row cannot be used.
+        InputError: with `strict`, a row cannot be used; otherwise its record says why.
     """
-    keys = list(examples)
-    name = f"{part}.jsonl"
-    with _own(out / "rollouts" / name) as rollouts, _own(out / "counts" / name) as counts:
-        done = {record.row for record in counted(out)}
-        for row in rows:
-            if parent and os.getppid() != parent:
-                return
-            if row in done:
-                continue
-            transcripts: list[Transcript] = []
-            try:
-                record, transcripts = curator.count(row, examples[keys[row]])
-            except InputError as error:
-                if strict:
-                    raise
-                record = Counted(row=row, rejected=str(error))
-            if transcripts:
-                append_lines(rollouts, {"row": row, "transcripts": [t.to_dict() for t in transcripts]})
-            append_lines(counts, asdict(record))
+
+    curator: Curator
+    examples: Mapping[str, Example]
+    keys: Sequence[str]
+    """Of the examples, by row."""
+    strict: bool = False
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __call__(self, row: int) -> Finished:
+        transcripts: list[Transcript] = []
+        try:
+            counts, transcripts = self.curator.count(row, self.examples[self.keys[row]])
+        except InputError as error:
+            if self.strict:
+                raise
+            counts = Counted(row=row, rejected=str(error))
+        record = {"counts": asdict(counts), "transcripts": [t.to_dict() for t in transcripts]}
+        return Finished(record=record, worker=self.name, usage=self.curator.judge.usage())
+
+
+def written_down(out: Path, results: Iterable[Finished]) -> Iterator[Finished]:
+    """The same results, each once it is written.
+
+    Raises:
+        StorageError: another process works in this folder, or the disk is full.
+    """
+    with _own(out / "rollouts" / "rows.jsonl") as rollouts, _own(out / "counts" / "rows.jsonl") as counts:
+        for finished in results:
+            record = finished.record
+            if record["transcripts"]:
+                append_lines(rollouts, {"row": record["counts"]["row"], "transcripts": record["transcripts"]})
+            append_lines(counts, record["counts"])
+            yield finished
 
 
 def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
@@ -195,7 +191,7 @@ def judge_again(out: Path, judge: Judge) -> tuple[int, int]:
 
 
 def counted(out: Path) -> Iterator[Counted]:
-    """All that is written down, of every shard; each row once, as judged with the fewest answers unscored.
+    """All that is written down, in any file; each row once, as judged with the fewest answers unscored.
 
     Raises:
         DataError: a file holds something else.
@@ -226,4 +222,4 @@ def transcripts_of(out: Path, rows: set[int]) -> dict[int, list[dict[str, Any]]]
 
 
 def _own(path: Path) -> AbstractContextManager[IO[bytes]]:
-    return lines_of_one(path, what="shard", wait=WAIT)
+    return lines_of_one(path, what="curation")

@@ -53,7 +53,7 @@ def curation_page(out: Path, rows: Sequence[Curated], examples: Mapping[str, Exa
 def _numbers(summary: Mapping[str, Any]) -> str:
     rollouts = 2 * summary["thresholds"]["rollouts"]
     lines = [
-        ("rows looked at", f"{summary['looked_at']} of {summary['rows']}"),
+        ("rows", summary["rows"]),
         ("needs the full view", summary["needs_full"]),
         ("the low view suffices", summary["low_suffices"]),
         ("neither", summary["drop"]),
@@ -62,8 +62,7 @@ def _numbers(summary: Mapping[str, Any]) -> str:
         ("selected, half of each", summary["selected"]),
         ("answers that could not be judged", summary["unscored_answers"]),
         (f"worker seconds per example of {rollouts} rollouts", summary["worker_seconds_per_example"]),
-        ("worker seconds so far", summary["worker_seconds"]),
-        ("worker seconds to come", summary["worker_seconds_to_come"]),
+        ("worker seconds", summary["worker_seconds"]),
     ]
     if agreement := summary["agreement"]:
         titles = {"precision": "precision", "recall": "recall", "recall_of_kept": "recall among those not dropped"}

@@ -15,7 +15,9 @@ from typing import Any
 
 from visionthink.cells import is_blank, is_text, kind_of, quoted, text_of
 from visionthink.data.encoded import from_base64
-from visionthink.data.rows import Rows, open_rows
+from visionthink.data.folders import folder_at
+from visionthink.data.rows import Rows
+from visionthink.data.sources import open_rows
 from visionthink.errors import DataError, OptionError
 from visionthink.types import Example, ImageSource, Need, Role
 
@@ -71,8 +73,8 @@ class ExampleTable(Mapping[str, Example]):
         DataError: a column is missing; when read, a row without question, answer or image, named by its number.
     """
 
-    def __init__(self, name: str, rows: Rows, image_root: Path, columns: Mapping[str, str] | None = None):
-        self.name, self._rows, self._root, self._resolved = name, rows, image_root.absolute(), image_root.resolve()
+    def __init__(self, name: str, rows: Rows, image_root: Path | str, columns: Mapping[str, str] | None = None):
+        self.name, self._rows, self._folder = name, rows, folder_at(image_root)
         self._columns: dict[str, Sequence[str]] = {}
         present = rows.column_names
         if "json" in present:  # of a WebDataset shard
@@ -86,6 +88,12 @@ class ExampleTable(Mapping[str, Example]):
                 raise DataError(f"{name}: no column {asked}; it has {quoted(rows.column_names)}")
             self._columns[part] = found
         self._used = {"aliases", "data_source", "earlier", *(name for names in self._columns.values() for name in names)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one where the examples may be others, but for what image files hold; empty where that cannot be told."""
+        rows = getattr(self._rows, "fingerprint", "")  # rows that somebody else holds have none
+        return rows and f"{self.name} {rows} {self._folder.where} {self._columns}"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -190,30 +198,15 @@ class ExampleTable(Mapping[str, Example]):
         if isinstance(cell, bytes):
             return cell
         try:
-            return from_base64(cell) or self._inside(cell)
+            return from_base64(cell) or self._folder.image(cell)
         except DataError as error:
             raise self._refused(key, str(error), column) from None
-
-    def _inside(self, path: str) -> Path:
-        """A path below the root; links are followed before it is looked at."""
-        if "://" in path:
-            raise DataError(f"the image is an address; files are read, addresses are not: {path[:60]!r}")
-        if "\0" in path:
-            raise DataError("the image's path holds a zero byte")
-        full = self._root / path
-        try:
-            inside = full.resolve().is_relative_to(self._resolved)
-            full.exists()
-        except (OSError, RuntimeError, ValueError):  # a name that is too long, a loop of links
-            raise DataError(f"the image's path cannot be used, and it is no image in base64: {path[:60]!r}") from None
-        if not inside:
-            raise DataError(f"the image {path[:200]} lies outside of {self._root}")
-        return full
 
 
 class _First(Mapping[str, Example]):
     def __init__(self, table: ExampleTable, count: int):
         self.name, self._table, self._count = table.name, table, min(count, len(table))
+        self.fingerprint = table.fingerprint and f"{table.fingerprint} {self._count}"
 
     def __len__(self) -> int:
         return self._count
@@ -243,7 +236,8 @@ def read_examples(source: str, split: str = "train", *, columns: str = "", image
 
     Args:
         source: a .jsonl, .csv, .tsv, .parquet or .tar file, a folder with images and metadata.csv (or .jsonl, .parquet), a folder
-            written by `datasets.save_to_disk`, or a hub id. A pattern such as `part-*.parquet` names several files.
+            written by `datasets.save_to_disk`, or a hub id. A pattern such as `part-*.parquet` names several files. A file, a
+            pattern or a folder with a table may be an address that fsspec knows, as s3://bucket/rows.parquet.
         split: of a hub dataset or a saved dictionary of splits.
         columns: other names of the columns, as "question=q,image=picture,answer=label".
         image_root: the folder that images lie in; default is the table's own.
@@ -253,4 +247,4 @@ def read_examples(source: str, split: str = "train", *, columns: str = "", image
     """
     mapping = parse_columns(columns)
     rows, folder = open_rows(source, split)
-    return ExampleTable(source, rows, Path(image_root) if image_root else folder, mapping)
+    return ExampleTable(source, rows, image_root or folder, mapping)

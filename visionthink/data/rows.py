@@ -1,7 +1,6 @@
 """Rows of a table by their number, whatever holds them. Only the row asked for is read.
 
-JSON lines and CSV are read here, row by row, so that one damaged row costs one row; parquet, saved folders, WebDataset shards
-and the hub are read by `datasets`.
+JSON lines and CSV are read here, row by row, so that one damaged row costs one row; whatever `datasets` reads comes as Arrow.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import array
 import csv
 import io
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 
 from visionthink.cells import Refused, check_utf8, encoding_of, quoted, read_object
 from visionthink.data.arrow import cell, named_classes
-from visionthink.errors import DataError, one_line
+from visionthink.errors import DataError
 
 
 class Rows(Protocol):
@@ -41,7 +39,7 @@ class JsonLines:
     """A file of JSON objects, one a line. What is kept in memory is where each line begins."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self.fingerprint = path, _file_fingerprint(path)
         self._begins = array.array("Q")
         with path.open("rb") as file:
             begin = 0
@@ -84,6 +82,7 @@ class Csv:
     """
 
     def __init__(self, path: Path):
+        self.fingerprint = _file_fingerprint(path)
         content = path.read_bytes()
         encoding = encoding_of(content[:4])
         try:
@@ -130,6 +129,11 @@ class Csv:
         return dict(zip(self._header, row, strict=True))
 
 
+def _file_fingerprint(path: Path) -> str:
+    found = path.stat()
+    return f"{path.resolve()} {found.st_size} {found.st_mtime_ns}"
+
+
 _UNCLOSED = ['"']
 _QUOTE = "a quote is not closed, or text stands behind it"
 _SEPARATOR = re.compile(r"sep=(.)\s*")
@@ -166,6 +170,7 @@ class ArrowRows:
 
     def __init__(self, rows: Any, refused: Mapping[str, str] | None = None):
         self._rows, self._refused = rows.with_format("arrow"), {n: Refused(kind) for n, kind in (refused or {}).items()}
+        self.fingerprint: str = getattr(rows, "_fingerprint", "")
         self._classes = {name: feature for name, feature in rows.features.items() if "ClassLabel" in repr(feature)}
 
     def __len__(self) -> int:
@@ -180,93 +185,3 @@ class ArrowRows:
         row = {name: cell(column[0]) for name, column in zip(table.column_names, table.columns, strict=True)}
         named = {name: named_classes(row[name], feature) for name, feature in self._classes.items()}
         return {**row, **named, **self._refused}
-
-
-_TABLES = ("metadata.parquet", "metadata.jsonl", "metadata.csv")
-"""Of a folder of images, as `datasets` names them."""
-
-
-def open_rows(source: str, split: str) -> tuple[Rows, Path]:
-    """Rows of a source, and the folder that paths in it are relative to.
-
-    Raises:
-        DataError: it cannot be opened.
-    """
-    path = Path(source)
-    if path.is_dir() and (table := next((path / name for name in _TABLES if (path / name).is_file()), None)):
-        path, source = table, str(table)
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".csv", ".tsv"):
-        if not path.is_file():
-            raise DataError(f"{source}: no such file")
-        return (JsonLines(path) if suffix == ".jsonl" else Csv(path)), path.parent
-    return _arrow(source, path, split), path.parent if path.is_file() or _is_pattern(path.name) else path
-
-
-def _is_pattern(source: str) -> bool:
-    return any(c in source for c in "*?[")
-
-
-def _arrow(source: str, path: Path, split: str) -> ArrowRows:
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a damaged file is in the exception
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".parquet", ".tar"):
-            if not path.is_file() and not _is_pattern(source):
-                raise DataError(f"{source}: no such file")
-            if path.is_file() and path.stat().st_size == 0:
-                raise DataError(f"{source}: is empty")
-            if suffix == ".tar":
-                return ArrowRows(datasets.load_dataset("webdataset", data_files=source, split="train"))
-            known, refused = _columns(source, path)
-            return ArrowRows(datasets.load_dataset("parquet", data_files=source, split="train", **known), refused)
-        if path.is_dir() and not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-            raise DataError(f"{source}: neither a saved data set nor a folder with {', '.join(_TABLES)}")
-        if path.is_dir():
-            rows = datasets.load_from_disk(source)
-            if not isinstance(rows, datasets.DatasetDict):
-                return ArrowRows(rows)
-            if split not in rows:
-                raise DataError(f"{source}: no split {split}; it has {', '.join(rows)}")
-            return ArrowRows(rows[split])
-        if path.exists():
-            raise DataError(f"{source}: expected a .parquet, .jsonl, .csv, .tsv or .tar file")
-        return ArrowRows(datasets.load_dataset(source, split=split))
-    except DataError:
-        raise
-    except Exception as error:  # readers of damaged files raise nearly anything
-        raise DataError(
-            f"{source}: cannot be read ({one_line(cause if isinstance(cause := error.__cause__, Exception) else error)})"
-        ) from None
-
-
-def _columns(source: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What `datasets` is told of the columns of parquet files where it cannot hold one, and the types of those it cannot hold.
-
-    Raises:
-        DataError: two columns have the same name.
-    """
-    import pyarrow as pa
-    from datasets import Features
-    from pyarrow import parquet
-
-    first = path if path.is_file() else next(iter(sorted(path.parent.glob(path.name))), None)
-    if first is None:
-        return {}, {}
-    schema = parquet.read_schema(first)
-    if twice := [name for name in dict.fromkeys(schema.names) if schema.names.count(name) > 1]:
-        raise DataError(f"{source}: two columns have the same name: {quoted(twice)}")
-    kept, refused = list[Any](), dict[str, str]()
-    for field in schema:
-        try:
-            Features.from_arrow_schema(pa.schema([field]))
-            kept.append(field)
-        except ValueError:
-            refused[field.name] = str(field.type)
-    if not refused:
-        return {}, {}
-    return {"features": Features.from_arrow_schema(pa.schema(kept)), "columns": [field.name for field in kept]}, refused

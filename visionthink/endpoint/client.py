@@ -2,7 +2,8 @@
 
 An attempt ends within `timeout` seconds whatever the server does, a question within `deadline`: nothing waits without a bound.
 Passing failures (429, 5xx, resets, half a reply, a reply that is no JSON) are tried again after a pause that doubles, or that
-the server asks for; others are not. What a reply says is read in `completions`.
+the server asks for; others are not. An endpoint from which nothing but failures comes is not asked for a while (`breaker`).
+What a reply says is read in `completions`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import atexit
 import email.utils
 import logging
+import math
 import os
 import random
 import threading
@@ -20,6 +22,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from visionthink.endpoint.breaker import Breaker
 from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short, words_of
 from visionthink.endpoint.streams import decoded, parse_body
@@ -54,6 +57,7 @@ class Endpoint:
     key_header: str = "Authorization"
     query: Mapping[str, str] = field(default_factory=dict)
     concurrency: int = 16
+    """Requests at once, of each process that asks."""
     requests_per_minute: float = 0
     """0: no limit."""
     timeout: float = 60
@@ -96,6 +100,7 @@ class Client:
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
         self._process = os.getpid()
+        self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
 
@@ -103,15 +108,22 @@ class Client:
         """What `work` makes of the connection."""
         if self._process != os.getpid():  # after a fork the thread is gone
             self._process, self._loop, self._connection = os.getpid(), None, None
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, daemon=True, name="endpoint").start()
-            atexit.register(self.close)
-        running = asyncio.run_coroutine_threadsafe(self._connected(work), self._loop)
+            self._starting = threading.Lock()
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True, name="endpoint").start()
+                atexit.register(self.close)
+            running = asyncio.run_coroutine_threadsafe(self._connected(work), self._loop)
         try:
             return running.result()
         finally:
             running.cancel()  # when interrupted; without effect on one that is done
+
+    @property
+    def down(self) -> str:
+        """Why the endpoint is not asked for the time being; empty while it is."""
+        return self._connection.breaker.why if self._connection is not None else ""
 
     async def _connected(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         if self._connection is None:
@@ -132,8 +144,7 @@ class Client:
 class Connection:
     """Requests to an endpoint, from within one event loop. It counts them.
 
-    After as many questions in a row as may be asked at once have come to their deadline, the endpoint counts as down: the next
-    ones get one attempt each, so that a dead server does not cost a deadline for every question.
+    Where nothing but failures has come for as long as a question may take, the endpoint is down, and questions fail at once.
     """
 
     def __init__(self, endpoint: Endpoint):
@@ -142,13 +153,20 @@ class Connection:
         self.answered = False
         """Whether the endpoint has ever answered."""
         self.slots = asyncio.Semaphore(endpoint.concurrency)
-        self._failed = 0
+        self.trying = asyncio.Lock()
+        """Held by whoever finds out whether the endpoint works, before all questions are sent."""
+        self.breaker = Breaker(endpoint.deadline)
         self._newer_name = False
         # one at a time: a bucket that starts full would let through twice as many in its first minute
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
         connector = aiohttp.TCPConnector(limit=endpoint.concurrency, keepalive_timeout=2)
         self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, trust_env=True)
+
+    @property
+    def working(self) -> bool:
+        """Whether the endpoint has answered before, and is not down."""
+        return self.answered and not self.breaker.why
 
     async def close(self) -> None:
         await self._session.close()
@@ -209,19 +227,24 @@ class Connection:
 
     async def _persist(self, method: str, path: str, body: Mapping[str, Any] | None, end: float, read: Callable[[str], T]) -> T:
         """Try until there is an answer, the deadline, or a failure that stays."""
-        pause = _FIRST_PAUSE
+        pause, first = _FIRST_PAUSE, math.inf
         while True:
+            self.breaker.admit()
+            began = time.monotonic()
+            first = min(first, began)
             try:
-                found = read(await self._attempt(method, path, body, end - time.monotonic()))
-                self._failed, self.answered = 0, True
+                found = read(await self._attempt(method, path, body, end - began))
+                self.answered = True
+                self.breaker.answered()
                 return found
             except Unanswered as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.after or 0.0)
-                if failure.final or time.monotonic() + wait >= end or self._failed >= self.endpoint.concurrency:
-                    self._failed += not failure.final
+                over = time.monotonic() + wait >= end
+                self.breaker.failed(failure, began, first=first, over=over)
+                if failure.final or over or self.breaker.why:
                     raise
                 self.retries += 1
-                await asyncio.sleep(wait)
+                await self.breaker.pause(wait)
                 await self.turn()
                 pause = min(2 * pause, _LONGEST_PAUSE)
 

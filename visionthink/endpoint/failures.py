@@ -12,19 +12,29 @@ from visionthink.types import FailureKind
 
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 """Status codes after which the same request may succeed."""
+_OF_THE_ENDPOINT = (401, 402, 403, 404)
+"""Status codes that every other request would meet as well: a wrong key, no money, no such model."""
 _LONGEST = 300
 """Characters of the server's words that are kept."""
 
 
 class Unanswered(Exception):
     """No reply could be had; the message says why. `final` when trying again cannot help. `parameter` is the field of the request
-    that the server does not take, where that is the reason."""
+    that the server does not take, where that is the reason. `by_endpoint`: any other request would have failed alike."""
 
     def __init__(
-        self, kind: FailureKind, reason: str, *, final: bool = False, after: float | None = None, parameter: str | None = None
+        self,
+        kind: FailureKind,
+        reason: str,
+        *,
+        final: bool = False,
+        after: float | None = None,
+        parameter: str | None = None,
+        by_endpoint: bool | None = None,
     ):
         super().__init__(reason)
         self.kind, self.final, self.after, self.parameter = kind, final, after, parameter
+        self.by_endpoint = not final if by_endpoint is None else by_endpoint
 
 
 _REFUSED_CODE = re.compile(
@@ -64,8 +74,10 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
         kind = "context"
     elif known is not None and known < 500:
         kind = "rate_limit" if known == 429 else "bad_request"
-    final = kind in ("refused", "context") or known not in _PASSING or "insufficient_quota" in f"{said} {labels}"
-    return Unanswered(kind, words, final=final, after=after, parameter=parameter)
+    spent = "insufficient_quota" in f"{said} {labels}"
+    final = kind in ("refused", "context") or known not in _PASSING or spent
+    by_endpoint = kind not in ("refused", "context") and (not final or spent or known in _OF_THE_ENDPOINT)
+    return Unanswered(kind, words, final=final, after=after, parameter=parameter, by_endpoint=by_endpoint)
 
 
 def words_of(error: Any, depth: int = 0) -> str:

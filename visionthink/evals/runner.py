@@ -1,38 +1,45 @@
 """Examples x routing -> transcripts.jsonl, views to look at, summary.json. What is interrupted goes on where it was.
 
 While a run is under way, every batch is one line of progress.jsonl, written when the batch is done; a batch that was cut off is
-done again as a whole, so that the result does not depend on where the cut was. One process at a time works in a folder, and
-nothing outside it is written.
+done again as a whole, so that the result does not depend on where the cut was. One process at a time writes in a folder, whoever
+runs the batches, and nothing outside it is written.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from visionthink import records
 from visionthink.durable import append_lines, lines_of_one, same_settings, stored_settings, whole_lines
-from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError, ImageError, InputError, OptionError
+from visionthink.errors import DataError, OptionError
+from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, batches, example_of
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored, summarise
 from visionthink.evals.policy_spec import PolicySpec
-from visionthink.evals.routing import Lane, Routing, routing
+from visionthink.evals.routing import routing
 from visionthink.evals.run_folder import view_file, write_run
 from visionthink.model import Model
+from visionthink.picture import ImageView
+from visionthink.pools.work import Finished
 from visionthink.progress import stage
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples, Look, StopReason
+from visionthink.rewards.usage import total
+from visionthink.types import Examples, Look, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads
 at once is the policy's business."""
 GALLERY = 200
-"""Episodes per run whose views are kept as pictures: the first, in the order of running, that had anything on offer."""
+"""Episodes per run whose views are kept as pictures: the first, in the order of the table, that had anything on offer."""
+
+
+Results = Callable[[Iterator[Batch]], Iterator[Finished]]
+"""Runs batches, and gives their results in whatever order they are finished."""
 
 
 class Metric(Protocol):
@@ -50,6 +57,8 @@ class _Batch:
     """A digest of what was asked."""
     scored: tuple[Mapping[str, Any], ...]
     failed: Mapping[str, str]
+    architecture: Mapping[str, Any] | None = None
+    """The shape of the model as the worker had it."""
 
 
 @dataclass(kw_only=True)
@@ -62,6 +71,7 @@ class _Done:
     failed: dict[str, str] = field(default_factory=dict)
     finished: int = 0
     """Examples of the batches that need not be done again."""
+    architecture: Architecture | None = None
 
     def add(self, record: Mapping[str, Any]) -> None:
         """A batch in which the model could not be called counts as not done: it is asked again.
@@ -73,6 +83,8 @@ class _Done:
         scored = {s.transcript.example_id: s for s in map(Scored.from_dict, batch.scored)}
         self.scored |= scored
         self.failed |= batch.failed
+        if batch.architecture is not None:
+            self.architecture = Architecture.from_dict(batch.architecture)
         if all(s.transcript.stop_reason != StopReason.POLICY_ERROR for s in scored.values()):
             self.batches[batch.batch] = batch.of
             self.finished += len(batch.scored) + len(batch.failed)
@@ -90,6 +102,7 @@ def evaluate(
     batch_size: int = BATCH,
     settings: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
+    results: Results | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
@@ -97,6 +110,9 @@ def evaluate(
     and counted. A judge that is down leaves answers unscored; running the same again asks it again. `settings` are whatever else
     the answers depend on: a folder that was begun with others is refused. Where the policy has a compression method, the model is
     the compressed one.
+
+    `results` gives the batches to workers that have the examples, the model and the judge themselves; `model` is then never asked
+    anything, and needs no weights. By default they are run one after the other, here.
 
     Raises:
         DataError: there is nothing to evaluate, or every example failed.
@@ -112,84 +128,49 @@ def evaluate(
     chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}
     judge = steady(judge)
+    run = results or functools.partial(map, BatchRunner(examples, model, policy, judge))
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
         same_settings(out, chosen)
-        done, order, refused = _Done(), list[str](), dict[str, str]()
+        done, order, refused = _Done(), dict[str, Key](), dict[str, str]()
         for number, record in whole_lines(out / "progress.jsonl"):
             try:
                 done.add(record)
             except ValueError as error:
                 raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program: {error}") from None
         _judge_again(done, judge)
-        room = GALLERY
+        usage: dict[str, Mapping[str, float]] = {}
         with stage(f"{model_name} {policy}", len(examples), done=done.finished) as advance:
-            readable = _readable(examples, order, refused)
-            for number, (lane, batch) in enumerate(_batches(readable, route, batch_size, refused)):
-                digest = _digest(batch)
-                if done.batches.get(number, digest) != digest:
-                    raise OptionError(f"--out {out}: was begun with other examples than those of {suite} now; use another folder")
-                if number not in done.batches:
-                    done.add(_run(number, digest, lane, batch, model, judge, out, progress_file, room))
-                    advance(len(batch))
-                room -= sum(bool(done.scored[e.id].transcript.offers) for e in batch if e.id in done.scored)
+
+            def left() -> Iterator[Batch]:
+                for batch in batches(examples, route, batch_size, order, refused):
+                    if done.batches.get(batch.number, batch.of) != batch.of:
+                        raise OptionError(
+                            f"--out {out}: was begun with other examples than those of {suite} now; use another folder"
+                        )
+                    if batch.number not in done.batches:
+                        yield batch
+
+            for finished in run(left()):
+                append_lines(progress_file, finished.record)
+                done.add(finished.record)
+                usage[finished.worker] = finished.usage
+                advance(len(finished.record["scored"]) + len(finished.record["failed"]))
             advance(len(refused))
         failed = refused | done.failed
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
+        if usage or not (out / "summary.json").exists():
+            _keep_views(examples, order, done, model, policy, out)
         in_order = [done.scored[i] for i in order if i in done.scored]
-        summary = summarise(in_order, suite=suite, model=model_name, policy=str(policy), architecture=architecture_of(model))
+        architecture = done.architecture or architecture_of(model)
+        summary = summarise(in_order, suite=suite, model=model_name, policy=str(policy), architecture=architecture)
         if metric:
             summary["metrics"] = dict(metric(in_order))
         summary["benchmark"] = chosen.get("benchmark")
-        summary |= {"judge": judge.identity, "judge_usage": judge.usage(), "failed": len(failed)}
+        used = total([judge.usage(), *usage.values()]) if results else judge.usage()
+        summary |= {"judge": judge.identity, "judge_usage": used, "failed": len(failed)}
         write_run(out, summary, in_order, failed)
     return summary
-
-
-def architecture_of(model: Model) -> Architecture | None:
-    """The shape of a model; None where it is not known, as behind an endpoint that nothing was said of."""
-    config = getattr(model.policy, "config", None)
-    return Architecture.of(config, getattr(model.policy, "value_bytes", 2)) if config is not None else None
-
-
-def _run(
-    number: int,
-    digest: str,
-    lane: Lane,
-    batch: Sequence[Example],
-    model: Model,
-    judge: Judge,
-    out: Path,
-    file: IO[bytes],
-    room: int,
-) -> dict[str, Any]:
-    """Episodes, verdicts, one line. `room` is how many more episodes fit into the gallery."""
-    episodes, failed = list[Episode](), dict[str, str]()
-    for example in batch:
-        try:
-            episodes.append(model.episode(example, lane.menu))
-        except InputError as error:
-            failed[example.id] = str(error)
-    deciding = [e for e in episodes if lane.policy_for(e) is lane.policy]
-    others = [e for e in episodes if lane.policy_for(e) is not lane.policy]
-    transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
-    verdicts = judge_transcripts(judge, transcripts)
-    scored = [Scored(t, v) for t, v in zip(transcripts, verdicts, strict=True)]
-    for episode in [e for e in episodes if e.transcript().offers][: max(0, room)]:
-        _keep_views(episode, out)
-    record = {"batch": number, "of": digest, "scored": [s.to_dict() for s in scored], "failed": failed}
-    append_lines(file, record)
-    return record
-
-
-def _digest(batch: Sequence[Example]) -> str:
-    """Of what is asked: a table that was edited in between is not the one that was begun with."""
-    digest = hashlib.sha256()
-    for example in batch:
-        images = [image if isinstance(image, (bytes, str)) else getattr(image, "name", "") for image in example.images]
-        for part in (example.id, example.question, example.answer, example.aliases, *example.earlier, *images):
-            digest.update(repr(part).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:16]
 
 
 def _judge_again(done: _Done, judge: Judge) -> None:
@@ -199,48 +180,24 @@ def _judge_again(done: _Done, judge: Judge) -> None:
         done.scored[scored.transcript.example_id] = Scored(scored.transcript, verdict)
 
 
-def _readable(examples: Examples, order: list[str], refused: dict[str, str]) -> Iterator[Example]:
-    """Examples one by one; `order` gets their ids, `refused` the rows that cannot be read."""
-    known = set[str]()
-    for key in examples if isinstance(examples, Mapping) else range(len(examples)):
-        try:
-            example = examples[key]  # type: ignore[index]
-        except InputError as error:
-            refused[str(key)] = str(error)
-            continue
-        if example.id in known:
-            refused[f"{example.id} (again)"] = f"row {key}: its id {example.id} is that of an earlier row"
-            continue
-        known.add(example.id)
-        order.append(example.id)
-        yield example
-
-
-def _batches(
-    examples: Iterable[Example], route: Routing, size: int, refused: dict[str, str]
-) -> Iterator[tuple[Lane, list[Example]]]:
-    """Examples by lane, in order, at most `size` together; `refused` gets those whose images cannot be used."""
-    waiting: dict[int, tuple[Lane, list[Example]]] = {}
-    for example in examples:
-        try:
-            lane = route(example)
-        except ImageError as error:
-            refused[example.id] = str(error)
-            continue
-        _, members = waiting.setdefault(id(lane), (lane, []))
-        members.append(example)
-        if len(members) == size:
-            yield waiting.pop(id(lane))
-    yield from waiting.values()
-
-
-def _keep_views(episode: Episode, out: Path) -> None:
+def _keep_views(examples: Examples, order: Mapping[str, Key], done: _Done, model: Model, policy: PolicySpec, out: Path) -> None:
     """Save the full views and all that were shown, for the gallery of the report."""
-    (out / "views").mkdir(exist_ok=True)
-    space, pictures = episode.space, episode.pictures
-    for i, box in enumerate(space.image_boxes):
-        [full] = space.render([Look((box,), 1.0, i)], pictures)
-        full.image.save(view_file(out, episode.example.id, i))
-    looks = (*space.opening, *(look for turn in episode.transcript().turns for look in turn.looks))
-    for shown, view in zip(space.shown(looks), space.render(looks, pictures), strict=True):
-        view.image.save(view_file(out, episode.example.id, shown.image, shown))
+    route = routing(policy, model)
+    for name in [name for name in order if name in done.scored and done.scored[name].transcript.offers][:GALLERY]:
+        example = example_of(examples, order[name])
+        episode = model.episode(example, route(example).menu)
+        space, pictures = episode.space, episode.pictures
+        for i, box in enumerate(space.image_boxes):
+            [full] = space.render([Look((box,), 1.0, i)], pictures)
+            _save(full, view_file(out, name, i))
+        looks = (*space.opening, *(look for turn in done.scored[name].transcript.turns for look in turn.looks))
+        for shown, view in zip(space.shown(looks), space.render(looks, pictures), strict=True):
+            _save(view, view_file(out, name, shown.image, shown))
+
+
+def _save(view: ImageView, file: Path) -> None:
+    """Write a picture, which appears when it is whole."""
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_name(".partial")
+    view.image.save(partial, "PNG")
+    partial.replace(file)

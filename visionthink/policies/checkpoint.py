@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionthink import chatml, records
 from visionthink.errors import ModelError, StorageError, one_line
+from visionthink.policies.attention import check_attention, chosen_attention
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -61,28 +62,45 @@ def resolve(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
-def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None) -> Checkpoint:
+def open_checkpoint(
+    name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None, attention: str = ""
+) -> Checkpoint:
     """Load model, tokenizer and image processor.
 
-    `device` defaults to a GPU where there is one; `dtype` to float32 on a CPU and to the checkpoint's own elsewhere.
+    Args:
+        device: by default a GPU where there is one. On the device `meta` the model has its architecture and no weights, for a
+            process that lets others run it.
+        dtype: by default float32 on a CPU and the checkpoint's own elsewhere.
+        attention: sdpa, flash_attention_2 or eager; by default flash attention where it is installed and can be used (weights
+            in half precision on a GPU), else sdpa.
 
     Raises:
         ModelError: a file is missing or damaged, two disagree, or the architecture is none of Qwen2-VL, Qwen2.5-VL and
             Qwen3-VL, or one that cannot be run.
+        OptionError: there is no such attention, or it cannot be used with that device and dtype.
     """
+    check_attention(attention)
     path = check_files(name)
     torch, transformers = _libraries()
     from visionthink.policies import checkpoint_files as files
+    from visionthink.policies.windows import group_windows
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
     parts = files.read(name, path)
+    if device == "meta":
+        with torch.device("meta"):
+            model = transformers.AutoModelForImageTextToText.from_config(parts.config, dtype=dtype).eval()
+        return _checkpoint(name, path, model, parts)
+    dtype = dtype or (torch.float32 if device == "cpu" else "auto")
+    implementation = chosen_attention(attention, device=device, dtype=parts.config.dtype if dtype == "auto" else dtype)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
             config=parts.config,
             generation_config=parts.generation,
-            dtype=dtype or (torch.float32 if device == "cpu" else "auto"),
+            dtype=dtype,
+            attn_implementation=implementation,
             output_loading_info=True,
         )
         model = model.to(device).eval()
@@ -93,12 +111,17 @@ def open_checkpoint(name: str, *, device: str | None = None, dtype: torch.dtype 
         raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
     if left := sorted(key for key in loaded["unexpected_keys"] if key.startswith("model.")):  # a value head may stand beside it
         raise ModelError(f"model {name}: {left[0]} is in the weights and has no place in the architecture of config.json")
+    group_windows(model)
     try:
         _try_out(model, parts)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"model {name}: no memory is left to run it ({one_line(error)})") from error
     except Exception as error:  # whatever transformers only finds out in a forward pass
         raise ModelError(f"model {name}: config.json: a model of this architecture cannot be run ({one_line(error)})") from error
+    return _checkpoint(name, path, model, parts)
+
+
+def _checkpoint(name: str, path: str, model: PreTrainedModel, parts: Described) -> Checkpoint:
     return Checkpoint(
         name=name,
         path=path,
@@ -203,6 +226,11 @@ def _check_folder(folder: Path, name: str) -> None:
     )
     if (folder / "adapter_config.json").is_file():
         raise ModelError(f"model {name}: is an adapter in the middle of a run, not a model; take the run's final/")
+    if any(folder.glob("pytorch_model_fsdp*")) and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {name}: holds shards of weights, which only --resume reads; take the run's final/, or train with "
+            "fsdp_state_dict_type: FULL_STATE_DICT"
+        )
     for files in needed:
         if not any((folder / file).is_file() for file in files):
             raise ModelError(f"model {name}: {files[0]} is missing")

@@ -96,31 +96,16 @@ class LocalPolicy:
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
         prompts = [self.renderer.prompt_ids(history) for history in histories]
 
-        def complete(fitting: list[int]) -> list[Completion]:
-            completions: list[Completion] = []
-            while rest := fitting[len(completions) :]:
-                size = self.batch_size or self._fitting([len(prompts[i]) for i in rest])
-                completions += self._complete_what_fits(complete_batch, [histories[i] for i in rest[:size]])
-            return completions
+        def size(rest: Sequence[int]) -> int:
+            return self.batch_size or self._fitting([len(prompts[i]) for i in rest])
 
-        return within_context(prompts, context, complete)
+        complete = memory.halving(lambda part: complete_batch([histories[i] for i in part]))
+        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
 
     def _fitting(self, lengths: Sequence[int]) -> int:
         model = self.checkpoint.model
         per_token = memory.bytes_per_token(model.config, model.dtype.itemsize)
         return memory.fitting([n + self.max_new_tokens for n in lengths], per_token, memory.free_bytes(model.device))
-
-    def _complete_what_fits(self, complete_batch: CompleteBatch, histories: Sequence[History]) -> list[Completion]:
-        """Halved where memory runs out; a single one that does not fit is an error of its own."""
-        try:
-            return complete_batch(histories)
-        except torch.OutOfMemoryError:
-            pass  # outside of the handler, whose traceback keeps the batch alive
-        if len(histories) == 1:
-            return [Completion.failed("out_of_memory", "out of memory")]
-        torch.cuda.empty_cache()
-        first, second = histories[: len(histories) // 2], histories[len(histories) // 2 :]
-        return self._complete_what_fits(complete_batch, first) + self._complete_what_fits(complete_batch, second)
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""

@@ -2,16 +2,18 @@
 
 An estimate from above, of what lives at the same time while a batch is read: keys and values of all layers, one layer's
 activations of decoder and vision tower. It errs on the safe side; a GPU that runs out all the same says so, and the batch is
-halved (`LocalPolicy`). A CPU does not say so: its process is killed.
+halved (`halving`). A CPU does not say so: its process is killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from visionthink.types import Completion
 
 _SHARE = 0.6
 """Of the free memory; the rest is left to fragmentation and to other processes."""
@@ -19,25 +21,64 @@ MOST = 64
 """More at once gains little and holds up the first to finish."""
 
 
-def bytes_per_token(config: Any, value_bytes: int) -> int:
-    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+def values_per_token(config: Any) -> tuple[int, int, int]:
+    """Numbers that one token takes: keys and values of all layers, a layer of the decoder, and, of a visual token, a layer of the
+    vision tower and its pixels."""
     text, vision = config.get_text_config(), config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head
     decoder = 8 * text.hidden_size + 3 * text.intermediate_size
     patches = vision.spatial_merge_size**2
     tower = patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + vision.in_channels * 2 * vision.patch_size**2)
-    return value_bytes * (cache + decoder + tower)
+    return cache, decoder, tower
 
 
-def fitting(lengths: Sequence[int], per_token: int, free: int) -> int:
+def bytes_per_token(config: Any, value_bytes: int) -> int:
+    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+    return value_bytes * sum(values_per_token(config))
+
+
+def fitting(lengths: Sequence[int], per_token: int, free: int, most: int = MOST) -> int:
     """How many of the first prompts fit, padded to the longest of them; at least one."""
     longest = 0
-    for count, length in enumerate(lengths[:MOST], 1):
+    for count, length in enumerate(lengths[:most], 1):
         longest = max(longest, length)
         if count > 1 and count * longest * per_token > _SHARE * free:
             return count - 1
-    return max(1, min(len(lengths), MOST))
+    return max(1, min(len(lengths), most))
+
+
+def complete_in_parts(
+    prompts: Sequence[int], size: Callable[[Sequence[int]], int], complete: Callable[[Sequence[int]], list[Completion]]
+) -> list[Completion]:
+    """One completion per prompt, in order.
+
+    Args:
+        prompts: their indices.
+        size: how many of the first of the given prompts to complete at once.
+        complete: completes all it is given at once.
+    """
+    completions: list[Completion] = []
+    while rest := prompts[len(completions) :]:
+        completions += complete(rest[: size(rest)])
+    return completions
+
+
+def halving(complete: Callable[[Sequence[int]], list[Completion]]) -> Callable[[Sequence[int]], list[Completion]]:
+    """The same, in halves where memory runs out; a single prompt that does not fit is an error of its own."""
+
+    def halved(prompts: Sequence[int]) -> list[Completion]:
+        try:
+            return complete(prompts)
+        except torch.OutOfMemoryError:
+            pass  # outside of the handler, whose traceback keeps the batch alive
+        if len(prompts) == 1:
+            return [Completion.failed("out_of_memory", "out of memory")]
+        torch.cuda.empty_cache()
+        middle = len(prompts) // 2
+        return halved(prompts[:middle]) + halved(prompts[middle:])
+
+    return halved
 
 
 def free_bytes(device: torch.device) -> int:

@@ -269,3 +269,7 @@ class Protocol:
     def format_answer(self, answer: str) -> str:
         """An answer in this dialect, for demonstrations; thinking is left to the model."""
         return f"<answer>{answer}</answer>" if DIALECTS[self.dialect].answer_tags else answer
+
+    def format_thought(self, thought: str) -> str:
+        """What comes before a request or an answer in this dialect, for demonstrations; nothing where it does not think."""
+        return f"<think>{thought}</think>" if DIALECTS[self.dialect].thinks else ""

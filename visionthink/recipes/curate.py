@@ -1,16 +1,12 @@
-"""Curation from beginning to end: open, spread over processes, wait, merge, report."""
+"""Curation from beginning to end: open, spread over workers, write down, label, report."""
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +14,20 @@ from rich.console import Console
 
 from visionthink.addresses import is_endpoint
 from visionthink.data.curated import label_rows, summarise, write_tables
-from visionthink.data.curation import Curator, count_shard, counted, judge_again, shard_rows
+from visionthink.data.curation import Curator, RowCounter, counted, judge_again, written_down
 from visionthink.data.curation_report import curation_page
 from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
 from visionthink.durable import replace_json, same_settings, stored_settings
-from visionthink.errors import DataError, OptionError, VisionThinkError
+from visionthink.errors import DataError, OptionError
+from visionthink.model import ENGINES
+from visionthink.policies.attention import check_attention
 from visionthink.policies.checkpoint import check_files, describe, resolve
+from visionthink.pools.pool import Pool
+from visionthink.pools.work import Work
 from visionthink.progress import stage
 from visionthink.resolution import ResolutionLadder
+from visionthink.rewards.usage import total
 from visionthink.types import Example
 
 
@@ -54,41 +55,30 @@ class CurateConfig:
     """A data set whose images must not be in this one."""
     omit: tuple[str, ...] = ()
     """Fields to leave out of the request to an endpoint."""
+    attention: str = ""
+    """Of a model that transformers runs; empty takes flash attention where it can be used."""
     columns: str = ""
     image_root: str = ""
     seed: int = 0
     limit: int = 0
-    workers: int = 1
-    shard: str = ""
-    """Part of the work for this machine, as 2/8."""
     strict: bool = False
+    engine: str = "transformers"
+    """What runs a model that is no endpoint."""
+    pool: Pool = field(default_factory=Pool)
 
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(self.rollouts, self.difference, self.wrong)
 
-    def parts(self, count: int) -> dict[str, list[int]]:
-        """Rows of each worker of this machine, by the name of its part. Machines may have different numbers of workers.
-
-        Raises:
-            OptionError: a shard that is not of the form 2/8, or no workers.
-        """
-        mine, slash, all_ = (self.shard or "1/1").partition("/")
-        if not slash or not mine.isdecimal() or not all_.isdecimal() or not 1 <= int(mine) <= int(all_):
-            raise OptionError(f"--shard {self.shard}: expected a part such as 2/8")
-        rows = shard_rows(range(count), int(mine) - 1, int(all_))
-        return {
-            f"{int(mine):03}-of-{int(all_):03}-worker-{w + 1:02}": shard_rows(rows, w, self.workers, salt="worker ")
-            for w in range(self.workers)
-        }
-
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("limit", 0), ("select", 0), ("max_tokens", 0), ("max_new_tokens", 1), ("seed", 0)):
+        for name, least in (("limit", 0), ("select", 0), ("max_tokens", 0), ("max_new_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"--temperature {self.temperature}: must be a number of at least 0")
-        _ = self.thresholds, self.parts(0)
+        runner = "the endpoint" if is_endpoint(self.model) else self.engine
+        check_attention(self.attention, runner=runner)
+        _ = self.thresholds
         if len(ResolutionLadder.parse(self.ladder).levels) < 2:
             raise OptionError(f"--ladder {self.ladder}: needs two levels to compare")
 
@@ -115,21 +105,18 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
     _same_settings(config)
     started = time.perf_counter()
     _judge_again(config, console)
-    _run_workers(config, len(examples))
+    _count_rows(config, len(examples))
     rows = label_rows(
         config.out,
         config.thresholds,
         most=config.select,
         validation=read_examples(config.validation) if config.validation else None,
     )
-    if rows and all(c.label is None for c in rows) and len(rows) == len(examples):
+    if rows and all(c.label is None for c in rows):
         raise DataError(f"{config.data}: no row can be used; the first: {rows[0].reason}")
     summary = summarise(rows, examples, config.thresholds)
     summary |= {"judge_usage": _usage(config.out), "seconds": round(time.perf_counter() - started, 1)}
     (config.out / "report.html").write_text(curation_page(config.out, rows, examples, summary), "utf-8")
-    if len(rows) < len(examples):
-        console.print(f"{len(rows)} of {len(examples)} rows are done; run the other shards, then any of them again")
-        return summary
     write_tables(config.out, rows, examples)
     replace_json(config.out / "summary.json", summary)
     return summary
@@ -161,6 +148,8 @@ def _same_settings(config: CurateConfig) -> None:
     judges = [part.strip() for part in config.judge.split(",")]
     settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
     settings |= {"omit": list(config.omit)} if config.omit else {}
+    settings |= {"attention": config.attention} if config.attention else {}
+    settings |= {"engine": config.engine} if config.engine != ENGINES[0] else {}
     before = stored_settings(config.out)
     if before is None:
         if config.out.exists() and any(config.out.iterdir()):
@@ -200,36 +189,60 @@ def _judge_files(judges: Sequence[str]) -> str:
     return "\n".join(path.read_text("utf-8", "replace") for path in files if path.is_file())
 
 
-def _run_workers(config: CurateConfig, total: int) -> None:
-    """One process for each shard of this machine, and a bar over what all of them have written down."""
-    parts = config.parts(total)
-    mine = {row for rows in parts.values() for row in rows}
+def _count_rows(config: CurateConfig, count: int) -> None:
+    """Give the rows that are left to the pool, and write down what comes back."""
     done = {c.row for c in counted(config.out)}
-    if mine <= done:
+    left = [row for row in range(count) if row not in done]
+    if not left:
         return
-    context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
-    processes = [context.Process(target=_work, args=(config, w, os.getpid(), errors), daemon=True) for w in range(config.workers)]
-    for process in processes:
-        process.start()
-    before = len(mine & done)
-    with stage("examples", len(mine), done=before) as advance:
-        while any(p.is_alive() for p in processes):
-            time.sleep(0.5)
-            now = len(mine & {c.row for c in counted(config.out)})
-            advance(now - before)
-            before = now
-            if not errors.empty():
-                for process in processes:
-                    process.terminate()
-                raise errors.get()
-        advance(len(mine & {c.row for c in counted(config.out)}) - before)
-    for process in processes:
-        process.join()
-    if not errors.empty():
-        raise errors.get()
-    if bad := next((p for p in processes if p.exitcode), None):
-        raise DataError(f"a worker ended with status {bad.exitcode}; run the command again to go on")
+    usage: dict[str, Mapping[str, float]] = {}
+    try:
+        with stage("examples", count, done=len(done)) as advance:
+            for finished in written_down(config.out, config.pool.results(rows_of(config), left)):
+                usage[finished.worker] = finished.usage
+                advance(1)
+    finally:
+        _write_usage(config.out / "usage" / "workers.jsonl", usage.values())
+
+
+def rows_of(config: CurateConfig) -> Work:
+    """The work of a curation: its items are the numbers of rows."""
+    return _Work(config)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Opens model, judge and table in a worker."""
+
+    config: CurateConfig
+
+    def __call__(self) -> RowCounter:
+        from visionthink.model import load
+        from visionthink.rewards.cascade import steady
+        from visionthink.rewards.spec import read_definite, read_judge
+
+        config = self.config
+        omit: dict[str, Any] = {"omit": config.omit} if config.omit else {}
+        model = load(
+            config.model,
+            ladder=ResolutionLadder.parse(config.ladder),
+            engine=config.engine,
+            attention=config.attention,
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=2 * config.rollouts,
+            **omit,
+        )
+        curator = Curator(
+            model=model,
+            judge=steady(read_judge(config.judge)),
+            thresholds=config.thresholds,
+            seed=config.seed,
+            max_tokens=config.max_tokens,
+            definite=read_definite(config.definite) if config.definite else None,
+        )
+        examples = _examples(config.data, config)
+        return RowCounter(curator=curator, examples=examples, keys=list(examples), strict=config.strict)
 
 
 def _judge_again(config: CurateConfig, console: Console) -> None:
@@ -238,59 +251,18 @@ def _judge_again(config: CurateConfig, console: Console) -> None:
     if any(c.unscored for c in counted(config.out)):
         judge = read_judge(config.judge)
         rows, left = judge_again(config.out, judge)
-        _write_usage(config.out / "usage" / "judged-again.jsonl", judge.usage())
+        _write_usage(config.out / "usage" / "judged-again.jsonl", [judge.usage()])
         console.print(f"{rows} rows held answers that could not be judged; judged again, {left} still do")
 
 
-def _write_usage(file: Path, usage: dict[str, float]) -> None:
-    """What the judge of one worker cost; of one that was killed it is not known."""
+def _write_usage(file: Path, usages: Iterable[Mapping[str, float]]) -> None:
+    """What the judges of workers cost, a line each; of a run that was killed it is not known."""
     file.parent.mkdir(exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(usage) + "\n")
+        lines.writelines(json.dumps(dict(usage)) + "\n" for usage in usages)
 
 
 def _usage(out: Path) -> dict[str, float]:
-    """Sums over all workers that came to their end."""
-    total: Counter[str] = Counter()
-    for file in sorted((out / "usage").glob("*.jsonl")):
-        for line in file.read_text("utf-8").splitlines():
-            total.update(json.loads(line))
-    return dict(total)
-
-
-def _work(config: CurateConfig, worker: int, parent: int, errors: Any) -> None:
-    """A worker process."""
-    try:
-        import torch
-
-        from visionthink.model import load
-        from visionthink.rewards.spec import read_definite, read_judge
-
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
-        gpus = torch.cuda.device_count()
-        where: dict[str, Any] = {"device": f"cuda:{worker % gpus}"} if gpus > 1 and not is_endpoint(config.model) else {}
-        where |= {"omit": config.omit} if config.omit else {}
-        model = load(
-            config.model,
-            **where,
-            ladder=ResolutionLadder.parse(config.ladder),
-            temperature=config.temperature,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=2 * config.rollouts,
-        )
-        definite = read_definite(config.definite) if config.definite else None
-        curator = Curator(
-            model=model,
-            judge=read_judge(config.judge),
-            thresholds=config.thresholds,
-            seed=config.seed,
-            max_tokens=config.max_tokens,
-            definite=definite,
-        )
-        examples = _examples(config.data, config)
-        part, rows = list(config.parts(len(examples)).items())[worker]
-        count_shard(config.out, examples, curator, rows, part, parent=parent, strict=config.strict)
-        _write_usage(config.out / "usage" / f"{part}.jsonl", curator.judge.usage())
-    except VisionThinkError as error:
-        errors.put(error)
-        sys.exit(1)
+    """Of all workers together."""
+    files = sorted((out / "usage").glob("*.jsonl"))
+    return total(json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())

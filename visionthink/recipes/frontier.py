@@ -14,7 +14,7 @@ from visionthink.evals.metrics import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import routing
-from visionthink.evals.runner import Metric, evaluate
+from visionthink.evals.runner import Metric, Results, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example, Examples
@@ -34,9 +34,11 @@ def evaluate_all(
     judge: Judge,
     settings: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
+    results: Callable[[str, PolicySpec], Results | None] = lambda model, policy: None,
 ) -> list[dict[str, Any]]:
     """Every policy of every model into a folder of its own below `out`, then `report.html`; finished ones are not repeated.
-    Returns their summaries with what the report says of each: `comparison`, `branches`, `break_even`.
+    Returns their summaries with what the report says of each: `comparison`, `branches`, `break_even`. `results` says what runs
+    the batches of a model and a policy, see `evals.runner.evaluate`.
 
     `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
 
@@ -57,7 +59,16 @@ def evaluate_all(
             exact = _with_share(policy, own) if policy in shareless else policy
             folder = out / _slug(f"{name}-{policy}")
             own[policy] = evaluate_one(
-                exact, model, examples, folder, suite=suite, model_name=name, judge=judge, settings=settings, metric=metric
+                exact,
+                model,
+                examples,
+                folder,
+                suite=suite,
+                model_name=name,
+                judge=judge,
+                settings=settings,
+                metric=metric,
+                results=results(name, exact),
             )
             folders.append(folder)
     return [run.to_dict() for run in report(folders, out / "report.html")]

@@ -41,14 +41,15 @@ from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import Renderer
 from visionthink.progress import stage
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
+from visionthink.recipes.cold_start import cold_start_tiny, sampled
 from visionthink.recipes.tiny import tiny
 from visionthink.rewards.judge import judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.train.config import TrainConfig
+from visionthink.train.demonstrations import Demonstrations, choose, demonstrate
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.run import train
-from visionthink.train.sft import Demonstration, SftConfig, choose, demonstrate, fine_tune
-from visionthink.transcript import Transcript
+from visionthink.train.sft import fine_tune
 
 MOST_AT_ONCE = 8
 """Runs at a time at most; each takes about 2 GB."""
@@ -214,20 +215,16 @@ def _make_start(start: Start, seed: int, out: Path) -> None:
     final = Path(_start(start, seed, out))
     if not final.is_dir():
         steps = {"reluctant": 60, "sft": 60, "sft-long": 240}[start]
-        config = SftConfig(model="tiny-base", out=final.parent, steps=steps, batch_size=16, learning_rate=3e-4, seed=seed)
+        config = cold_start_tiny().config.replace(out=final.parent, steps=steps, seed=seed)
         fine_tune(config, _demonstrations(seed, direct_only=start == "reluctant"))
 
 
-def _demonstrations(seed: int, *, direct_only: bool) -> list[Demonstration]:
-    """From the base model's own good transcripts at temperature 1: as many requests as direct answers, or direct ones only."""
-    examples = synth.suite(720, split="train", seed=1000 + seed, cells=synth.BALANCED)
-    model = load("tiny-base", max_new_tokens=8, batch_size=64, temperature=1.0, seed=seed)
-    transcripts: list[Transcript] = model.run(examples)
-    checkpoint = open_checkpoint("tiny-base")
-    source = EpisodeSource(
-        examples={e.id: e for e in examples}, menu=Menu(), protocol=checkpoint.protocol, budget=checkpoint.budget
-    )
-    chosen = choose(transcripts, source, RulesJudge(closed=True), seed=seed)
+def _demonstrations(seed: int, *, direct_only: bool) -> Demonstrations:
+    """From the base model's own good transcripts: as many requests as direct answers, or direct ones only."""
+    material, checkpoint = sampled("tiny-base", seed), open_checkpoint("tiny-base")
+    source = EpisodeSource(examples=material.examples, menu=Menu(), protocol=checkpoint.protocol, budget=checkpoint.budget)
+    transcripts, verdicts = material.judged()
+    chosen = choose(transcripts, verdicts, checkpoint.protocol, seed=seed)
     if direct_only:
         chosen = [t for t in chosen if not t.requested]
     return demonstrate(chosen, source, Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary))

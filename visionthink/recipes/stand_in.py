@@ -28,6 +28,7 @@ from visionthink.data import synth
 from visionthink.images import open_image
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.protocol import Protocol
+from visionthink.train.processes import of_the_first
 from visionthink.types import Example
 
 SIDE = 896
@@ -42,11 +43,15 @@ def large_examples(n: int) -> list[Example]:
 
 def _checkpoint(model: Any, image_processor: Qwen2VLImageProcessorPil, dialect: str) -> Checkpoint:
     """Through a folder, as any checkpoint: TRL loads the reference model from there."""
-    tokenizer = open_checkpoint("tiny-base").tokenizer
-    folder = Path(tempfile.mkdtemp(prefix="visionthink-stand-in-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    save_checkpoint(folder, model=model, tokenizer=tokenizer, image_processor=image_processor, protocol=Protocol(dialect))
-    return open_checkpoint(str(folder))
+
+    def write() -> str:
+        folder = Path(tempfile.mkdtemp(prefix="visionthink-stand-in-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        tokenizer = open_checkpoint("tiny-base").tokenizer
+        save_checkpoint(folder, model=model, tokenizer=tokenizer, image_processor=image_processor, protocol=Protocol(dialect))
+        return str(folder)
+
+    return open_checkpoint(of_the_first(write))  # of several processes, transformers lets only the first one write
 
 
 def _ids() -> dict[str, int]:

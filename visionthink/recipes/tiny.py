@@ -51,7 +51,7 @@ def tiny() -> Recipe:
     def source(config: TrainConfig) -> list[Example]:
         return synth.suite(config.steps * config.prompts_per_step, split="train", seed=config.seed, cells=cells)
 
-    return Recipe(config, source)
+    return Recipe(config=config, source=source)
 
 
 def main() -> None:

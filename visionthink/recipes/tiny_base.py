@@ -40,7 +40,7 @@ from visionthink.policies.scripted import ScriptedPolicy
 from visionthink.progress import stage
 from visionthink.protocol import MARKUP, Protocol, prompt
 from visionthink.resolution import ResolutionLadder
-from visionthink.train.sft import Demonstration, collate
+from visionthink.train.demonstrations import Demonstration, collate
 from visionthink.types import Example
 
 PROTOCOL = Protocol("compact")
@@ -182,7 +182,7 @@ def learning_rate(batch: int, batches: int) -> float:
 
 
 class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
-    """Batches of demonstrations, see `train.sft.collate`. Batch i depends on the seed and i alone.
+    """Batches of demonstrations, see `train.demonstrations.collate`. Batch i depends on the seed and i alone.
 
     Every demonstration is a scripted run of the product's own episode, so the model is trained on exactly the tokens it
     will meet.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionthink.errors import OptionError
-from visionthink.rewards.judge import Answer, Judge, Verdict
+from visionthink.rewards.judge import Answer, Judge, RemoteJudge, Verdict
 
 
 @dataclass(kw_only=True)
@@ -24,12 +25,13 @@ class Cascade:
     """The first judge that is sure decides.
 
     A share `audit` of what a judge decided is shown to the next one as well, only to count how often they agree; which answers
-    these are follows from their text alone.
+    these are follows from their text alone. Several threads may ask at once.
     """
 
     def __init__(self, judges: Sequence[Judge], *, audit: float = 0.0):
         self.judges, self.audit = tuple(judges), audit
         self.stages = [Stage() for _ in self.judges]
+        self._counting = threading.Lock()
 
     @property
     def identity(self) -> str:
@@ -54,15 +56,16 @@ class Cascade:
             left = [i for i, v in enumerate(verdicts) if v is None or v.verdict == "unscored"]
             asked = [*left, *audited]
             given = dict(zip(asked, judge.compare([answers[i] for i in asked]), strict=True))
-            if before:
-                both = [i for i in audited if given[i].verdict != "unscored"]
-                before.audited += len(both)
-                before.agreed += sum(given[i].verdict == audited[i].verdict for i in both)
-            stage.seen += len(left)
             for i in left:
                 verdicts[i] = given[i]
             decided = {i: given[i] for i in left if given[i].verdict != "unscored"}
-            stage.decided += len(decided)
+            both = [i for i in audited if given[i].verdict != "unscored"]
+            with self._counting:
+                if before:
+                    before.audited += len(both)
+                    before.agreed += sum(given[i].verdict == audited[i].verdict for i in both)
+                stage.seen += len(left)
+                stage.decided += len(decided)
             audited = {i: v for i, v in decided.items() if _drawn(answers[i], self.audit)}
             before = stage
         return [v or Verdict("unscored", self.identity, "no judge") for v in verdicts]
@@ -71,6 +74,18 @@ class Cascade:
 def _drawn(answer: Answer, share: float) -> bool:
     text = "\0".join((answer.question, answer.prediction, *answer.references))
     return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) < share * 2**32
+
+
+def remote(judge: Judge) -> list[RemoteJudge]:
+    """The parts of a judge that ask a server, in order."""
+    parts = judge.judges if isinstance(judge, Cascade) else (judge,)
+    return [part for part in parts if isinstance(part, RemoteJudge)]
+
+
+def outage(judge: Judge) -> str:
+    """Why answers stay unscored for the time being: the last server is down, and nobody follows who would decide instead. Empty
+    where it is not, and where no server is asked."""
+    return next((part.down for part in reversed(remote(judge))), "")
 
 
 class _Steady:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, runtime_checkable
 from typing import Protocol as TypingProtocol
 
 from visionthink import records
@@ -65,6 +65,21 @@ class Judge(TypingProtocol):
     def usage(self) -> dict[str, float]:
         """What judging has cost so far, by name; empty where it costs nothing."""
         ...
+
+
+@runtime_checkable
+class RemoteJudge(Judge, TypingProtocol):
+    """A judge that asks a server, and mostly waits for it. Several threads may ask it at once."""
+
+    @property
+    def down(self) -> str:
+        """Why the server is not asked for the time being, with the judge's name; empty while it is."""
+        ...
+
+
+def to_compare(transcripts: Sequence[Transcript]) -> list[Answer]:
+    """What a judge is asked of episodes: nothing about those whose ending decides."""
+    return [_answer(t) for t in transcripts if _by_ending(t) is None]
 
 
 def judge_transcripts(judge: Judge, transcripts: Sequence[Transcript]) -> list[Verdict]:

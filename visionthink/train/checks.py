@@ -2,62 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
-from accelerate.utils import DistributedType
 from PIL import Image
 
 from visionthink import chatml
 from visionthink.action_space import ActionSpace
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.train.config import TrainConfig
+from visionthink.train.processes import Distribution
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.types import CallError, ImageView
-
-log = logging.getLogger(__name__)
-
-_NAMED = 5
-"""Examples left out that are named on the terminal; rejects.jsonl has all."""
-
-
-def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
-    """Visual tokens of the full view of every example that has something to decide, and why others cannot be read. One whose
-    ladder collapses is left out, counted. Images are measured by their header.
-
-    Raises:
-        DataError: none can be trained on.
-    """
-    usable: dict[str, int] = {}
-    unreadable: dict[str, str] = {}
-    collapsed = 0
-    for key in source.examples:
-        try:
-            example = source.examples[key]
-            if example.answer is None:
-                raise DataError(f"example {example.id}: has no answer to be rewarded for")
-            space = source.space(example)
-        except InputError as error:
-            unreadable[key] = str(error)
-            if len(unreadable) <= _NAMED:
-                log.warning("%s; left out", error)
-            continue
-        if all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.asks):
-            usable[key] = space.full_tokens
-        else:
-            collapsed += 1
-    if not usable:
-        first = f"; the first: {next(iter(unreadable.values()))}" if unreadable else ""
-        raise DataError(
-            f"no example to train on: of {len(source.examples)}, {len(unreadable)} cannot be read and the images of {collapsed} "
-            f"are too small for the ladder {source.menu.ladder}{first}"
-        )
-    if len(unreadable) > _NAMED:
-        log.warning("%d examples left out in all; rejects.jsonl names them", len(unreadable))
-    if collapsed:
-        log.warning("%d examples left out: their images are too small for the ladder %s", collapsed, source.menu.ladder)
-    return usable, unreadable
 
 
 def bridge_tokens(source: EpisodeSource, renderer: Renderer, largest: ActionSpace) -> int:
@@ -98,18 +53,18 @@ def longest_episode(
     return min(tokens(source.menu.most_turns), context)
 
 
-def refuse_lock_step(distributed: DistributedType, zero_stage: int, vllm: str, processes: int) -> None:
-    """Where all processes must generate together, one that needs another turn while its neighbour does not would wait for ever.
+def refuse_distribution(spread: Distribution) -> None:
+    """What a run would only find out at its end, or when its models are loaded.
 
     Raises:
-        OptionError: weights are split over processes and gathered for every turn, or every turn goes through one vLLM server.
+        OptionError: the weights could not be gathered to be saved, or would not be read by each process.
     """
-    if vllm == "off" and (distributed == DistributedType.FSDP or zero_stage == 3):
+    if spread.zero_stage == 3 and not spread.gathered:
         raise OptionError(
-            "weights sharded over processes (FSDP, ZeRO-3) cannot generate with transformers, "
-            "because turns differ in number; use --vllm colocate, or DDP or ZeRO-2"
+            "DeepSpeed at stage 3 would not gather the weights that are saved: set zero3_save_16bit_model: true in accelerate's "
+            "file, or stage3_gather_16bit_weights_on_model_save: true in DeepSpeed's"
         )
-    if vllm == "server" and processes > 1:
-        raise OptionError(
-            f"vllm server: {processes} processes would send their turns together, but turns differ in number; use --vllm colocate"
-        )
+    if spread.fsdp == 1:
+        raise OptionError("FSDP in its first version: set fsdp_version: 2 in accelerate's file")
+    if spread.loads_once:
+        raise OptionError("fsdp_cpu_ram_efficient_loading: every process reads the weights; set it to false in accelerate's file")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import copy
 import dataclasses
 import importlib.util
-import inspect
-import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, one_line
 from visionthink.menu import Menu, named_menu
+from visionthink.policies.attention import check_attention
 from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
+from visionthink.train import trl_options
 from visionthink.train.rollouts import Exclusion, parse_exclusions
+from visionthink.train.settings import check_reporting, documentation, low_rank_adapter, with_wording
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -47,6 +46,7 @@ _LEAST = {
     "lora_rank": 0,
     "max_image_tokens": 0,
     "probe_steps": 0,
+    "timeout_minutes": 1,
 }
 
 
@@ -80,6 +80,8 @@ class TrainConfig:
     """Folder that the images of `data` lie in; empty takes the one of the table."""
     shuffle: bool = True
     """Whether examples come in random order; data that is balanced step by step must keep its own."""
+    attention: str = ""
+    """sdpa, flash_attention_2 or eager; empty takes flash attention where it is installed and weights are in half precision."""
     max_image_tokens: int = 0
     """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
     max_new_tokens: int = 1024
@@ -100,6 +102,8 @@ class TrainConfig:
     """Which rollouts can be penalised."""
     judge: str = "rules"
     """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
+    judge_down: Literal["stop", "unscored"] = "stop"
+    """When the judge's server is down: save and stop, or go on with answers unscored and try the judge again after a while."""
     dialect: str = ""
     """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
     menu: str = "visionthink"
@@ -108,7 +112,7 @@ class TrainConfig:
     """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
     refill: int = 4
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
-    exclude: str = "duplicate,empty,truncated"
+    exclude: str = "duplicate,empty"
     """Members that take no part in their group's statistics and get no gradient."""
     forced: int = 0
     """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
@@ -126,15 +130,20 @@ class TrainConfig:
     """Where rollouts are generated: by transformers, by vLLM on the training GPUs, or by a vLLM server."""
     probe_steps: int = 0
     """Steps between looks at both branches by force and at swapped images (see `train.probe`); 0 never looks."""
+    timeout_minutes: int = 120
+    """Minutes that a process waits for the others, of which one may generate or be judged for long."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
+    trl: Mapping[str, Any] = field(default_factory=dict)
+    """A setting of TRL's GRPOConfig that has none of ours, as vllm_gpu_memory_utilization=0.5; may be given several times."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if not least <= getattr(self, name) < math.inf:
                 raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
+        check_attention(self.attention)
         if self.seed >= 2**32:
             raise OptionError(f"seed {self.seed}: must be below {2**32}")
         self.rollouts_per_process(1)
@@ -142,14 +151,13 @@ class TrainConfig:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if self.lr_schedule not in ("constant", "linear"):
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
+        if self.judge_down not in ("stop", "unscored"):
+            raise OptionError(f"unknown judge_down {self.judge_down!r}; choose stop or unscored")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
-        if self.report_to not in ("none", "trackio", "wandb", "tensorboard"):
-            raise OptionError(f"unknown report_to {self.report_to!r}; choose none, trackio, wandb or tensorboard")
-        if self.report_to != "none" and importlib.util.find_spec(self.report_to) is None:
-            raise OptionError(f"report_to {self.report_to}: is not installed; pip install {self.report_to}")
+        check_reporting(self.report_to)
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
         if self.chosen_dialect:
@@ -161,6 +169,7 @@ class TrainConfig:
         if not menu.asks and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
+        object.__setattr__(self, "trl", trl_options.checked(self.trl, vllm=self.vllm != "off"))
 
     def rollouts_per_process(self, processes: int) -> int:
         """Rollouts that each of so many processes samples in a step: whole groups, and an equal share of every update.
@@ -195,12 +204,7 @@ class TrainConfig:
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """Name and one-line description of every setting, read from the strings below them."""
-        [body] = (n.body for n in ast.parse(inspect.getsource(cls)).body if isinstance(n, ast.ClassDef))
-        described = {}
-        for setting, text in itertools.pairwise(body):
-            if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
-                described[ast.unparse(setting.target)] = str(ast.literal_eval(text.value))
-        return described
+        return documentation(cls)
 
     def replace(self, **changes: Any) -> TrainConfig:
         return dataclasses.replace(self, **changes)
@@ -212,13 +216,7 @@ class TrainConfig:
 
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with this run's wording and limit on images, which are also saved with it."""
-        budget, image_processor = checkpoint.budget, checkpoint.image_processor
-        if self.max_image_tokens:
-            budget = budget.capped(self.max_image_tokens)
-            image_processor = copy.copy(image_processor)  # the caller's stays as it is
-            image_processor.size = {"shortest_edge": budget.min_pixels, "longest_edge": budget.max_pixels}
-        protocol = checkpoint.protocol.with_dialect(self.chosen_dialect)
-        return dataclasses.replace(checkpoint, budget=budget, protocol=protocol, image_processor=image_processor)
+        return with_wording(checkpoint, self.chosen_dialect, self.max_image_tokens)
 
     def rehearsed(self, out: Path, processes: int = 1) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
@@ -234,14 +232,7 @@ class TrainConfig:
 
     def peft(self) -> LoraConfig | None:
         """The adapter, if one is trained: on every linear layer of the language model."""
-        if not self.lora_rank:
-            return None
-        try:
-            from peft import LoraConfig
-        except ImportError:
-            raise OptionError(f"lora_rank {self.lora_rank}: needs peft; pip install 'visionthink[train]'") from None
-        layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        return LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules=layers, task_type="CAUSAL_LM")
+        return low_rank_adapter(self.lora_rank)
 
     def to_trl(
         self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]
@@ -277,6 +268,8 @@ class TrainConfig:
             "use_vllm": self.vllm != "off",
             "vllm_max_model_length": longest,
             "vllm_mode": self.vllm if self.vllm != "off" else "colocate",
+            # brings what vLLM sampled back to the policy of Eq. 3; TRL's own choice leaves whole answers of two turns out
+            "vllm_importance_sampling_mode": "token_truncate",
             "loss_type": "grpo",
             "importance_sampling_level": "token",
             "scale_rewards": "group",
@@ -307,5 +300,11 @@ class TrainConfig:
             "use_cpu": on_cpu,
             "gradient_checkpointing": self.gradient_checkpointing,
             "dataloader_pin_memory": not on_cpu,
+            "ddp_timeout": 60 * self.timeout_minutes,
         }
-        return GRPOConfig(**settings)
+        try:
+            return GRPOConfig(**{**settings, **self.trl})
+        except ValueError as error:
+            if not self.trl:
+                raise
+            raise OptionError(f"--trl {' '.join(f'{k}={v}' for k, v in self.trl.items())}: {one_line(error)}") from error

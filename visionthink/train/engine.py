@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from visionthink.errors import OptionError
+from visionthink.policies import memory
 from visionthink.policies.render import Renderer, views, within_context
 from visionthink.resolution import PixelBudget
 from visionthink.train.vllm import Sampled, TrainingVllm
@@ -20,6 +20,9 @@ from visionthink.types import Completion, History
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
+
+Sample: TypeAlias = Callable[[Sequence[int]], list[Completion]]
+"""Completes the prompts of these indices, all at once."""
 
 
 class TrainerPolicy:
@@ -46,30 +49,50 @@ class TrainerPolicy:
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        own = self.trainer.model.config.get_text_config().max_position_embeddings
-        said = within_context(
-            prompts,
-            self.vllm.context if self.vllm else own,
-            lambda fitting: self._complete([prompts[i] for i in fitting], [histories[i] for i in fitting]),
-        )
-        # those of a failure, too: the images that it was shown are among those that TRL counts
-        return [dataclasses.replace(c, prompt_ids=tuple(ids)) for c, ids in zip(said, prompts, strict=True)]
+        context = self.vllm.context if self.vllm else self.trainer.model.config.get_text_config().max_position_embeddings
 
-    def _complete(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
+        def sample(part: Sequence[int]) -> list[Completion]:
+            return self._sample([prompts[i] for i in part], [histories[i] for i in part])
+
+        def size(rest: Sequence[int]) -> int:
+            return self._fitting([len(prompts[i]) for i in rest])
+
+        complete = self._halving(sample)
+        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+
+    def _halving(self, sample: Sample) -> Sample:
+        """The same, in halves where memory runs out."""
+        return memory.halving(sample)
+
+    def _fitting(self, lengths: Sequence[int]) -> int:
+        """How many of the first prompts to generate for at once: vLLM schedules by itself, transformers holds them all."""
+        if self.vllm:
+            return len(lengths)
+        model, accelerator = self.trainer.model, self.trainer.accelerator
+        value_bytes = 2 if accelerator.native_amp else model.dtype.itemsize
+        # in half precision, of weights in float32 that are trained; and whole, of weights that are gathered
+        copied = (p for p in model.parameters() if p.dtype.itemsize > value_bytes or hasattr(p, "ds_numel"))
+        copies = sum(value_bytes * getattr(p, "ds_numel", p.numel()) for p in copied)
+        per_token = memory.bytes_per_token(model.config, value_bytes)
+        totals = [n + self.trainer.generation_config.max_new_tokens for n in lengths]
+        return memory.fitting(totals, per_token, memory.free_bytes(accelerator.device) - copies, most=len(lengths))
+
+    def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
         started = time.perf_counter()
         if self.vllm:
             turns = self.vllm.sample(prompts, [views(history) for history in histories], self._banned)
         else:
-            turns = [Sampled(tuple(ids), None) for ids in self._generate(prompts, histories)]
+            turns = [Sampled(tuple(ids)) for ids in self._generate(prompts, histories)]
         seconds = (time.perf_counter() - started) / len(prompts)
-        return [self._completion(turn, seconds) for turn in turns]
+        return [self._completion(prompt, turn, seconds) for prompt, turn in zip(prompts, turns, strict=True)]
 
-    def _completion(self, turn: Sampled, seconds: float) -> Completion:
+    def _completion(self, prompt: list[int], turn: Sampled, seconds: float) -> Completion:
         if turn.failure:
             return Completion.failed(turn.failure.kind, turn.failure.text, seconds=seconds)
         return Completion(
             text=self.renderer.decode(turn.ids),
             finish_reason="stop" if turn.ids and turn.ids[-1] in self.renderer.end_ids else "length",
+            prompt_ids=tuple(prompt),
             token_ids=turn.ids,
             logprobs=turn.logprobs,
             seconds=seconds,
@@ -78,20 +101,25 @@ class TrainerPolicy:
     def _generate(self, prompts: list[list[int]], histories: Sequence[History]) -> list[list[int]]:
         images = [[view.image for view in views(history)] for history in histories]
         pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
-        with self._ban():
+        # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
+        with self._ban(), self.trainer.accelerator.autocast():
             sampled, _ = self.trainer._generate_single_turn(
                 prompts, images, dict(pixels), num_generations=1, has_tool_images=True
             )
         return sampled
 
-    @contextlib.contextmanager
-    def _ban(self) -> Iterator[None]:
+    def _ban(self) -> contextlib.AbstractContextManager[None]:
         if not self._banned:
-            yield
-            return
+            return contextlib.nullcontext()
+        always = self.trainer.generation_config.suppress_tokens or ()
+        return self._generation(suppress_tokens=sorted({*always, *self._banned}))
+
+    @contextlib.contextmanager
+    def _generation(self, **changes: Any) -> Iterator[None]:
+        """Other settings of `generate`."""
         usual = self.trainer.generation_config
         self.trainer.generation_config = copy.deepcopy(usual)
-        self.trainer.generation_config.suppress_tokens = sorted({*(usual.suppress_tokens or ()), *self._banned})
+        self.trainer.generation_config.update(**changes)
         try:
             yield
         finally:

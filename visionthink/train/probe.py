@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from visionthink.episode import Episode, Policy, run_batch
+from visionthink.episode import Episode, Policy, RunBatch, run_batch
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.train.rollouts import EpisodeSource
@@ -19,14 +19,16 @@ PROBED = 32
 
 
 class Probe:
-    """Measures a policy on a few examples of a source.
+    """Measures a policy on a few examples of a source. `run` drives the episodes.
 
     Raises:
         OptionError: this policy cannot be kept from asking.
     """
 
-    def __init__(self, source: EpisodeSource, policy: Steerable, judge: Judge, example_ids: Sequence[str]):
-        self.source, self.policy, self.judge, self.example_ids = source, policy, judge, example_ids
+    def __init__(
+        self, source: EpisodeSource, policy: Steerable, judge: Judge, example_ids: Sequence[str], *, run: RunBatch = run_batch
+    ):
+        self.source, self.policy, self.judge, self.example_ids, self.run = source, policy, judge, example_ids, run
         actions: tuple[ForcedAction, ...] = ("direct", "request") if source.can_ask else ()
         self._forced = {action: ForcedPolicy.of(policy, source.protocol, action) for action in actions}
 
@@ -41,12 +43,12 @@ class Probe:
         return [episode for i in self.example_ids for episode in self.source.episodes(i, 1)]
 
     def _swapped(self) -> list[Episode]:
-        examples = [self.source.examples[i] for i in self.example_ids]
+        examples = [self.source.example(i) for i in self.example_ids]
         others = [*examples[1:], examples[0]]
         mixed = [replace(e, image=other.image) for e, other in zip(examples, others, strict=True)]
         return [episode for example in mixed for episode in self.source.over(example)]
 
     def _accuracy(self, episodes: list[Episode], policy: Policy) -> float | None:
-        verdicts = [v.verdict for v in judge_transcripts(self.judge, run_batch(episodes, policy))]
+        verdicts = [v.verdict for v in judge_transcripts(self.judge, self.run(episodes, policy))]
         scored = [v == "correct" for v in verdicts if v != "unscored"]
         return sum(scored) / len(scored) if scored else None

@@ -10,26 +10,32 @@ from __future__ import annotations
 import bisect
 import logging
 import random
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
 
 from PIL import Image
 
 from visionthink.action_space import ActionSpace
-from visionthink.episode import Episode, Policy, run_batch
+from visionthink.episode import Episode, Policy, RunBatch, run_batch
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.menu import Menu
-from visionthink.picture import measured, open_pictures
+from visionthink.picture import Picture, measured, open_pictures
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
 from visionthink.policies.render import views
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
+from visionthink.rewards.ahead import AskedAhead
+from visionthink.rewards.cascade import remote
 from visionthink.rewards.rubric import RewardBreakdown, Rubric
+from visionthink.train.pictures import Opened, OpenedPictures
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Exclusion = Literal["duplicate", "empty", "truncated"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("duplicate", "empty", "truncated")
@@ -67,7 +73,7 @@ def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | No
     return reasons
 
 
-def training_order(example_ids: Sequence[str], count: int, *, seed: int, shuffle: bool) -> list[str]:
+def training_order(example_ids: Sequence[T], count: int, *, seed: int, shuffle: bool) -> list[T]:
     """The first `count` ids of all of them again and again, each time in another order where `shuffle` is set. What a step trains
     on follows from the seed and the number of the step alone, so a resumed run sees what an uninterrupted one sees."""
     n = len(example_ids)
@@ -84,6 +90,8 @@ class EpisodeSource:
     menu: Menu
     protocol: Protocol
     budget: PixelBudget
+    _reading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    """Examples are read by several threads, and a mapping need not allow that."""
 
     @property
     def can_ask(self) -> bool:
@@ -96,12 +104,35 @@ class EpisodeSource:
         Raises:
             InputError: the example cannot be read.
         """
-        example = self.examples[example_id]
-        return self.over(example, count)
+        return self.over(self.example(example_id), count)
 
-    def over(self, example: Example, count: int = 1) -> list[Episode]:
-        """As `episodes`, of an example that need not be one of the source's."""
+    def opened(self, example_id: str) -> Opened:
+        """An example and its pictures, with the views that are shown first, and those of the next level, rendered.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        example = self.example(example_id)
         pictures = open_pictures(example, row=f"example {example.id}")
+        if pictures:  # an episode says that there is none
+            space = ActionSpace(self.menu, [picture.size for picture in pictures], self.budget)
+            levels = [offer.looks for offer in space.offers() if offer.level is not None]
+            for looks in (space.opening, *levels[:1]):
+                space.render(looks, pictures)
+        return example, pictures
+
+    def example(self, example_id: str) -> Example:
+        """An example, read by one thread at a time.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self._reading:
+            return self.examples[example_id]
+
+    def over(self, example: Example, count: int = 1, pictures: Sequence[Picture] | None = None) -> list[Episode]:
+        """As `episodes`, of an example that need not be one of the source's, or of pictures that are opened."""
+        pictures = pictures or open_pictures(example, row=f"example {example.id}")
         return [Episode(example, pictures, self.menu, self.protocol, budget=self.budget) for _ in range(count)]
 
     def space(self, example: Example) -> ActionSpace:
@@ -134,8 +165,14 @@ def varies(group: Sequence[Rollout]) -> bool:
     return len({round(r.score.total, 6) for r in group if r.score.total is not None}) > 1
 
 
+def _views_read(transcript: Transcript) -> int:
+    """Views whose visual tokens are among the ids: those of a turn that failed are not."""
+    return sum(len(turn.views) for turn in transcript.turns if turn.prompt_ids)
+
+
 class GroupSampler:
     """Samples and scores groups. What takes the place of an example that cannot be read is one of `replacements`, else any.
+    `run` drives the episodes.
 
     Raises:
         OptionError: branches are to be forced, and this policy cannot be kept from asking.
@@ -151,11 +188,15 @@ class GroupSampler:
         forced: int = 0,
         exclude: Sequence[Exclusion] = (),
         replacements: Sequence[str] | None = None,
+        run: RunBatch = run_batch,
     ):
+        self.run = run
         self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
         self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
         self.rejected: dict[str, str] = {}
         """Examples that could not be read, and why."""
+        self.pictures = OpenedPictures(source.opened)
+        """Held until a step's members have ended; the views that they were shown stay with them."""
         self._replacements = list(source.examples) if replacements is None else replacements
         self._policies: dict[ForcedAction | None, Policy] = {None: policy}
         if self.forced:
@@ -163,20 +204,27 @@ class GroupSampler:
             self._policies["request"] = ForcedPolicy.of(policy, source.protocol, "request")
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
-        """One group per example, in order; another example takes the place of one that cannot be read."""
+        """One group per example, in order; another example takes the place of one that cannot be read. A judge behind a server is
+        asked about members that have ended while others still speak."""
+        self.pictures.begin(example_ids)
         groups = [self._episodes(example_id) for example_id in example_ids]
+        self.pictures.drop()
+        # a judge that waits for a server is asked as members end; rules, which compute, would only hold up the model
+        ahead = AskedAhead(self.rubric.judge) if remote(self.rubric.judge) else None
         for action, policy in self._policies.items():
             live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
-            run_batch(live, policy)
+            self.run(live, policy, ahead.begin if ahead else None)
         transcripts = [[episode.transcript() for episode in group] for group in groups]
-        scores = self.rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
+        rubric = replace(self.rubric, judge=ahead) if ahead else self.rubric
+        scores = rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
         return [self._rollouts(*parts) for parts in zip(groups, transcripts, scores, strict=True)]
 
     def _episodes(self, example_id: str) -> list[Episode]:
         others = random.Random(example_id)
         while True:
             try:
-                return self.source.episodes(example_id, self.group_size)
+                example, pictures = self.pictures.get(example_id)
+                return self.source.over(example, self.group_size, pictures)
             except InputError as error:
                 if example_id not in self.rejected:
                     log.warning("%s; another example takes its place", error)
@@ -196,7 +244,7 @@ class GroupSampler:
         rollouts = [
             Rollout(
                 transcript=t,
-                images=tuple(v.image for v in views(episode.history)),
+                images=tuple(v.image for v in views(episode.history))[: _views_read(t)],
                 loss_mask=self._mask(t, action),
                 score=score,
                 forced=action,

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visionthink import records
 from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json
 from visionthink.errors import OptionError
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
+from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
-from visionthink.train.processes import this_process
+from visionthink.train.hardware import this_hardware
+from visionthink.train.memory import check_memory, estimate, read_sizes
+from visionthink.train.precision import loaded_dtype
+from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import say
+from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
+from visionthink.train.saving import save_final
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 
@@ -34,6 +37,7 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
     Raises:
         OptionError: another run is there and `resume` is not set; `resume` is set and there is no run; several GPUs are visible
             to a single process.
+        JudgeError: the judge is down; what is finished is in a checkpoint.
     """
     judge = check_run(config, dry_run=dry_run)
     if dry_run:
@@ -49,73 +53,27 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
     """Check what can be checked before a model is loaded; returns the judge.
 
     Raises:
-        OptionError: there is no such judge, the model is an endpoint, a step cannot be divided among the processes, or the run
-            cannot be written to its folder or go on with what is there.
+        OptionError: there is no such judge, the model is an endpoint, a step cannot be divided among the processes, they are set
+            up as no run can use, or the run cannot be written to its folder or go on with what is there.
     """
     if is_endpoint(config.model):
         raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
-    config.rollouts_per_process(this_process().num_processes)
-    _writable(config.out)
-    if not config.resume and ((config.out / "final").exists() or last_checkpoint(config.out)):
-        raise OptionError(f"--out {config.out}: holds a run already; give --resume or another folder")
+    config.rollouts_per_process(this_process(config.timeout_minutes).num_processes)
+    spread = distribution()
+    refuse_distribution(spread)
+    if config.lora_rank and config.vllm != "off" and spread.sharded:
+        raise OptionError(
+            f"lora_rank {config.lora_rank}: vLLM is given weights with the adapter added, which cannot be done where weights are "
+            "divided among processes; use --launch ddp or zero2, or --vllm off"
+        )
+    check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run:
-        _same_run(config, config.out / "config.json")
+        check_same_run(config.out, _record(config), updates=config.steps * config.updates_per_step)
     return read_judge(config.judge)
-
-
-def _writable(out: Path) -> None:
-    """Raises before anything is computed, and creates nothing."""
-    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"out": str(config.out)}
-
-
-def _same_run(config: TrainConfig, stored: Path) -> None:
-    """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
-    not depend on it."""
-    try:
-        before = records.parse(stored.read_bytes())
-    except FileNotFoundError:
-        raise OptionError(f"--resume: no run in {config.out}") from None
-    except ValueError:
-        raise OptionError(f"--resume: {stored} is damaged") from None
-    newest = last_checkpoint(config.out)
-    for name, value in json.loads(json.dumps(_record(config))).items():
-        free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
-        if name not in free and before.get(name) != value:
-            said = f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now"
-            if name == "steps":  # what is possible depends on what there is to begin with
-                start = config.out / "final" if config.lora_rank or not newest else newest
-                said += (
-                    "; a linear learning rate falls to 0 over the length that a run began with: "
-                    f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "
-                    "--lr-schedule constant runs can be made longer"
-                )
-            raise OptionError(said)
-    if newest and trained_updates(newest) > config.steps * config.updates_per_step:
-        raise OptionError(f"--resume: {newest.name} of {config.out} is beyond {config.steps} steps")
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
-
-    def whole(folder: Path) -> bool:
-        try:
-            return bool(records.parse((folder / "trainer_state.json").read_bytes()))
-        except (OSError, ValueError):
-            return False
-
-    complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
-    return max(complete, key=trained_updates, default=None)
-
-
-def trained_updates(checkpoint: Path) -> int:
-    """Optimiser updates behind a checkpoint, by its name."""
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _run(
@@ -123,15 +81,22 @@ def _run(
 ) -> Path:
     """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
-    # half-precision weights lose small updates; under an adapter they stand still
-    half = torch.bfloat16 if config.lora_rank and torch.cuda.is_available() else torch.float32
-    process = this_process()  # each process has its own device
+    process, spread = this_process(), distribution()  # each process has its own device
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
+        needed = estimate(intended or config, read_sizes(config.model), this_hardware())
+        if intended:
+            for line in needed.lines():
+                say(line)
+        check_memory(needed)
         say(f"loading {config.model}")
-        checkpoint = open_checkpoint(config.model, dtype=half, device=str(process.device))
-    say(f"measuring the images of {len(examples)} examples")
+        checkpoint = open_checkpoint(
+            config.model,
+            dtype=loaded_dtype(config, spread, process.device),
+            device=str(process.device),
+            attention=config.attention,
+        )
     trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
     if intended:
         trainer.longest_episode(intended)
@@ -153,17 +118,5 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> P
     final = config.out / "final"
     if kept:
         say(f"saving {final}")
-    # gathers what is spread over processes; an adapter is never spread, and is merged first
-    state = None if config.lora_rank else trainer.accelerator.get_state_dict(trainer.model)
-    if not trainer.accelerator.is_main_process:
-        return final
-    model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
-    save_checkpoint(
-        final,
-        model=model.merge_and_unload() if config.lora_rank else model,
-        tokenizer=trained.tokenizer,
-        image_processor=trained.image_processor,
-        protocol=trained.protocol,
-        state=state,
-    )
+    save_final(trainer, final)
     return final

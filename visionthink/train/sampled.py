@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from PIL import Image
@@ -16,14 +16,30 @@ Part = Literal["accuracy", "format", "penalty"]
 
 
 @dataclass(frozen=True)
+class Blank:
+    """What TRL gets in place of a rollout whose first turn failed and which has no ids: a prompt and an answer, both masked."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    image: Image.Image
+
+    def instead_of(self, rollout: Rollout) -> Rollout:
+        first, *more = rollout.transcript.turns
+        first = replace(first, prompt_ids=self.prompt_ids, token_ids=self.token_ids)
+        transcript = replace(rollout.transcript, turns=(first, *more))
+        return replace(rollout, transcript=transcript, images=(self.image,), loss_mask=(0,) * len(transcript.token_ids))
+
+
+@dataclass(frozen=True)
 class SampledStep:
     """The rollouts of a step, groups in order. The opening is TRL's prompt, all that follows its completion."""
 
     rollouts: tuple[Rollout, ...] = ()
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Rollout]]) -> SampledStep:
-        return cls(tuple(rollout for group in groups for rollout in group))
+    def of(cls, groups: Sequence[Sequence[Rollout]], blank: Blank) -> SampledStep:
+        rollouts = (rollout for group in groups for rollout in group)
+        return cls(tuple(r if r.transcript.token_ids else blank.instead_of(r) for r in rollouts))
 
     @property
     def transcripts(self) -> list[Transcript]:
@@ -32,7 +48,7 @@ class SampledStep:
     @property
     def completion_ids(self) -> list[list[int]]:
         """Ids after the opening."""
-        return [list(t.token_ids[opening_length(t) :]) for t in self.transcripts]
+        return [list(t.token_ids[len(t.turns[0].prompt_ids) :]) for t in self.transcripts]
 
     def generated(self, *, with_logprobs: bool) -> tuple[Any, ...]:
         """What `GRPOTrainer._generate` of TRL 1.16 returns: prompt ids, completion ids, masks of sampled ids, last messages,
@@ -42,7 +58,7 @@ class SampledStep:
             with_logprobs: where another engine than the trainer sampled, whose probabilities are corrected for.
         """
         transcripts = self.transcripts
-        begins = [opening_length(t) for t in transcripts]
+        begins = [len(t.turns[0].prompt_ids) for t in transcripts]
         images: list[list[Image.Image]] = [list(rollout.images) for rollout in self.rollouts]
         return (
             [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
@@ -82,15 +98,10 @@ def request_view(*_: Any, **__: Any) -> NoReturn:
 
 def sampling_logprobs(transcript: Transcript) -> list[float]:
     """Log-probabilities of the ids after the opening, 0 where nothing was sampled; what a vLLM run corrects with."""
+    opening, *_ = transcript.turns
     values = [
         value
         for turn in transcript.turns
         for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
     ]
-    return values[opening_length(transcript) :]
-
-
-def opening_length(transcript: Transcript) -> int:
-    """Ids before the completion. Where the first turn failed, the last one of the opening counts as the completion, since TRL
-    takes no empty one; nothing is learnt from it."""
-    return min(len(transcript.turns[0].prompt_ids), len(transcript.token_ids) - 1)
+    return values[len(opening.prompt_ids) :]

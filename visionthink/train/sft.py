@@ -1,34 +1,40 @@
 """Supervised fine-tuning on transcripts: the SFT rival and the cold start of the paper (arXiv 2507.13348, App. C.1 and C.2).
 
-Demonstrations are replayed through our episode, so a model learns exactly the tokens it will meet. TRL's `SFTTrainer` trains.
+TRL's `SFTTrainer` trains. The loss of an update is a mean over all tokens that its demonstrations say, however they are divided
+among processes and passes.
 """
 
 from __future__ import annotations
 
-import random
+import dataclasses
+import hashlib
+import math
+import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from datasets import Dataset
-from PIL import Image
 
-from visionthink.episode import run_batch
-from visionthink.errors import DataError, OptionError
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from visionthink.addresses import is_endpoint
+from visionthink.durable import lines_of_one, replace_json
+from visionthink.errors import OptionError
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
-from visionthink.policies.render import Renderer, views
-from visionthink.policies.scripted import ScriptedPolicy
-from visionthink.rewards.format import format_reward
-from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.train.progress import MetricsFile, ProgressBar
-from visionthink.train.rollouts import EpisodeSource
-from visionthink.transcript import Transcript
-from visionthink.types import Completion
+from visionthink.policies.render import Renderer
+from visionthink.train.checkpoints import WholeCheckpoints
+from visionthink.train.checks import refuse_distribution
+from visionthink.train.demonstrations import Demonstrations, collate
+from visionthink.train.precision import loaded_dtype
+from visionthink.train.processes import distribution, this_process
+from visionthink.train.progress import MetricsFile, ProgressBar, say
+from visionthink.train.rollouts import training_order
+from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
+from visionthink.train.saving import save_final
+from visionthink.train.settings import low_rank_adapter, with_wording
+from visionthink.train.sft_config import SCHEDULES, SftConfig
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -36,135 +42,147 @@ with warnings.catch_warnings():
     from trl import SFTTrainer
 
 
-@dataclass(frozen=True, kw_only=True)
-class SftConfig:
-    """One run of supervised fine-tuning."""
+class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
+    """TRL's, over demonstrations."""
 
-    model: str
-    out: Path
-    steps: int
-    batch_size: int = 16
-    learning_rate: float = 1e-5
-    seed: int = 0
+    config: SftConfig
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} {getattr(self, name)}: must be at least 1")
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A transcript with all its token ids, and the views it shows, in order."""
-
-    transcript: Transcript
-    images: tuple[Image.Image, ...]
-
-
-def choose(transcripts: Sequence[Transcript], source: EpisodeSource, judge: Judge, *, seed: int = 0) -> list[Transcript]:
-    """Correct and well-formed transcripts, as many with a request as without (the paper's 1:1), in random order.
-
-    Raises:
-        DataError: one of the two kinds is missing.
-    """
-    verdicts = judge_transcripts(judge, transcripts)
-    well_formed = [bool(format_reward(t, source.protocol)) for t in transcripts]
-    good = [t for t, v, formed in zip(transcripts, verdicts, well_formed, strict=True) if v.verdict == "correct" and formed]
-    asked, direct = [t for t in good if t.requested], [t for t in good if not t.requested]
-    if not asked or not direct:
-        raise DataError(f"demonstrations: {len(asked)} good transcripts with a request, {len(direct)} without; both are needed")
-    order = random.Random(seed)
-    n = min(len(asked), len(direct))
-    chosen = [*order.sample(asked, n), *order.sample(direct, n)]
-    order.shuffle(chosen)
-    return chosen
+    def __init__(self, config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoint):
+        self.config, self.checkpoint = config, checkpoint
+        renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)
+        arguments = _arguments(config, on_cpu=checkpoint.model.device.type == "cpu")
+        # what an update learns from follows from the seed and its number alone, whatever the number of processes
+        order = training_order(range(len(demonstrations)), config.steps * config.batch_size, seed=config.seed, shuffle=True)
+        super().__init__(
+            model=checkpoint.model.train(),
+            args=arguments,
+            train_dataset=Dataset.from_dict({"index": order}),
+            data_collator=lambda rows: collate(
+                [demonstrations[row["index"]] for row in rows], renderer, checkpoint.image_processor
+            ),
+            processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
+            callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
+            peft_config=low_rank_adapter(config.lora_rank),
+        )
+        # Qwen-VL classes say that their own loss takes no count of tokens. TRL's, which is used, does; without it the passes and
+        # processes of an update would count equally, however many tokens they have
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(transformers.trainer_callback.PrinterCallback)
 
 
-def demonstrate(transcripts: Sequence[Transcript], source: EpisodeSource, renderer: Renderer) -> list[Demonstration]:
-    """Replay transcripts, which may come from a file, as episodes of their examples; sampled ids are kept as they are.
-
-    Raises:
-        DataError: a transcript whose example is not there, or which does not end as it did.
-    """
-    demonstrations = []
-    for transcript in transcripts:
-        if transcript.example_id not in source.examples:
-            raise DataError(f"transcript {transcript.example_id}: its example is missing")
-        [episode] = source.episodes(transcript.example_id, 1)
-        said = [Completion(turn.text, token_ids=turn.token_ids) for turn in transcript.turns]
-        [replayed] = run_batch([episode], ScriptedPolicy(said, renderer))
-        if replayed.stop_reason != transcript.stop_reason:
-            raise DataError(
-                f"transcript {transcript.example_id}: ended as {transcript.stop_reason}, replayed as {replayed.stop_reason}"
-            )
-        demonstrations.append(Demonstration(replayed, tuple(view.image for view in views(episode.history))))
-    return demonstrations
-
-
-def collate(batch: Sequence[Demonstration], renderer: Renderer, image_processor: Any) -> dict[str, torch.Tensor]:
-    """Right-padded model inputs [batch, width] with labels, -100 where nothing was said by the model."""
-    rows = [d.transcript for d in batch]
-    width = max(len(t.token_ids) for t in rows)
-
-    def padded(values: list[tuple[int, ...]], fill: int) -> torch.Tensor:
-        return torch.tensor([(*row, *[fill] * (width - len(row))) for row in values])
-
-    ids = padded([t.token_ids for t in rows], renderer.tokenizer.pad_token_id)
-    pixels = image_processor(images=[image for d in batch for image in d.images], return_tensors="pt")
-    return {
-        "input_ids": ids,
-        "attention_mask": padded([(1,) * len(t.token_ids) for t in rows], 0),
-        "mm_token_type_ids": (ids == renderer.image_pad_id).long(),
-        "pixel_values": pixels["pixel_values"],
-        "image_grid_thw": pixels["image_grid_thw"],
-        "labels": ids.masked_fill(padded([t.loss_mask for t in rows], 0) == 0, -100),
-    }
-
-
-def fine_tune(config: SftConfig, demonstrations: Sequence[Demonstration], *, checkpoint: Checkpoint | None = None) -> Path:
-    """Train on demonstrations and save to `config.out / "final"`; returns that folder."""
-    torch.manual_seed(config.seed)
-    checkpoint = checkpoint or open_checkpoint(config.model, dtype=torch.float32)
-    on_cpu = checkpoint.model.device.type == "cpu"
-    renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)
-    arguments = TrlSFTConfig(
+def _arguments(config: SftConfig, *, on_cpu: bool) -> TrlSFTConfig:
+    share = config.per_process(this_process().num_processes)
+    micro = config.micro_batch or share
+    return TrlSFTConfig(
         output_dir=str(config.out),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,  # every demonstration has an image
+        train_sampling_strategy="sequential",
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(20, config.steps // 5),
+        lr_scheduler_type=SCHEDULES[config.lr_schedule],
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=1.0,
         weight_decay=0.0,
         seed=config.seed,
-        save_strategy="no",
+        save_steps=config.save_steps,
+        save_total_limit=2,
         logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
+        report_to=config.report_to,
+        project="visionthink",
+        run_name=config.out.name,
+        disable_tqdm=True,  # our own progress bar
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         bf16=not on_cpu,
         use_cpu=on_cpu,
-        gradient_checkpointing=not on_cpu,
+        gradient_checkpointing=config.gradient_checkpointing,
         dataloader_pin_memory=not on_cpu,
     )
-    trainer = SFTTrainer(
-        model=checkpoint.model.train(),
-        args=arguments,
-        train_dataset=Dataset.from_list([{"index": i} for i in range(len(demonstrations))]),
-        data_collator=lambda rows: collate([demonstrations[r["index"]] for r in rows], renderer, checkpoint.image_processor),
-        processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
-        callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
-    )
-    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.train()
+
+
+def fine_tune(
+    config: SftConfig,
+    demonstrations: Demonstrations,
+    *,
+    dry_run: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> Path:
+    """Train on demonstrations and save to `config.out / "final"`; returns that folder. A dry run takes one small step and leaves
+    nothing behind.
+
+    Args:
+        checkpoint: trained instead of the one `config.model` names.
+
+    Raises:
+        OptionError: see `check_run`; also, several GPUs are visible to a single process.
+    """
+    config = config.replace(steps=config.steps or math.ceil(len(demonstrations) / config.batch_size))
+    if dry_run:
+        check_run(config, dry_run=True)
+        with tempfile.TemporaryDirectory() as folder:
+            small = config.rehearsed(Path(folder), this_process().num_processes)
+            _run(small, demonstrations, checkpoint, kept=False)
+        return config.out
+    check_run(config)
+    if config.resume:
+        check_same_run(config.out, _record(config, demonstrations), updates=config.steps)
+    say(f"{len(demonstrations)} demonstrations, {config.steps} updates of {config.batch_size}")
+    return _run(config, demonstrations, checkpoint, kept=True)
+
+
+def check_run(config: SftConfig, *, dry_run: bool = False) -> None:
+    """Check what can be checked before demonstrations are read and a model is loaded.
+
+    Raises:
+        OptionError: the model is an endpoint, an update cannot be divided among the processes, or the run cannot be written to
+            its folder or go on with what is there.
+    """
+    if is_endpoint(config.model):
+        raise OptionError(f"--model {config.model}: is an endpoint, and training needs the weights; name a folder or a hub id")
+    config.per_process(this_process().num_processes)
+    refuse_distribution(distribution())
+    check_folder(config.out, resume=config.resume)
+    if config.resume and not dry_run and not (config.out / "config.json").exists():
+        raise OptionError(f"--resume: no run in {config.out}")
+
+
+def _record(config: SftConfig, demonstrations: Demonstrations) -> dict[str, Any]:
+    """What is stored of a run: its settings, and a digest of what it learns from."""
+    said = repr([(t.example_id, [turn.text for turn in t.turns]) for t in demonstrations.transcripts])
+    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return dataclasses.asdict(config) | {"out": str(config.out), "learnt_from": digest}
+
+
+def _run(config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoint | None, *, kept: bool) -> Path:
+    """`kept`: of a dry run nothing is, so that no place need be named."""
+    torch.manual_seed(config.seed)
+    process = this_process()  # each process has its own device
+    if torch.cuda.device_count() > 1 and process.num_processes == 1:
+        raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
+    if checkpoint is None:
+        say(f"loading {config.model}")
+        dtype = loaded_dtype(config, distribution(), process.device)
+        checkpoint = open_checkpoint(config.model, dtype=dtype, device=str(process.device))
+    checkpoint = with_wording(checkpoint, config.chosen_dialect, config.max_image_tokens)
+    trainer = SupervisedTrainer(config, demonstrations, checkpoint)
+    if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
+        return _train(config, trainer, kept=kept)
+    with lines_of_one(config.out / ".lock", what="training run"):
+        replace_json(config.out / "config.json", _record(config, demonstrations))
+        return _train(config, trainer, kept=kept)
+
+
+def _train(config: SftConfig, trainer: SupervisedTrainer, *, kept: bool) -> Path:
+    newest = last_checkpoint(config.out)
+    if newest:
+        say(f"resuming at step {trained_updates(newest)} of {config.steps}, from {newest}: weights and optimizer are read")
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     final = config.out / "final"
-    if trainer.accelerator.is_main_process:
-        save_checkpoint(
-            final,
-            model=trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer=checkpoint.tokenizer,
-            image_processor=checkpoint.image_processor,
-            protocol=checkpoint.protocol,
-        )
+    if kept:
+        say(f"saving {final}")
+    save_final(trainer, final)
     return final

@@ -6,38 +6,41 @@ KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
+import logging
 import random
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
-from accelerate.utils import DistributedType
 from datasets import Dataset
 
-from visionthink.errors import DataError, ModelError, OptionError, StorageError, one_line
-from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_settings
+from visionthink.errors import DataError, JudgeError, OptionError
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
-from visionthink.policies.render import Renderer
+from visionthink.policies.render import Renderer, views
+from visionthink.policies.windows import group_windows
+from visionthink.rewards.cascade import outage
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
-from visionthink.train.checks import bridge_tokens, longest_episode, refuse_lock_step, usable
+from visionthink.train.checkpoints import WholeCheckpoints
+from visionthink.train.checks import bridge_tokens, longest_episode
 from visionthink.train.config import TrainConfig
-from visionthink.train.engine import TrainerPolicy
 from visionthink.train.monitors import Monitors
+from visionthink.train.outage import agreed, random_streams
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.train.sampled import Part, SampledStep, request_view
+from visionthink.train.sampled import Blank, Part, SampledStep, request_view
+from visionthink.train.together import padding, policy_of
+from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -46,7 +49,18 @@ with warnings.catch_warnings():
     from trl import GRPOTrainer
 
 
-class VisionThinkTrainer(GRPOTrainer):
+T = TypeVar("T")
+
+
+def _not_about_unscored(record: logging.LogRecord) -> bool:
+    return "All reward functions returned None" not in record.getMessage()
+
+
+# members are left out on purpose, and each would be printed with its whole example
+logging.getLogger(GRPOTrainer.__module__).addFilter(_not_about_unscored)
+
+
+class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
     """GRPO over episodes.
 
     Args:
@@ -58,9 +72,10 @@ class VisionThinkTrainer(GRPOTrainer):
         unreadable: ids of examples that are left out, and why.
 
     Raises:
-        OptionError: an episode may outgrow the model's context, or the way the weights are distributed cannot work with turns
-            of unequal number.
+        OptionError: an episode may outgrow the model's context.
     """
+
+    config: TrainConfig
 
     def __init__(
         self,
@@ -73,7 +88,11 @@ class VisionThinkTrainer(GRPOTrainer):
     ):
         self.config, self.checkpoint, self.example_ids, self.step = config, checkpoint, list(visual_tokens), SampledStep()
         self.rejects = config.out / "rejects.jsonl"
+        self._unreachable = ""
+        """Why the judge has never answered."""
         renderer = Renderer(checkpoint.tokenizer, source.protocol.boundary)
+        shown = padding(checkpoint.budget)
+        self.blank = Blank(tuple(renderer.prompt_ids(shown)), (renderer.end_id,), views(shown)[0].image)
         largest = max(visual_tokens, key=lambda i: visual_tokens[i])
         bridge = bridge_tokens(source, renderer, source.space(source.examples[largest]))
         self.longest_episode = functools.partial(
@@ -95,13 +114,13 @@ class VisionThinkTrainer(GRPOTrainer):
                 "generation_config": own.generation_config,
             }
         groups = config.steps * config.prompts_per_step
-        order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
+        self.order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
             reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
             args=arguments,
             # TRL carries the id through its own sampler; what is said is the episode's business
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in order]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.order]),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
             callbacks=[
                 MetricsFile(config.out / "metrics.jsonl"),
@@ -110,19 +129,15 @@ class VisionThinkTrainer(GRPOTrainer):
             ],
             peft_config=config.peft(),
         )
+        if self.ref_model is not None:
+            group_windows(self.accelerator.unwrap_model(self.ref_model))
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
-        plugin = self.accelerator.state.deepspeed_plugin
-        zero_stage = plugin.zero_stage if plugin is not None else 0
-        kind = self.accelerator.distributed_type
-        refuse_lock_step(kind, zero_stage, config.vllm, self.accelerator.num_processes)
-        if config.lora_rank and (kind == DistributedType.FSDP or zero_stage == 3):
-            raise OptionError("lora_rank: an adapter cannot be merged into weights sharded over processes; use DDP or ZeRO-2")
-        policy = TrainerPolicy(self, renderer, checkpoint.image_processor, checkpoint.budget)
+        policy, run = policy_of(self, renderer, checkpoint.image_processor, checkpoint.budget)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
-        self.probe = Probe(source, policy, rubric.judge, probed) if config.probe_steps else None
+        self.probe = Probe(source, policy, rubric.judge, probed, run=run) if config.probe_steps else None
         self.sampler = GroupSampler(
             source,
             policy,
@@ -131,6 +146,7 @@ class VisionThinkTrainer(GRPOTrainer):
             forced=config.forced,
             exclude=config.exclusions(),
             replacements=self.example_ids,
+            run=run,
         )
         self.sampler.rejected |= unreadable
 
@@ -144,18 +160,56 @@ class VisionThinkTrainer(GRPOTrainer):
         return column
 
     def _generate(self, prompts: list) -> tuple:
-        number = self.state.global_step // self.config.updates_per_step
+        self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
+        number, rewind = self.state.global_step // self.config.updates_per_step, random_streams()
         if self.probe and number % self.config.probe_steps == 0:
-            for name, value in self.probe.measure().items():
+            for name, value in (self._judged(self.probe.measure) or {}).items():
                 self._log_metric(name, value)
-        started = time.perf_counter()
-        groups = self.sampler.sample([prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
-        self._measure(groups, time.perf_counter() - started)
+        example_ids, started = [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]], time.perf_counter()
+        groups = self._judged(lambda: self.sampler.sample(example_ids)) or []
+        seconds = time.perf_counter() - started
+        self._stop_where_judge_is_down(rewind)
+        self._measure(groups, seconds)
         if self.config.refill:
             groups = self._refill(groups)
-        self.step = SampledStep.of(groups)
+        self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
+        self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
         return self.step.generated(with_logprobs=self.use_vllm)
+
+    def examples_of(self, step: int) -> list[str]:
+        """Ids of what this process samples in a step, counted from 0: TRL deals a step's examples out in their order."""
+        share = self.config.prompts_per_step // self.accelerator.num_processes
+        begin = step * self.config.prompts_per_step + self.accelerator.process_index * share
+        return self.order[begin : begin + share]
+
+    def _judged(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where the judge has never answered, which is remembered: raised on one process, it would
+        leave the others waiting."""
+        try:
+            return work()
+        except OptionError as error:
+            self._unreachable = str(error)
+            return None
+
+    def _stop_where_judge_is_down(self, rewind: Callable[[], None]) -> None:
+        """End the run on all processes where the judge of one cannot be asked; what was sampled is sampled again on --resume.
+
+        Raises:
+            JudgeError: it is so; every finished update is in a checkpoint.
+        """
+        own = outage(self.sampler.rubric.judge) if self.config.judge_down == "stop" else ""
+        done = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{done}"
+        why, saved = agreed(self._unreachable or own, (folder / "trainer_state.json").is_file())
+        if not why:
+            return
+        if done and not saved:
+            rewind()
+            self._save_checkpoint(self.model, None)
+            self.accelerator.wait_for_everyone()
+        kept = f"{folder} holds all {done} updates that are done" if done else "nothing is trained yet"
+        raise JudgeError(f"{why}; {kept}; when the judge is back, the same command with --resume goes on")
 
     def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
         """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
@@ -169,7 +223,8 @@ class VisionThinkTrainer(GRPOTrainer):
             draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
             present = {group[0].transcript.example_id for group in groups}
             others = [i for i in self.example_ids if i not in present] or self.example_ids
-            fresh = self.sampler.sample(draw.choices(others, k=wanted))
+            drawn = draw.choices(others, k=wanted)
+            fresh = self._judged(functools.partial(self.sampler.sample, drawn)) or []
             for i, group in zip(poor, filter(varies, fresh), strict=False):
                 groups[i] = group
         return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
@@ -215,58 +270,9 @@ class VisionThinkTrainer(GRPOTrainer):
             with self.rejects.open("a", encoding="utf-8") as file:
                 file.writelines(fresh)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # transformers writes the hub's names of the weights and reads them back as names of modules, not strictly: for these
-        # architectures nothing would be loaded, and nothing said
-        model = self.model if model is None else model
-        with _naming(resume_from_checkpoint):
-            if self.is_fsdp_enabled or not isinstance(model, transformers.PreTrainedModel):
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
-            else:
-                stored = type(model).from_pretrained(
-                    resume_from_checkpoint, config=model.config, generation_config=model.generation_config, dtype=model.dtype
-                )
-                model.load_state_dict(stored.state_dict())
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _naming(checkpoint):
-            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            if checkpoint and not sharded and not (Path(checkpoint) / "optimizer.pt").is_file():
-                raise FileNotFoundError("optimizer.pt is missing")  # transformers would begin a new one, and say nothing
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _naming(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
-            super()._save_checkpoint(model, trial)
-            if self.accelerator.is_main_process:
-                save_settings(folder, self.checkpoint.protocol)  # a checkpoint in the middle of a run speaks like its end
-        except Exception as error:  # torch and safetensors say "disk full" each in their own way
-            if self.accelerator.is_main_process:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise StorageError(
-                f"{folder}: the checkpoint cannot be written ({one_line(error)}); earlier ones are kept"
-            ) from error
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: TRL's would call the model a fine-tuned version of no model."""
-
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return self.step.transcripts
-
-
-@contextlib.contextmanager
-def _naming(checkpoint: str | None) -> Iterator[None]:
-    """Readers of damaged files raise nearly anything, and seldom say of which file."""
-    try:
-        yield
-    except Exception as error:
-        raise ModelError(f"{checkpoint}: damaged ({one_line(error)}); delete it to go on from an earlier one") from error
 
 
 def unscored_because(rollout: Rollout) -> str:
@@ -287,7 +293,7 @@ def make_trainer(
         DataError: no example can be trained on, or one has no answer.
         OptionError: a setting that cannot work, before anything is trained.
     """
-    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model))
+    checkpoint = config.adjusted(checkpoint or open_checkpoint(config.model, attention=config.attention))
     by_id = examples if isinstance(examples, Mapping) else {e.id: e for e in examples}
     if len(by_id) < len(examples):
         raise DataError(f"{len(examples) - len(by_id)} examples have an id that another one has")

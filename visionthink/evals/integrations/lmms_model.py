@@ -50,6 +50,7 @@ class VisionThink(lmms):
         output: what the task is given to score: `answer`, or `full` for all that was said.
         sidecar: file for the transcripts; default: beside lmms-eval's samples.
         batch_size, device: these win over `--batch_size` and `--device`.
+        attention: see `visionthink eval --attention`.
         model: an opened model, in Python, with its own ladder and sampling; `pretrained` is then what it is called.
 
     Raises:
@@ -73,6 +74,7 @@ class VisionThink(lmms):
         sidecar: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
+        attention: str = "",
         max_batch_size: int | None = None,
         *,
         model: Model | None = None,
@@ -106,6 +108,7 @@ class VisionThink(lmms):
                 dialect=dialect,
                 boundary=boundary,
                 device=device,
+                attention=attention,
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,
                 batch_size=self.batch_size,

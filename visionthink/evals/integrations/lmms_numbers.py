@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visionthink.evals.batches import architecture_of
 from visionthink.evals.cost import bill
 from visionthink.evals.metrics import Scored, request_ratio, retention
-from visionthink.evals.runner import architecture_of
 from visionthink.model import Model
 from visionthink.rewards.judge import Verdict
 from visionthink.transcript import Transcript

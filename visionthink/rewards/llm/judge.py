@@ -26,7 +26,8 @@ _ATTEMPTS = 3
 """Replies that cannot be read, per question; each is asked for 0.2 warmer than the one before."""
 _WARMER = 0.2
 _TRIED_ALONE = 3
-"""Questions that an endpoint gets one by one until it has answered: a wrong key is not sent with all of them."""
+"""Questions that an endpoint gets one by one until it has answered, at first and after it was down: a wrong key is not sent with
+all of them, and one reply ends an outage for the others."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class LLMJudge:
     """Asks a language model whether an answer means the same as the reference (Table 3 of arXiv 2507.13348).
 
     Unscored, and counted, are: answers longer than `longest_answer` characters or that speak to the judge, replies that cannot be
-    read, and questions the endpoint did not answer in time. An endpoint that has never answered anything is an error instead.
+    read, and questions the endpoint did not answer in time, or that were not sent because it is down. An endpoint that has never
+    answered anything is an error instead. Several threads may ask at once.
 
     Args:
         price: per million prompt and completion tokens, in any currency.
@@ -82,8 +84,8 @@ class LLMJudge:
         self.longest_answer, self.price = longest_answer, price
         self.used = Usage()
         self._model = endpoint.model
-        self._one = threading.RLock()
-        self._failure: Exception | None = None
+        self._naming = threading.Lock()
+        self._comparing, self._began = 0, 0.0
         self._client = Client(endpoint)
 
     @property
@@ -94,8 +96,15 @@ class LLMJudge:
             OptionError: it cannot be reached, or serves several.
         """
         if not self._model:
-            self._model = self._client.run(Connection.only_model)
+            with self._naming:
+                self._model = self._model or self._client.run(Connection.only_model)
         return f"{self._model}/{self.preset.name}:{self.preset.digest}"
+
+    @property
+    def down(self) -> str:
+        """Why the endpoint is not asked for the time being; empty while it is."""
+        why = self._client.down
+        return f"judge {self.endpoint.url}: {why}" if why else ""
 
     def usage(self) -> dict[str, float]:
         """Counts, seconds, and the cost at `price`."""
@@ -109,14 +118,8 @@ class LLMJudge:
         Raises:
             OptionError: the endpoint refuses to talk to us, or cannot be reached at all.
         """
-        with self._one:  # batches of several threads follow each other
-            started = time.perf_counter()
-            _ = self.identity
-            verdicts = self._client.run(lambda connection: self._compare(connection, answers))
-            self.used.seconds += time.perf_counter() - started
-            self.used.answers += len(verdicts)
-            self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
-        return verdicts
+        _ = self.identity
+        return self._client.run(lambda connection: self._counted(connection, answers))
 
     def probe(self) -> None:
         """Ask one small question, past the cache and uncounted.
@@ -136,6 +139,21 @@ class LLMJudge:
         """Close connections. A judge that is asked again opens new ones."""
         self._client.close()
 
+    async def _counted(self, connection: Connection, answers: Sequence[Answer]) -> list[Verdict]:
+        """As `_compare`; time in which several are under way counts once."""
+        self._began = self._began if self._comparing else time.perf_counter()
+        self._comparing += 1
+        try:
+            verdicts = await self._compare(connection, answers)
+        finally:
+            self._comparing -= 1
+            now = time.perf_counter()
+            self.used.seconds += now - self._began
+            self._began = now
+        self.used.answers += len(verdicts)
+        self.used.unscored += sum(v.verdict == "unscored" for v in verdicts)
+        return verdicts
+
     async def _compare(self, connection: Connection, answers: Sequence[Answer]) -> list[Verdict]:
         settled = [self._without_asking(a) for a in answers]
         keys = ["" if verdict else self._key(a) for a, verdict in zip(answers, settled, strict=True)]
@@ -144,20 +162,21 @@ class LLMJudge:
         self.used.from_cache += sum(key in known for key in keys)
         found = {key: self._verdict(j) for key, j in known.items()}
         fresh = [key for key in to_ask if key not in known]
-        asked: list[Verdict] = []
-        while len(asked) < min(_TRIED_ALONE, len(fresh)) and not connection.answered:
-            key = fresh[len(asked)]
-            asked.append(await self._ask(connection, key, to_ask[key]))
+        asked: list[Verdict | Exception] = []
+        async with connection.trying:
+            while len(asked) < min(_TRIED_ALONE, len(fresh)) and not connection.working:
+                asked.append(await self._ask(connection, fresh[len(asked)], to_ask[fresh[len(asked)]]))
         if connection.answered:
             asked += await asyncio.gather(*(self._ask(connection, key, to_ask[key]) for key in fresh[len(asked) :]))
-        found |= dict(zip(fresh, asked, strict=False))
         self.used.requests, self.used.retries = connection.requests, connection.retries
-        if failure := self._failure:
-            self._failure = None
-            raise failure
+        given: dict[str, Verdict] = {}
+        for key, verdict in zip(fresh, asked, strict=False):
+            if isinstance(verdict, Exception):
+                raise verdict
+            given[key] = verdict
         if fresh and not connection.answered:
-            raise OptionError(f"judge {self.endpoint.url}: {asked[0].reason}")
-        return [verdict or found[key] for key, verdict in zip(keys, settled, strict=True)]
+            raise OptionError(f"judge {self.endpoint.url}: {given[fresh[0]].reason}")
+        return [verdict or (found | given)[key] for key, verdict in zip(keys, settled, strict=True)]
 
     def _without_asking(self, answer: Answer) -> Verdict | None:
         if not any(r.strip() for r in answer.references):
@@ -180,12 +199,11 @@ class LLMJudge:
         parts = [self.endpoint.url, dict(self.endpoint.query), self.preset.digest, body]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
-    async def _ask(self, connection: Connection, key: str, answer: Answer) -> Verdict:
+    async def _ask(self, connection: Connection, key: str, answer: Answer) -> Verdict | Exception:
         try:
             return await self._asked(connection, key, answer)
-        except Exception as error:  # one question must not cost the others theirs; _compare raises it when all are done
-            self._failure = error
-            return Verdict("unscored", self.identity, f"{type(error).__name__}: {error}")
+        except Exception as error:  # one question must not cost the others theirs; raised when all are done
+            return error
 
     async def _asked(self, connection: Connection, key: str, answer: Answer) -> Verdict:
         messages, reason = self.preset.messages(answer), ""

@@ -2,6 +2,7 @@
 Sentences and paraphrases are for a language model."""
 
 import re
+import threading
 from collections.abc import Sequence
 
 from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
@@ -15,6 +16,8 @@ from visionthink.rewards.rules.text import LONGEST, Finding, Pair, Rule, contain
 from visionthink.rewards.rules.word_lists import NO, YES, YES_TOO
 from visionthink.rewards.rules.yes_no import refusal, yes_or_no
 
+_COMPARING = threading.Lock()
+"""The libraries of the rules are not made for several threads."""
 RULES: dict[str, Rule] = {
     "multiple choice": multiple_choice,
     "same text": same_text,
@@ -71,7 +74,8 @@ class RulesJudge:
 
     def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
         """Verdicts in order."""
-        return [self._compare(a) for a in answers]
+        with _COMPARING:
+            return [self._compare(a) for a in answers]
 
     def _compare(self, answer: Answer) -> Verdict:
         references = [plain(r) for r in answer.references if r.strip()]

@@ -1,0 +1,42 @@
+"""Options that run a training command on several processes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from visionthink.cli.common import given
+from visionthink.errors import OptionError
+from visionthink.train.launch import SHIPPED, Launch
+
+
+def add_launching(parser: argparse.ArgumentParser) -> None:
+    """--launch and --processes."""
+    files = f"run on several processes: {', '.join(SHIPPED)}, or a file of accelerate config"
+    parser.add_argument("--launch", type=given, metavar="NAME|FILE", help=files)
+    parser.add_argument("--processes", type=int, metavar="N", help="with --launch: how many (default: as many as there are GPUs)")
+
+
+def launch(options: argparse.Namespace, check: Callable[[int], Any]) -> None:
+    """With --launch, hand over to `accelerate launch`, which replaces this process; without, return.
+
+    Args:
+        check: raises where the run cannot be divided among so many processes.
+
+    Raises:
+        OptionError: see `Launch.read`; also, a number of processes below 1, or without --launch.
+    """
+    if options.processes is not None and not options.launch:
+        raise OptionError(f"--processes {options.processes}: is for --launch")
+    if not options.launch:
+        return
+    if options.processes is not None and options.processes < 1:
+        raise OptionError(f"--processes {options.processes}: must be at least 1")
+    ready = Launch.read(options.launch, options.processes)
+    check(ready.processes)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--launch")
+    own.add_argument("--processes")
+    _, others = own.parse_known_args(options.arguments)
+    ready.start(others)

@@ -1,0 +1,78 @@
+"""The folder of a training run: whether it can be written to, its settings, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visionthink import records
+from visionthink.errors import OptionError
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Raises before anything is computed, and creates nothing.
+
+    Raises:
+        OptionError: the folder cannot be written to, or holds a run that is not to be resumed.
+    """
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+    if not resume and ((out / "final").exists() or last_checkpoint(out)):
+        raise OptionError(f"--out {out}: holds a run already; give --resume or another folder")
+
+
+def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int) -> None:
+    """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
+    not depend on it.
+
+    Args:
+        settings: as they would be stored.
+        updates: optimizer updates of the whole run.
+
+    Raises:
+        OptionError: there is no run, or one that began with other settings or has gone further.
+    """
+    stored = out / "config.json"
+    try:
+        before = records.parse(stored.read_bytes())
+    except FileNotFoundError:
+        raise OptionError(f"--resume: no run in {out}") from None
+    except ValueError:
+        raise OptionError(f"--resume: {stored} is damaged") from None
+    newest = last_checkpoint(out)
+    free = ("save_steps", "judge_down", "out", "resume", *(("steps",) if settings["lr_schedule"] == "constant" else ()))
+    for name, value in json.loads(json.dumps(settings)).items():
+        if name not in free and before.get(name) != value:
+            said = f"--resume: {name} was {before.get(name)!r} in {out} and is {value!r} now"
+            if name == "steps":  # what is possible depends on what there is to begin with
+                start = newest if newest and (newest / "config.json").is_file() else out / "final"
+                said += (
+                    f"; a {settings['lr_schedule']} learning rate falls to 0 over the length that a run began with: "
+                    f"leave --steps {before.get(name)}, or train on from it as a new run with --model {start} and another --out; "
+                    "--lr-schedule constant runs can be made longer"
+                )
+            raise OptionError(said)
+    if newest and trained_updates(newest) > updates:
+        raise OptionError(f"--resume: {newest.name} of {out} is beyond {settings['steps']} steps")
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
+
+    def whole(folder: Path) -> bool:
+        try:
+            return bool(records.parse((folder / "trainer_state.json").read_bytes()))
+        except (OSError, ValueError):
+            return False
+
+    complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
+    return max(complete, key=trained_updates, default=None)
+
+
+def trained_updates(checkpoint: Path) -> int:
+    """Optimizer updates behind a checkpoint, by its name."""
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,136 @@
+"""What a run of supervised fine-tuning is: one frozen record, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from visionthink.errors import OptionError
+from visionthink.menu import Menu, named_menu
+from visionthink.protocol import Protocol
+from visionthink.train.settings import check_reporting, documentation
+
+_LEAST = {
+    "steps": 0,
+    "batch_size": 1,
+    "micro_batch": 0,
+    "learning_rate": 1e-12,
+    "warmup_steps": 0,
+    "samples": 0,
+    "max_image_tokens": 0,
+    "lora_rank": 0,
+    "save_steps": 1,
+    "seed": 0,
+}
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+"""Courses of the learning rate, and what transformers calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Supervised fine-tuning on transcripts (App. C.1 and C.2 of arXiv 2507.13348)."""
+
+    model: str = "tiny-base"
+    """Checkpoint to start from: tiny, tiny-base, a folder, or a hub id."""
+    out: Path = Path("runs/sft")
+    """Folder for checkpoints, metrics.jsonl and the final model."""
+    demonstrations: str = ""
+    """What to learn from: folders written by visionthink eval, or .jsonl files of transcripts, separated by commas."""
+    data: str = ""
+    """The examples that the transcripts are of; empty takes what the folders of `demonstrations` were evaluated on."""
+    columns: str = ""
+    """Names of the columns of `data` where they are others, as question=q,image=picture,answer=label."""
+    image_root: str = ""
+    """Folder that the images of `data` lie in; empty takes the one of the table."""
+    judge: str = ""
+    """Who decides which transcripts are right: as for visionthink train; empty takes the verdicts that stand in the files."""
+    samples: int = 0
+    """Demonstrations at most, half of them with a request; 0 takes as many as there are of both kinds."""
+    dialect: str = ""
+    """Wording of the protocol; empty takes the menu's, else what is stored beside the checkpoint, else agent."""
+    menu: str = "visionthink"
+    """What could be asked for when the transcripts were sampled, by name."""
+    ladder: str = ""
+    """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
+    max_image_tokens: int = 0
+    """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
+    steps: int = 0
+    """Optimizer updates; 0 goes through all demonstrations once."""
+    batch_size: int = 16
+    """Demonstrations per update, over all processes together."""
+    micro_batch: int = 0
+    """Demonstrations per forward pass and process; 0 takes all of an update at once."""
+    learning_rate: float = 1e-5
+    """AdamW learning rate."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: as it is, or falling to 0 at the last step."""
+    warmup_steps: int = 0
+    """Optimizer updates over which the learning rate rises."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    lora_rank: int = 0
+    """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved, and kept beside."""
+    seed: int = 0
+    """Random seed of the choice of demonstrations, their order and adapters."""
+    save_steps: int = 100
+    """Steps between checkpoints."""
+    report_to: str = "none"
+    """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
+    resume: bool = False
+    """Continue from the last checkpoint in the output folder."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
+        if self.seed >= 2**32:
+            raise OptionError(f"seed {self.seed}: must be below {2**32}")
+        if self.samples == 1:
+            raise OptionError("samples 1: must be at least 2, one with a request and one without")
+        if self.lr_schedule not in SCHEDULES:
+            raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose {', '.join(SCHEDULES)}")
+        check_reporting(self.report_to)
+        self.per_process(1)
+        menu = self.rollout_menu()
+        if self.chosen_dialect:
+            Protocol(self.chosen_dialect).check_menu(menu, must_ask=True)
+
+    def per_process(self, processes: int) -> int:
+        """Demonstrations of an update that each of so many processes takes.
+
+        Raises:
+            OptionError: they cannot be divided so.
+        """
+        if self.batch_size % processes:
+            raise OptionError(
+                f"batch_size {self.batch_size}: cannot be divided among {processes} processes; use a multiple of {processes}"
+            )
+        share = self.batch_size // processes
+        if share % (self.micro_batch or 1):
+            each = " on each process" if processes > 1 else ""
+            raise OptionError(f"{share} demonstrations of an update{each} cannot be split into passes of {self.micro_batch}")
+        return share
+
+    def rollout_menu(self) -> Menu:
+        menu, _ = named_menu(self.menu)
+        return menu.with_levels(self.ladder) if self.ladder else menu
+
+    @property
+    def chosen_dialect(self) -> str | None:
+        """The dialect of this run, named or brought along by the menu; None: the one stored beside the checkpoint."""
+        return self.dialect or named_menu(self.menu)[1]
+
+    @classmethod
+    def documentation(cls) -> dict[str, str]:
+        """Name and one-line description of every setting."""
+        return documentation(cls)
+
+    def replace(self, **changes: Any) -> SftConfig:
+        return dataclasses.replace(self, **changes)
+
+    def rehearsed(self, out: Path, processes: int = 1) -> SftConfig:
+        """One update of the same kind, as small as it gets, into another folder."""
+        return self.replace(steps=1, batch_size=2 * processes, micro_batch=0, resume=False, out=out)
