@@ -141,7 +141,7 @@ def check(run: dict) -> None:
 @pytest.mark.network
 def test_vllm_in_the_trainers_process(base, tmp_path):
     run = trained(tmp_path, base, "full")
-    check({**run, "rows": [row for row in run["rows"] if row["visual_tokens"] != 8]})
+    check(run)
     assert run["changed"] == ["language_model", "visual"]
     assert max(run["off"]) < 1e-4 < 1e-3 < run["off with old features"]
     assert [reason for reason, _ in run["mistold"]] == ["stop", "error", "stop"]

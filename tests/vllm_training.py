@@ -83,7 +83,7 @@ def run() -> VisionThinkTrainer:
         probe_steps=1,
         max_new_tokens=16,
         max_image_tokens=9,  # of which vLLM knows nothing: it would make 16 of an image
-        learning_rate=1e-3,
+        learning_rate=2e-4,
         exclude="",
         **settings,
     )
@@ -163,7 +163,7 @@ def main() -> None:
     trainer.train()
     changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(before[name], value)}
     record["changed"] = sorted({"adapter" if "lora" in name else name.split(".")[1] for name in changed})
-    rows = list(record["rows"])
+    rows = list(record["rows"])  # of the training
     image = large(1)[0].image
     if KIND != "adapter":
         history = asking(image, 9)
