@@ -129,6 +129,25 @@ def test_a_second_run_does_nothing_and_labels_may_change(whole, tmp_path):
         curate(config(copy, rollouts=8), QUIET)
 
 
+def test_a_folder_that_a_shard_of_an_earlier_version_began_is_finished(whole, tmp_path):
+    out, _ = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    half = {json.loads(line)["row"] for line in (copy / "counts" / "rows.jsonl").read_text().splitlines()[:6]}
+    for kind in ("counts", "rollouts"):
+        lines = (copy / kind / "rows.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["row"] in half]
+        (copy / kind / "001-of-002-worker-01.jsonl").write_text("".join(kept))
+        (copy / kind / "rows.jsonl").unlink()
+    for table in ("curated.parquet", "counts.parquet", "summary.json"):
+        (copy / table).unlink()
+    curate(config(copy), QUIET)
+    assert (copy / "curated.parquet").read_bytes() == (out / "curated.parquet").read_bytes()
+    assert (copy / "counts.parquet").read_bytes() == (out / "counts.parquet").read_bytes()
+    again = {json.loads(line)["row"] for line in (copy / "counts" / "rows.jsonl").read_text().splitlines()}
+    assert (len(half), again) == (6, set(range(12)) - half)
+
+
 def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_path):
     out, _ = whole
     copy = tmp_path / "copy"

@@ -26,6 +26,7 @@ def python(tmp_path_factory) -> str:
     """An environment with Ray, behind which stand this one's libraries and this repository."""
     home = kept("ray", WANTED, lambda folder: install(virtual(folder), WANTED))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # by default workers step back behind whatever else runs here
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
         yield str(home / "bin" / "python")
 
