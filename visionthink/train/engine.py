@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from PIL import Image
 
 from visionthink.errors import OptionError
@@ -78,7 +79,7 @@ class TrainerPolicy:
 
     def _sample(self, prompts: list[list[int]], histories: list[History]) -> list[Completion]:
         started = time.perf_counter()
-        with self._ban(), self._autocast():
+        with self._ban(), self._autocast(), self._checkpointing():
             sampled, logprobs = self.trainer._generate_single_turn(
                 *self._inputs(prompts, histories), num_generations=1, has_tool_images=True
             )
@@ -110,6 +111,17 @@ class TrainerPolicy:
         """The precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16. vLLM has its own
         copy of the weights."""
         return contextlib.nullcontext() if self.trainer.use_vllm else self.trainer.accelerator.autocast()
+
+    @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """TRL recomputes no activations while it generates, and where memory runs out would not do so again."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            arguments, model = self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model)
+            if arguments.gradient_checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments.gradient_checkpointing_kwargs)
+            raise
 
     def _ban(self) -> contextlib.AbstractContextManager[None]:
         if not self._banned:

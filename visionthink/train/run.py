@@ -88,7 +88,7 @@ def _same_run(config: TrainConfig, stored: Path) -> None:
         raise OptionError(f"--resume: {stored} is damaged") from None
     newest = last_checkpoint(config.out)
     for name, value in json.loads(json.dumps(_record(config))).items():
-        free = ("save_steps", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
+        free = ("save_steps", "timeout_minutes", "out", "resume", *(() if config.lr_schedule == "linear" else ("steps",)))
         if name not in free and before.get(name) != value:
             said = f"--resume: {name} was {before.get(name)!r} in {config.out} and is {value!r} now"
             if name == "steps":  # what is possible depends on what there is to begin with
