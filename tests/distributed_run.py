@@ -30,6 +30,7 @@ from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.train import run
 from visionthink.train.config import TrainConfig
+from visionthink.train.processes import this_process
 
 ASK = {1: (0, 1), 3: (0, 1, 2, 3), 4: (0, 3)}
 """Members that ask, by example."""
@@ -130,6 +131,7 @@ def main() -> None:
     run.make_trainer = make
     speak(checkpoint.model, renderer, reply, unheard=True)
     run.train(config, examples, checkpoint=checkpoint)
+    this_process().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -62,11 +62,13 @@ def test_generation_is_split_by_what_fits(tmp_path, monkeypatch):
 
 
 def test_generation_is_halved_where_memory_runs_out(tmp_path):
-    trainer = make_trainer(small(tmp_path), synth.suite(8, split="train"))
+    trainer = make_trainer(small(tmp_path, gradient_checkpointing=True), synth.suite(8, split="train"))
+    trainer.model.gradient_checkpointing_enable()  # as training does when it begins
     calls = saying_how_many(trainer, most=2)
     asked = history(trainer)
     assert [c.text for c in trainer.sampler.policy.complete([asked] * 6)] == ["0", "0", "1", "0", "0", "1"]
     assert calls == [1, 2, 1, 2]
+    assert trainer.model.is_gradient_checkpointing
     saying_how_many(trainer, most=0)
     [failed] = trainer.sampler.policy.complete([asked])
     assert failed.error is not None and failed.error.kind == "out_of_memory"

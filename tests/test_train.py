@@ -225,6 +225,7 @@ def test_the_budget_of_a_completion_holds_every_turn_and_whatever_stands_between
     longest = max(len(renderer.encode(chatml.bridge([message], "chatml"))) for message in between)
     assert longest > 16
     assert trainer.args.max_completion_length == 2 * 8 + longest
+    assert trainer.args.ddp_timeout == 2 * 60 * 60
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):

@@ -77,6 +77,7 @@ def _train(options: argparse.Namespace) -> None:
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
+    this_process().destroy_process_group()  # threads of it that still run at the end may abort the process
     where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
     if this_process().is_main_process:
         Console(stderr=True, soft_wrap=True).print(where, markup=False)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
+
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.render import Renderer, views, within_context
@@ -102,11 +104,22 @@ class TrainerPolicy:
         images = [[view.image for view in views(history)] for history in histories]
         pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
         # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
-        with self._ban(), self.trainer.accelerator.autocast():
+        with self._ban(), self.trainer.accelerator.autocast(), self._checkpointing():
             sampled, _ = self.trainer._generate_single_turn(
                 prompts, images, dict(pixels), num_generations=1, has_tool_images=True
             )
         return sampled
+
+    @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """TRL recomputes no activations while it generates, and where memory runs out would not do so again."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            arguments, model = self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model)
+            if arguments.gradient_checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments.gradient_checkpointing_kwargs)
+            raise
 
     def _ban(self) -> contextlib.AbstractContextManager[None]:
         if not self._banned:

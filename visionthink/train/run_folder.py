@@ -44,7 +44,14 @@ def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int) -> N
     except ValueError:
         raise OptionError(f"--resume: {stored} is damaged") from None
     newest = last_checkpoint(out)
-    free = ("save_steps", "judge_down", "out", "resume", *(("steps",) if settings["lr_schedule"] == "constant" else ()))
+    free = (
+        "save_steps",
+        "judge_down",
+        "timeout_minutes",
+        "out",
+        "resume",
+        *(("steps",) if settings["lr_schedule"] == "constant" else ()),
+    )
     for name, value in json.loads(json.dumps(settings)).items():
         if name not in free and before.get(name) != value:
             said = f"--resume: {name} was {before.get(name)!r} in {out} and is {value!r} now"

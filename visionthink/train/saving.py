@@ -26,8 +26,12 @@ def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
         StorageError: it cannot be written.
     """
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not trainer.accelerator.is_main_process:
-        return
+    if trainer.accelerator.is_main_process:
+        _write(trainer, state, folder)
+    trainer.accelerator.wait_for_everyone()  # a process that ends may take the others along
+
+
+def _write(trainer: VisionThinkTrainer, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
     adapter = trainer.config.lora_rank > 0
     save_checkpoint(
