@@ -88,7 +88,7 @@ def measure(name: str, folder: Path) -> None:
     _, settings = SHAPES[name]
     usual = {"steps": 1, "group_size": 2, "refill": 0, "exclude": "", "penalty": "none", "max_new_tokens": 2}
     config = TrainConfig(model=str(folder), out=folder.parent / f"{folder.name}-run", **usual | settings)
-    found = estimate(config, read_sizes(config.model), this_hardware())
+    found = estimate(config, read_sizes(config), this_hardware())
     examples = large_examples(config.prompts_per_step)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     train(config, examples)

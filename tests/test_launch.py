@@ -135,13 +135,18 @@ def test_two_processes_take_a_step_under_zero2(tmp_path):
 
 
 STATE = """
-import json, sys, torch
-from accelerate import Accelerator
-accelerator = Accelerator(cpu=True)
-plugin, fsdp = accelerator.state.deepspeed_plugin, accelerator.state.fsdp_plugin
+import json, os
+from accelerate import Accelerator, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+PartialState(cpu=True)
+accelerator = Accelerator()
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    plugin = FullyShardedDataParallelPlugin()
+    found = [plugin.fsdp_version, plugin.reshard_after_forward, plugin.cpu_ram_efficient_loading, str(plugin.state_dict_type)]
+else:
+    found = accelerator.state.deepspeed_plugin.deepspeed_config
 if accelerator.is_main_process:
-    found = plugin.deepspeed_config if plugin else {"version": fsdp.fsdp_version, "reshard": fsdp.reshard_after_forward}
-    print(json.dumps([str(accelerator.distributed_type), accelerator.num_processes, found]))
+    print(json.dumps([accelerator.num_processes, found]))
 """
 
 
@@ -157,11 +162,11 @@ def test_accelerate_reads_the_files_of_sharded_weights(name, tmp_path):
     environment = environments.clean() | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    kind, processes, found = json.loads(result.stdout.splitlines()[-1])
+    processes, found = json.loads(result.stdout.splitlines()[-1])
     assert processes == 2
     if name == "fsdp2":
-        assert (kind, found) == ("DistributedType.FSDP", {"version": 2, "reshard": True})
+        assert found == [2, True, False, "StateDictType.SHARDED_STATE_DICT"]
     else:
-        assert (kind, found["zero_optimization"]["stage"]) == ("DistributedType.DEEPSPEED", 3)
+        assert found["zero_optimization"]["stage"] == 3
         assert found["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
         assert found["data_types"] == {"grad_accum_dtype": "fp32"}

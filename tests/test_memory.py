@@ -177,8 +177,8 @@ def test_without_a_gpu_a_rehearsal_stands_for_the_recipes_hardware(monkeypatch):
 
 
 def test_sizes_of_a_checkpoint_are_read_without_its_weights():
-    sizes = read_sizes("tiny-base")
-    assert sizes.parameters == 2_144_960
+    sizes = read_sizes(TrainConfig())
+    assert (sizes.parameters, sizes.text_tokens) == (2_144_960, 112)
     assert sizes.budget.max_pixels == 12544
 
 

@@ -51,8 +51,8 @@ _PHASES: dict[Phase, str] = {
     "join": "while their pixels are joined to batches",
     "update": "while it learns from them",
 }
-_TEXT = 500
-"""Tokens of an episode that are neither visual nor said by the model; the released prompt has some 400."""
+_QUESTION = 100
+"""Characters of a question."""
 _TILE = 4096 * 32768 * 4
 """Of TRL's head, which never holds all logits."""
 
@@ -65,6 +65,8 @@ class Sizes:
     """As transformers has it."""
     budget: PixelBudget
     """The sizes its images may have."""
+    text_tokens: int = 500
+    """Tokens of an episode that are neither visual nor said by the model; the longest of our prompts has some 400 for Qwen."""
 
     @functools.cached_property
     def modules(self) -> Any:
@@ -195,17 +197,30 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     return Estimate(parts=tuple(parts), hardware=hardware, host=host)
 
 
-def read_sizes(model: str) -> Sizes:
-    """Of a checkpoint, without its weights.
+def read_sizes(config: TrainConfig) -> Sizes:
+    """Of the checkpoint that a run begins with, without its weights.
 
     Raises:
         ModelError: its files are missing or damaged.
     """
-    from visionthink.policies.checkpoint import resolve
-    from visionthink.policies.checkpoint_files import pixel_budget, read_config, read_image_processor
+    from PIL import Image
 
-    path = resolve(model)
-    return Sizes(config=read_config(model, path), budget=pixel_budget(read_image_processor(model, path)))
+    from visionthink.episode import Episode
+    from visionthink.picture import Picture
+    from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.policies.render import Renderer
+    from visionthink.types import Example
+
+    check_files(config.model)
+    found = describe(config.model)
+    side = 16 * found.budget.factor
+    picture = Picture(Image.new("RGB", (side, side)))
+    example = Example("", "?" * _QUESTION, picture.image)
+    protocol = found.protocol.with_dialect(config.chosen_dialect)
+    episode = Episode(example, [picture], config.rollout_menu(), protocol, budget=found.budget)
+    prompt = Renderer(found.tokenizer, protocol.boundary).prompt_ids(episode.history)
+    visual = episode.space.tokens(episode.space.opening)
+    return Sizes(config=found.config, budget=found.budget, text_tokens=len(prompt) - visual)
 
 
 def longest(config: TrainConfig, sizes: Sizes) -> tuple[int, int]:
@@ -219,7 +234,7 @@ def longest(config: TrainConfig, sizes: Sizes) -> tuple[int, int]:
     relative = sum(levels[:turns]) + max(0, turns - len(levels)) * menu.crop_level
     context = sizes.config.get_text_config().max_position_embeddings
     visual = min(round(full * min(relative, menu.allowance or relative)), context)
-    return min(visual + turns * config.max_new_tokens + _TEXT, context), visual
+    return min(visual + turns * config.max_new_tokens + sizes.text_tokens, context), visual
 
 
 def _update(

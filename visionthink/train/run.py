@@ -85,7 +85,7 @@ def _run(
     if torch.cuda.device_count() > 1 and process.num_processes == 1:
         raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
-        needed = estimate(intended or config, read_sizes(config.model), this_hardware())
+        needed = estimate(intended or config, read_sizes(intended or config), this_hardware())
         if intended:
             for line in needed.lines():
                 say(line)
