@@ -1,5 +1,6 @@
 """Training with vLLM, in an interpreter that has it: `vllm_training.py FOLDER MODEL KIND [URL]` trains there and writes
-`vllm.json`, process by process `vllm-1.json` and so on. KIND is `full` or `adapter`, with vLLM in this process, or `server`, with the one at the URL."""
+`vllm.json`, a second process of the same run `vllm-1.json`. KIND is `full` or `adapter`, with vLLM in this process, or `server`,
+with the one at the URL."""
 
 from __future__ import annotations
 
