@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,10 @@ def base(tmp_path_factory) -> Path:
     return widened(Path(resolve("tiny-base")), tmp_path_factory.mktemp("wide") / "tiny-base")
 
 
-def trained(folder: Path, base: Path, *kind: str) -> dict:
+def trained(folder: Path, base: Path, *kind: str, launch: Sequence[str] = ()) -> dict:
     """What tests/vllm_training.py writes."""
     done = subprocess.run(
-        [str(vllm_python()), str(SCRIPT), str(folder), str(base), *kind],
+        [str(vllm_python()), *launch, str(SCRIPT), str(folder), str(base), *kind],
         cwd=SCRIPT.parent,
         env=environment(),
         capture_output=True,
@@ -122,12 +123,12 @@ def trained(folder: Path, base: Path, *kind: str) -> dict:
     return json.loads((folder / "vllm.json").read_text("utf-8"))
 
 
-def check(run: dict) -> None:
-    """Ids of every prompt, and the log-probabilities of every token that is learnt from."""
-    assert len(run["rows"]) > 100 and all(row["equal"] for row in run["rows"])
+def check(run: dict, share: int = 1) -> None:
+    """Ids of every prompt, and the log-probabilities of every token that is learnt from, on one of `share` processes."""
+    assert len(run["rows"]) > 100 / share and all(row["equal"] for row in run["rows"])
     assert {row["visual_tokens"] for row in run["rows"]} >= {4, 4 + 9, 2, 2 + 5}
     rollouts = run["rollouts"]
-    assert len(rollouts) == 3 * 8 * 4 and {r["step"] for r in rollouts} == {0, 1, 2}
+    assert len(rollouts) == 3 * 8 * 4 / share and {r["step"] for r in rollouts} == {0, 1, 2}
     by_force = {name: [r for r in rollouts if r["forced"] == name] for name in (None, "direct", "request")}
     for name in (None, "request"):
         assert all(-1e-4 < r["least"] <= r["largest"] < 1e-4 for r in by_force[name])
@@ -159,12 +160,20 @@ def test_an_adapter_with_vllm(base, tmp_path):
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_server_of_vllm(base, tmp_path):
-    """All but the way of the weights, which is a file here and NCCL between GPUs."""
+    """For one training process and for two, which may need different numbers of turns. All is real but the way of the weights,
+    which is a file here and NCCL between GPUs."""
     options = "--dtype float32 --max-model-len 4096 --enforce-eager --max-num-seqs 32 --block-size 32 --enable-scale-out"
     more = "--logprobs-mode processed_logprobs --max-logprobs -1"
     command = [str(vllm_python()), str(SCRIPT.with_name("vllm_server.py")), "--model", str(base), *f"{options} {more}".split()]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    (tmp_path / "two").mkdir()
     with serving(command, environment(VLLM_SERVER_DEV_MODE="1"), seconds=300) as url:
         run = trained(tmp_path, base, "server", url)
+        two = [trained(tmp_path / "two", base, "server", url, launch=launch)]
+    two.append(json.loads((tmp_path / "two" / "vllm-1.json").read_text("utf-8")))
     check(run)
-    assert run["changed"] == ["language_model", "visual"]
-    assert max(run["off"]) < 1e-4
+    for half in two:
+        check(half, share=2)
+    for each in (run, *two):
+        assert each["changed"] == ["language_model", "visual"]
+        assert max(each["off"]) < 1e-4

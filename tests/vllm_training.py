@@ -1,5 +1,6 @@
 """Training with vLLM, in an interpreter that has it: `vllm_training.py FOLDER MODEL KIND [URL]` trains there and writes
-`vllm.json`. KIND is `full` or `adapter`, with vLLM in this process, or `server`, with the one at the URL."""
+`vllm.json`, a second process of the same run `vllm-1.json`. KIND is `full` or `adapter`, with vLLM in this process, or `server`,
+with the one at the URL."""
 
 from __future__ import annotations
 
@@ -26,7 +27,6 @@ from trl.generation import vllm_generation
 from visionthink.data import synth
 from visionthink.policies.render import views
 from visionthink.train import vllm as training_vllm
-from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Example, History, ImageView, Message, whole
 
@@ -85,17 +85,9 @@ def run() -> VisionThinkTrainer:
         max_image_tokens=9,  # of which vLLM knows nothing: it would make 16 of an image
         learning_rate=2e-4,
         exclude="",
+        trl={"vllm_server_base_url": URL[0]} if URL else {},
         **settings,
     )
-    if URL:
-        to_trl = TrainConfig.to_trl
-
-        def with_address(*args: Any, **kwargs: Any) -> Any:
-            arguments = to_trl(*args, **kwargs)
-            arguments.vllm_server_base_url = URL[0]
-            return arguments
-
-        TrainConfig.to_trl = with_address  # type: ignore[method-assign]
     return make_trainer(config, large(8))
 
 
@@ -173,7 +165,8 @@ def main() -> None:
         record["mistold"] = [(c.finish_reason, c.error and c.error.text) for c in several]
         trainer.vllm_generation.llm.llm_engine.reset_encoder_cache = lambda: None
         record["off with old features"] = off(trainer, history)
-    (OUT / "vllm.json").write_text(json.dumps(record | {"rows": rows}), "utf-8")
+    rank = trainer.accelerator.process_index
+    (OUT / (f"vllm-{rank}.json" if rank else "vllm.json")).write_text(json.dumps(record | {"rows": rows}), "utf-8")
 
 
 if __name__ == "__main__":
