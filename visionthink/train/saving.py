@@ -31,7 +31,7 @@ def save_final(trainer: WholeCheckpoints, folder: Path) -> None:
     trainer.accelerator.wait_for_everyone()  # a process that ends may take the others along
 
 
-def _write(trainer: VisionThinkTrainer, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _write(trainer: WholeCheckpoints, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     model, trained = trainer.accelerator.unwrap_model(trainer.model), trainer.checkpoint
     adapter = trainer.config.lora_rank > 0
     save_checkpoint(
