@@ -26,7 +26,9 @@ def test_wheel_answers_in_an_empty_environment(tmp_path):
     [wheel] = tmp_path.glob("visionthink-*.whl")
     assert wheel.stat().st_size < 20e6
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("prompts/agent_system.txt", "prompts/chatml.jinja", "assets/tiny/tuned/model.safetensors", "recipes/tiny.py"):
+    launch = ("train/launch/ddp.yaml", "train/launch/zero3.yaml", "train/launch/zero3.json", "train/launch/fsdp2.yaml")
+    prompts = ("prompts/agent_system.txt", "prompts/chatml.jinja")
+    for needed in (*prompts, "assets/tiny/tuned/model.safetensors", "recipes/tiny.py", *launch):
         assert f"visionthink/{needed}" in names
 
     env = tmp_path / "env"

@@ -21,6 +21,7 @@ _EXTRAS = {
     for extra, libraries in {
         "local": "torch transformers tokenizers safetensors",
         "train": "trl accelerate datasets peft",
+        "deepspeed": "deepspeed",
         "eval": "sklearn matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
