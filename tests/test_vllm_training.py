@@ -27,7 +27,8 @@ from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.render import one_pad_an_image
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
-from visionthink.train.vllm import as_counted, merged, pad_runs, sampled
+from visionthink.train.saving import merged
+from visionthink.train.vllm import as_counted, pad_runs, sampled
 from visionthink.types import Failure, Look
 
 SCRIPT = Path(__file__).parent / "vllm_training.py"
@@ -77,7 +78,8 @@ def test_an_adapter_is_added_to_copies(tmp_path):
             weight.data = weight.data.bfloat16()
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     with torch.no_grad():
-        copies = dict(merged(model))
+        exact = merged(dict(model.named_parameters()), model.peft_config["default"])
+        copies = {name: weight.bfloat16() for name, weight in exact}
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
     assert {n: w.shape for n, w in copies.items()} == {n: w.shape for n, w in plain.named_parameters()}
     stored = dict(plain.named_parameters())
@@ -130,12 +132,14 @@ def check(run: dict, share: int = 1) -> None:
     rollouts = run["rollouts"]
     assert len(rollouts) == 3 * 8 * 4 / share and {r["step"] for r in rollouts} == {0, 1, 2}
     by_force = {name: [r for r in rollouts if r["forced"] == name] for name in (None, "direct", "request")}
-    for name in (None, "request"):
-        assert all(-1e-4 < r["least"] <= r["largest"] < 1e-4 for r in by_force[name])
-        assert 2 in {r["turns"] for r in by_force[name]}
-    # drawn where nothing could be asked for: a token is as much more likely as a request would have been in its place
+    assert all(2 in {r["turns"] for r in by_force[name]} for name in (None, "request"))
     assert {r["turns"] for r in by_force["direct"]} == {1}
-    assert all(-0.05 < r["least"] <= r["largest"] < 1e-4 for r in by_force["direct"])
+    # never more likely to the trainer, and less so by what the tokens that are never sampled would have had there: by itself the
+    # base model gives them up to 0.0013. Of an answer by force a request is another such token
+    assert all(r["largest"] < 1e-4 for r in rollouts)
+    assert all(-2e-3 < r["least"] for name in (None, "request") for r in by_force[name])
+    assert all(-0.05 < r["least"] for r in by_force["direct"])
+    assert sum(-1e-4 < r["least"] for r in by_force[None]) > 0.5 * len(by_force[None])
 
 
 @pytest.mark.slow
