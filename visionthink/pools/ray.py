@@ -32,7 +32,7 @@ def results(work: Work, items: Iterable[Any], *, workers: int, gpus_per_worker: 
         gpus_per_worker: default is one where the cluster has GPUs, else none.
 
     Raises:
-        OptionError: Ray is not installed, or there is no cluster at RAY_ADDRESS.
+        OptionError: Ray is not installed or cannot be started, or there is no cluster at RAY_ADDRESS.
         DataError: an actor failed, or an item ended it again and again.
         VisionThinkError: whatever a worker has found wrong.
     """
@@ -99,8 +99,9 @@ def _connected(workers: int) -> tuple[Any, Any]:
         settings |= {"address": "local", "include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
         ray.init(runtime_env={"py_modules": [visionthink]}, **settings)
-    except ConnectionError as error:
-        raise OptionError(f"RAY_ADDRESS {address}: no cluster is there ({one_line(error)})") from None
+    except Exception as error:  # of many kinds; where a machine is busy, a start that took too long is a bare Exception
+        where = f"RAY_ADDRESS {address}: no cluster is there" if address else "--engine ray: Ray cannot be started here"
+        raise OptionError(f"{where} ({one_line(error)})") from error
     return ray, ray.data
 
 
