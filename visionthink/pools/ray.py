@@ -52,16 +52,18 @@ def results(work: Work, items: Iterable[Any], *, workers: int, gpus_per_worker: 
             num_gpus=share or None,
             max_task_retries=_TRIES,
         )
-    try:
-        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for cell in batch.column("result"):
-                found = pickle.loads(cell.as_py())
-                if isinstance(found, VisionThinkError):
-                    raise found
-                yield found
-    except ray.exceptions.RayError as error:
-        said = one_line(error, end=True)
-        raise DataError(f"--engine ray: a worker failed; run the command again to go on: {said}") from error
+    found: Finished | VisionThinkError
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers; stdout is for results
+        try:
+            for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for cell in batch.column("result"):
+                    found = pickle.loads(cell.as_py())
+                    if isinstance(found, VisionThinkError):
+                        raise found
+                    yield found
+        except ray.exceptions.RayError as error:
+            said = one_line(error, end=True)
+            raise DataError(f"--engine ray: a worker failed; run the command again to go on: {said}") from error
 
 
 class _Actor:
@@ -88,7 +90,7 @@ def _connected(workers: int) -> tuple[Any, Any]:
         import ray.data
     except ImportError:
         raise OptionError(MISSING) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a failure is in the exception
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     if ray.is_initialized():
