@@ -27,6 +27,7 @@ def python(tmp_path_factory) -> str:
     home = kept("ray", WANTED, lambda folder: install(virtual(folder), WANTED))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # by default workers step back behind whatever else runs here
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine is slow, and not broken
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
         yield str(home / "bin" / "python")
 
@@ -36,19 +37,16 @@ def run(python: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def test_curated_labels_are_those_of_the_local_pool(python, tmp_path):
-    """Of a table at an address, and of a relative one: workers of this machine read it where it was named."""
-    settings = [*TEXT_AND_IMAGE, "--limit", "12", "--workers", "2", "--out"]
-    assert main(["curate", "mini", *settings, str(tmp_path / "local")]) == 0
-    done = run(python, "curate", "mini", *settings, "ray", "--engine", "ray", cwd=tmp_path)
+    """Of a table at an address, whose images are in it."""
+    settings = [*TEXT_AND_IMAGE, "--limit", "12", "--out"]
+    assert main(["curate", "mini", *settings, str(tmp_path / "mini")]) == 0
+    table = tmp_path / "mini" / "curated.parquet"
+    assert main(["curate", str(table), *settings, str(tmp_path / "local")]) == 0
+    ray = ["--engine", "ray", "--workers", "2"]
+    done = run(python, "curate", f"file://{table}", *settings, "ray", *ray, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in TABLES:
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes(), name
-    table = f"file://{tmp_path}/local/curated.parquet"
-    for name, more in (("address", ["--engine", "ray"]), ("path", [])):
-        data = table if more else "local/curated.parquet"
-        done = run(python, "curate", data, *settings, name, *more, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "address" / "counts.parquet").read_bytes() == (tmp_path / "path" / "counts.parquet").read_bytes()
 
 
 def test_an_evaluation_is_that_of_one_process(python, tmp_path):

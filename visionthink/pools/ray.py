@@ -32,7 +32,7 @@ def results(work: Work, items: Iterable[Any], *, workers: int, gpus_per_worker: 
         gpus_per_worker: default is one where the cluster has GPUs, else none.
 
     Raises:
-        OptionError: Ray is not installed, or there is no cluster at RAY_ADDRESS.
+        OptionError: Ray is not installed or cannot be started, or there is no cluster at RAY_ADDRESS.
         DataError: an actor failed, or an item ended it again and again.
         VisionThinkError: whatever a worker has found wrong.
     """
@@ -52,16 +52,18 @@ def results(work: Work, items: Iterable[Any], *, workers: int, gpus_per_worker: 
             num_gpus=share or None,
             max_task_retries=_TRIES,
         )
-    try:
-        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for cell in batch.column("result"):
-                found = pickle.loads(cell.as_py())
-                if isinstance(found, VisionThinkError):
-                    raise found
-                yield found
-    except ray.exceptions.RayError as error:
-        said = one_line(error, end=True)
-        raise DataError(f"--engine ray: a worker failed; run the command again to go on: {said}") from error
+    found: Finished | VisionThinkError
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what becomes of workers; stdout is for results
+        try:
+            for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for cell in batch.column("result"):
+                    found = pickle.loads(cell.as_py())
+                    if isinstance(found, VisionThinkError):
+                        raise found
+                    yield found
+        except ray.exceptions.RayError as error:
+            said = one_line(error, end=True)
+            raise DataError(f"--engine ray: a worker failed; run the command again to go on: {said}") from error
 
 
 class _Actor:
@@ -88,7 +90,7 @@ def _connected(workers: int) -> tuple[Any, Any]:
         import ray.data
     except ImportError:
         raise OptionError(MISSING) from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it has to say of a failure is in the exception
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     if ray.is_initialized():
@@ -99,8 +101,9 @@ def _connected(workers: int) -> tuple[Any, Any]:
         settings |= {"address": "local", "include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
         ray.init(runtime_env={"py_modules": [visionthink]}, **settings)
-    except ConnectionError as error:
-        raise OptionError(f"RAY_ADDRESS {address}: no cluster is there ({one_line(error)})") from None
+    except Exception as error:  # of many kinds; where a machine is busy, a start that took too long is a bare Exception
+        where = f"RAY_ADDRESS {address}: no cluster is there" if address else "--engine ray: Ray cannot be started here"
+        raise OptionError(f"{where} ({one_line(error)})") from error
     return ray, ray.data
 
 
