@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
+from visionthink.data import synth
+from visionthink.episode import run_batch
+from visionthink.errors import OptionError
+from visionthink.model import load
+from visionthink.rewards.spec import read_judge
 from visionthink.train.monitors import Watch
+from visionthink.train.probe import Probe
+from visionthink.train.rollouts import EpisodeSource
 
 
 def warnings(*logs):
@@ -69,3 +78,17 @@ def test_a_reward_that_rises_without_the_image():
     [said] = warnings(*blind)
     assert said.startswith("the reward rises, and so it does with another image")
     assert warnings(*[{"reward": 0.5 + 0.1 * i, "probe/swapped_image": 0.2} for i in range(6)]) == []
+
+
+def test_a_probe_asks_its_judge_after_all_its_episodes():
+    """Processes that generate together drive equally many: one whose judge has never answered must not leave out any."""
+    model, examples, driven = load("tiny-base", max_new_tokens=8), synth.suite(4, split="train"), []
+    source = EpisodeSource(examples={e.id: e for e in examples}, menu=model.menu, protocol=model.protocol, budget=model.budget)
+
+    def run(episodes, policy, on_end=None):
+        driven.append(len(episodes))
+        return run_batch(episodes, policy, on_end)
+
+    with pytest.raises(OptionError, match=r"127\.0\.0\.1:9"):
+        Probe(source, model.policy, read_judge("http://127.0.0.1:9/v1#m"), list(source.examples), run=run).measure()
+    assert driven == [4, 4, 4]

@@ -79,6 +79,11 @@ def test_a_run_writes_metrics_checkpoints_and_a_model_and_can_be_resumed(tmp_pat
         train(small(out), examples)
     with pytest.raises(OptionError, match=r"--resume: theta was 0.2 in .* and is 0.3 now"):
         train(small(out, steps=3, theta=0.3, resume=True), examples)
+    record = json.loads((out / "config.json").read_text())
+    del record["trl"], record["attention"]  # as of a run that began before there were such settings
+    (out / "config.json").write_text(json.dumps(record))
+    with pytest.raises(OptionError, match=r"--resume: attention was '' in .* and is 'eager' now"):
+        train(small(out, steps=3, attention="eager", resume=True), examples)
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "sec')  # torn by a kill
     (out / "checkpoint-3").mkdir()  # begun and not finished
@@ -151,7 +156,7 @@ def test_an_example_that_cannot_be_read_is_replaced_and_reported(tmp_path):
     (tmp_path / "none.png").write_text("not an image")
     examples[1] = dataclasses.replace(examples[1], image=tmp_path / "cut.jpg")
     examples[2] = dataclasses.replace(examples[2], image=tmp_path / "none.png")
-    train(small(tmp_path / "run", save_steps=1), examples)
+    train(small(tmp_path / "run", save_steps=1, probe_steps=1), examples)
     rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()]
     assert {r["example_id"]: r["reason"].partition(" (")[0] for r in rejects} == {
         examples[2].id: f"example {examples[2].id}, {tmp_path / 'none.png'}: not an image file that can be read",

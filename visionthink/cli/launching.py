@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from visionthink.cli.common import given
@@ -40,3 +41,12 @@ def launch(options: argparse.Namespace, check: Callable[[int], Any]) -> None:
     own.add_argument("--processes")
     _, others = own.parse_known_args(options.arguments)
     ready.start(others)
+
+
+def end(options: argparse.Namespace, out: Path) -> None:
+    """Say where the model is, and leave the other processes of the run."""
+    from visionthink.train.processes import this_process
+    from visionthink.train.progress import say
+
+    say("dry run: one step taken, nothing saved" if options.dry_run else f"saved to {out / 'final'}")
+    this_process().destroy_process_group()  # threads of it that still run at the end may abort the process

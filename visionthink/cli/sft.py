@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from visionthink.cli.common import AddCommand, folder
-from visionthink.cli.launching import add_launching, launch
+from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes.cold_start import SFT_RECIPES, prepare, read_material, sft_recipe
 from visionthink.train.sft_config import SftConfig
@@ -27,7 +27,6 @@ def _sft(options: argparse.Namespace) -> None:
     launch(options, config.per_process)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.processes import this_process
-    from visionthink.train.progress import say
     from visionthink.train.sft import check_run, fine_tune
 
     check_run(config, dry_run=options.dry_run)
@@ -44,5 +43,4 @@ def _sft(options: argparse.Namespace) -> None:
             assert chosen.own is not None
             material = chosen.own(config)
         fine_tune(config, prepare(material, config, describe(config.model)), dry_run=options.dry_run)
-    where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    say(where)
+    end(options, config.out)

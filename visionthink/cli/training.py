@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from visionthink.cli.common import AddCommand, folder, given, wide, write_json
-from visionthink.cli.launching import add_launching, launch
+from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
@@ -77,10 +75,7 @@ def _train(options: argparse.Namespace) -> None:
         train(config, examples, dry_run=True, checkpoint=checkpoint)
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run)
-    this_process().destroy_process_group()  # threads of it that still run at the end may abort the process
-    where = "dry run: one step taken, nothing saved" if options.dry_run else f"saved to {config.out / 'final'}"
-    if this_process().is_main_process:
-        Console(stderr=True, soft_wrap=True).print(where, markup=False)
+    end(options, config.out)
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from visionthink.policies.checkpoint import Checkpoint
 
 
+NEVER = -100.0
+"""Added to the logit of what vLLM must not sample: the least that every server takes."""
 _LEAST = {
     "steps": 1,
     "prompts_per_step": 1,
@@ -254,7 +256,7 @@ class TrainConfig:
         if self.vllm == "off":
             generation: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "suppress_tokens": list(never_sampled)}
         else:
-            generation = {"max_tokens": self.max_new_tokens, "logit_bias": dict.fromkeys(never_sampled, -100.0)}
+            generation = {"max_tokens": self.max_new_tokens, "logit_bias": dict.fromkeys(never_sampled, NEVER)}
         settings: dict[str, Any] = {
             "output_dir": str(self.out),
             "max_steps": self.steps * self.updates_per_step,

@@ -68,7 +68,7 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
         )
     check_folder(config.out, resume=config.resume)
     if config.resume and not dry_run:
-        check_same_run(config.out, _record(config), updates=config.steps * config.updates_per_step)
+        check_same_run(config.out, _record(config), _record(TrainConfig()), updates=config.steps * config.updates_per_step)
     return read_judge(config.judge)
 
 

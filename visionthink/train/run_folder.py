@@ -25,12 +25,13 @@ def check_folder(out: Path, *, resume: bool) -> None:
         raise OptionError(f"--out {out}: holds a run already; give --resume or another folder")
 
 
-def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int) -> None:
-    """A run goes on with the settings it began with; only its checkpoints may change, and its length where the learning rate does
-    not depend on it.
+def check_same_run(out: Path, settings: Mapping[str, Any], defaults: Mapping[str, Any], *, updates: int) -> None:
+    """A run goes on with the settings it began with. What may change is how often it is saved, how long it waits, what it does
+    without its judge, and its length where the learning rate does not depend on it.
 
     Args:
         settings: as they would be stored.
+        defaults: what a run that began before a setting existed is taken to have begun with.
         updates: optimizer updates of the whole run.
 
     Raises:
@@ -38,7 +39,7 @@ def check_same_run(out: Path, settings: Mapping[str, Any], *, updates: int) -> N
     """
     stored = out / "config.json"
     try:
-        before = records.parse(stored.read_bytes())
+        before = json.loads(json.dumps(defaults)) | records.parse(stored.read_bytes())
     except FileNotFoundError:
         raise OptionError(f"--resume: no run in {out}") from None
     except ValueError:

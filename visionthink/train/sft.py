@@ -129,7 +129,7 @@ def fine_tune(
         return config.out
     check_run(config)
     if config.resume:
-        check_same_run(config.out, _record(config, demonstrations), updates=config.steps)
+        check_same_run(config.out, _record(config, demonstrations), _record(SftConfig(), demonstrations), updates=config.steps)
     say(f"{len(demonstrations)} demonstrations, {config.steps} updates of {config.batch_size}")
     return _run(config, demonstrations, checkpoint, kept=True)
 

@@ -148,7 +148,8 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             replacements=self.example_ids,
             run=run,
         )
-        self.sampler.rejected |= unreadable
+        if self.accelerator.is_main_process:  # each process writes what it has found itself, and all have found these
+            self.sampler.rejected |= unreadable
 
     def _column(self, part: Part, sign: int = 1) -> Callable[..., list[float | None]]:
         """One part of the reward, as a reward function of TRL."""

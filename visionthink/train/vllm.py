@@ -19,14 +19,12 @@ from PIL import Image
 from visionthink.errors import ModelError, OptionError
 from visionthink.policies.render import Renderer, one_pad_an_image
 from visionthink.resolution import PixelBudget
+from visionthink.train.config import NEVER
 from visionthink.train.saving import merged
 from visionthink.types import Failure, ImageView
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
-
-NEVER = -100.0
-"""Added to the logit of what must not be sampled: the least that every server takes."""
 
 
 @dataclasses.dataclass(frozen=True)
