@@ -47,7 +47,7 @@ def results(work: Work, items: Iterable[Any], *, workers: int, gpus_per_worker: 
         mapped = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             _Actor,
             batch_size=1,
-            fn_constructor_args=(pickle.dumps(work), os.getcwd()),
+            fn_constructor_args=(ray.cloudpickle.dumps(work), os.getcwd()),
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             num_gpus=share or None,
             max_task_retries=_TRIES,
