@@ -226,7 +226,7 @@ def read_sizes(config: TrainConfig) -> Sizes:
 def longest(config: TrainConfig, sizes: Sizes) -> tuple[int, int]:
     """Tokens that an episode may take, and how many of them are visual, by the settings alone."""
     menu = config.rollout_menu()
-    budget = sizes.budget.capped(config.max_image_tokens) if config.max_image_tokens else sizes.budget
+    budget = config.limited(sizes.budget)
     full = budget.max_pixels // budget.factor**2
     if menu.most_tokens:
         full = min(full, menu.most_tokens)
