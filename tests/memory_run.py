@@ -22,8 +22,9 @@ from visionthink.protocol import Protocol
 from visionthink.recipes.stand_in import large_examples
 from visionthink.train.config import TrainConfig
 from visionthink.train.hardware import this_hardware
-from visionthink.train.memory import estimate, read_sizes
+from visionthink.train.memory import estimate
 from visionthink.train.run import train
+from visionthink.train.sizes import read_sizes
 
 SHAPES = {
     # weights, gradients, optimizer and reference model

@@ -21,8 +21,9 @@ from visionthink.recipes.published import published_sizes
 from visionthink.recipes.qwen import ONE_24_GB, ONE_80_GB, ONE_NODE, PAPER
 from visionthink.train.config import TrainConfig
 from visionthink.train.hardware import Hardware, intended_hardware, this_hardware
-from visionthink.train.memory import Estimate, check_memory, estimate, longest, read_sizes
+from visionthink.train.memory import Estimate, check_memory, estimate
 from visionthink.train.run import train
+from visionthink.train.sizes import longest, read_sizes
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"

@@ -228,8 +228,9 @@ def prepare(material: Material, config: SftConfig, model: Checkpoint | Described
     from visionthink.train.progress import say
 
     protocol = model.protocol.with_dialect(config.chosen_dialect)
-    budget = model.budget.capped(config.max_image_tokens) if config.max_image_tokens else model.budget
-    source = EpisodeSource(examples=material.examples, menu=config.rollout_menu(), protocol=protocol, budget=budget)
+    source = EpisodeSource(
+        examples=material.examples, menu=config.rollout_menu(), protocol=protocol, budget=config.limited(model.budget)
+    )
     source.protocol.check_menu(source.menu, must_ask=True)
     chosen = of_the_first(lambda: choose(*material.judged(), protocol, most=config.samples, seed=config.seed))
     say(f"replaying {len(chosen)} demonstrations without their images")

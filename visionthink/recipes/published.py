@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from visionthink.resolution import QWEN2_5_VL, QWEN3_VL
 
 if TYPE_CHECKING:
-    from visionthink.train.memory import Sizes
+    from visionthink.train.sizes import Sizes
 
 _TEXT = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 _VISION = ("hidden_size", "intermediate_size", "depth")
@@ -45,7 +45,7 @@ def published_sizes(model: str) -> Sizes | None:
         return None
     import transformers
 
-    from visionthink.train.memory import Sizes
+    from visionthink.train.sizes import Sizes
 
     known, third = _SIZES[model], "Qwen3" in model
     text: dict[str, Any] = dict(zip(_TEXT, known["text"], strict=True))

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError, one_line
-from visionthink.menu import Menu, named_menu
 from visionthink.policies.attention import check_attention
-from visionthink.protocol import Protocol
 from visionthink.rewards.penalty import Penalty
 from visionthink.train import trl_options
 from visionthink.train.rollouts import Exclusion, parse_exclusions
-from visionthink.train.settings import check_reporting, documentation, low_rank_adapter, with_wording
+from visionthink.train.settings import RunSettings
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from trl import GRPOConfig
-
-    from visionthink.policies.checkpoint import Checkpoint
 
 
 NEVER = -100.0
@@ -53,7 +46,7 @@ _LEAST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunSettings):
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
 
     model: str = "tiny-base"
@@ -142,12 +135,8 @@ class TrainConfig:
     """A setting of TRL's GRPOConfig that has none of ours, as vllm_gpu_memory_utilization=0.5; may be given several times."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
+        self._check_shared(_LEAST)
         check_attention(self.attention)
-        if self.seed >= 2**32:
-            raise OptionError(f"seed {self.seed}: must be below {2**32}")
         self.rollouts_per_process(1)
         if self.group_size - 2 * self.forced < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
@@ -159,11 +148,8 @@ class TrainConfig:
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
-        check_reporting(self.report_to)
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
-        if self.chosen_dialect:
-            Protocol(self.chosen_dialect).check_menu(menu, must_ask=True)
         if self.forced and menu.beyond_levels:
             raise OptionError(
                 f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
@@ -193,32 +179,11 @@ class TrainConfig:
             )
         return rollouts
 
-    def rollout_menu(self) -> Menu:
-        menu, _ = named_menu(self.menu)
-        return menu.with_levels(self.ladder) if self.ladder else menu
-
     def rollout_penalty(self) -> Penalty:
         return Penalty.parse(self.penalty, theta=self.theta, scope=self.penalty_scope)
 
     def exclusions(self) -> tuple[Exclusion, ...]:
         return parse_exclusions(self.exclude)
-
-    @classmethod
-    def documentation(cls) -> dict[str, str]:
-        """Name and one-line description of every setting, read from the strings below them."""
-        return documentation(cls)
-
-    def replace(self, **changes: Any) -> TrainConfig:
-        return dataclasses.replace(self, **changes)
-
-    @property
-    def chosen_dialect(self) -> str | None:
-        """The dialect of this run, named or brought along by the menu; None: the one stored beside the checkpoint."""
-        return self.dialect or named_menu(self.menu)[1]
-
-    def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with this run's wording and limit on images, which are also saved with it."""
-        return with_wording(checkpoint, self.chosen_dialect, self.max_image_tokens)
 
     def rehearsed(self, out: Path, processes: int = 1) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
@@ -231,10 +196,6 @@ class TrainConfig:
         # a random model ends few of its turns: leaving those out would leave nothing
         most = min(self.max_new_tokens, 16)
         return self.replace(steps=1, resume=False, refill=0, exclude="", max_new_tokens=most, out=out, **small)
-
-    def peft(self) -> LoraConfig | None:
-        """The adapter, if one is trained: on every linear layer of the language model."""
-        return low_rank_adapter(self.lora_rank)
 
     def to_trl(
         self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]

@@ -28,18 +28,16 @@ and vLLM's share.
 
 from __future__ import annotations
 
-import functools
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from visionthink.errors import OptionError
 from visionthink.train.hardware import Hardware
+from visionthink.train.sizes import Sizes, longest
 
 if TYPE_CHECKING:
-    from visionthink.resolution import PixelBudget
     from visionthink.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -51,42 +49,8 @@ _PHASES: dict[Phase, str] = {
     "join": "while their pixels are joined to batches",
     "update": "while it learns from them",
 }
-_QUESTION = 100
-"""Characters of a question."""
 _TILE = 4096 * 32768 * 4
 """Of TRL's head, which never holds all logits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Of a model."""
-
-    config: Any
-    """As transformers has it."""
-    budget: PixelBudget
-    """The sizes its images may have."""
-    text_tokens: int = 500
-    """Tokens of an episode that are neither visual nor said by the model; the longest of our prompts has some 400 for Qwen."""
-
-    @functools.cached_property
-    def modules(self) -> Any:
-        """The model without its weights."""
-        import torch
-        from transformers import AutoModelForImageTextToText
-
-        with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(self.config)
-
-    @functools.cached_property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.modules.parameters())
-
-    def adapter(self, rank: int) -> int:
-        """Parameters of an adapter on the language model's linear layers."""
-        from visionthink.train.settings import ADAPTED
-
-        layers = [module for name, module in self.modules.named_modules() if re.fullmatch(ADAPTED, name)]
-        return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +118,7 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     whole = 2 if not hardware.on_cpu and (adapter or hardware.sharding not in ("one", "ddp")) else 4
     state = 8 if _optimizer(config).startswith("adamw_torch") else 2 if "8bit" in _optimizer(config) else 0
     masters = 4 if deepspeed else 0
-    text, vision = sizes.config.get_text_config(), sizes.config.vision_config
+    text = sizes.config.get_text_config()
     tokens, visual = longest(config, sizes)
     rollouts = config.rollouts_per_process(hardware.processes)
     micro = config.micro_batch or rollouts // config.updates_per_step
@@ -175,7 +139,7 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     ]
     if weight == 4 and not hardware.on_cpu and hardware.shares == 1:
         parts.append(Part(name="weights in half precision", bytes=2 * P, phases=("generate", "update")))
-    pixels = rollouts * visual * _patches(vision) * _patch_values(vision) * 4
+    pixels = rollouts * visual * sizes.patches * sizes.patch_values * 4
     parts += [
         Part(name="pixels of a step", bytes=pixels, phases=("join", "update")),
         Part(name="the same, joined to batches", bytes=pixels, phases=("join",)),
@@ -187,9 +151,7 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
         together = memory.fitting([tokens] * rollouts, memory.bytes_per_token(sizes.config, b), max(0, int(room)))
         cache, decoder, tower = memory.values_per_token(sizes.config)
         # a layer of the decoder comes after the last one of the tower
-        each = (
-            tokens * cache * b + visual * _patches(vision) * _patch_values(vision) * 4 + max(tokens * decoder, visual * tower) * b
-        )
+        each = tokens * cache * b + visual * sizes.patches * sizes.patch_values * 4 + max(tokens * decoder, visual * tower) * b
         note = f"{together} of {rollouts} rollouts at once"
         parts.append(Part(name="generation", note=note, bytes=together * each, phases=("generate",)))
     loaded = max(whole * P, 4 * P if reference else 0)
@@ -197,52 +159,12 @@ def estimate(config: TrainConfig, sizes: Sizes, hardware: Hardware) -> Estimate:
     return Estimate(parts=tuple(parts), hardware=hardware, host=host)
 
 
-def read_sizes(config: TrainConfig) -> Sizes:
-    """Of the checkpoint that a run begins with, without its weights.
-
-    Raises:
-        ModelError: its files are missing or damaged.
-    """
-    from PIL import Image
-
-    from visionthink.episode import Episode
-    from visionthink.picture import Picture
-    from visionthink.policies.checkpoint import check_files, describe
-    from visionthink.policies.render import Renderer
-    from visionthink.types import Example
-
-    check_files(config.model)
-    found = describe(config.model)
-    side = 16 * found.budget.factor
-    picture = Picture(Image.new("RGB", (side, side)))
-    example = Example("", "?" * _QUESTION, picture.image)
-    protocol = found.protocol.with_dialect(config.chosen_dialect)
-    episode = Episode(example, [picture], config.rollout_menu(), protocol, budget=found.budget)
-    prompt = Renderer(found.tokenizer, protocol.boundary).prompt_ids(episode.history)
-    visual = episode.space.tokens(episode.space.opening)
-    return Sizes(config=found.config, budget=found.budget, text_tokens=len(prompt) - visual)
-
-
-def longest(config: TrainConfig, sizes: Sizes) -> tuple[int, int]:
-    """Tokens that an episode may take, and how many of them are visual, by the settings alone."""
-    menu = config.rollout_menu()
-    budget = sizes.budget.capped(config.max_image_tokens) if config.max_image_tokens else sizes.budget
-    full = budget.max_pixels // budget.factor**2
-    if menu.most_tokens:
-        full = min(full, menu.most_tokens)
-    levels, turns = menu.ladder.levels, menu.most_turns
-    relative = sum(levels[:turns]) + max(0, turns - len(levels)) * menu.crop_level
-    context = sizes.config.get_text_config().max_position_embeddings
-    visual = min(round(full * min(relative, menu.allowance or relative)), context)
-    return min(visual + turns * config.max_new_tokens + sizes.text_tokens, context), visual
-
-
 def _update(
     config: TrainConfig, sizes: Sizes, tokens: int, visual: int, mask: int, b: int, residual: int, *, frozen_tower: bool
 ) -> list[Part]:
     """Forward and backward pass of a micro-batch."""
     text, vision = sizes.config.get_text_config(), sizes.config.vision_config
-    patches = visual * _patches(vision)
+    patches = visual * sizes.patches
     kept = config.gradient_checkpointing
     layer = tokens * (b * (10 * text.hidden_size + 6 * text.intermediate_size) + 8 * text.hidden_size)
     tower = patches * (b * (10 * vision.hidden_size + 6 * vision.intermediate_size) + 8 * vision.hidden_size)
@@ -262,15 +184,6 @@ def _update(
         "head": head,
     }
     return [Part(name=name, bytes=count, phases=("update",)) for name, count in found.items()]
-
-
-def _patches(vision: Any) -> int:
-    """Of a visual token."""
-    return vision.spatial_merge_size**2
-
-
-def _patch_values(vision: Any) -> int:
-    return vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
 
 
 def _buckets(hardware: Hardware, parameters: int, trained: int) -> float:

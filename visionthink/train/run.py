@@ -18,12 +18,13 @@ from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.checks import refuse_distribution
 from visionthink.train.config import TrainConfig
 from visionthink.train.hardware import this_hardware
-from visionthink.train.memory import check_memory, estimate, read_sizes
+from visionthink.train.memory import check_memory, estimate
 from visionthink.train.precision import loaded_dtype
 from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import say
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
 from visionthink.train.saving import save_final
+from visionthink.train.sizes import read_sizes
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn
 from PIL import Image
 
 from visionthink.errors import VisionThinkError
-from visionthink.train.rollouts import Rollout
+from visionthink.train.rollouts import Exclusion, Rollout, varies
 from visionthink.transcript import Transcript
 
 Part = Literal["accuracy", "format", "penalty"]
@@ -105,3 +105,35 @@ def sampling_logprobs(transcript: Transcript) -> list[float]:
         for value in (*[0.0] * len(turn.prompt_ids), *(turn.logprobs or [0.0] * len(turn.token_ids)))
     ]
     return values[len(opening.prompt_ids) :]
+
+
+def measures(groups: Sequence[Sequence[Rollout]], exclusions: Sequence[Exclusion]) -> dict[str, float]:
+    """What a person watching the run wants to know of the policy as it is, by name; left out is a mean over nothing.
+
+    Args:
+        exclusions: for which members may have been left out.
+    """
+    rollouts = [rollout for group in groups for rollout in group]
+    transcripts = [r.transcript for r in rollouts if r.forced is None]
+    values: dict[str, list[float]] = {
+        "zero_variance": [not varies(group) for group in groups],
+        "request_ratio": [t.requested for t in transcripts],
+    }
+    for need in ("easy", "hard"):
+        values[f"request_ratio/{need}"] = [t.requested for t in transcripts if t.need == need]
+    values["retain_cumulative"] = [t.retain_cumulative for t in transcripts]
+    reasons = [None if r.score.total is not None else _unscored_because(r) for r in rollouts]
+    for reason in ("judge", *exclusions):
+        values[f"unscored/{reason}"] = [r == reason for r in reasons]
+    scored = [(r, r.score.accuracy) for r in rollouts if r.score.accuracy is not None]
+    for action, requested in (("direct", False), ("request", True)):
+        values[f"accuracy/{action}"] = [a for r, a in scored if r.forced is None and r.transcript.requested == requested]
+        values[f"forced/{action}"] = [a for r, a in scored if r.forced == action]
+    values["completions/mean_length"] = [sum(r.transcript.loss_mask) for r in rollouts]
+    values["completions/clipped_ratio"] = [t.stop_reason == "length" for t in transcripts]
+    return {name: sum(found) / len(found) for name, found in values.items() if found}
+
+
+def _unscored_because(rollout: Rollout) -> str:
+    """Why a rollout has no reward: the filter that left it out, or the judge."""
+    return rollout.score.verdict.reason if rollout.score.verdict.by == "filter" else "judge"

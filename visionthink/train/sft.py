@@ -33,7 +33,6 @@ from visionthink.train.progress import MetricsFile, ProgressBar, say
 from visionthink.train.rollouts import training_order
 from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
 from visionthink.train.saving import save_final
-from visionthink.train.settings import low_rank_adapter, with_wording
 from visionthink.train.sft_config import SCHEDULES, SftConfig
 
 with warnings.catch_warnings():
@@ -62,7 +61,7 @@ class SupervisedTrainer(WholeCheckpoints, SFTTrainer):
             ),
             processing_class=ImageTextProcessor(image_processor=checkpoint.image_processor, tokenizer=checkpoint.tokenizer),
             callbacks=[MetricsFile(config.out / "metrics.jsonl"), ProgressBar()],
-            peft_config=low_rank_adapter(config.lora_rank),
+            peft_config=config.peft(),
         )
         # Qwen-VL classes say that their own loss takes no count of tokens. TRL's, which is used, does; without it the passes and
         # processes of an update would count equally, however many tokens they have
@@ -167,8 +166,7 @@ def _run(config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoi
         say(f"loading {config.model}")
         dtype = loaded_dtype(config, distribution(), process.device)
         checkpoint = open_checkpoint(config.model, dtype=dtype, device=str(process.device))
-    checkpoint = with_wording(checkpoint, config.chosen_dialect, config.max_image_tokens)
-    trainer = SupervisedTrainer(config, demonstrations, checkpoint)
+    trainer = SupervisedTrainer(config, demonstrations, config.adjusted(checkpoint))
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
         return _train(config, trainer, kept=kept)
     with lines_of_one(config.out / ".lock", what="training run"):

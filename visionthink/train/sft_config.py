@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from visionthink.errors import OptionError
-from visionthink.menu import Menu, named_menu
-from visionthink.protocol import Protocol
-from visionthink.train.settings import check_reporting, documentation
+from visionthink.train.settings import RunSettings
 
 _LEAST = {
     "steps": 0,
@@ -30,7 +26,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig:
+class SftConfig(RunSettings):
     """Supervised fine-tuning on transcripts (App. C.1 and C.2 of arXiv 2507.13348)."""
 
     model: str = "tiny-base"
@@ -83,20 +79,12 @@ class SftConfig:
     """Continue from the last checkpoint in the output folder."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} {getattr(self, name)}: must be a number of at least {least:g}")
-        if self.seed >= 2**32:
-            raise OptionError(f"seed {self.seed}: must be below {2**32}")
+        self._check_shared(_LEAST)
         if self.samples == 1:
             raise OptionError("samples 1: must be at least 2, one with a request and one without")
         if self.lr_schedule not in SCHEDULES:
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose {', '.join(SCHEDULES)}")
-        check_reporting(self.report_to)
         self.per_process(1)
-        menu = self.rollout_menu()
-        if self.chosen_dialect:
-            Protocol(self.chosen_dialect).check_menu(menu, must_ask=True)
 
     def per_process(self, processes: int) -> int:
         """Demonstrations of an update that each of so many processes takes.
@@ -113,23 +101,6 @@ class SftConfig:
             each = " on each process" if processes > 1 else ""
             raise OptionError(f"{share} demonstrations of an update{each} cannot be split into passes of {self.micro_batch}")
         return share
-
-    def rollout_menu(self) -> Menu:
-        menu, _ = named_menu(self.menu)
-        return menu.with_levels(self.ladder) if self.ladder else menu
-
-    @property
-    def chosen_dialect(self) -> str | None:
-        """The dialect of this run, named or brought along by the menu; None: the one stored beside the checkpoint."""
-        return self.dialect or named_menu(self.menu)[1]
-
-    @classmethod
-    def documentation(cls) -> dict[str, str]:
-        """Name and one-line description of every setting."""
-        return documentation(cls)
-
-    def replace(self, **changes: Any) -> SftConfig:
-        return dataclasses.replace(self, **changes)
 
     def rehearsed(self, out: Path, processes: int = 1) -> SftConfig:
         """One update of the same kind, as small as it gets, into another folder."""

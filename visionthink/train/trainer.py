@@ -38,7 +38,7 @@ from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
-from visionthink.train.sampled import Blank, Part, SampledStep, request_view
+from visionthink.train.sampled import Blank, Part, SampledStep, measures, request_view
 from visionthink.train.together import padding, policy_of
 from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
@@ -231,32 +231,12 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
 
     def _measure(self, groups: Sequence[Sequence[Rollout]], seconds: float) -> None:
-        """What a person watching the run wants to see, of the policy as it is: before groups are chosen for what can be learnt
-        from them. TRL averages over processes and steps."""
+        """Log what was sampled, before groups are chosen for what can be learnt from them. TRL averages over processes and
+        steps."""
+        for name, value in measures(groups, self.config.exclusions()).items():
+            self._log_metric(name, value)
         rollouts = [rollout for group in groups for rollout in group]
-        free = [r for r in rollouts if r.forced is None]
-        transcripts = [r.transcript for r in free]
-
-        def mean(name: str, values: Sequence[float]) -> None:
-            if values:
-                self._log_metric(name, sum(values) / len(values))
-
-        mean("zero_variance", [not varies(group) for group in groups])
-        mean("request_ratio", [t.requested for t in transcripts])
-        for need in ("easy", "hard"):
-            mean(f"request_ratio/{need}", [t.requested for t in transcripts if t.need == need])
-        mean("retain_cumulative", [t.retain_cumulative for t in transcripts])
-        reasons = [None if r.score.total is not None else unscored_because(r) for r in rollouts]
-        for reason in ("judge", *self.config.exclusions()):
-            mean(f"unscored/{reason}", [r == reason for r in reasons])
-        scored = [r for r in rollouts if r.score.accuracy is not None]
-        for action, requested in (("direct", False), ("request", True)):
-            chosen = [r for r in scored if r.forced is None and r.transcript.requested == requested]
-            mean(f"accuracy/{action}", [r.score.accuracy or 0.0 for r in chosen])
-            mean(f"forced/{action}", [r.score.accuracy or 0.0 for r in scored if r.forced == action])
-        mean("completions/mean_length", [sum(r.transcript.loss_mask) for r in rollouts])
-        mean("completions/clipped_ratio", [t.stop_reason == "length" for t in transcripts])
-        mean("rollouts_per_second", [self.accelerator.num_processes * len(rollouts) / seconds])
+        self._log_metric("rollouts_per_second", self.accelerator.num_processes * len(rollouts) / seconds)
         seen = torch.tensor(sum(len(r.transcript.token_ids) for r in rollouts), device=self.accelerator.device)
         self.state.num_input_tokens_seen += int(self.accelerator.gather(seen).sum())
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
@@ -274,11 +254,6 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
     def transcripts(self) -> list[Transcript]:
         """Of the latest step on this process, groups in order."""
         return self.step.transcripts
-
-
-def unscored_because(rollout: Rollout) -> str:
-    """Why a rollout has no reward: the filter that left it out, or the judge."""
-    return rollout.score.verdict.reason if rollout.score.verdict.by == "filter" else "judge"
 
 
 def make_trainer(
