@@ -47,6 +47,16 @@ def virtual(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
+def deepspeed_python() -> Path:
+    """An interpreter that has DeepSpeed. It is built from source, and needs torch for that, which the environment sees."""
+    constraints = ROOT / "constraints.txt"
+
+    def build(folder: Path) -> None:
+        install(virtual(folder), "--no-build-isolation", "-c", str(constraints), "deepspeed")
+
+    return kept("deepspeed", constraints.read_text("utf-8"), build) / "bin" / "python"
+
+
 def install(python: Path | None, *what: str) -> None:
     """Installs with this environment's pip; skips the test where there is no package index."""
     where = ["--python", str(python)] if python else []

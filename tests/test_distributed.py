@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from functools import cache
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from environments import ROOT, install, kept, virtual
+from environments import deepspeed_python
+from launching import fsdp, on_processes, zero
 
 from visionthink.errors import ModelError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
@@ -23,26 +23,7 @@ from visionthink.train.together import padding
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parent / "distributed_run.py"
-DEEPSPEED = "deepspeed==0.19.8"
 LORA = {"lora_rank": 4, "learning_rate": 0.5}
-
-
-def zero(stage: int) -> dict[str, str]:
-    return {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
-        "DS_ACCELERATOR": "cpu",
-    }
-
-
-def fsdp(saved: str) -> dict[str, str]:
-    return {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_STATE_DICT_TYPE": saved,
-    }
 
 
 # what `accelerate launch` puts into the environment
@@ -62,28 +43,12 @@ ADAPTER = [p for p in SPREAD if "lora" in str(p.values[0])]
 @cache
 def interpreter(mode: str) -> str:
     """One that has DeepSpeed, where it is needed."""
-    if "zero" not in mode:
-        return sys.executable
-
-    def build(folder: Path) -> None:
-        install(virtual(folder), "--no-build-isolation", DEEPSPEED)
-
-    return str(kept("deepspeed-python", DEEPSPEED, build) / "bin" / "python")
+    return str(deepspeed_python()) if "zero" in mode else sys.executable
 
 
 def run(mode: str, out: Path, processes: int = 2, **settings: object) -> subprocess.CompletedProcess[str]:
-    launch = [
-        interpreter(mode),
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        str(SCRIPT),
-        str(out),
-    ]
     options = [text for name, value in settings.items() for text in (f"--{name}", json.dumps(value))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | LAUNCHED[mode]
-    return subprocess.run([*launch, *options], env=environment, capture_output=True, text=True, timeout=600)
+    return on_processes(processes, SCRIPT, out, *options, python=interpreter(mode), environment=LAUNCHED[mode])
 
 
 def completed(mode: str, out: Path, processes: int = 2, **settings: object) -> Path:

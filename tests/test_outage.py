@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+<<<<<<< HEAD
 import subprocess
 import sys
 import threading
+=======
+>>>>>>> review-rest
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from launching import on_processes
 from servers import Replying, replying, said
 from training import small
 
@@ -278,14 +281,8 @@ def test_two_processes_stop_together_where_the_judge_of_one_is_dead(tmp_path):
     """Each process has a judge of its own; that of the second dies after the first step."""
     script = Path(__file__).parent / "outage_run.py"
     with replying(Mortal()) as alive, replying(Mortal(12)) as mortal:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path)]
-        process = subprocess.run(
-            [*launch, f"http://{alive.host}/v1", f"http://{mortal.host}/v1"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        judges = [f"http://{server.host}/v1" for server in (alive, mortal)]
+        process = on_processes(2, script, tmp_path, *judges, timeout=240)
     ended = [json.loads((tmp_path / f"ended-{rank}.json").read_text()) for rank in (0, 1)]
     assert [e["status"] for e in ended] == [2, 2], process.stderr[-3000:]
     assert ended[0]["error"] == ended[1]["error"]

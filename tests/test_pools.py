@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_a_worker_that_dies_ends_the_work_and_what_was_finished_is_there():
         for finished in Pool(workers=2).results(Squares(fatal=5), range(100)):
             found.append(finished.record["number"])
     assert {0, 1, 2, 3, 4} <= set(found) and 5 not in found
+
+
+@dataclass(frozen=True)
+class Unopened:
+    """Work that ends a process which only reads it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_worker_that_dies_before_it_has_read_an_item_ends_the_work():
+    with pytest.raises(DataError, match=r"^a worker ended with status 9; run the command again to go on$"):
+        list(Pool(workers=2).results(Unopened(), range(100)))
 
 
 def test_pools_that_cannot_be_are_refused():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from launching import on_processes
 from PIL import Image
 from training import rollout_batch, small
 
@@ -134,7 +133,6 @@ def test_two_processes_know_what_they_will_sample(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "import json, os, sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from training import small\n"
         "from visionthink.data import synth\n"
@@ -147,8 +145,7 @@ def test_two_processes_know_what_they_will_sample(tmp_path):
         "trainer.train()\n"
         "(out / f\"{os.environ['RANK']}.json\").write_text(json.dumps([sampled, [trainer.examples_of(i) for i in range(3)]]))\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path)]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=240)
+    done = on_processes(2, script, tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     [one, other] = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert one[0] == one[1] and other[0] == other[1] and [len(ids) for ids in one[0]] == [3, 3, 3]

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from environments import ROOT, install, kept, virtual
+from environments import deepspeed_python
+from launching import fsdp, on_processes
 
 from visionthink.policies.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.slow
 
-DEEPSPEED = "deepspeed==0.19.8"
+SCRIPT = Path(__file__).parent / "sft_run.py"
 FULL, ADAPTER = {"micro_batch": 2}, {"lora_rank": 4, "micro_batch": 1, "gradient_checkpointing": True}
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-}
+FSDP2 = fsdp("FULL_STATE_DICT")
 ZERO3 = {
     "zero_optimization": {
         "stage": 3,
@@ -40,10 +34,7 @@ ZERO3 = {
 
 def launch(python: str, out: Path, runs: dict[str, dict], processes: int, launched: dict[str, str]) -> None:
     """`launched` is what `accelerate launch` puts into the environment."""
-    command = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(Path(__file__).parent / "sft_run.py"), str(out), json.dumps(runs)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | launched
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    result = on_processes(processes, SCRIPT, out, json.dumps(runs), python=python, environment=launched)
     assert result.returncode == 0, result.stderr[-6000:]
 
 
@@ -72,10 +63,7 @@ def test_two_processes_end_as_one(one, tmp_path, launched):
 
 @pytest.fixture(scope="module")
 def deepspeed() -> str:
-    def build(folder: Path) -> None:
-        install(virtual(folder), "--no-build-isolation", DEEPSPEED)
-
-    return str(kept("deepspeed-python", DEEPSPEED, build) / "bin" / "python")
+    return str(deepspeed_python())
 
 
 def zero3(tmp_path: Path, **changes: object) -> dict[str, str]:
@@ -99,10 +87,8 @@ def test_zero_3_that_could_not_be_saved_is_refused_before_training(tmp_path, dee
 
 
 def test_the_large_recipe_can_be_rehearsed_on_two_processes(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "visionthink"]
-    command += ["sft", "cold_start_7b", "--dry-run", "--out", str(tmp_path / "run")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    program = ["-m", "visionthink", "sft", "cold_start_7b", "--dry-run", "--out", str(tmp_path / "run")]
+    result = on_processes(2, *program, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stderr.count("dry run: one step taken, nothing saved") == 1
     assert result.stderr.count("replaying 4 demonstrations") == 1  # two on each process

@@ -199,7 +199,17 @@ def test_what_is_wrong_at_an_address_is_named(tmp_path):
         (f"file://{tmp_path}/none.jsonl", f"file://{tmp_path}/none.jsonl: no such file"),
         (f"file://{tmp_path}", f"file://{tmp_path}: expected a .parquet, .jsonl, .csv, .tsv or .tar file, or a folder with"),
         ("nowhere://a/rows.csv", "nowhere://a/rows.csv: cannot be read (Protocol not known: nowhere)"),
+        (f"file://{tmp_path}/*.jsonl", f"file://{tmp_path}/*.jsonl: no such file"),
     ):
         with pytest.raises(DataError) as error:
             read_examples(source)
         assert str(error.value).startswith(text)
+    with pytest.raises(DataError, match=r"^nowhere://a: cannot be read \(Protocol not known: nowhere\)$"):
+        read_examples(str(tmp_path / "rows.jsonl"), image_root="nowhere://a")
+
+
+def test_only_images_of_this_machine_can_be_known_again(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "?", "answer": "a", "image": "a.png"}\n')
+    assert str(tmp_path) in read_examples(str(tmp_path / "rows.jsonl")).fingerprint
+    assert read_examples(str(tmp_path / "rows.jsonl"), image_root=f"file://{tmp_path}").fingerprint == ""
+    assert read_examples(f"file://{tmp_path}/rows.jsonl").first(1).fingerprint == ""

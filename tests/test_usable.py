@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from launching import on_processes
 from PIL import Image
 from pyarrow import parquet
 
@@ -188,8 +189,7 @@ def test_of_two_processes_one_measures(table, cache, tmp_path):
         "tokens, unreadable = module.usable(source)\n"
         "open(f\"{sys.argv[2]}/{os.environ['RANK']}.json\", 'w').write(json.dumps([len(found), tokens, list(unreadable)]))\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run([*launch, str(table), str(tmp_path)], capture_output=True, text=True, timeout=240)
+    done = on_processes(2, script, table, tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = [{"0": 16, "1": 32, "2": 256}, ["3", "4"]]
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [[6, *expected], [0, *expected]]

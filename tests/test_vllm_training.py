@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import torchrun
 from PIL import Image
 from servers import serving
 from training import rollout_batch, small
@@ -169,11 +170,10 @@ def test_a_server_of_vllm(base, tmp_path):
     options = "--dtype float32 --max-model-len 4096 --enforce-eager --max-num-seqs 32 --block-size 32 --enable-scale-out"
     more = "--logprobs-mode processed_logprobs --max-logprobs -1"
     command = [str(vllm_python()), str(SCRIPT.with_name("vllm_server.py")), "--model", str(base), *f"{options} {more}".split()]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     (tmp_path / "two").mkdir()
     with serving(command, environment(VLLM_SERVER_DEV_MODE="1"), seconds=300) as url:
         run = trained(tmp_path, base, "server", url)
-        two = [trained(tmp_path / "two", base, "server", url, launch=launch)]
+        two = [trained(tmp_path / "two", base, "server", url, launch=torchrun(2))]
     two.append(json.loads((tmp_path / "two" / "vllm-1.json").read_text("utf-8")))
     check(run)
     for half in two:

@@ -91,9 +91,10 @@ class ExampleTable(Mapping[str, Example]):
 
     @property
     def fingerprint(self) -> str:
-        """Another one where the examples may be others, but for what image files hold; empty where that cannot be told."""
-        rows = getattr(self._rows, "fingerprint", "")  # rows that somebody else holds have none
-        return rows and f"{self.name} {rows} {self._folder.where} {self._columns}"
+        """Another one where the examples may be others, but for what image files of this machine hold; empty where that cannot be
+        told."""
+        rows, folder = getattr(self._rows, "fingerprint", ""), self._folder.fingerprint  # rows that somebody else holds have none
+        return f"{self.name} {rows} {folder} {self._columns}" if rows and folder else ""
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -49,10 +49,11 @@ def _at_address(source: str) -> tuple[Rows, str]:
         if suffix not in (".jsonl", ".csv", ".tsv", ".parquet", ".tar"):
             kinds = f"a .parquet, .jsonl, .csv, .tsv or .tar file, or a folder with {', '.join(_TABLES)}"
             raise DataError(f"{source}: expected {kinds}")
-        found = files.glob(place) if _is_pattern(place) else [place] * files.exists(place)
+        packed = suffix in (".parquet", ".tar")
+        found = files.glob(place) if packed and _is_pattern(place) else [place] * files.exists(place)
         if not found:
             raise DataError(f"{source}: no such file")
-        if suffix not in (".parquet", ".tar"):
+        if not packed:
             copy = Path(fsspec.open_local(f"simplecache::{source}"))
             return (JsonLines(copy) if suffix == ".jsonl" else Csv(copy)), beside
         with files.open(found[0]) as first:

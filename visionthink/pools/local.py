@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -43,7 +44,7 @@ def results(work: Work, items: Iterable[Any], *, workers: int) -> Iterator[Finis
                 process = busy.pop(connection)
                 try:
                     found = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):  # the latter where an item had not been read
                     process.join()
                     found = DataError(f"a worker ended with status {process.exitcode}; run the command again to go on")
                 if isinstance(found, VisionThinkError):  # the others are not given more, and what they finish is kept
@@ -61,9 +62,10 @@ def results(work: Work, items: Iterable[Any], *, workers: int) -> Iterator[Finis
 
 
 def _give(connection: Connection, process: Any, waiting: Iterator[Any], busy: dict[Connection, Any]) -> None:
-    """Give a worker the next item, where there is one."""
+    """Give a worker the next item, where there is one. A worker that is gone is found out when its result is awaited."""
     for item in waiting:
-        connection.send(item)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.send(item)
         busy[connection] = process
         return
 
