@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-<<<<<<< HEAD
-import subprocess
-import sys
 import threading
-=======
->>>>>>> review-rest
 import time
 from pathlib import Path
 
