@@ -16,12 +16,14 @@ from visionthink.data import synth
 from visionthink.errors import ModelError
 from visionthink.policies import memory
 from visionthink.policies.render import Renderer
+from visionthink.train.checkpoints import _naming
 from visionthink.train.checks import refuse_distribution
 from visionthink.train.precision import loaded_dtype, saved_dtype
 from visionthink.train.processes import Distribution, distribution
 from visionthink.train.saving import merged
 from visionthink.train.together import TogetherPolicy
-from visionthink.train.trainer import _naming, make_trainer
+from visionthink.train.trainer import make_trainer
+from visionthink.train.vllm import Sampled
 
 
 def history(trainer) -> list:
@@ -134,7 +136,7 @@ def test_a_small_adapter_survives_its_merging():
         "base_model.model.lm_head.weight": base,
     }
     own = "model.language_model.layers.0.self_attn.q_proj"
-    weights = merged(state, SimpleNamespace(lora_alpha=8, r=4))
+    weights = dict(merged(state, SimpleNamespace(lora_alpha=8, r=4)))
     assert weights.keys() == {f"{own}.weight", f"{own}.bias", "lm_head.weight"}
     assert {value.dtype for value in weights.values()} == {torch.float32}
     delta = 2 * up @ down
@@ -182,14 +184,17 @@ def test_one_engine_for_all_gets_equally_many_prompts_of_each_process(tmp_path):
     trainer = make_trainer(small(tmp_path), synth.suite(8, split="train"))
     waiting, sent = [3, 0], []
 
-    def generate(prompts, images, pixels, **_):
-        sent.append([(len(row), len(shown)) for row, shown in zip(prompts, images, strict=True)])
-        return [[7]] * len(prompts), [[-0.5]] * len(prompts)
+    def sample(prompts, shown, banned):
+        sent.append([(len(row), len(views)) for row, views in zip(prompts, shown, strict=True)])
+        return [Sampled((7,), (-0.5,))] * len(prompts)
 
-    policy = TogetherPolicy(trainer, trainer.sampler.policy.renderer, trainer.checkpoint.image_processor)
+    policy = TogetherPolicy(
+        trainer, trainer.sampler.policy.renderer, trainer.checkpoint.image_processor, trainer.checkpoint.budget
+    )
+    policy.vllm = SimpleNamespace(context=4096, sample=sample)
     asked = history(trainer)
     length, padding = len(policy.renderer.prompt_ids(asked)), len(policy._padding_ids)
-    trainer.use_vllm, trainer.vllm_mode, trainer._generate_single_turn = True, "server", generate
+    trainer.use_vllm = True
     trainer.accelerator.gather = lambda mine: torch.tensor([int(mine), waiting.pop(0)])
     assert [c.token_ids for c in policy.complete([asked])] == [(7,)]
     assert sent == [[(length, 1), (padding, 1), (padding, 1)]]
