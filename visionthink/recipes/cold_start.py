@@ -58,8 +58,8 @@ def cold_start_7b() -> SftRecipe:
     and the learning rate are ours.
     Hardware: 8 GPUs of 80 GB with ZeRO-3, or one with `--lora-rank 32`. Time: not measured; the run was only rehearsed.
     Expected: in the paper, reinforcement learning ends lower after a cold start than without one (Table 9).
-    Command: `accelerate launch --config_file zero3.yaml -m visionthink sft cold_start_7b --demonstrations runs/asked
-    --out runs/cold`; then `visionthink train smart_7b --model runs/cold/final`.
+    Command: `visionthink sft cold_start_7b --launch zero3 --demonstrations runs/asked --out runs/cold`;
+    then `visionthink train smart_7b --model runs/cold/final`.
     """
     config = SftConfig(
         model="Qwen/Qwen2.5-VL-7B-Instruct",

@@ -24,7 +24,8 @@ class Hardware:
     per_machine: int = 1
     """Processes on one machine."""
     vllm: bool = False
-    """Whether vLLM generates on the same GPUs, whatever the settings say: they cannot where it is not installed."""
+    """Whether vLLM is meant to generate on the same GPUs, although the settings of a rehearsal cannot say so where it is not
+    installed."""
     offloads: bool = False
     """Whether weights or the optimizer's state are kept in the machine's own memory."""
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on transcripts: the SFT rival and the cold start of the paper (arXiv 2507.13348, App. C.1 and C.2).
+"""Supervised fine-tuning on transcripts: the baseline and the cold start of the paper (arXiv 2507.13348, App. C.1 and C.2).
 
 TRL's `SFTTrainer` trains. The loss of an update is a mean over all tokens that its demonstrations say, however they are divided
 among processes and passes.
