@@ -123,7 +123,8 @@ class Client:
     @property
     def down(self) -> str:
         """Why the endpoint is not asked for the time being; empty while it is."""
-        return self._connection.breaker.why if self._connection is not None else ""
+        connection = self._connection  # another thread may close it
+        return connection.breaker.why if connection is not None else ""
 
     async def _connected(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         if self._connection is None:
