@@ -105,6 +105,7 @@ def test_two_processes_take_a_step_together(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stderr.count("dry run: one step taken, nothing saved") == 1
     assert result.stderr.count("measuring the images of the examples: 0 of 4") == 1
+    assert result.stderr.count("settings that differ from the paper's") == 1
     assert not (tmp_path / "run").exists()
 
 
