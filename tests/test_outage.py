@@ -76,7 +76,7 @@ def test_a_dead_server_is_given_up_asked_once_in_a_while_and_found_again(rest):
         # a deadline, and not one for each four: 15 s
         assert time.monotonic() - started < 5 and {v.verdict for v in found} == {"unscored"}
         assert (
-            re.fullmatch(r"is down: \d+ failures and no reply in 1 s, the last: HTTP 503 not now", found[-1].reason)
+            re.fullmatch(r"is down: \d+ failures and no reply in \d s, the last: HTTP 503 not now", found[-1].reason)
             and asked.down == f"judge http://{server.host}/v1: {found[-1].reason}"
         )
         sent, started = len(server.sent), time.monotonic()
@@ -92,6 +92,7 @@ def test_a_dead_server_is_given_up_asked_once_in_a_while_and_found_again(rest):
         time.sleep(rest)
         assert [v.verdict for v in asked.compare(answers(60))] == RIGHT
         assert len(server.sent) == sent + 61 and asked.down == ""
+        assert asked.outages == 1 and "was down for a while" in outage(asked, 0) and outage(asked, 1) == ""
         asked.close()
 
 
@@ -157,9 +158,9 @@ def test_an_outage_is_one_of_the_last_server():
         one, other = judge(dead, deadline=0.3), judge(alive, timeout=10, deadline=60)
         one.compare(answers(1))
         one.compare(answers(60))
-        assert outage(one) == one.down != ""
-        assert outage(Cascade([RulesJudge(), one])) == one.down
-        assert outage(Cascade([one, other])) == "" == outage(RulesJudge())
+        assert outage(one, 0) == one.down != ""
+        assert outage(Cascade([RulesJudge(), one]), 0) == one.down
+        assert outage(Cascade([one, other]), 0) == "" == outage(RulesJudge(), 0)
         assert [v.verdict for v in Cascade([one, other]).compare(answers(60))] == RIGHT
         one.close()
         other.close()
@@ -219,13 +220,14 @@ def lines(out: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_whose_judge_dies_stops_and_goes_on_as_if_it_had_not(tmp_path, judge_file):
+@pytest.mark.parametrize(("refill", "unasked"), [(0, 1 / 3), (2, 0.05)], ids=["while a step is sampled", "while it is refilled"])
+def test_a_run_whose_judge_dies_stops_and_goes_on_as_if_it_had_not(tmp_path, judge_file, refill, unasked):
     examples, server_dies = synth.suite(24, split="train"), Mortal()
     with replying(server_dies) as server:
-        settings = {"steps": 3, "save_steps": 3, "judge": judge_file(server), "probe_steps": 2}
+        settings = {"steps": 3, "save_steps": 3, "judge": judge_file(server), "probe_steps": 2, "refill": refill}
         whole = train(small(tmp_path / "whole", **settings), examples)
         asked = len(server.sent)
-        server_dies.lives = 2 * asked // 3
+        server_dies.lives = asked - round(unasked * asked)
         with pytest.raises(JudgeError) as error:
             train(small(tmp_path / "run", **settings), examples)
         [kept] = tmp_path.glob("run/checkpoint-*")

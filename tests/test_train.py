@@ -17,6 +17,7 @@ from visionthink.data import synth
 from visionthink.errors import DataError, ModelError, OptionError, StorageError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes import RECIPES, recipe
+from visionthink.train import run
 from visionthink.train.rollouts import training_order
 from visionthink.train.run import train
 from visionthink.train.trainer import GRPOTrainer, make_trainer
@@ -243,3 +244,23 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
 def test_a_checkpoint_in_the_middle_speaks_like_its_end(tmp_path):
     train(small(tmp_path, steps=2, save_steps=1), synth.suite(8, split="train"))
     assert open_checkpoint(str(tmp_path / "checkpoint-1")).protocol == open_checkpoint(str(tmp_path / "final")).protocol
+
+
+def test_a_run_that_ended_while_this_one_was_loading_is_kept(tmp_path, monkeypatch):
+    def loaded(config, *given, made=run.make_trainer, **named):
+        trainer = made(config, *given, **named)
+        (config.out / "final").mkdir(parents=True)
+        return trainer
+
+    monkeypatch.setattr(run, "make_trainer", loaded)
+    with pytest.raises(OptionError, match="holds a run already; give --resume or another folder"):
+        train(small(tmp_path / "run"), synth.suite(4, split="train"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_other_examples_than_a_run_began_with_are_told(tmp_path, capsys):
+    examples = synth.suite(8, split="train")
+    train(small(tmp_path / "run", steps=1, save_steps=1), examples)
+    capsys.readouterr()
+    train(small(tmp_path / "run", steps=2, save_steps=1, resume=True), examples[:7])
+    assert "the run began with other examples (8 examples, " in capsys.readouterr().err

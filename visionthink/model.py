@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from visionthink.addresses import is_endpoint
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import OptionError
+from visionthink.errors import ModelError, OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
@@ -144,6 +145,19 @@ def _local(name: str, attention: str, speaking: _Speaking, sampling: dict[str, A
     return LocalPolicy(opened, protocol=chosen, **sampling), chosen, opened.budget
 
 
+def check_engine(engine: str) -> None:
+    """
+    Raises:
+        OptionError: there is no such engine.
+        ModelError: it is not installed here.
+    """
+    if engine not in ENGINES:
+        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    if importlib.util.find_spec(engine) is None:
+        extra = {"transformers": "local"}.get(engine, engine)
+        raise ModelError(f"engine {engine}: is not installed; pip install 'visionthink[{extra}]'")
+
+
 def load(
     name: str | Path = "tiny",
     *,
@@ -195,8 +209,7 @@ def load(
     wanted = offered(foreseen)
     if dialect:
         foreseen.check_menu(wanted)
-    if engine not in ENGINES:
-        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    check_engine(engine)
     check_attention(attention, runner="the endpoint" if is_endpoint(str(name)) else engine)
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:

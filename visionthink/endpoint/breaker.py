@@ -29,6 +29,8 @@ class Breaker:
         self.patience = patience
         self.why = ""
         """Why the endpoint is down; empty while it is not."""
+        self.outages = 0
+        """How often it has been down."""
         self._failures, self._since = 0, 0.0
         self._questions: set[float] = set()
         self._rest, self._next = _FIRST_REST, 0.0
@@ -74,6 +76,7 @@ class Breaker:
         silent = now - self._since >= self.patience or (over and self._since <= first)
         if not self.why and silent and self._failures >= _ENOUGH and len(self._questions) > 1:
             self.why = f"is down: {self._failures} failures and no reply in {now - self._since:.0f} s, the last: {failure}"
+            self.outages += 1
             self._next = now + self._rest
             self._rest = min(2 * self._rest, _LONGEST_REST)
             self._tripped.set()

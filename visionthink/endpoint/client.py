@@ -126,6 +126,12 @@ class Client:
         connection = self._connection  # another thread may close it
         return connection.breaker.why if connection is not None else ""
 
+    @property
+    def outages(self) -> int:
+        """How often the endpoint has been down."""
+        connection = self._connection
+        return connection.breaker.outages if connection is not None else 0
+
     async def _connected(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         if self._connection is None:
             self._connection = Connection(self.endpoint)

@@ -82,10 +82,17 @@ def remote(judge: Judge) -> list[RemoteJudge]:
     return [part for part in parts if isinstance(part, RemoteJudge)]
 
 
-def outage(judge: Judge) -> str:
-    """Why answers stay unscored for the time being: the last server is down, and nobody follows who would decide instead. Empty
-    where it is not, and where no server is asked."""
-    return next((part.down for part in reversed(remote(judge))), "")
+def outages(judge: Judge) -> int:
+    """How often the last server has been down, after which nobody follows who would decide instead; 0 where none is asked."""
+    return next((part.outages for part in reversed(remote(judge))), 0)
+
+
+def outage(judge: Judge, before: int) -> str:
+    """Why answers have stayed unscored: the last server is down, or was so since it had been down `before` times. Empty where
+    it was not, and where no server is asked."""
+    for part in reversed(remote(judge)):
+        return part.down or (f"judge {part.identity} was down for a while" if part.outages > before else "")
+    return ""
 
 
 class _Steady:

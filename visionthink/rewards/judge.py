@@ -76,6 +76,11 @@ class RemoteJudge(Judge, TypingProtocol):
         """Why the server is not asked for the time being, with the judge's name; empty while it is."""
         ...
 
+    @property
+    def outages(self) -> int:
+        """How often the server has been down."""
+        ...
+
 
 def to_compare(transcripts: Sequence[Transcript]) -> list[Answer]:
     """What a judge is asked of episodes: nothing about those whose ending decides."""

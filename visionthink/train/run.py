@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from visionthink.addresses import is_endpoint
-from visionthink.durable import lines_of_one, replace_json
+from visionthink.durable import lines_of_one, replace_json, stored_settings
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.rewards.judge import Judge
@@ -77,6 +79,11 @@ def _record(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config) | {"out": str(config.out)}
 
 
+def digest(example_ids: Sequence[str]) -> str:
+    """How many examples are trained on, and which."""
+    return f"{len(example_ids)} examples, {hashlib.sha256(repr(example_ids).encode()).hexdigest()[:8]}"
+
+
 def _run(
     config: TrainConfig, examples: Examples, judge: Judge, checkpoint: Checkpoint | None, intended: TrainConfig | None = None
 ) -> Path:
@@ -104,14 +111,21 @@ def _run(
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
         return _train(config, trainer, kept=intended is None)
     with lines_of_one(config.out / ".lock", what="training run"):
+        check_folder(config.out, resume=config.resume)  # another run may have been there while this one was loading
         return _train(config, trainer, kept=intended is None)
 
 
 def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> Path:
     """`kept`: of a dry run nothing is, so that no place need be named."""
     if trainer.accelerator.is_main_process:
-        replace_json(config.out / "config.json", _record(config))
-    newest = last_checkpoint(config.out)
+        examples = digest(trainer.example_ids)
+        before = (stored_settings(config.out) or {}).get("learnt_from", examples)
+        if config.resume and before != examples:
+            say(
+                f"the run began with other examples ({before}, and now {examples}): it will see others than if it had not stopped"
+            )
+        replace_json(config.out / "config.json", _record(config) | {"learnt_from": before})
+    newest = last_checkpoint(config.out) if config.resume else None
     if newest:
         done = trained_updates(newest) // config.updates_per_step
         say(f"resuming at step {done} of {config.steps}, from {newest}: weights and optimizer are read, examples passed over")

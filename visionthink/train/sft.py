@@ -170,12 +170,13 @@ def _run(config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoi
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock
         return _train(config, trainer, kept=kept)
     with lines_of_one(config.out / ".lock", what="training run"):
+        check_folder(config.out, resume=config.resume)  # another run may have been there while this one was loading
         replace_json(config.out / "config.json", _record(config, demonstrations))
         return _train(config, trainer, kept=kept)
 
 
 def _train(config: SftConfig, trainer: SupervisedTrainer, *, kept: bool) -> Path:
-    newest = last_checkpoint(config.out)
+    newest = last_checkpoint(config.out) if config.resume else None
     if newest:
         say(f"resuming at step {trained_updates(newest)} of {config.steps}, from {newest}: weights and optimizer are read")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)

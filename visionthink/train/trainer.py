@@ -25,7 +25,7 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.windows import group_windows
-from visionthink.rewards.cascade import outage
+from visionthink.rewards.cascade import outage, outages
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
@@ -162,17 +162,19 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
-        number, rewind = self.state.global_step // self.config.updates_per_step, random_streams()
+        number = self.state.global_step // self.config.updates_per_step
+        rewind, before = random_streams(), outages(self.sampler.rubric.judge)
         if self.probe and number % self.config.probe_steps == 0:
             for name, value in (self._judged(self.probe.measure) or {}).items():
                 self._log_metric(name, value)
         example_ids, started = [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]], time.perf_counter()
         groups = self._judged(lambda: self.sampler.sample(example_ids)) or []
         seconds = time.perf_counter() - started
-        self._stop_where_judge_is_down(rewind)
+        self._stop_where_judge_is_down(rewind, before)
         self._measure(groups, seconds)
         if self.config.refill:
             groups = self._refill(groups)
+            self._stop_where_judge_is_down(rewind, before)
         self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
         self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
@@ -193,13 +195,16 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             self._unreachable = str(error)
             return None
 
-    def _stop_where_judge_is_down(self, rewind: Callable[[], None]) -> None:
+    def _stop_where_judge_is_down(self, rewind: Callable[[], None], before: int) -> None:
         """End the run on all processes where the judge of one cannot be asked; what was sampled is sampled again on --resume.
+
+        Args:
+            before: outages that there had been when the step began.
 
         Raises:
             JudgeError: it is so; every finished update is in a checkpoint.
         """
-        own = outage(self.sampler.rubric.judge) if self.config.judge_down == "stop" else ""
+        own = outage(self.sampler.rubric.judge, before) if self.config.judge_down == "stop" else ""
         done = self.state.global_step
         folder = Path(self.args.output_dir) / f"checkpoint-{done}"
         why, saved = agreed(self._unreachable or own, (folder / "trainer_state.json").is_file())

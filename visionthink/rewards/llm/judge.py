@@ -106,6 +106,11 @@ class LLMJudge:
         why = self._client.down
         return f"judge {self.endpoint.url}: {why}" if why else ""
 
+    @property
+    def outages(self) -> int:
+        """How often the endpoint has been down."""
+        return self._client.outages
+
     def usage(self) -> dict[str, float]:
         """Counts, seconds, and the cost at `price`."""
         used = self.used
