@@ -145,17 +145,13 @@ def _local(name: str, attention: str, speaking: _Speaking, sampling: dict[str, A
     return LocalPolicy(opened, protocol=chosen, **sampling), chosen, opened.budget
 
 
-def check_engine(engine: str) -> None:
+def check_installed(engine: str) -> None:
     """
     Raises:
-        OptionError: there is no such engine.
-        ModelError: it is not installed here.
+        ModelError: vLLM is to run the model, and is not installed here.
     """
-    if engine not in ENGINES:
-        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    if importlib.util.find_spec(engine) is None:
-        extra = {"transformers": "local"}.get(engine, engine)
-        raise ModelError(f"engine {engine}: is not installed; pip install 'visionthink[{extra}]'")
+    if engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ModelError("engine vllm: is not installed; pip install 'visionthink[vllm]'")
 
 
 def load(
@@ -209,7 +205,8 @@ def load(
     wanted = offered(foreseen)
     if dialect:
         foreseen.check_menu(wanted)
-    check_engine(engine)
+    if engine not in ENGINES:
+        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
     check_attention(attention, runner="the endpoint" if is_endpoint(str(name)) else engine)
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:

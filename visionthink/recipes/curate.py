@@ -20,7 +20,7 @@ from visionthink.data.examples import read_examples
 from visionthink.data.labels import Thresholds
 from visionthink.durable import replace_json, same_settings, stored_settings
 from visionthink.errors import DataError, OptionError
-from visionthink.model import ENGINES, check_engine
+from visionthink.model import ENGINES, check_installed
 from visionthink.policies.attention import check_attention
 from visionthink.policies.checkpoint import check_files, describe, resolve
 from visionthink.pools.pool import Pool
@@ -77,7 +77,7 @@ class CurateConfig:
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"--temperature {self.temperature}: must be a number of at least 0")
         if not self.pool.ray:  # the nodes of a cluster may have another one than this machine
-            check_engine(self.engine)
+            check_installed(self.engine)
         runner = "the endpoint" if is_endpoint(self.model) else self.engine
         check_attention(self.attention, runner=runner)
         _ = self.thresholds

@@ -14,7 +14,7 @@ from visionthink.errors import OptionError
 from visionthink.evals.batches import Batch, BatchRunner
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import Results
-from visionthink.model import ENGINES, Model, check_engine, load
+from visionthink.model import ENGINES, Model, check_installed, load
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Finished
 from visionthink.recipes.frontier import with_method
@@ -57,7 +57,7 @@ class EvalConfig:
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if not self.pool.ray:  # the nodes of a cluster may have another one than this machine
-            check_engine(self.engine)
+            check_installed(self.engine)
 
     @property
     def task(self) -> Benchmark | None:
