@@ -158,7 +158,7 @@ def test_an_adapter_is_gathered_and_merged(two_adapters, killed, mode):
     merged = open_checkpoint(str(out / "final"))
     base = transformers.AutoModelForImageTextToText.from_pretrained(resolve("tiny-base"), dtype=torch.float32)
     apart = PeftModel.from_pretrained(base, out / "final" / "adapter").eval()
-    policy, prompt = LocalPolicy(merged), padding(merged.image_processor)
+    policy, prompt = LocalPolicy(merged), padding(merged.budget)
     inputs = policy.model_inputs([policy.renderer.prompt_ids(prompt)], [prompt])
     with torch.inference_mode():
         said, same, before = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -82,8 +83,8 @@ try:
     for finished in Pool(ray=True, workers=2).results(Squares({work}), range(8)):
         found.append(finished.record["number"])
 except VisionThinkError as error:
-    print(error)
-print(sorted(found))
+    print("error:", error)
+print("found:", sorted(found))
 """
 
 
@@ -96,8 +97,8 @@ def test_an_item_that_cannot_be_done_ends_the_work(python, tmp_path, work, messa
     script = SCRIPT.format(work=work)
     done = subprocess.run([python, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    said, found = done.stdout.splitlines()[-2:]
-    assert said.startswith(message) and "3" not in found.strip("[]").split(", ")
+    told = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.startswith(("error: ", "found: ")))
+    assert told["error"].startswith(message) and 3 not in json.loads(told["found"])
 
 
 def test_a_cluster_that_is_not_there_is_named(python, tmp_path):

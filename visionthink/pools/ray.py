@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import socket
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,7 @@ def _connected(workers: int) -> tuple[Any, Any]:
     if ray.is_initialized():
         return ray, ray.data
     address = os.environ.get("RAY_ADDRESS")
+    _check_reachable(address)
     settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:  # workers that wait for an endpoint may be more than there are cores
         settings |= {"address": "local", "include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
@@ -105,6 +107,21 @@ def _connected(workers: int) -> tuple[Any, Any]:
         where = f"RAY_ADDRESS {address}: no cluster is there" if address else "--engine ray: Ray cannot be started here"
         raise OptionError(f"{where} ({one_line(error)})") from error
     return ray, ray.data
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        OptionError: nothing listens at the address of a cluster.
+    """
+    host, colon, port = (address or "").rpartition("//")[2].rpartition(":")
+    if not colon or not port.isdecimal():  # "auto", or none
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise OptionError(f"RAY_ADDRESS {address}: no cluster is there ({one_line(error)})") from None
 
 
 def _say_what_is_missing(ray: Any, workers: int, share: float) -> None:
