@@ -18,7 +18,7 @@ from visionthink.train.demonstrations import Demonstrations, demonstrate
 from visionthink.train.processes import this_process
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.saving import save_final
-from visionthink.train.sft import SupervisedTrainer
+from visionthink.train.sft import SupervisedTrainer, check_run
 from visionthink.train.sft_config import SftConfig
 
 
@@ -39,6 +39,7 @@ def run(out: Path, **settings: Any) -> Path:
     this_process()
     checkpoint = open_checkpoint("tiny-base")
     config = SftConfig(out=out, steps=2, batch_size=8, save_steps=9, **settings)
+    check_run(config)
     trainer = SupervisedTrainer(config, scripted(checkpoint, 12), checkpoint)
     trainer.args.optim, trainer.args.learning_rate = "sgd", 0.05
     trainer.train()
