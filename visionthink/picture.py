@@ -51,7 +51,7 @@ class Picture:
 
     @property
     def bytes_held(self) -> int:
-        """Of the pixels of the image and its views in memory, where Pillow takes four bytes for each."""
+        """Memory of the image and its views, of which Pillow keeps four bytes for each pixel."""
         with self._rendering:
             images = {id(image): image for image in (self.image, *(view.image for view in self._views.values()))}
         return sum(4 * image.width * image.height for image in images.values())

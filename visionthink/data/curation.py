@@ -140,7 +140,7 @@ class RowCounter:
     curator: Curator
     examples: Mapping[str, Example]
     keys: Sequence[str]
-    """Of the examples, by row."""
+    """The key of each example, by its row."""
     strict: bool = False
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
 

@@ -11,7 +11,7 @@ from visionthink.types import Example
 
 
 def image_digest(image: Image.Image) -> str:
-    """Of the pixels of an upright RGB image; another file format or other metadata do not change it."""
+    """A digest of the pixels of an upright RGB image, which another file format or other metadata do not change."""
     return hashlib.sha256(f"{image.width}x{image.height} ".encode() + image.tobytes()).hexdigest()[:32]
 
 

@@ -38,7 +38,7 @@ class Thresholds:
             raise OptionError(f"wrong {self.wrong}: must be at least 0 and below the difference {self.difference}")
 
     def label(self, correct_low: int, correct_full: int, unscored: int = 0) -> Label:
-        """Of the counts of one example. One with answers that could not be judged is dropped: its counts are not known."""
+        """The label that the counts of an example give. One with answers that could not be judged is dropped."""
         if unscored:
             return "drop"
         if correct_full - correct_low >= self.difference:

@@ -56,7 +56,7 @@ class JsonLines:
 
     @property
     def column_names(self) -> list[str]:
-        """Of the first hundred lines together: a line may lack a value."""
+        """The names in the first hundred lines together, since a line may lack a value."""
         names: dict[str, None] = {}
         why = ""
         for number in range(min(len(self), 100)):

@@ -15,7 +15,7 @@ from visionthink.data.rows import ArrowRows, Csv, JsonLines, Rows
 from visionthink.errors import DataError, one_line
 
 _TABLES = ("metadata.parquet", "metadata.jsonl", "metadata.csv")
-"""Of a folder of images, as `datasets` names them."""
+"""The table of a folder of images, as `datasets` names it."""
 
 
 def open_rows(source: str, split: str) -> tuple[Rows, Path | str]:

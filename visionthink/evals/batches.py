@@ -22,7 +22,7 @@ from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.types import Example, Examples
 
 Key = str | int
-"""Of an example: its name in a mapping, or its place in a sequence."""
+"""The key of an example: its name in a mapping, or its place in a sequence."""
 
 
 class Batch(NamedTuple):
@@ -80,7 +80,7 @@ def example_of(examples: Examples, key: Key) -> Example:
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """Of what is asked: a table that was edited in between is not the one that was begun with."""
+    """A digest of what is asked: a table that was edited in between is not the one that was begun with."""
     found = hashlib.sha256()
     for example in examples:
         images = [image if isinstance(image, (bytes, str)) else getattr(image, "name", "") for image in example.images]

@@ -34,7 +34,7 @@ def values_per_token(config: Any) -> tuple[int, int, int]:
 
 
 def bytes_per_token(config: Any, value_bytes: int) -> int:
-    """Of one token of the prompt or the answer; a visual token brings its patches along."""
+    """Memory of one token of the prompt or the answer; a visual token brings its patches along."""
     return value_bytes * sum(values_per_token(config))
 
 

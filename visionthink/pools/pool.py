@@ -23,7 +23,7 @@ class Pool:
     ray: bool = False
     workers: int = 1
     gpus_per_worker: float | None = None
-    """Of Ray actors. Default is one where the cluster has GPUs; 0.5 lets two share one."""
+    """The share of GPUs that each Ray actor holds. By default it is one where the cluster has GPUs; 0.5 lets two share one."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:

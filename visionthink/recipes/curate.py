@@ -56,7 +56,7 @@ class CurateConfig:
     omit: tuple[str, ...] = ()
     """Fields to leave out of the request to an endpoint."""
     attention: str = ""
-    """Of a model that transformers runs; empty takes flash attention where it can be used."""
+    """The attention of a model that transformers runs; empty takes flash attention where it can be used."""
     columns: str = ""
     image_root: str = ""
     seed: int = 0
@@ -265,6 +265,6 @@ def _write_usage(file: Path, usages: Iterable[Mapping[str, float]]) -> None:
 
 
 def _usage(out: Path) -> dict[str, float]:
-    """Of all workers together."""
+    """What the judges of all workers cost together."""
     files = sorted((out / "usage").glob("*.jsonl"))
     return total(json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())

@@ -40,7 +40,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 
 def published_sizes(model: str) -> Sizes | None:
-    """Of a model by its hub id; None of one that is not known here."""
+    """The sizes of a model by its hub id; None for one that is not known here."""
     if model not in _SIZES:
         return None
     import transformers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from PIL import Image
 
 from visionthink import chatml
@@ -57,8 +58,11 @@ def refuse_distribution(spread: Distribution) -> None:
     """What a run would only find out at its end, or when its models are loaded.
 
     Raises:
-        OptionError: the weights could not be gathered to be saved, or would not be read by each process.
+        OptionError: several GPUs are visible to a single process, or the weights could not be gathered to be saved, or would not
+            be read by each process.
     """
+    if torch.cuda.device_count() > 1 and spread.processes == 1:
+        raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if spread.zero_stage == 3 and not spread.gathered:
         raise OptionError(
             "DeepSpeed at stage 3 would not gather the weights that are saved: set zero3_save_16bit_model: true in accelerate's "

@@ -11,7 +11,7 @@ from visionthink.picture import Picture
 from visionthink.types import Example
 
 MOST_BYTES = 768 << 20
-"""Of pixels that are held for the next step: 76 pictures of 2048x1024 px with their low views."""
+"""Bytes of pixels that are held for the next step: 76 pictures of 2048x1024 px with their low views."""
 THREADS = min(4, os.cpu_count() or 1)
 """Pillow lets other threads run while it decodes and scales."""
 

@@ -90,8 +90,6 @@ def _run(
     """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
     process, spread = this_process(), distribution()  # each process has its own device
-    if torch.cuda.device_count() > 1 and process.num_processes == 1:
-        raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
         needed = estimate(intended or config, read_sizes(intended or config), this_hardware())
         if intended:

@@ -160,8 +160,6 @@ def _run(config: SftConfig, demonstrations: Demonstrations, checkpoint: Checkpoi
     """`kept`: of a dry run nothing is, so that no place need be named."""
     torch.manual_seed(config.seed)
     process = this_process()  # each process has its own device
-    if torch.cuda.device_count() > 1 and process.num_processes == 1:
-        raise OptionError("several GPUs and one process: use accelerate launch, or choose a GPU with CUDA_VISIBLE_DEVICES=0")
     if checkpoint is None:
         say(f"loading {config.model}")
         dtype = loaded_dtype(config, distribution(), process.device)
