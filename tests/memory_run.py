@@ -91,11 +91,18 @@ def measure(name: str, folder: Path) -> None:
     config = TrainConfig(model=str(folder), out=folder.parent / f"{folder.name}-run", **usual | settings)
     found = estimate(config, read_sizes(config), this_hardware())
     examples = large_examples(config.prompts_per_step)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = resident("VmRSS")
     train(config, examples)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    most = resident("VmHWM") - before
     parts = {part.name: part.bytes for part in found.parts}
     sys.stdout.write(json.dumps({"measured": most, "estimated": found.most, "when": found.fullest, **parts}) + "\n")
+
+
+def resident(field: str) -> int:
+    """Bytes of memory of this process, by a field of Linux. `ru_maxrss` would not do: a process that is started by a larger one
+    inherits the other's peak."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("utf-8").splitlines())
+    return int(status[field].split()[0]) * 1024
 
 
 if __name__ == "__main__":
