@@ -25,7 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLVisionConfig
 
-from visionthink.policies.windows import GROUPED, group_windows
+from visionthink.engine.windows import GROUPED, group_windows
 
 WIDTHS = {"hidden_size": 256, "num_heads": 16, "intermediate_size": 256, "out_hidden_size": 256}
 

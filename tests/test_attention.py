@@ -15,10 +15,10 @@ from transformers.utils import is_flash_attn_2_available
 
 import visionthink
 from visionthink.data import synth
+from visionthink.engine.windows import GROUPED, group_windows
 from visionthink.errors import OptionError
 from visionthink.policies.attention import chosen_attention
 from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
-from visionthink.policies.windows import GROUPED, group_windows
 from visionthink.recipes.curate import CurateConfig
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer

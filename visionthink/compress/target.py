@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from visionthink.compress.selection import Method, Rows
+from visionthink.engine.attention import plain_attention
 from visionthink.errors import CompressionError, OptionError
 from visionthink.policies.checkpoint_files import MODEL_TYPES
 
@@ -49,7 +50,7 @@ class Target:
     @property
     def implementation(self) -> str:
         """The implementation of the decoder's attention, as transformers names it."""
-        return str(self.model.config.get_text_config()._attn_implementation)
+        return plain_attention(self.model.config.get_text_config()._attn_implementation)
 
     def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of positions [batch, length] that are the same along time, height and width."""

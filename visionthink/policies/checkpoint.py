@@ -82,8 +82,8 @@ def open_checkpoint(
     check_attention(attention)
     path = check_files(name)
     torch, transformers = _libraries()
+    from visionthink.engine.prepare import prepare
     from visionthink.policies import checkpoint_files as files
-    from visionthink.policies.windows import group_windows
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # small files first: what is wrong with them is known before the weights are read
@@ -111,7 +111,7 @@ def open_checkpoint(
         raise ModelError(f"model {name}: {sorted(loaded['missing_keys'])[0]} is missing from the weights")
     if left := sorted(key for key in loaded["unexpected_keys"] if key.startswith("model.")):  # a value head may stand beside it
         raise ModelError(f"model {name}: {left[0]} is in the weights and has no place in the architecture of config.json")
-    group_windows(model)
+    prepare(model)
     try:
         _try_out(model, parts)
     except torch.OutOfMemoryError as error:

@@ -20,11 +20,11 @@ import torch
 import transformers
 from datasets import Dataset
 
+from visionthink.engine.prepare import prepare
 from visionthink.errors import DataError, JudgeError, OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer, views
-from visionthink.policies.windows import group_windows
 from visionthink.rewards.cascade import outage, outages
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
@@ -130,7 +130,7 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             peft_config=config.peft(),
         )
         if self.ref_model is not None:
-            group_windows(self.accelerator.unwrap_model(self.ref_model))
+            prepare(self.accelerator.unwrap_model(self.ref_model))
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]

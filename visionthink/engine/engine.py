@@ -1,0 +1,279 @@
+"""Generation in which every distinct image and every shared prefix is computed once.
+
+A call gets prompts as token ids and images. Those that are equal are one context; contexts share their common prefixes with each
+other and with what the call before read and said, so that a second round goes on where the first one ended. Rows that have ended
+take no part in later steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visionthink.engine.decoding import Cache, Decode, Prefill
+from visionthink.engine.positions import rope_positions
+from visionthink.engine.sampling import Sampling, Streams
+from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
+from visionthink.engine.tree import PrefixTree, row_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """Ids that were sampled, with the one that ended the row, and their log-probabilities under the model's own distribution:
+    before any ban, at temperature 1."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What was computed: images given to the processor, patches given to the tower, tokens of prompts that were read, tokens that
+    were sampled and read again, and calls of the decoder."""
+
+    prepared: int = 0
+    patches: int = 0
+    prefilled: int = 0
+    decoded: int = 0
+    calls: int = 0
+
+
+@dataclass(kw_only=True)
+class _Known:
+    """What the last call has left: keys and values of tokens, and the sequences that they belong to."""
+
+    cache: Cache = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
+    """Keys of each sequence, as `tree.row_keys`."""
+    places: list[np.ndarray] = field(default_factory=list)
+    """Where in the cache each of its tokens is."""
+
+
+class Engine:
+    """Generates with a stock Qwen-VL model whose attention is shared (`attention.share_attention`).
+
+    Args:
+        model: as it was loaded, not wrapped for training.
+        images: prepared images; they may be shared with others who read them.
+        pad: id of the image pad token.
+    """
+
+    def __init__(self, model: Any, images: PreparedImages, pad: int):
+        self.model, self.images, self.pad = model, images, pad
+        self.counts, self.first_token = Counts(), 0.0
+        """`first_token`: when the first tokens of the last call were sampled, by `time.perf_counter`."""
+        self._known = _Known()
+        self._features: dict[int, Features] = {}
+
+    def forget(self) -> None:
+        """Drop all that was computed: the weights have changed, or no conversation goes on."""
+        self._known, self._features = _Known(), {}
+
+    def keys(self, ids: Sequence[int], images: Sequence[Pixels]) -> np.ndarray:
+        """See `tree.row_keys`."""
+        return row_keys(ids, self.pad, [(image.number, image.tokens) for image in images])
+
+    def features(self, images: Sequence[Pixels]) -> Features | None:
+        """Of distinct images, each computed once until it is dropped; None where there are none."""
+        missing = {image.number: image for image in images if image.number not in self._features}
+        if missing:
+            fresh = encode(self.model, list(missing.values()))
+            self.counts.patches += sum(len(image.pixels) for image in missing.values())
+            self._features |= dict.fromkeys(missing, fresh)
+        groups = list({id(self._features[image.number]): self._features[image.number] for image in images}.values())
+        return _together(groups) if groups else None
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        images: Sequence[Sequence[Image.Image]],
+        sampling: Sampling,
+        streams: Streams | None = None,
+        *,
+        retain: bool = False,
+    ) -> list[Said]:
+        """What is said after each prompt.
+
+        Args:
+            prompts: token ids; an image is as many pads as it has visual tokens.
+            images: of each prompt, in the order of reading.
+            sampling: how tokens are drawn.
+            streams: needed at a temperature above 0.
+            retain: also keep what is known of conversations that are not among these; for a batch that is completed in parts.
+        """
+        before = self.images.prepared
+        prepared = self.images.of(images)
+        self.counts.prepared += self.images.prepared - before
+        keys = [self.keys(ids, row) for ids, row in zip(prompts, prepared, strict=True)]
+        distinct: dict[bytes, int] = {}
+        of = [distinct.setdefault(row.tobytes(), len(distinct)) for row in keys]
+        first = [of.index(i) for i in range(len(distinct))]
+        if not retain:
+            used = {image.number for row in prepared for image in row}
+            self.images.keep(used)
+            self._features = {number: held for number, held in self._features.items() if number in used}
+        rows = [keys[i] for i in first]
+        tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
+        draws = [streams.of(row.tobytes()) for row in keys] if streams and sampling.temperature else None
+        said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, draws)
+        self._remember(tree, cache, rows, of, said, own)
+        return said
+
+    def _prefill(
+        self, rows: list[np.ndarray], images: list[tuple[Pixels, ...]], *, retain: bool
+    ) -> tuple[PrefixTree, Cache, Tensor, list[int]]:
+        """The tree of the prompts with keys and values of all its tokens, the logits after each prompt [prompts, vocabulary], and
+        the position of what follows it. `retain` adds the sequences that are known already to the tree."""
+        known = self._known
+        whole = PrefixTree.of([*known.rows, *rows])
+        source = np.full(len(whole.keys), -1)
+        for where, places in zip(whole.where, known.places, strict=False):
+            source[where] = places
+        asked = range(len(known.rows), len(whole.where))
+        kept = np.zeros(len(whole.keys), dtype=bool)
+        for i in range(len(whole.where)) if retain else asked:
+            kept[whole.where[i]] = True
+        last = [whole.where[i][-1] for i in asked]
+        source[last] = -1  # its logits are wanted
+        tree = whole.restricted(kept, [*(range(len(known.rows)) if retain else ()), *asked])
+        source = source[kept]
+        is_known = source >= 0
+        past = self._taken(known.cache, source[is_known])
+        self._known = _Known(rows=known.rows if retain else [], places=list(tree.where[: -len(rows)]) if retain else [])
+        prefill = Prefill(tree, is_known, past, self.model.device)
+        positions = np.zeros((3, len(tree.keys)), dtype=np.int64)
+        following = []
+        prompts = tree.where[-len(rows) :]
+        for row, pictures, where in zip(rows, images, prompts, strict=True):
+            positions[:, where], after = rope_positions(row, [image.shape for image in pictures])
+            following.append(after)
+        fresh = np.flatnonzero(~is_known)
+        hidden = self._read(tree.keys[fresh], positions[:, fresh], [image for row in images for image in row], prefill)
+        self.counts.prefilled += len(fresh)
+        at = torch.from_numpy(np.searchsorted(fresh, [where[-1] for where in prompts])).to(hidden.device)
+        logits = self.model.lm_head(hidden[0].index_select(0, at))
+        return dataclasses.replace(tree, where=tuple(prompts)), prefill.cache, logits, following
+
+    def _taken(self, cache: Cache, places: np.ndarray) -> Cache:
+        index = torch.from_numpy(places).to(self.model.device)
+        return [(keys.index_select(1, index), values.index_select(1, index)) for keys, values in cache]
+
+    def _read(self, keys: np.ndarray, positions: np.ndarray, images: Sequence[Pixels], shared: Any) -> Tensor:
+        """Hidden states [1, tokens, hidden] of new tokens."""
+        device = self.model.device
+        ids = torch.from_numpy(np.where(keys < 0, self.pad, keys)).to(device)
+        embeds = self.model.get_input_embeddings()(ids)
+        deep: dict[str, Any] = {}
+        new = set((np.unique(-1 - keys[keys < 0]) >> 20).tolist())
+        features = self.features([image for image in images if image.number in new])
+        if features:
+            at, tokens, layers = features.of_keys(keys)
+            embeds = embeds.index_copy(0, at, tokens.to(embeds.dtype))
+            if layers:
+                mask = torch.zeros((1, len(keys)), dtype=torch.bool, device=device)
+                mask[0, at] = True
+                deep = {"visual_pos_masks": mask, "deepstack_visual_embeds": layers}
+        return self._call(embeds[None], torch.from_numpy(positions).to(device)[:, None], shared, **deep)
+
+    def _call(self, embeds: Tensor, positions: Tensor, shared: Any, **deep: Any) -> Tensor:
+        self.counts.calls += 1
+        decoder = self.model.model.language_model
+        mask = {"full_attention": None} if hasattr(decoder.config, "layer_types") else None
+        out = decoder(inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False, shared=shared, **deep)
+        return out.last_hidden_state
+
+    def _behind(self, tree: PrefixTree, cache: Cache, of: list[int]) -> Decode:
+        """Decoding of rows behind the prompts of the tree; `of` is the prompt of each row."""
+        longest = max(map(len, tree.where))
+        places = np.zeros((len(tree.where), longest), dtype=np.int64)
+        hidden = np.zeros(places.shape, dtype=np.float32)
+        for i, where in enumerate(tree.where):
+            places[i, : len(where)] = where
+            hidden[i, len(where) :] = -np.inf
+        device = self.model.device
+        if len(places) == 1 and len(tree.keys) == longest:  # a single prompt is read where it lies
+            contexts = [(keys[None], values[None]) for keys, values in cache]
+        else:
+            index = torch.from_numpy(places.ravel()).to(device)
+            contexts = [
+                tuple(x.index_select(1, index).unflatten(1, places.shape).transpose(0, 1) for x in layer) for layer in cache
+            ]
+        behind = torch.from_numpy(hidden).to(device, cache[0][0].dtype) if hidden.any() else None
+        return Decode(contexts=contexts, hidden=behind, of=list(of))
+
+    def _decode(
+        self,
+        decode: Decode,
+        logits: Tensor,
+        following: list[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        draws: list[np.random.Generator] | None,
+    ) -> tuple[list[Said], list[Cache]]:
+        """What every row says, and keys and values of all of it but the last token."""
+        of, device = decode.of, self.model.device
+        live = list(range(len(of)))
+        scores = logits[torch.tensor(of, device=device)]
+        ids: list[list[int]] = [[] for _ in of]
+        logprobs: list[list[float]] = [[] for _ in of]
+        own: list[Cache] = [[] for _ in of]
+        positions = torch.tensor([following[context] for context in of], device=device)
+        while True:
+            tails = [[*prompts[r][-sampling.memory :], *ids[r][-sampling.memory :]] for r in live] if sampling.phrases else ()
+            drawn = sampling.draw(scores, tails, [draws[r] for r in live] if draws else None)
+            chosen = scores.float().log_softmax(-1).gather(-1, drawn[:, None])[:, 0].tolist()
+            if not decode.steps:
+                self.first_token = time.perf_counter()
+            for row, token, logprob in zip(live, drawn.tolist(), chosen, strict=True):
+                ids[row].append(token)
+                logprobs[row].append(logprob)
+            staying = [i for i, r in enumerate(live) if ids[r][-1] not in sampling.ends and len(ids[r]) < sampling.most]
+            if len(staying) < len(live):
+                for i in set(range(len(live))) - set(staying):
+                    own[live[i]] = decode.said(i)
+                if not staying:
+                    return [Said(ids=tuple(i), logprobs=tuple(p)) for i, p in zip(ids, logprobs, strict=True)], own
+                decode.leave(staying)
+                index = torch.tensor(staying, device=device)
+                live, drawn, positions = [live[i] for i in staying], drawn[index], positions[index]
+            embeds = self.model.get_input_embeddings()(drawn[:, None])
+            hidden = self._call(embeds, positions[None, :, None].expand(3, -1, 1), decode)
+            scores = self.model.lm_head(hidden[:, 0])
+            decode.steps += 1
+            positions = positions + 1
+            self.counts.decoded += len(live)
+
+    def _remember(
+        self, tree: PrefixTree, cache: Cache, rows: list[np.ndarray], of: list[int], said: list[Said], own: list[Cache]
+    ) -> None:
+        """Keep what was read and said for the next call."""
+        begin = len(tree.keys)
+        for context, spoken in zip(of, said, strict=True):
+            fed = spoken.ids[:-1]
+            self._known.rows.append(np.concatenate([rows[context], np.asarray(fed, dtype=np.int64)]))
+            self._known.places.append(np.concatenate([tree.where[context], np.arange(begin, begin + len(fed))]))
+            begin += len(fed)
+        layers = zip(cache, *(layers for layers in own if layers), strict=True)
+        self._known.cache = [
+            (torch.cat(keys, 1), torch.cat(values, 1)) for keys, values in (zip(*x, strict=True) for x in layers)
+        ]
+
+
+def _together(groups: list[Features]) -> Features:
+    """Features of several calls of the tower as those of one."""
+    if len(groups) == 1:
+        return groups[0]
+    starts = np.cumsum([0, *(len(group.tokens) for group in groups)]).tolist()
+    return Features(
+        tokens=torch.cat([group.tokens for group in groups]),
+        deep=tuple(torch.cat(layers) for layers in zip(*(group.deep for group in groups), strict=True)),
+        begins={n: start + begin for start, group in zip(starts, groups, strict=False) for n, begin in group.begins.items()},
+    )

@@ -1,0 +1,74 @@
+"""How the next token is drawn: what may not be said, at which temperature, and from which stream of random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import NoBadWordsLogitsProcessor
+
+
+class Streams:
+    """Random numbers for each row, which depend on the seed, on what the row is, and on how many rows of its kind there have
+    been: not on the rows it is sampled with."""
+
+    def __init__(self, seed: int | str):
+        self.seed = seed
+        self._met: Counter[bytes] = Counter()
+
+    def of(self, row: bytes) -> np.random.Generator:
+        """The next stream for a row, of which `row` is all that tells it from others."""
+        name = hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()
+        self._met[name] += 1
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ (self._met[name] - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The rule for one call.
+
+    `temperature` 0 takes the likeliest token. `banned` ids and `phrases` of ids are never said. A row ends after one of
+    `ends`, or after `most` tokens.
+    """
+
+    ends: frozenset[int]
+    most: int
+    temperature: float = 0.0
+    banned: tuple[int, ...] = ()
+    phrases: tuple[tuple[int, ...], ...] = ()
+    _ban: NoBadWordsLogitsProcessor | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        phrases = [list(phrase) for phrase in self.phrases]
+        object.__setattr__(self, "_ban", NoBadWordsLogitsProcessor(phrases) if phrases else None)
+
+    @property
+    def memory(self) -> int:
+        """The most ids before a token that decide whether it may be said."""
+        return max((len(phrase) for phrase in self.phrases), default=1)
+
+    def draw(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Tensor:
+        """The next id of each row, [rows].
+
+        Args:
+            logits: [rows, vocabulary].
+            before: the last ids of each row, at least `memory` of them.
+            streams: of each row; needed unless the temperature is 0.
+        """
+        scores = logits.float().nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the others
+        if self.banned:
+            scores[:, list(self.banned)] = -torch.inf
+        if self._ban:
+            scores = self._ban(torch.tensor([list(ids[-self.memory :]) for ids in before], device=scores.device), scores)
+        if not self.temperature:
+            return scores.argmax(-1)
+        assert streams is not None
+        numbers = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=scores.device)
+        # the first token at which the sum of probabilities is above a number between 0 and 1
+        sums = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        return torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
