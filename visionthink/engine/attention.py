@@ -46,6 +46,24 @@ def share_attention(model: Any) -> None:
         config._attn_implementation = _PREFIX + (usual if usual == "eager" else "sdpa")
 
 
+def without_mask(model: Any) -> dict[str, None] | None:
+    """What a decoder is given instead of a mask, so that it makes none."""
+    return {"full_attention": None} if hasattr(model.config.get_text_config(), "layer_types") else None
+
+
+def keep_wanted(model: Any) -> None:
+    """Let a Qwen-VL model that reads a `Forest` return the hidden states of its `places` alone, so that the head is run on
+    nothing else."""
+    model.model.register_forward_hook(_wanted, with_kwargs=True)
+
+
+def _wanted(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+    forest = kwargs.get("shared")
+    if isinstance(forest, Forest):
+        output.last_hidden_state = output.last_hidden_state[:, forest.places]
+    return output
+
+
 def plain_attention(name: str) -> str:
     """The attention that stands behind an implementation's name."""
     return name.removeprefix(_PREFIX)
@@ -100,10 +118,11 @@ class TreeAttention:
 
 
 class Forest:
-    """A tree of which all tokens are read in one pass, under gradients."""
+    """A tree of which all tokens are read in one pass, under gradients. `places` [n] are those whose hidden states are wanted."""
 
-    def __init__(self, tree: PrefixTree, device: torch.device):
+    def __init__(self, tree: PrefixTree, places: np.ndarray, device: torch.device):
         self._attention = TreeAttention(tree, None, device)
+        self.places = torch.from_numpy(places).to(device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         return self._attention(query, key, value, scale)

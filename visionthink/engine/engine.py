@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from visionthink.engine.attention import without_mask
 from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
 from visionthink.engine.sampling import Sampling, Streams
@@ -73,9 +74,12 @@ class Engine:
         self._known = _Known()
         self._features: dict[int, Features] = {}
 
-    def forget(self) -> None:
-        """Drop all that was computed: the weights have changed, or no conversation goes on."""
-        self._known, self._features = _Known(), {}
+    def forget(self, *, keep_features: bool = False) -> None:
+        """Drop what was computed: the weights have changed, or no conversation goes on. Features of a tower that is not trained
+        may stay."""
+        self._known = _Known()
+        if not keep_features:
+            self._features = {}
 
     def keys(self, ids: Sequence[int], images: Sequence[Pixels]) -> np.ndarray:
         """See `tree.row_keys`."""
@@ -88,8 +92,7 @@ class Engine:
             fresh = encode(self.model, list(missing.values()))
             self.counts.patches += sum(len(image.pixels) for image in missing.values())
             self._features |= dict.fromkeys(missing, fresh)
-        groups = list({id(self._features[image.number]): self._features[image.number] for image in images}.values())
-        return _together(groups) if groups else None
+        return Features.together([self._features[image.number] for image in images])
 
     def complete(
         self,
@@ -185,9 +188,14 @@ class Engine:
 
     def _call(self, embeds: Tensor, positions: Tensor, shared: Any, **deep: Any) -> Tensor:
         self.counts.calls += 1
-        decoder = self.model.model.language_model
-        mask = {"full_attention": None} if hasattr(decoder.config, "layer_types") else None
-        out = decoder(inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False, shared=shared, **deep)
+        out = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            attention_mask=without_mask(self.model),
+            use_cache=False,
+            shared=shared,
+            **deep,
+        )
         return out.last_hidden_state
 
     def _behind(self, tree: PrefixTree, cache: Cache, of: list[int]) -> Decode:
@@ -265,15 +273,3 @@ class Engine:
         self._known.cache = [
             (torch.cat(keys, 1), torch.cat(values, 1)) for keys, values in (zip(*x, strict=True) for x in layers)
         ]
-
-
-def _together(groups: list[Features]) -> Features:
-    """Features of several calls of the tower as those of one."""
-    if len(groups) == 1:
-        return groups[0]
-    starts = np.cumsum([0, *(len(group.tokens) for group in groups)]).tolist()
-    return Features(
-        tokens=torch.cat([group.tokens for group in groups]),
-        deep=tuple(torch.cat(layers) for layers in zip(*(group.deep for group in groups), strict=True)),
-        begins={n: start + begin for start, group in zip(starts, groups, strict=False) for n, begin in group.begins.items()},
-    )

@@ -101,6 +101,19 @@ class Features:
     deep: tuple[Tensor, ...]
     begins: dict[int, int]
 
+    @classmethod
+    def together(cls, parts: Sequence[Features]) -> Features | None:
+        """Those of several calls of the tower as of one; None of none."""
+        parts = list({id(part): part for part in parts}.values())
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        starts = np.cumsum([0, *(len(part.tokens) for part in parts)]).tolist()
+        return cls(
+            tokens=torch.cat([part.tokens for part in parts]),
+            deep=tuple(torch.cat(layers) for layers in zip(*(part.deep for part in parts), strict=True)),
+            begins={n: start + begin for start, part in zip(starts, parts, strict=False) for n, begin in part.begins.items()},
+        )
+
     def at(self, numbers: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         """Those of visual tokens that are named by the number of their image and their place in it."""
         distinct, back = np.unique(numbers, return_inverse=True)

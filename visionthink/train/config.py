@@ -115,6 +115,8 @@ class TrainConfig(RunSettings):
     """Random seed of sampling, shuffling, adapters and generated examples."""
     save_steps: int = 20
     """Steps between checkpoints."""
+    share: Literal["auto", "on", "off"] = "auto"
+    """Whether images and prefixes that rollouts have in common are computed once: where that can be done, always, or never."""
     micro_batch: int = 0
     """Rollouts per forward pass and process; 0 takes all of an update at once."""
     gradient_checkpointing: bool = False
@@ -144,6 +146,8 @@ class TrainConfig(RunSettings):
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
         if self.judge_down not in ("stop", "unscored"):
             raise OptionError(f"unknown judge_down {self.judge_down!r}; choose stop or unscored")
+        if self.share not in ("auto", "on", "off"):
+            raise OptionError(f"unknown share {self.share!r}; choose auto, on or off")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:

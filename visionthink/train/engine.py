@@ -83,6 +83,10 @@ class TrainerPolicy:
         started = time.perf_counter()
         if self.vllm:
             turns = self.vllm.sample(prompts, [views(history) for history in histories], self._banned)
+        elif self.trainer.engine:
+            images = [[view.image for view in views(history)] for history in histories]
+            said = self.trainer.complete(prompts, images, self._banned)
+            turns = [Sampled(each.ids, each.logprobs) for each in said]
         else:
             turns = [Sampled(tuple(ids)) for ids in self._generate(prompts, histories)]
         seconds = (time.perf_counter() - started) / len(prompts)

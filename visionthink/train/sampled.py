@@ -50,16 +50,17 @@ class SampledStep:
         """Ids after the opening."""
         return [list(t.token_ids[len(t.turns[0].prompt_ids) :]) for t in self.transcripts]
 
-    def generated(self, *, with_logprobs: bool) -> tuple[Any, ...]:
+    def generated(self, *, with_logprobs: bool, with_images: bool = True) -> tuple[Any, ...]:
         """What `GRPOTrainer._generate` of TRL 1.16 returns: prompt ids, completion ids, masks of sampled ids, last messages,
         log-probabilities of sampling, extra fields, images, images shown by tools.
 
         Args:
             with_logprobs: where another engine than the trainer sampled, whose probabilities are corrected for.
+            with_images: whether TRL is to make pixels of every rollout.
         """
         transcripts = self.transcripts
         begins = [len(t.turns[0].prompt_ids) for t in transcripts]
-        images: list[list[Image.Image]] = [list(rollout.images) for rollout in self.rollouts]
+        images = [list(rollout.images) for rollout in self.rollouts]
         return (
             [list(t.token_ids[:n]) for t, n in zip(transcripts, begins, strict=True)],
             self.completion_ids,
@@ -67,8 +68,8 @@ class SampledStep:
             [[{"role": "assistant", "content": t.turns[-1].text}] for t in transcripts],
             [sampling_logprobs(t) for t in transcripts] if with_logprobs else None,
             {},
-            images,
-            images,
+            images if with_images else None,
+            images if with_images else [],
         )
 
     def rewards(self, part: Part, completion_ids: Sequence[Sequence[int]], sign: int = 1) -> list[float | None]:

@@ -39,6 +39,7 @@ from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
 from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
 from visionthink.train.sampled import Blank, Part, SampledStep, measures, request_view
+from visionthink.train.sharing import SharedPrefixes
 from visionthink.train.together import padding, policy_of
 from visionthink.train.usable import usable
 from visionthink.transcript import Transcript
@@ -60,7 +61,7 @@ def _not_about_unscored(record: logging.LogRecord) -> bool:
 logging.getLogger(GRPOTrainer.__module__).addFilter(_not_about_unscored)
 
 
-class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
+class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
     """GRPO over episodes.
 
     Args:
@@ -134,6 +135,7 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
+        self.share(renderer.image_pad_id, checkpoint.image_processor)
         policy, run = policy_of(self, renderer, checkpoint.image_processor, checkpoint.budget)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
@@ -163,11 +165,18 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
     def _generate(self, prompts: list) -> tuple:
         self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
         number = self.state.global_step // self.config.updates_per_step
+        with self.sampling(number):
+            self._sample(number, [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
+        self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
+        return self.generated()
+
+    def _sample(self, number: int, example_ids: Sequence[str]) -> None:
+        """Sample and score the groups of step `number`."""
         rewind, before = random_streams(), outages(self.sampler.rubric.judge)
         if self.probe and number % self.config.probe_steps == 0:
             for name, value in (self._judged(self.probe.measure) or {}).items():
                 self._log_metric(name, value)
-        example_ids, started = [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]], time.perf_counter()
+        started = time.perf_counter()
         groups = self._judged(lambda: self.sampler.sample(example_ids)) or []
         seconds = time.perf_counter() - started
         self._stop_where_judge_is_down(rewind, before)
@@ -177,8 +186,6 @@ class VisionThinkTrainer(WholeCheckpoints, GRPOTrainer):
             self._stop_where_judge_is_down(rewind, before)
         self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
-        self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
-        return self.step.generated(with_logprobs=self.use_vllm)
 
     def examples_of(self, step: int) -> list[str]:
         """Ids of what this process samples in a step, counted from 0: TRL deals a step's examples out in their order."""

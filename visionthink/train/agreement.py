@@ -1,0 +1,101 @@
+"""Whether shared prefixes give what rows by themselves give, tried at the start of a run on a few of its own rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from visionthink.train.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from visionthink.train.sharing import SharedPrefixes
+
+MOST = 4
+"""Rollouts that are computed both ways."""
+PARAMETERS = 8
+"""Trainable parameters whose gradients are compared, evenly spaced among all: those of all would take as much memory again."""
+EXACT = 1e-4
+"""Allowed in float32, of log-probabilities and, relative to their length, of gradients."""
+SPREAD = 4.0
+"""Allowed in half precision, in units of what padding alone changes."""
+
+
+def difference(trainer: SharedPrefixes, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
+    """How log-probabilities or gradients of these rows differ between both ways; empty if they agree.
+
+    The rows without shared prefixes are TRL's own pass. In half precision its spread is measured by padding the rows further.
+    """
+    shared = _measured(trainer, trainer.scored(rows), rollouts, rows)
+    plain = _measured(trainer, _plain(trainer, rollouts, rows), rollouts, rows)
+    allowed = [EXACT, EXACT]
+    if plain[0].dtype != torch.float32 or trainer.accelerator.native_amp:
+        again = _measured(trainer, _plain(trainer, rollouts, rows, padding=7), rollouts, rows)
+        allowed = [max(EXACT, SPREAD * apart) for apart in _apart(plain, again)]
+    found = _apart(plain, shared)
+    if all(apart <= most for apart, most in zip(found, allowed, strict=True)):
+        return ""
+    return (
+        f"log-probabilities differ by up to {found[0]:.1e} (allowed {allowed[0]:.1e}), gradients by {found[1]:.1e} of their "
+        f"length (allowed {allowed[1]:.1e})"
+    )
+
+
+def some(rollouts: Sequence[Rollout]) -> list[int]:
+    """Rollouts to try: short ones of which something is learnt, with and without a request."""
+    learnt = sorted((i for i, r in enumerate(rollouts) if any(r.loss_mask)), key=lambda i: len(rollouts[i].loss_mask))
+    asked = [i for i in learnt if rollouts[i].transcript.requested]
+    direct = [i for i in learnt if i not in asked]
+    half = MOST // 2
+    return [*asked[: max(half, MOST - len(direct))], *direct[: max(half, MOST - len(asked))]]
+
+
+def _measured(
+    trainer: SharedPrefixes, logprobs: Tensor, rollouts: Sequence[Rollout], rows: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of what is learnt from, and gradients of a sum of them with alternating weights."""
+    masks = [rollouts[i].loss_mask[len(rollouts[i].transcript.turns[0].prompt_ids) :] for i in rows]
+    learnt = torch.cat(
+        [logprobs[i, : len(mask)][torch.tensor(mask, device=logprobs.device) == 1] for i, mask in enumerate(masks)]
+    )
+    weights = torch.linspace(-1, 1, len(learnt), device=learnt.device)
+    trainable = [p for p in trainer.model.parameters() if p.requires_grad]
+    chosen = [trainable[i] for i in torch.linspace(0, len(trainable) - 1, PARAMETERS).long().unique().tolist()]
+    gradients = torch.autograd.grad((learnt * weights).sum(), chosen, allow_unused=True)
+    return learnt.detach(), torch.cat([g.float().flatten() for g in gradients if g is not None])
+
+
+def _apart(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    if one[1].shape != other[1].shape:  # a gradient that is missing
+        return float((one[0] - other[0]).abs().max()), float("inf")
+    gradients = (one[1] - other[1]).norm() / one[1].norm().clamp(min=1e-12)
+    return float((one[0] - other[0]).abs().max()), float(gradients)
+
+
+def _plain(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], padding: int = 0) -> Tensor:
+    """TRL's own log-probabilities [rows, width] of rows side by side, each with its own images."""
+    chosen = [rollouts[i] for i in rows]
+    openings = [len(r.transcript.turns[0].prompt_ids) for r in chosen]
+    ids = [list(r.transcript.token_ids) for r in chosen]
+    left, right = max(openings) + padding, max(len(i) - n for i, n in zip(ids, openings, strict=True)) + padding
+    pad, device = trainer.checkpoint.tokenizer.pad_token_id, trainer.accelerator.device
+    before = [left - n for n in openings]
+    after = [right - len(i) + n for i, n in zip(ids, openings, strict=True)]
+    input_ids = torch.tensor([[pad] * b + i + [pad] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
+    mask = torch.tensor([[0] * b + [1] * len(i) + [0] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
+    pixels = trainer.checkpoint.image_processor(images=[image for r in chosen for image in r.images], return_tensors="pt")
+    logprobs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        trainer,
+        trainer.accelerator.unwrap_model(trainer.model),
+        input_ids,
+        mask,
+        right,
+        pixel_values=pixels["pixel_values"].to(device),
+        image_grid_thw=pixels["image_grid_thw"].to(device),
+        num_images=[len(r.images) for r in chosen],
+        mm_token_type_ids=((input_ids == trainer.engine.pad) & (mask == 1)).long(),
+    )
+    return logprobs
