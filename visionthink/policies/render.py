@@ -6,6 +6,7 @@ Knows ChatML (`chatml`) and a tokenizer; nothing it has once produced is tokenis
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, boundary: Boundary = "chatml"):
         self.tokenizer, self.boundary = tokenizer, boundary
+        self._ids_of = functools.lru_cache(maxsize=1024)(self._tokenised)
         vocabulary = tokenizer.get_vocab()
         needed = (chatml.TURN_START, chatml.TURN_END, chatml.VISION_START, chatml.VISION_END, chatml.IMAGE_PAD)
         if missing := [token for token in needed if token not in vocabulary]:
@@ -67,7 +69,10 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """Ids of text in which control tokens are only characters."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return list(self._ids_of(text))
+
+    def _tokenised(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of sampled ids: all that was said, without the marks of turns and images, padding and the like.

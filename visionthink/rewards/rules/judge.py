@@ -73,9 +73,10 @@ class RulesJudge:
         return {}
 
     def compare(self, answers: Sequence[Answer]) -> list[Verdict]:
-        """Verdicts in order."""
+        """Verdicts in order; equal answers, of which a rollout group has many, are compared once."""
         with _COMPARING:
-            return [self._compare(a) for a in answers]
+            verdicts = {answer: self._compare(answer) for answer in dict.fromkeys(answers)}
+        return [verdicts[answer] for answer in answers]
 
     def _compare(self, answer: Answer) -> Verdict:
         references = [plain(r) for r in answer.references if r.strip()]
