@@ -86,7 +86,7 @@ def build(name: str, folder: Path) -> None:
 
 def measure(name: str, folder: Path) -> None:
     _, settings = SHAPES[name]
-    usual = {"steps": 1, "group_size": 2, "refill": 0, "exclude": "", "penalty": "none", "max_new_tokens": 2}
+    usual = {"share": "off", "steps": 1, "group_size": 2, "refill": 0, "exclude": "", "penalty": "none", "max_new_tokens": 2}
     config = TrainConfig(model=str(folder), out=folder.parent / f"{folder.name}-run", **usual | settings)
     found = estimate(config, read_sizes(config), this_hardware())
     examples = large_examples(config.prompts_per_step)

@@ -3,7 +3,8 @@
 All numbers are bytes of one process. P is the number of parameters, T of those that are trained (P, or the adapter's), N of
 processes; b is 2, and 4 on a CPU. h, i and L are the decoder's width, inner width and layers, v, w and D those of the vision
 tower. S is the longest episode in tokens and V its visual tokens, each with k patches of p values; m rollouts make a pass, R a
-step. Nothing is known yet of the images: V is the most that the settings allow.
+step. Nothing is known yet of the images: V is the most that the settings allow. Every rollout counts by itself: what
+`train.sharing` computes once takes less, by as much as rollouts have in common, which is not known before.
 
     weights        one, ddp: 4P, with an adapter bP + 4T; zero2: 2P; zero3: 2P/N; fsdp2: 4P/N
     gradients      one, ddp: 4T; zero2, zero3, fsdp2: 4T/N (summed in float32, as the shipped files say)

@@ -97,13 +97,16 @@ class SharedPrefixes(_Trainer):
             temperature=usual.temperature,
             banned=tuple(sorted({*(usual.suppress_tokens or ()), *banned})),
         )
-        model = self.engine.model
-        model.eval()
-        # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
-        with torch.no_grad(), self.accelerator.autocast():
-            said = self.engine.complete(prompts, images, rule, self.streams, retain=True)
-        model.train()
-        return said
+        model = self.engine.model.eval()
+        try:
+            # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
+            with torch.no_grad(), self.accelerator.autocast():
+                return self.engine.complete(prompts, images, rule, self.streams, retain=True)
+        except torch.OutOfMemoryError:
+            self.engine.forget()
+            raise
+        finally:
+            model.train()
 
     @property
     def _tower_is_frozen(self) -> bool:
