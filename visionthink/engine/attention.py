@@ -76,6 +76,8 @@ def why_not(model: Any) -> str:
     text = model.config.get_text_config()
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         return "its decoder has layers with a sliding window"
+    if getattr(text, "attention_dropout", 0):
+        return "its decoder drops attention at random while it is trained (attention_dropout)"
     if not text._attn_implementation.startswith(_PREFIX):
         return f"its attention was changed to {text._attn_implementation}"
     return ""

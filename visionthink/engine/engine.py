@@ -23,7 +23,7 @@ from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
 from visionthink.engine.sampling import Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
-from visionthink.engine.tree import PrefixTree, row_keys
+from visionthink.engine.tree import PrefixTree, row_keys, visual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ class Engine:
         ids = torch.from_numpy(np.where(keys < 0, self.pad, keys)).to(device)
         embeds = self.model.get_input_embeddings()(ids)
         deep: dict[str, Any] = {}
-        new = set((np.unique(-1 - keys[keys < 0]) >> 20).tolist())
+        new = set(visual(keys)[1].tolist())
         features = self.features([image for image in images if image.number in new])
         if features:
             at, tokens, layers = features.of_keys(keys)
