@@ -105,6 +105,10 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
     attention_option(parser)
     omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+    text = (
+        "whether what follows a request goes on from it in canonical words, not as the model said it; default likewise, else no"
+    )
+    parser.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
 
 
 def attention_option(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +179,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         ladder=options.ladder,
         dialect=options.dialect,
         boundary=options.boundary,
+        canonical=options.canonical,
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,

@@ -296,6 +296,7 @@ def save_settings(folder: Path, protocol: Protocol) -> None:
     from visionthink.policies.checkpoint_files import SETTINGS
 
     settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+    settings |= {"canonical": True} if protocol.canonical else {}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
 from visionthink.train.rollouts import Rollout
+from visionthink.train.sequences import sequences
 
 if TYPE_CHECKING:
     from visionthink.train.sharing import SharedPrefixes
@@ -76,17 +78,18 @@ def _apart(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[fl
 
 
 def _plain(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], padding: int = 0) -> Tensor:
-    """TRL's own log-probabilities [rows, width] of rows side by side, each with its own images."""
-    chosen = [rollouts[i] for i in rows]
-    openings = [len(r.transcript.turns[0].prompt_ids) for r in chosen]
-    ids = [list(r.transcript.token_ids) for r in chosen]
+    """TRL's own log-probabilities [rows, width] of the sequences of rows side by side, each with its own images."""
+    chosen = [(row, rollouts[i], sequence) for row, i in enumerate(rows) for sequence in sequences(rollouts[i].transcript)]
+    openings = [len(rollout.transcript.turns[0].prompt_ids) for _, rollout, _ in chosen]
+    ids = [sequence.ids.tolist() for *_, sequence in chosen]
     left, right = max(openings) + padding, max(len(i) - n for i, n in zip(ids, openings, strict=True)) + padding
     pad, device = trainer.checkpoint.tokenizer.pad_token_id, trainer.accelerator.device
     before = [left - n for n in openings]
     after = [right - len(i) + n for i, n in zip(ids, openings, strict=True)]
     input_ids = torch.tensor([[pad] * b + i + [pad] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
     mask = torch.tensor([[0] * b + [1] * len(i) + [0] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
-    pixels = trainer.checkpoint.image_processor(images=[image for r in chosen for image in r.images], return_tensors="pt")
+    images = [rollout.images[: sequence.views] for _, rollout, sequence in chosen]
+    pixels = trainer.checkpoint.image_processor(images=[image for row in images for image in row], return_tensors="pt")
     logprobs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
         trainer,
         trainer.accelerator.unwrap_model(trainer.model),
@@ -95,7 +98,12 @@ def _plain(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], paddi
         right,
         pixel_values=pixels["pixel_values"].to(device),
         image_grid_thw=pixels["image_grid_thw"].to(device),
-        num_images=[len(r.images) for r in chosen],
+        num_images=[len(row) for row in images],
         mm_token_type_ids=((input_ids == trainer.engine.pad) & (mask == 1)).long(),
     )
-    return logprobs
+    by_rollout = logprobs.new_zeros((len(rows), max(sequence.columns.max() for *_, sequence in chosen) + 1))
+    for (row, _, sequence), n, of_sequence in zip(chosen, openings, logprobs, strict=True):
+        columns = sequence.columns[n:]
+        own = np.flatnonzero(columns >= 0)
+        by_rollout[row, (columns[own] - n).tolist()] = of_sequence[own.tolist()]
+    return by_rollout
