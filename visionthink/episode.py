@@ -60,8 +60,8 @@ class Episode:
     """One live run over one example.
 
     The model first sees every image at the menu's lowest level; a request shows it what it asked for, as far as that is on offer;
-    a call that cannot be followed is answered with an error message. Either uses up a turn. Where the protocol is `canonical`, what
-    follows a request goes on from the prompt before it and the request in canonical words; the transcript keeps what was said.
+    a call that cannot be followed is answered with an error message. Either uses up a turn. Where the protocol is `canonical`,
+    the next prompt is the one before the request and the request in canonical words; the transcript keeps what was said.
 
     Args:
         pictures: the example's images, opened, in order; episodes of the same example share them.

@@ -191,8 +191,8 @@ class Transcript:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Ids of all turns in order: opening P1, completion C1, bridge E1, completion C2. That is the sequence that the model read,
-        unless a turn has `restarted`: what it read then is in `train.sequences`.
+        """Ids of all turns in order: opening P1, completion C1, bridge E1, completion C2. That is the sequence that was read,
+        unless a turn has `restarted`: these are then what a trainer takes, and `train.sequences` says what was read.
 
         Raises:
             ValueError: the transcript was read from JSON, which does not keep prompt ids.

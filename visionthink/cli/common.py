@@ -105,9 +105,7 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
     attention_option(parser)
     omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
-    text = (
-        "whether what follows a request goes on from it in canonical words, not as the model said it; default likewise, else no"
-    )
+    text = "go on from a request in canonical words, and not as the model said it; default likewise, else no"
     parser.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
 
 

@@ -120,7 +120,7 @@ class TrainConfig(RunSettings):
     share: Literal["auto", "on", "off"] = "auto"
     """Whether images and prefixes that rollouts have in common are computed once: where that can be done, always, or never."""
     canonical: bool = False
-    """Whether what follows a request goes on from it in canonical words, not as it was said: members that ask share the next view."""
+    """Go on from a request in canonical words, and not as it was said, so that all members that ask share the next view."""
     micro_batch: int = 0
     """Rollouts per forward pass and process; 0 takes all of an update at once."""
     gradient_checkpointing: bool = False
@@ -156,9 +156,7 @@ class TrainConfig(RunSettings):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
         if self.canonical and (self.share == "off" or self.vllm != "off"):
             taken = "share off" if self.share == "off" else f"vllm {self.vllm}"
-            raise OptionError(
-                f"canonical: {taken} reads a rollout as one sequence, and this one is two; use --share on --vllm off"
-            )
+            raise OptionError(f"canonical: {taken} reads a rollout as one sequence, not as two; use --share on --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
         penalty = self.rollout_penalty()

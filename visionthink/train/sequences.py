@@ -18,8 +18,8 @@ from visionthink.transcript import Transcript
 class ReadSequence:
     """Ids that the model read, or sampled, one after the other.
 
-    `ids` and `columns` [tokens]: a column is a token's place in `Transcript.token_ids`, and -1 where the token stands in an earlier
-    sequence too. `views` is how many of the episode's views it holds: so many first ones.
+    `ids` and `columns` [tokens]: a column is a token's place in `Transcript.token_ids`, and -1 where the token stands in an
+    earlier sequence too. `views` is how many of the episode's views it holds: so many first ones.
     """
 
     ids: np.ndarray
