@@ -78,13 +78,12 @@ def test_members_that_ask_in_different_words_go_on_from_one_prompt(tiny, rendere
             prompts.append([tuple(renderer.prompt_ids(history)) for history in histories])
             return super().complete(histories)
 
-    words = iter([f"a bit {ASK}", f"it is small {ASK}", ASK, RED, RED, RED])
     for canonical, different in ((True, 1), (False, 3)):
         prompts.clear()
         words = iter([f"a bit {ASK}", f"it is small {ASK}", ASK, RED, RED, RED])
         protocol = dataclasses.replace(COMPACT, canonical=canonical)
         episodes = [begin(red(), (0.25, 1.0), protocol, budget=tiny.budget) for _ in range(3)]
-        ended = run_batch(episodes, Listening(lambda _: next(words), renderer))
+        ended = run_batch(episodes, Listening(lambda _, words=words: next(words), renderer))
         assert [len(set(of_round)) for of_round in prompts] == [1, different]
         assert [t.stop_reason.value for t in ended] == ["answered_after_request"] * 3
         if canonical:
