@@ -53,9 +53,8 @@ from visionthink.train.sft import fine_tune
 MOST_AT_ONCE = 8
 """Runs at a time at most; each takes about 2 GB."""
 
-
 DEMONSTRATING, PER_UPDATE = 9.0, 0.2
-"""CPU seconds of making demonstrations and of an update of fine-tuning."""
+"""Seconds of making demonstrations and of an update of fine-tuning."""
 START_STEPS: dict[Start, int] = {"reluctant": 60, "sft": 60, "sft-long": 240}
 
 

@@ -58,18 +58,20 @@ def page(results: Sequence[Result], seeds: int, scale: Scale) -> str:
         "# The paper's claims about training, in miniature",
         "",
         f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
-        f"{scale.evaluated} unseen generated questions, steps of {config.prompts_per_step} examples x {config.group_size} rollouts; "
-        "mean over seeds (lowest to highest). What is found here holds for this model and these questions; the paper's figures are "
-        "of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show the share of rollouts "
-        "that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
+        f"{scale.evaluated} unseen generated questions, steps of {config.prompts_per_step} examples x {config.group_size} "
+        "rollouts; mean over seeds (lowest to highest). What is found here holds for this model and these questions; the "
+        "paper's figures are of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show "
+        "the share of rollouts that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a "
+        "band.",
         "",
         "Settings:",
         "",
         *(f"- **{s.name}**: {s.described}" for s in settings),
         "",
-        f"A run has settled if the share of rollouts that ask, over its last {WINDOW} steps, is less than {SETTLED} away from that of "
-        f"the {WINDOW} steps before. Verdicts count runs that have not settled as well. Under a falling learning rate the schedule "
-        "ends a curve, so that settling there says less. A claim is not run in a setting where nothing stands.",
+        f"A run has settled if the share of rollouts that ask, over its last {WINDOW} steps, is less than {SETTLED} away from "
+        f"that of the {WINDOW} steps before. Verdicts count runs that have not settled as well. Where the learning rate falls to "
+        "0, every run comes to rest, so that having settled says less there. Where a cell is empty, the claim is not run in that "
+        "setting.",
         "",
         f"| claim | source | {' | '.join(s.name for s in settings)} |",
         f"|---|---|{'---|' * len(settings)}",
