@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,6 @@ from trl import GRPOTrainer
 
 from visionthink.train.rollouts import Rollout
 from visionthink.train.sequences import sequences
-
-if TYPE_CHECKING:
-    from visionthink.train.sharing import SharedPrefixes
 
 MOST = 4
 """Rollouts that are computed both ways."""
@@ -26,7 +23,7 @@ SPREAD = 4.0
 """Allowed in half precision, in units of what padding alone changes."""
 
 
-def difference(trainer: SharedPrefixes, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
+def difference(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
     """How log-probabilities or gradients of these rows differ between both ways; empty if they agree.
 
     The rows without shared prefixes are TRL's own pass. In half precision its spread is measured by padding the rows further.
@@ -55,9 +52,7 @@ def some(rollouts: Sequence[Rollout]) -> list[int]:
     return [*asked[: max(half, MOST - len(direct))], *direct[: max(half, MOST - len(asked))]]
 
 
-def _measured(
-    trainer: SharedPrefixes, logprobs: Tensor, rollouts: Sequence[Rollout], rows: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def _measured(trainer: Any, logprobs: Tensor, rollouts: Sequence[Rollout], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Log-probabilities of what is learnt from, and gradients of a sum of them with alternating weights."""
     masks = [rollouts[i].loss_mask[len(rollouts[i].transcript.turns[0].prompt_ids) :] for i in rows]
     learnt = torch.cat(

@@ -63,7 +63,7 @@ class SharedPrefixes(_Trainer):
                 log.warning("prefixes are computed for every rollout anew: %s", hindrance)
             return
         self.images = PreparedImages(image_processor)
-        self.engine = Engine(model, self.images, pad)
+        self.engine, self.streams = Engine(model, self.images, pad), Streams(f"{self.config.seed}")
         for each in (model, self.ref_model):
             if each is not None:
                 keep_wanted(self.accelerator.unwrap_model(each))
