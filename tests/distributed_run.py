@@ -27,7 +27,6 @@ from transformers import TrainerCallback
 
 from visionthink import Example
 from visionthink.policies.checkpoint import open_checkpoint
-from visionthink.policies.render import Renderer
 from visionthink.train import run
 from visionthink.train.config import TrainConfig
 from visionthink.train.processes import this_process
@@ -104,7 +103,7 @@ def main() -> None:
         "timeout_minutes": 7,
     }
     config = TrainConfig(out=out, **settings | changes)
-    renderer, protocol = Renderer(checkpoint.tokenizer), checkpoint.protocol
+    protocol = checkpoint.protocol
     make_trainer, trained = run.make_trainer, Weights()
 
     def make(*given: Any, **named: Any) -> Any:
@@ -113,6 +112,7 @@ def main() -> None:
         trainer.optimizer_cls_and_kwargs = torch.optim.SGD, {"lr": config.learning_rate, "momentum": 0.9}
         trainer.add_callback(trained)
         checkpoint.model.config.get_text_config().max_position_embeddings = 80
+        speak(trainer, reply, unheard=True)
         return trainer
 
     def reply(question: str, turn: int, member: int) -> str:
@@ -129,7 +129,6 @@ def main() -> None:
         return "<answer>7</answer>" if example == 2 else f"<answer>{member % 4}</answer>"
 
     run.make_trainer = make
-    speak(checkpoint.model, renderer, reply, unheard=True)
     run.train(config, examples, checkpoint=checkpoint)
     this_process().destroy_process_group()
 

@@ -68,7 +68,7 @@ def test_members_that_have_ended_are_judged_while_others_speak(tmp_path):
             known.append(until(lambda: len(server.sent) >= 4))
             return "<answer>third</answer>"
 
-        speak(trainer.model, renderer, reply)
+        speak(trainer, reply)
         [one, other] = trainer.sampler.sample([e.id for e in examples])
         asked = [body["messages"][-1]["content"] for body in server.sent]
         groups = [[rollout.transcript for rollout in group] for group in (one, other)]

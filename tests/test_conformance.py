@@ -94,7 +94,7 @@ def test_three_loops_one_transcript(tiny, examples, boundary, tmp_path):
         exclude="",
     )
     trainer = make_trainer(config, examples, checkpoint=checkpoint)
-    speak(trainer.model, renderer, lambda question, turn, member: script_for(question, protocol, renderer, limit)[turn])
+    speak(trainer, lambda question, turn, member: script_for(question, protocol, renderer, limit)[turn])
     masks: list = []
     original = trainer._generate
 
@@ -201,7 +201,7 @@ def test_three_loops_over_the_menus_of_the_peers(menu, tmp_path):
     [batched] = run_batch([episode()], policy)
     one_by_one = asyncio.run(run_async(episode(), policy))
     trainer = make_trainer(config, [example], checkpoint=checkpoint)
-    speak(trainer.model, renderer, lambda question, turn, member: script[turn])
+    speak(trainer, lambda question, turn, member: script[turn])
     trainer.train()
     assert [len(turn.views) for turn in batched.turns] == views
     assert (batched.stop_reason.value, batched.answer) == (stop_reason, "red" if stop_reason != "over_limit" else None)

@@ -214,7 +214,7 @@ def test_the_images_of_a_turn_that_failed_are_not_trained_with(tmp_path):
     def reply(question, turn, member):
         return ("x" * 100 if member else "") + protocol.request() if turn == 0 else "<answer>1</answer>"
 
-    speak(trainer.model, trainer.sampler.policy.renderer, reply)
+    speak(trainer, reply)
     inputs = rollout_batch(trainer)
     assert {t.stop_reason.value for t in trainer.transcripts()} == {"answered_after_request", "policy_error"}
     assert sorted(inputs["num_images"]) == [1, 1, 2, 2]
