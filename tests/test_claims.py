@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 
 import pytest
@@ -11,12 +12,14 @@ from rich.console import Console
 from visionthink.data.synth import FAMILIES
 from visionthink.errors import OptionError
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Outcome, rank_correlation
-from visionthink.recipes.reproduce import Scale, reproduce
+from visionthink.recipes.reproduce import reproduce
+from visionthink.recipes.reproduction_page import page, result
+from visionthink.recipes.settings import SETTINGS, Scale
 
 
-def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None) -> Outcome:
+def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None, requests=None) -> Outcome:
     return Outcome(
-        requests=(end,) * 10,
+        requests=(end,) * 10 if requests is None else requests,
         asks=end,
         asks_easy=easy,
         asks_hard=hard,
@@ -39,6 +42,60 @@ def test_every_claim_looks_at_runs_that_exist():
     }
     for claim in CLAIMS.values():
         assert set(claim.variants) <= set(VARIANTS) and len(claim.paper) > 20
+    assert [name for name, claim in CLAIMS.items() if claim.settings == ("paper", "tiny")] == [
+        "penalty",
+        "theta",
+        "weight",
+        "released",
+        "sft",
+        "families",
+    ]
+    assert {claim.settings for claim in CLAIMS.values()} == {("paper", "tiny"), ("paper",)}
+
+
+def test_the_settings():
+    assert {name: s.described for name, s in SETTINGS.items()} == {
+        "paper": "140 steps, constant learning rate 0.0004, KL 0.001",
+        "tiny": "180 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
+    }
+    config = Scale().config(SETTINGS["tiny"])
+    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (180, 6e-4, "linear", 0.2)
+    config = Scale(prompts_per_step=2).config(SETTINGS["paper"])
+    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (140, 4e-4, "constant", 0.001)
+    assert (config.prompts_per_step, config.save_steps, config.group_size) == (2, 140, 8)
+
+
+def test_the_estimate():
+    # 0.0375 s for each example of a step, 2 s and 0.009 s for each question of a run
+    assert Scale().minutes([120, 180, 0], cores=2) == pytest.approx((63 + 94.5 + 3 * 7.4) / 120)
+    assert Scale(prompts_per_step=7, evaluated=0).minutes([400], cores=1) == pytest.approx((105 + 2) / 60)
+
+
+def test_settled_is_the_last_twenty_steps_against_the_twenty_before():
+    assert outcome(requests=(0.9,) * 60 + (0.25,) * 20 + (0.5,) * 20).change == pytest.approx(0.25)
+    assert outcome(requests=(0.5, 0.25, 0.125, 0.125)).change == -0.25  # a short run: its halves
+    assert outcome(requests=()).change is None
+
+
+def test_what_has_not_settled_is_shown():
+    still, moving = outcome(requests=(0.5,) * 40), outcome(requests=(0.25,) * 20 + (0.5,) * 20)
+    runs = {"eq5": [still, moving], "sft": [outcome(easy=0.3, requests=()), outcome(easy=0.5, requests=())]}
+    found = result(CLAIMS["sft"], SETTINGS["paper"], runs)
+    assert found["verdict"] == "reproduced"
+    assert (found["changes"], found["settled"]) == ({"eq5": [0.0, 0.25]}, {"eq5": 1})
+    assert found["setting"] == {
+        "name": "paper",
+        "learning_rate": 4e-4,
+        "lr_schedule": "constant",
+        "kl_coef": 0.001,
+        "steps": 140,
+    }
+    text = page([found], 2, Scale())
+    assert "| [sft](#sft) | Table 8 | **reproduced**, 1 of 2 runs settled |" in text
+    assert "Setting **paper** (140 steps, constant learning rate 0.0004, KL 0.001): **reproduced**." in text
+    assert "| eq5 | 0.00 (0.00 to 0.00) | +0.12 (+0.00 to +0.25) | 1 of 2 |" in text
+    assert "| sft | 0.40 (0.30 to 0.50) |  | not trained |" in text
+    assert "![request ratio over steps](sft-paper.svg)" in text
 
 
 @pytest.mark.parametrize(
@@ -103,19 +160,33 @@ def test_families():
 
 @pytest.mark.slow
 def test_a_reproduction_goes_on_where_it_was(tmp_path):
-    scale, quiet = Scale(steps=2, prompts_per_step=2, evaluated=24), Console(quiet=True)
-    record = reproduce(["released", "sft"], 1, tmp_path, quiet, scale)
-    assert [c["claim"] for c in record["claims"]] == ["released", "sft"]
-    assert set(record["claims"][1]["values"]) == {"eq5", "sft"}
+    short = tuple(dataclasses.replace(setting, steps=2) for setting in SETTINGS.values())
+    scale = Scale(settings=short, prompts_per_step=2, evaluated=24)
+    console = Console(file=io.StringIO(), width=160)
+    record = reproduce(["released", "sft"], 1, tmp_path, console, scale)
+    assert [(c["claim"], c["setting"]["name"]) for c in record["claims"]] == [
+        ("released", "paper"),
+        ("released", "tiny"),
+        ("sft", "paper"),
+        ("sft", "tiny"),
+    ]
+    assert set(record["claims"][2]["values"]) == {"eq5", "sft"}
+    assert record["claims"][2]["values"]["sft"] == record["claims"][3]["values"]["sft"]
     page = (tmp_path / "reproduction.md").read_text()
     assert "| [sft](#sft) | Table 8 |" in page and "DocVQA 7/14" in page
-    assert "<svg" in (tmp_path / "released.svg").read_text()
-    saved = tmp_path / "runs" / "released-0" / "outcome.json"
+    assert "- **tiny**: 2 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2" in page
+    assert "<svg" in (tmp_path / "released-tiny.svg").read_text()
+    folders = sorted(str(f.relative_to(tmp_path / "runs")) for f in (tmp_path / "runs").glob("*/*"))
+    assert folders == ["paper/eq5-0", "paper/released-0", "tiny/eq5-0", "tiny/released-0", "untrained/sft-0"]
+    assert json.loads((tmp_path / "runs" / "tiny" / "eq5-0" / "config.json").read_text())["kl_coef"] == 0.2
+    assert "5 runs, after 1 of supervised fine-tuning: about" in console.file.getvalue()
+    saved = tmp_path / "runs" / "paper" / "released-0" / "outcome.json"
     assert len(json.loads(saved.read_text())["outcome"]["requests"]) == 2
     before = saved.stat().st_mtime_ns
-    reproduce(["released"], 1, tmp_path, quiet, scale)
+    reproduce(["released"], 1, tmp_path, console, scale)
     assert saved.stat().st_mtime_ns == before
-    reproduce(["released"], 1, tmp_path, quiet, dataclasses.replace(scale, evaluated=12))
+    assert "4 runs, of which 4 are done: about 0 minutes on" in console.file.getvalue()
+    reproduce(["released"], 1, tmp_path, console, dataclasses.replace(scale, evaluated=12))
     assert saved.stat().st_mtime_ns != before
     with pytest.raises(OptionError, match="--claims 'x': choose from penalty, theta"):
-        reproduce(["x"], 1, tmp_path, quiet)
+        reproduce(["x"], 1, tmp_path, console)

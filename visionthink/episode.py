@@ -48,6 +48,8 @@ class Step:
     looks: tuple[Look, ...] = ()
     stop_reason: StopReason | None = None
     note: str | None = None
+    canonical: str | None = None
+    """The words that the next prompt holds in place of the completion, where it does not go on from that."""
 
     @property
     def done(self) -> bool:
@@ -58,7 +60,8 @@ class Episode:
     """One live run over one example.
 
     The model first sees every image at the menu's lowest level; a request shows it what it asked for, as far as that is on offer;
-    a call that cannot be followed is answered with an error message. Either uses up a turn.
+    a call that cannot be followed is answered with an error message. Either uses up a turn. Where the protocol is `canonical`,
+    the next prompt is the one before the request and the request in canonical words; the transcript keeps what was said.
 
     Args:
         pictures: the example's images, opened, in order; episodes of the same example share them.
@@ -94,6 +97,9 @@ class Episode:
         self._pending_views = self.space.shown(self.space.opening)
         self._opening = tuple(self._opened())
         self._pending = self._opening
+        self._restarted = False
+        self._known = 0
+        """Ids that the pending prompt shares with the context before it."""
         self.history: History = list(self._opening)
 
     def _opened(self) -> list[Message]:
@@ -138,9 +144,17 @@ class Episode:
             completion = Completion(completion)
         step = self._decide(completion)
         self._record(completion, step)
-        self.history.append(Message("assistant", (completion.text,), completion))
-        self.history += step.new_messages
-        self._pending, self._pending_views, self._stop = step.new_messages, self.space.shown(step.looks), step.stop_reason
+        self._known = len(completion.prompt_ids) or self._known
+        self._restarted = step.canonical is not None
+        if step.canonical is None:
+            self._known += len(completion.token_ids)
+            self._pending = step.new_messages
+            self.history.append(Message("assistant", (completion.text,), completion))
+        else:
+            said = Completion(step.canonical, prompt_ids=completion.prompt_ids)
+            self._pending = (Message("assistant", (said.text,), said), *step.new_messages)
+        self.history += self._pending
+        self._pending_views, self._stop = self.space.shown(step.looks), step.stop_reason
         return step
 
     def _decide(self, completion: Completion) -> Step:
@@ -169,7 +183,8 @@ class Episode:
         views = self.space.render(resolved.looks, self.pictures)
         # the first turn shows one view of each image
         message = self.protocol.observation(views, before=len(shown) - len(self.pictures))
-        return Step(action="request", new_messages=(message,), looks=resolved.looks, note=resolved.note)
+        canonical = self.protocol.request(*request.calls) if self.protocol.canonical else None
+        return Step(action="request", new_messages=(message,), looks=resolved.looks, note=resolved.note, canonical=canonical)
 
     def _refused(self, reason: CallError) -> Step:
         if self.space.turn_left(len(self._turns)):
@@ -178,7 +193,6 @@ class Episode:
 
     def _record(self, completion: Completion, step: Step) -> None:
         views = self._pending_views
-        known = sum(len(t.prompt_ids) + len(t.token_ids) for t in self._turns)
         before = sum(t.usage.visual_tokens for t in self._turns)
         shown = sum(v.visual_tokens for v in views)
         if views and completion.visual_tokens is not None:  # a server counts the whole context; where its counts fall, ours stand
@@ -202,10 +216,11 @@ class Episode:
             looks=step.looks,
             by=completion.by,
             token_ids=completion.token_ids,
-            prompt_ids=completion.prompt_ids[known:],
+            prompt_ids=completion.prompt_ids[self._known :],
             logprobs=completion.logprobs,
             note=step.note or completion.note,
             failure=completion.error.kind if completion.error else None,
+            restarted=self._restarted,
         )
         self._turns.append(turn)
 

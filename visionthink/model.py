@@ -161,6 +161,7 @@ def load(
     ladder: ResolutionLadder | Sequence[float] | str | None = None,
     dialect: str | None = None,
     boundary: str | None = None,
+    canonical: bool | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     checkpoint: str | None = None,
     engine: str = "transformers",
@@ -173,7 +174,7 @@ def load(
         menu: what can be asked for: a `menu.Menu`, or the name of one, which brings its dialect along (`awares`, `adaptvision`,
             ...; see `menu.NAMED`); default: the one that the model's dialect belongs to.
         ladder: levels of whole images, instead of the menu's; default (0.25, 1).
-        dialect, boundary: override what is stored beside the checkpoint, see `protocol.Protocol`.
+        dialect, boundary, canonical: override what is stored beside the checkpoint, see `protocol.Protocol`.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
             default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
@@ -194,7 +195,8 @@ def load(
         dialect = dialect or spoken
 
     def speaking(stored: Protocol) -> Protocol:
-        return stored.with_dialect(dialect, boundary)
+        chosen = stored.with_dialect(dialect, boundary)
+        return chosen if canonical is None else dataclasses.replace(chosen, canonical=canonical)
 
     def offered(protocol: Protocol) -> Menu:
         chosen = menu or menu_for(protocol.dialect)

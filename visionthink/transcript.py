@@ -57,7 +57,9 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One prompt-completion exchange. `prompt_ids` are the ids added since the previous turn: opening or bridge."""
+    """One prompt-completion exchange. `prompt_ids` are the ids added since the previous turn: opening or bridge. Where a turn has
+    `restarted`, they and `prompt` are what was added to the prompt of the previous turn: the request in canonical words, and the
+    bridge."""
 
     prompt: str = field(repr=False)
     """The text added since the previous turn, views written as `<image>`."""
@@ -76,6 +78,8 @@ class Turn:
     """Why a call cannot be followed, what was made of it, why the policy failed, or what is uncertain about its reply."""
     failure: FailureKind | None = None
     """What kind of failure, where the policy failed."""
+    restarted: bool = False
+    """Whether the prompt goes on from the one of the previous turn, and not from what was said then (`Protocol.canonical`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,7 @@ class Transcript:
 
     @property
     def text_tokens(self) -> int:
-        """Text tokens of the last context, which holds every turn before it."""
+        """Text tokens of the last context. It holds every turn before it, or a request in canonical words in place of one."""
         return self.turns[-1].usage.text_tokens if self.turns else 0
 
     @property
@@ -187,7 +191,8 @@ class Transcript:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The whole sequence: opening P1, completion C1, bridge E1, completion C2.
+        """Ids of all turns in order: opening P1, completion C1, bridge E1, completion C2. That is the sequence that was read,
+        unless a turn has `restarted`: these are then what a trainer takes, and `train.sequences` says what was read.
 
         Raises:
             ValueError: the transcript was read from JSON, which does not keep prompt ids.

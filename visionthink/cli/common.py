@@ -105,6 +105,8 @@ def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> 
     attention_option(parser)
     omit_option(parser)
     parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
+    text = "go on from a request in canonical words, and not as the model said it; default likewise, else no"
+    parser.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
 
 
 def attention_option(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +177,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         ladder=options.ladder,
         dialect=options.dialect,
         boundary=options.boundary,
+        canonical=options.canonical,
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,

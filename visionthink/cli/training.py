@@ -28,7 +28,7 @@ def add(command: AddCommand) -> None:
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
     again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
-    again.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: %(default)s)")
+    again.add_argument("--seeds", type=int, default=5, help="runs of each variant (default: %(default)s)")
     again.add_argument("--out", type=folder, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
 
 

@@ -90,6 +90,8 @@ def _attend(usual: str, module: Any, query: Tensor, key: Tensor, value: Tensor, 
         eager = sys.modules[type(module).__module__].eager_attention_forward
         stock = eager if usual == "eager" else ALL_ATTENTION_FUNCTIONS[usual]
         return stock(module, query, key, value, mask, **settings)
+    if torch.is_autocast_enabled(query.device.type):  # as for torch's own attention
+        query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     return shared.attend(module.layer_idx, query, key, value, settings["scaling"]), None
 
 

@@ -125,7 +125,9 @@ class Engine:
             self._features = {number: held for number, held in self._features.items() if number in used}
         rows = [keys[i] for i in first]
         tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
-        draws = [streams.of(row.tobytes()) for row in keys] if streams and sampling.temperature else None
+        draws = None
+        if streams and sampling.temperature:
+            draws = [streams.of(_name(ids, row)) for ids, row in zip(prompts, prepared, strict=True)]
         said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, draws)
         self._remember(tree, cache, rows, of, said, own)
         return said
@@ -273,3 +275,8 @@ class Engine:
         self._known.cache = [
             (torch.cat(keys, 1), torch.cat(values, 1)) for keys, values in (zip(*x, strict=True) for x in layers)
         ]
+
+
+def _name(ids: Sequence[int], images: Sequence[Pixels]) -> bytes:
+    """All that tells a prompt from others, whatever ran before: its ids and the content of its images."""
+    return np.asarray(ids, dtype=np.int64).tobytes() + b"".join(image.digest for image in images)

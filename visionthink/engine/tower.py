@@ -19,9 +19,10 @@ from visionthink.engine.tree import visual
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pixels:
     """An image as the tower reads it: `pixels` [patches, values of a patch], `grid` as its time, rows and columns in patches,
-    and `number`, which no other image has."""
+    `number`, which no other image of its store has, and `digest` of its content, the same in every process."""
 
     number: int
+    digest: bytes
     pixels: Tensor
     grid: tuple[int, int, int]
     merge: int
@@ -75,7 +76,7 @@ class PreparedImages:
             # a copy, since a view would hold the pixels of all
             values = pixels.clone() if len(images) > 1 else pixels
             self._by_content[digest] = Pixels(
-                number=self._numbers, pixels=values, grid=tuple(grid), merge=self._processor.merge_size
+                digest=digest, number=self._numbers, pixels=values, grid=tuple(grid), merge=self._processor.merge_size
             )
             self._numbers += 1
         self.prepared += len(images)

@@ -21,7 +21,7 @@ def image_keys(number: int, tokens: int) -> np.ndarray:
     return -1 - (number << _IMAGE_TOKENS) - np.arange(tokens, dtype=np.int64)
 
 
-def row_keys(ids: Sequence[int], pad: int, images: Sequence[tuple[int, int]]) -> np.ndarray:
+def row_keys(ids: Sequence[int] | np.ndarray, pad: int, images: Sequence[tuple[int, int]]) -> np.ndarray:
     """What a token is told apart by, [tokens]: its id, or its image and its place there.
 
     Args:

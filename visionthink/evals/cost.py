@@ -16,7 +16,8 @@ class Cost:
     """Of one episode, all rounds together.
 
     `flops` is what runs when every round reads its whole context again, as `LocalPolicy` does; `flops_cached` when a round finds
-    the one before in a prefix cache. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context.
+    the one before in a prefix cache. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context. Where a
+    turn has `restarted`, the prompt before it is found there, and the request in canonical words is read anew.
 
     Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves
     others: nothing of an earlier round is reused, and every round is read anew in the cached figures too, vision tower excepted.
@@ -57,6 +58,8 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
             if len(usage.visual_by_layer) != decoder.layers:
                 return None
             left, known = list(usage.visual_by_layer), 0
+        if turn.restarted and prompt:
+            known = min(known, prompt[0])
         prompt, output = [usage.text_tokens + n for n in left], usage.output_tokens
         behind = generation_flops(decoder, prompt, output) + usage.selection_flops
         flops += encoded + decoder_flops(decoder, prompt) + behind

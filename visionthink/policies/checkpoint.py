@@ -295,7 +295,8 @@ def save_settings(folder: Path, protocol: Protocol) -> None:
     """Write the protocol beside a checkpoint."""
     from visionthink.policies.checkpoint_files import SETTINGS
 
-    settings = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+    settings: dict[str, str | bool] = {"dialect": protocol.dialect, "boundary": protocol.boundary}
+    settings |= {"canonical": True} if protocol.canonical else {}
     (folder / SETTINGS).write_text(json.dumps(settings) + "\n", "utf-8")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SETTINGS = "visionthink.json"
-"""Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ...}."""
+"""Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ..., "canonical": ...}."""
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Models of transformers that can be used."""
@@ -66,8 +66,9 @@ def read_protocol(name: str, path: str) -> Protocol:
         ModelError: the file says anything else.
     """
     record = read_object(name, path, SETTINGS) or {}
-    if set(record) - {"dialect", "boundary"} or not all(isinstance(value, str) for value in record.values()):
-        raise ModelError(f"model {name}: {SETTINGS}: expected an object with dialect and boundary")
+    kinds: dict[str, type] = {"dialect": str, "boundary": str, "canonical": bool}
+    if not all(isinstance(value, kinds.get(field, ())) for field, value in record.items()):
+        raise ModelError(f"model {name}: {SETTINGS}: expected an object with dialect, boundary and canonical")
     try:
         return Protocol(**record)
     except OptionError as error:

@@ -1,10 +1,10 @@
-"""A dialect and a turn boundary: everything that is said, as functions of what happened."""
+"""A dialect, a turn boundary and what stands for a request: everything that is said, as functions of what happened."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from visionthink.errors import DataError, OptionError, is_blank
@@ -66,7 +66,7 @@ def _between(contents: Sequence[Content], separator: str) -> Content:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A dialect and a turn boundary.
+    """A dialect, a turn boundary, and what the next prompt holds in place of a request.
 
     Raises:
         OptionError: unknown dialect or boundary.
@@ -74,6 +74,9 @@ class Protocol:
 
     dialect: str = "agent"
     boundary: Boundary = "chatml"
+    canonical: bool = False
+    """Whether the prompt after a request holds it in the words of `request`, and not as it was said, thinking included: all that
+    ask for the same then go on from one context."""
 
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
@@ -89,7 +92,7 @@ class Protocol:
         """
         other = Protocol(dialect or self.dialect)
         released = DIALECTS[other.dialect].boundary if dialect else None
-        return Protocol(other.dialect, cast("Boundary", boundary or released or self.boundary))
+        return replace(other, boundary=cast("Boundary", boundary or released or self.boundary), canonical=self.canonical)
 
     def _spoken(self, can_request: bool) -> Dialect:
         dialect = DIALECTS[self.dialect]

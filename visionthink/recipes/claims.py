@@ -3,6 +3,7 @@
 Pure: numbers in, verdicts out. `recipes.reproduce` makes the numbers. The rules of a verdict are fixed before a run is looked
 at; each says what would reproduce a claim and what would be its opposite. Steps of accuracy are 0.02: 1.6 standard errors of a
 difference between two runs of 95 % on 600 questions each; the questions are the same for all, and seeds are averaged.
+A verdict is given for each setting (`recipes.settings`). Runs that have not settled count as well; how many is shown beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from statistics import mean
 from typing import Any, Literal
 
 from visionthink.data.synth import FAMILIES
+
+WINDOW = 20
+SETTLED = 0.05
+"""A run has settled if the request ratio of its last 20 steps is less than 0.05 away from that of the 20 steps before."""
 
 Verdict = Literal["reproduced", "not reproduced", "opposite"]
 Start = Literal["base", "reluctant", "sft", "sft-long"]
@@ -65,6 +70,12 @@ class Outcome:
         """Request ratio of the last ten steps; of the evaluation where nothing was trained."""
         return mean(self.requests[-10:]) if self.requests else self.asks
 
+    @property
+    def change(self) -> float | None:
+        """Request ratio of the last 20 steps minus that of the 20 before, or halves of a shorter run; None if not trained."""
+        n = min(WINDOW, len(self.requests) // 2)
+        return mean(self.requests[-n:]) - mean(self.requests[-2 * n : -n]) if n else None
+
 
 Outcomes = Mapping[str, Sequence[Outcome]]
 """Seeds of every variant."""
@@ -84,6 +95,8 @@ class Claim:
     judge: Callable[[Outcomes], Verdict]
     rule: str
     """What reproduces the claim, and what would be its opposite."""
+    settings: tuple[str, ...] = ("paper", "tiny")
+    """Where it is judged."""
 
 
 def _average(outcomes: Outcomes, variant: str, value: Callable[[Outcome], float]) -> float:
@@ -223,6 +236,7 @@ CLAIMS: dict[str, Claim] = {
             unit="requests at the end",
             judge=_never_asks,
             rule="reproduced if requests end at 0.15 or more from the base model and at 0.1 or less from the reluctant one",
+            settings=("paper",),
         ),
         Claim(
             name="sft",
@@ -247,6 +261,7 @@ CLAIMS: dict[str, Claim] = {
             judge=lambda o: _in_order(o, ("long cold start", "cold start", "eq5"), _accuracy, 0.02),
             rule="reproduced if accuracy rises by 0.02 from the long cold start over the short one to none, opposite "
             "if it falls by as much",
+            settings=("paper",),
         ),
         Claim(
             name="families",
@@ -270,6 +285,7 @@ CLAIMS: dict[str, Claim] = {
             unit="accuracy",
             judge=lambda o: _in_order(o, ("base, full", "general"), _accuracy, 0.02),
             rule="reproduced if accuracy rises by 0.02, opposite if it falls by as much",
+            settings=("paper",),
         ),
     )
 }

@@ -38,6 +38,7 @@ class EvalConfig:
     ladder: str | None = None
     dialect: str | None = None
     boundary: str | None = None
+    canonical: bool | None = None
     engine: str = ENGINES[0]
     attention: str = ""
     checkpoint: str | None = None
@@ -74,7 +75,8 @@ class EvalConfig:
     def settings(self) -> dict[str, Any]:
         kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
         settings = {name: getattr(self, name) for name in kept} | ({"omit": list(self.omit)} if self.omit else {})
-        return settings | ({"attention": self.attention} if self.attention else {})
+        optional = {"attention": self.attention or None, "canonical": self.canonical}
+        return settings | {name: value for name, value in optional.items() if value is not None}
 
     @property
     def spread(self) -> bool:
@@ -121,6 +123,7 @@ class EvalConfig:
             ladder=self.ladder,
             dialect=self.dialect,
             boundary=self.boundary,
+            canonical=self.canonical,
             checkpoint=self.checkpoint,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,

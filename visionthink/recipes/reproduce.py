@@ -19,17 +19,15 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
@@ -42,10 +40,11 @@ from visionthink.policies.render import Renderer
 from visionthink.progress import stage
 from visionthink.recipes.claims import CLAIMS, VARIANTS, Claim, Outcome, Start
 from visionthink.recipes.cold_start import cold_start_tiny, sampled
+from visionthink.recipes.reproduction_page import figure_name, page, result, table
+from visionthink.recipes.settings import SCALE, Scale, Setting
 from visionthink.recipes.tiny import tiny
 from visionthink.rewards.judge import judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.train.config import TrainConfig
 from visionthink.train.demonstrations import Demonstrations, choose, demonstrate
 from visionthink.train.rollouts import EpisodeSource
 from visionthink.train.run import train
@@ -54,30 +53,28 @@ from visionthink.train.sft import fine_tune
 MOST_AT_ONCE = 8
 """Runs at a time at most; each takes about 2 GB."""
 
+DEMONSTRATING, PER_UPDATE = 9.0, 0.2
+"""Seconds of making demonstrations and of an update of fine-tuning."""
+START_STEPS: dict[Start, int] = {"reluctant": 60, "sft": 60, "sft-long": 240}
+
 
 @dataclass(frozen=True)
-class Scale:
-    """How much of everything; all variants alike. Fig. 3a and Fig. 8 show 80 steps of a larger model."""
+class Run:
+    """One seed of a variant in a setting; a variant that is not trained has none."""
 
-    steps: int = 80
-    prompts_per_step: int = 14
-    evaluated: int = 600
+    variant: str
+    setting: Setting | None
+    seed: int
 
-    def settings(self) -> TrainConfig:
-        """The tiny recipe's, but with the paper's constant learning rate and its weak KL, which let a run go where its reward
-        pulls it: with the recipe's own, made to end well, no variant gets there."""
-        return tiny().config.replace(
-            steps=self.steps,
-            prompts_per_step=self.prompts_per_step,
-            save_steps=self.steps,
-            learning_rate=4e-4,
-            lr_schedule="constant",
-            kl_coef=0.001,
-        )
+    def __str__(self) -> str:
+        return f"{self.variant}, {self.setting.name if self.setting else 'not trained'}, seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        return out / "runs" / (self.setting.name if self.setting else "untrained") / f"{self.variant}-{self.seed}"
 
 
-def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, scale: Scale = Scale()) -> dict[str, Any]:
-    """Run what the claims need, judge them, write `reproduction.md`, a figure for each, and `reproduction.json`.
+def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, scale: Scale = SCALE) -> dict[str, Any]:
+    """Run what the claims need, judge them, write `reproduction.md`, a figure for each verdict, and `reproduction.json`.
 
     Raises:
         OptionError: an unknown claim, or fewer than one seed.
@@ -87,32 +84,55 @@ def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, sca
             raise OptionError(f"--claims {name!r}: choose from {', '.join(CLAIMS)}")
     if seeds < 1:
         raise OptionError(f"--seeds {seeds}: must be at least 1")
-    claims = [CLAIMS[name] for name in names]
-    variants = list(dict.fromkeys(v for claim in claims for v in claim.variants))
-    starts = {VARIANTS[variant].start for variant in variants} - {"base"}
-    _at_once(_make_start, [(start, seed, out) for start in sorted(starts) for seed in range(seeds)], out, console)
-    runs = [(variant, seed) for variant in variants for seed in range(seeds)]
-    found = dict(zip(runs, _at_once(_outcome, [(*run, out, scale) for run in runs], out, console), strict=True))
-    outcomes = {variant: [found[variant, seed] for seed in range(seeds)] for variant in variants}
-    results = [_result(claim, outcomes) for claim in claims]
-    for claim in claims:
-        (out / f"{claim.name}.svg").write_text(
-            curves_over_seeds({v: [o.requests for o in outcomes[v]] for v in claim.variants}), "utf-8"
-        )
-    (out / "reproduction.md").write_text(_page(results, seeds, scale), "utf-8")
+    judged = [(CLAIMS[name], setting) for name in names for setting in scale.settings if setting.name in CLAIMS[name].settings]
+
+    def needed(claim: Claim, setting: Setting) -> dict[str, list[Run]]:
+        """What is trained in the setting, and what need not be."""
+        return {v: [Run(v, setting if VARIANTS[v].trained else None, seed) for seed in range(seeds)] for v in claim.variants}
+
+    runs = list(dict.fromkeys(run for pair in judged for of_variant in needed(*pair).values() for run in of_variant))
+    starts = sorted({(VARIANTS[run.variant].start, run.seed) for run in runs} - {("base", seed) for seed in range(seeds)})
+    console.print(_plan(runs, starts, out, scale))
+    _at_once(_make_start, {f"{start}, seed {seed}": (start, seed, out) for start, seed in starts}, out, console)
+    found = dict(zip(runs, _at_once(_outcome, {str(run): (run, out, scale) for run in runs}, out, console), strict=True))
+    results = []
+    for claim, setting in judged:
+        outcomes = {variant: [found[run] for run in of_variant] for variant, of_variant in needed(claim, setting).items()}
+        results.append(result(claim, setting, outcomes))
+        curves = curves_over_seeds({v: [o.requests for o in outcomes[v]] for v in claim.variants})
+        (out / figure_name(claim.name, setting.name)).write_text(curves, "utf-8")
+    (out / "reproduction.md").write_text(page(results, seeds, scale), "utf-8")
     record = {"date": date.today().isoformat(), "seeds": seeds, "claims": results}
     (out / "reproduction.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    console.print(_table(results))
+    console.print(table(results))
     return record
 
 
-def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Path, console: Console) -> list[Any]:
-    """Results of `work(*job)` in the order of the jobs; what the processes have to say goes to a log file."""
+def _plan(runs: Sequence[Run], starts: Sequence[tuple[Start, int]], out: Path, scale: Scale) -> str:
+    """What is to be run and about how long that takes here; folders whose outcome is there are taken as done."""
+    cores = _processes()
+    left = [run for run in runs if not (run.folder(out) / "outcome.json").is_file()]
+    tuned = [start for start, seed in starts if not Path(_start(start, seed, out)).is_dir()]
+    minutes = scale.minutes([run.setting.steps if run.setting else 0 for run in left], cores)
+    minutes += sum(DEMONSTRATING + PER_UPDATE * START_STEPS[start] for start in tuned) / cores / 60
+    settings = {s.name: s for run in runs if (s := run.setting)}
+    done = f", of which {len(runs) - len(left)} are done" if len(left) < len(runs) else ""
+    trained = "".join(f"\n{name}: {s.described}; {sum(r.setting == s for r in runs)} runs" for name, s in settings.items())
+    before = f", after {len(tuned)} of supervised fine-tuning" if tuned else ""
+    return f"{len(runs)} runs{done}{before}: about {minutes:.0f} minutes on {cores} cores{trained}"
+
+
+def _processes() -> int:
+    return min(os.cpu_count() or 1, MOST_AT_ONCE)
+
+
+def _at_once(work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], out: Path, console: Console) -> list[Any]:
+    """Results of `work(*job)` in the order of the jobs, by name; what the processes have to say goes to a log file."""
     if not jobs:
         return []
     out.mkdir(parents=True, exist_ok=True)
     pool = ProcessPoolExecutor(
-        max_workers=min(os.cpu_count() or 1, MOST_AT_ONCE, len(jobs)),
+        max_workers=min(_processes(), len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin_process,
         initargs=(out / "log.txt",),
@@ -121,7 +141,7 @@ def _at_once(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], out: Pat
         with stage("runs", len(jobs)) as advance:
             # processes that begin while interrupts are ignored ignore them for good: an interrupt is for this one to act on
             interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            futures = {pool.submit(work, *job): f"{job[0]}, seed {job[1]}" for job in jobs}
+            futures = {pool.submit(work, *job): name for name, job in jobs.items()}
             signal.signal(signal.SIGINT, interrupts)
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()  # a failed run ends the reproduction; those that are done are kept
@@ -154,12 +174,13 @@ def _end_with(parent: int) -> None:
 # ------------------------------------------------------------------------------------------------ one run
 
 
-def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
-    """Of one seed of a variant; from its file if it has run before."""
-    variant, folder = VARIANTS[name], out / "runs" / f"{name}-{seed}"
+def _outcome(run: Run, out: Path, scale: Scale) -> Outcome:
+    """What a run comes to; from its file if it has run before."""
+    variant, folder = VARIANTS[run.variant], run.folder(out)
     saved = folder / "outcome.json"
-    start = _start(variant.start, seed, out)
-    config = scale.settings().replace(model=start, out=folder, seed=seed, **variant.changes)
+    start = _start(variant.start, run.seed, out)
+    config = scale.config(run.setting) if run.setting else tiny().config
+    config = config.replace(model=start, out=folder, seed=run.seed, **variant.changes)
     made_with = json.loads(json.dumps({**dataclasses.asdict(config), "out": "", "evaluated": scale.evaluated, "base": _base()}))
     if saved.is_file():
         try:
@@ -171,7 +192,7 @@ def _outcome(name: str, seed: int, out: Path, scale: Scale) -> Outcome:
         shutil.rmtree(folder)  # damaged, of other settings, or from another base model
     requests: tuple[float, ...] = ()
     model = start
-    if variant.trained:
+    if run.setting:
         config = config.replace(resume=(folder / "config.json").exists())
         model = str(train(config, tiny().examples(config)))
         metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -214,8 +235,7 @@ def _make_start(start: Start, seed: int, out: Path) -> None:
     """Fine-tune the base model, where that was not done yet."""
     final = Path(_start(start, seed, out))
     if not final.is_dir():
-        steps = {"reluctant": 60, "sft": 60, "sft-long": 240}[start]
-        config = cold_start_tiny().config.replace(out=final.parent, steps=steps, seed=seed)
+        config = cold_start_tiny().config.replace(out=final.parent, steps=START_STEPS[start], seed=seed)
         fine_tune(config, _demonstrations(seed, direct_only=start == "reluctant"))
 
 
@@ -228,58 +248,3 @@ def _demonstrations(seed: int, *, direct_only: bool) -> Demonstrations:
     if direct_only:
         chosen = [t for t in chosen if not t.requested]
     return demonstrate(chosen, source, Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary))
-
-
-# ------------------------------------------------------------------------------------------------ what is shown
-
-
-def _result(claim: Claim, outcomes: dict[str, list[Outcome]]) -> dict[str, Any]:
-    values = {v: [round(claim.shown(o), 3) for o in outcomes[v]] for v in claim.variants}
-    return {
-        "claim": claim.name,
-        "source": claim.source,
-        "statement": claim.statement,
-        "paper": claim.paper,
-        "unit": claim.unit,
-        "rule": claim.rule,
-        "values": values,
-        "verdict": claim.judge(outcomes),
-    }
-
-
-def _row(values: Sequence[float]) -> str:
-    spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{spread}"
-
-
-def _table(results: Sequence[dict[str, Any]]) -> Table:
-    table = Table("claim", "source", "measured", "verdict")
-    for r in results:
-        measured = "\n".join(f"{variant}: {_row(values)}" for variant, values in r["values"].items())
-        table.add_row(r["claim"], r["source"], f"{r['unit']}\n{measured}", r["verdict"])
-    return table
-
-
-def _page(results: Sequence[dict[str, Any]], seeds: int, scale: Scale) -> str:
-    """The reproduction as Markdown."""
-    config = scale.settings()
-    lines = [
-        "# The paper's claims about training, in miniature",
-        "",
-        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
-        f"{scale.evaluated} unseen generated questions, {config.steps} steps of {config.prompts_per_step} examples x "
-        f"{config.group_size} rollouts, constant learning rate {config.learning_rate:g}, KL {config.kl_coef:g}; mean over seeds "
-        "(lowest to highest). What is found here holds for this model and these questions; the paper's figures are of "
-        "Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show the share of rollouts "
-        "that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
-        "",
-        "| claim | paper | verdict |",
-        "|---|---|---|",
-        *(f"| [{r['claim']}](#{r['claim']}) | {r['source']} | **{r['verdict']}** |" for r in results),
-    ]
-    for r in results:
-        lines += ["", f"## {r['claim']}", "", f"{r['source']}: {r['statement']}", "", f"Paper: {r['paper']}.", ""]
-        lines += [f"| run | {r['unit']} |", "|---|---|"]
-        lines += [f"| {variant} | {_row(values)} |" for variant, values in r["values"].items()]
-        lines += ["", f"Verdict: **{r['verdict']}** ({r['rule']}).", "", f"![request ratio over steps]({r['claim']}.svg)"]
-    return "\n".join(lines) + "\n"

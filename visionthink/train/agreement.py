@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
 from visionthink.train.rollouts import Rollout
-
-if TYPE_CHECKING:
-    from visionthink.train.sharing import SharedPrefixes
+from visionthink.train.sequences import sequences
 
 MOST = 4
 """Rollouts that are computed both ways."""
@@ -24,7 +23,7 @@ SPREAD = 4.0
 """Allowed in half precision, in units of what padding alone changes."""
 
 
-def difference(trainer: SharedPrefixes, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
+def difference(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
     """How log-probabilities or gradients of these rows differ between both ways; empty if they agree.
 
     The rows without shared prefixes are TRL's own pass. In half precision its spread is measured by padding the rows further.
@@ -53,9 +52,7 @@ def some(rollouts: Sequence[Rollout]) -> list[int]:
     return [*asked[: max(half, MOST - len(direct))], *direct[: max(half, MOST - len(asked))]]
 
 
-def _measured(
-    trainer: SharedPrefixes, logprobs: Tensor, rollouts: Sequence[Rollout], rows: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def _measured(trainer: Any, logprobs: Tensor, rollouts: Sequence[Rollout], rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Log-probabilities of what is learnt from, and gradients of a sum of them with alternating weights."""
     masks = [rollouts[i].loss_mask[len(rollouts[i].transcript.turns[0].prompt_ids) :] for i in rows]
     learnt = torch.cat(
@@ -76,17 +73,18 @@ def _apart(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[fl
 
 
 def _plain(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], padding: int = 0) -> Tensor:
-    """TRL's own log-probabilities [rows, width] of rows side by side, each with its own images."""
-    chosen = [rollouts[i] for i in rows]
-    openings = [len(r.transcript.turns[0].prompt_ids) for r in chosen]
-    ids = [list(r.transcript.token_ids) for r in chosen]
+    """TRL's own log-probabilities [rows, width] of the sequences of rows side by side, each with its own images."""
+    chosen = [(row, rollouts[i], sequence) for row, i in enumerate(rows) for sequence in sequences(rollouts[i].transcript)]
+    openings = [len(rollout.transcript.turns[0].prompt_ids) for _, rollout, _ in chosen]
+    ids = [sequence.ids.tolist() for *_, sequence in chosen]
     left, right = max(openings) + padding, max(len(i) - n for i, n in zip(ids, openings, strict=True)) + padding
     pad, device = trainer.checkpoint.tokenizer.pad_token_id, trainer.accelerator.device
     before = [left - n for n in openings]
     after = [right - len(i) + n for i, n in zip(ids, openings, strict=True)]
     input_ids = torch.tensor([[pad] * b + i + [pad] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
     mask = torch.tensor([[0] * b + [1] * len(i) + [0] * a for b, i, a in zip(before, ids, after, strict=True)], device=device)
-    pixels = trainer.checkpoint.image_processor(images=[image for r in chosen for image in r.images], return_tensors="pt")
+    images = [rollout.images[: sequence.views] for _, rollout, sequence in chosen]
+    pixels = trainer.checkpoint.image_processor(images=[image for row in images for image in row], return_tensors="pt")
     logprobs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
         trainer,
         trainer.accelerator.unwrap_model(trainer.model),
@@ -95,7 +93,12 @@ def _plain(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], paddi
         right,
         pixel_values=pixels["pixel_values"].to(device),
         image_grid_thw=pixels["image_grid_thw"].to(device),
-        num_images=[len(r.images) for r in chosen],
+        num_images=[len(row) for row in images],
         mm_token_type_ids=((input_ids == trainer.engine.pad) & (mask == 1)).long(),
     )
-    return logprobs
+    by_rollout = logprobs.new_zeros((len(rows), max(sequence.columns.max() for *_, sequence in chosen) + 1))
+    for (row, _, sequence), n, of_sequence in zip(chosen, openings, logprobs, strict=True):
+        columns = sequence.columns[n:]
+        own = np.flatnonzero(columns >= 0)
+        by_rollout[row, (columns[own] - n).tolist()] = of_sequence[own.tolist()]
+    return by_rollout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ from visionthink.train.settings import RunSettings
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
+
+    from visionthink.policies.checkpoint import Checkpoint
 
 
 NEVER = -100.0
@@ -117,6 +119,8 @@ class TrainConfig(RunSettings):
     """Steps between checkpoints."""
     share: Literal["auto", "on", "off"] = "auto"
     """Whether images and prefixes that rollouts have in common are computed once: where that can be done, always, or never."""
+    canonical: bool = False
+    """Go on from a request in canonical words, and not as it was said, so that all members that ask share the next view."""
     micro_batch: int = 0
     """Rollouts per forward pass and process; 0 takes all of an update at once."""
     gradient_checkpointing: bool = False
@@ -150,6 +154,9 @@ class TrainConfig(RunSettings):
             raise OptionError(f"unknown share {self.share!r}; choose auto, on or off")
         if self.vllm not in ("off", "colocate", "server"):
             raise OptionError(f"unknown vllm {self.vllm!r}; choose off, colocate or server")
+        if self.canonical and (self.share == "off" or self.vllm != "off"):
+            taken = "share off" if self.share == "off" else f"vllm {self.vllm}"
+            raise OptionError(f"canonical: {taken} reads a rollout as one sequence, not as two; use --share on --vllm off")
         if self.vllm != "off" and importlib.util.find_spec("vllm") is None:
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
         penalty = self.rollout_penalty()
@@ -162,6 +169,11 @@ class TrainConfig(RunSettings):
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
         self.exclusions()
         object.__setattr__(self, "trl", trl_options.checked(self.trl, vllm=self.vllm != "off"))
+
+    def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
+        """As that of every run; what a request leads to is this run's too, whatever the checkpoint was trained with."""
+        adjusted = super().adjusted(checkpoint)
+        return replace(adjusted, protocol=replace(adjusted.protocol, canonical=self.canonical))
 
     def rollouts_per_process(self, processes: int) -> int:
         """Rollouts that each of so many processes samples in a step: whole groups, and an equal share of every update.

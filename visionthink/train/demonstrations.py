@@ -7,10 +7,11 @@ says. What is kept in memory is the transcript; its images are opened when a bat
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ from visionthink.protocol import Protocol
 from visionthink.rewards.format import format_reward
 from visionthink.rewards.judge import Verdict
 from visionthink.train.rollouts import EpisodeSource
+from visionthink.train.sequences import sequences
 from visionthink.transcript import Transcript, Turn
 from visionthink.types import Box, Completion, Example
 
@@ -103,7 +105,7 @@ def demonstrate(
             raise DataError(f"transcript {transcript.example_id}: its example is missing")
         example = source.examples[transcript.example_id]
         episode = Episode(example, _unopened(example), source.menu, source.protocol, budget=source.budget)
-        tokens = len(_replayed(transcript, episode, renderer).token_ids)
+        tokens = max(len(sequence.ids) for sequence in sequences(_replayed(transcript, episode, renderer)))
         if 0 < context < tokens:
             raise DataError(
                 f"transcript {example.id}: takes {tokens} tokens, and the model reads {context}; set max_image_tokens"
@@ -159,19 +161,21 @@ def _unopened(example: Example) -> list[Picture]:
 
 def collate(batch: Sequence[Demonstration], renderer: Renderer, image_processor: Any) -> dict[str, torch.Tensor]:
     """Right-padded model inputs [batch, width] with labels, -100 where nothing was said by the model."""
-    rows = [d.transcript for d in batch]
-    width = max(len(t.token_ids) for t in rows)
+    rows = [(d, sequence) for d in batch for sequence in sequences(d.transcript)]
+    width = max(len(sequence.ids) for _, sequence in rows)
 
-    def padded(values: list[tuple[int, ...]], fill: int) -> torch.Tensor:
-        return torch.tensor([(*row, *[fill] * (width - len(row))) for row in values])
+    def padded(values: Iterable[np.ndarray], fill: int) -> torch.Tensor:
+        return torch.tensor([[*row.tolist(), *[fill] * (width - len(row))] for row in values])
 
-    ids = padded([t.token_ids for t in rows], renderer.tokenizer.pad_token_id)
-    pixels = image_processor(images=[image for d in batch for image in d.images], return_tensors="pt")
+    ids = padded((sequence.ids for _, sequence in rows), renderer.tokenizer.pad_token_id)
+    masks = padded((sequence.mask(d.transcript.loss_mask) for d, sequence in rows), 0)
+    images = [image for d, sequence in rows for image in d.images[: sequence.views]]
+    pixels = image_processor(images=images, return_tensors="pt")
     return {
         "input_ids": ids,
-        "attention_mask": padded([(1,) * len(t.token_ids) for t in rows], 0),
+        "attention_mask": padded((np.ones_like(sequence.ids) for _, sequence in rows), 0),
         "mm_token_type_ids": (ids == renderer.image_pad_id).long(),
         "pixel_values": pixels["pixel_values"],
         "image_grid_thw": pixels["image_grid_thw"],
-        "labels": ids.masked_fill(padded([t.loss_mask for t in rows], 0) == 0, -100),
+        "labels": ids.masked_fill(masks == 0, -100),
     }

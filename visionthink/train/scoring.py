@@ -20,6 +20,7 @@ from visionthink.engine.positions import rope_positions
 from visionthink.engine.tower import Features, Pixels, PreparedImages
 from visionthink.engine.tree import PrefixTree, row_keys
 from visionthink.train.rollouts import Rollout
+from visionthink.train.sequences import sequences
 
 FeaturesOf = Callable[[Sequence[Pixels]], Features | None]
 """Features of distinct images."""
@@ -90,26 +91,32 @@ class StepScorer:
         return packed
 
     def _pack(self, rollouts: Sequence[Rollout]) -> Packed:
-        learnt = [np.flatnonzero(rollout.loss_mask) for rollout in rollouts]
-        if not any(map(len, learnt)):  # nothing to learn: a pass all the same, so that processes and gradients stay in step
-            learnt[0] = np.array([len(rollouts[0].transcript.turns[0].prompt_ids)])
-        read = [i for i, sampled in enumerate(learnt) if len(sampled)]
-        prepared = self._images.of([rollouts[i].images for i in read])
+        openings = [len(rollout.transcript.turns[0].prompt_ids) for rollout in rollouts]
+        # number of the rollout, a sequence of it, and what is learnt from there
+        read = [
+            (i, sequence, np.flatnonzero(sequence.mask(rollout.loss_mask)))
+            for i, rollout in enumerate(rollouts)
+            for sequence in sequences(rollout.transcript)
+        ]
+        if not any(len(sampled) for *_, sampled in read):
+            # nothing to learn: a pass all the same, so that processes and gradients stay in step
+            read = [(0, read[0][1], np.array([openings[0]]))]
+        read = [row for row in read if len(row[2])]
+        prepared = self._images.of([rollouts[i].images[: sequence.views] for i, sequence, _ in read])
         keys, positions = [], []
-        for i, images in zip(read, prepared, strict=True):
-            of_row = row_keys(rollouts[i].transcript.token_ids, self._pad, [(image.number, image.tokens) for image in images])
+        for (_, sequence, sampled), images in zip(read, prepared, strict=True):
+            of_row = row_keys(sequence.ids, self._pad, [(image.number, image.tokens) for image in images])
             at, _ = rope_positions(of_row, [image.shape for image in images])
-            last = learnt[i][-1]  # what follows need not be read
+            last = sampled[-1]  # what follows need not be read
             keys.append(of_row[:last])
             positions.append(at[:, :last])
         tree = PrefixTree.of(keys)
         packed = np.empty((3, len(tree.keys)), dtype=np.int64)
         asked, spots = [], []
-        for i, where, at in zip(read, tree.where, positions, strict=True):
+        for (i, sequence, sampled), where, at in zip(read, tree.where, positions, strict=True):
             packed[:, where] = at
-            transcript, sampled = rollouts[i].transcript, learnt[i]
-            asked.append(np.stack([where[sampled - 1], np.asarray(transcript.token_ids, dtype=np.int64)[sampled]]))
-            spots.append(np.stack([np.full(len(sampled), i), sampled - len(transcript.turns[0].prompt_ids)]))
+            asked.append(np.stack([where[sampled - 1], sequence.ids[sampled]]))
+            spots.append(np.stack([np.full(len(sampled), i), sequence.columns[sampled] - openings[i]]))
         (places, labels), pairs = np.unique(np.concatenate(asked, 1), axis=1, return_inverse=True)
         rows, columns = np.concatenate(spots, 1)
         return Packed(

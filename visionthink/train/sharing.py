@@ -22,7 +22,7 @@ from visionthink.engine.attention import keep_wanted, why_not, without_mask
 from visionthink.engine.engine import Engine, Said
 from visionthink.engine.sampling import Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, VisionThinkError
 from visionthink.train import agreement
 from visionthink.train.config import TrainConfig
 from visionthink.train.processes import distribution
@@ -56,12 +56,14 @@ class SharedPrefixes(_Trainer):
         hindrance = "it is switched off" if self.config.share == "off" else _hindrance(model)
         if hindrance and self.config.share == "on":
             raise OptionError(f"share on: {hindrance}; use --share auto")
+        if hindrance and self.config.canonical:
+            raise OptionError(f"canonical: {hindrance}, and a rollout by itself must be one sequence; train without it")
         if hindrance:
             if self.config.share == "auto":
                 log.warning("prefixes are computed for every rollout anew: %s", hindrance)
             return
         self.images = PreparedImages(image_processor)
-        self.engine = Engine(model, self.images, pad)
+        self.engine, self.streams = Engine(model, self.images, pad), Streams(f"{self.config.seed}")
         for each in (model, self.ref_model):
             if each is not None:
                 keep_wanted(self.accelerator.unwrap_model(each))
@@ -136,6 +138,8 @@ class SharedPrefixes(_Trainer):
         state = torch.tensor([bool(said), bool(rows)], device=self.accelerator.device)
         differs, tried = self.accelerator.gather(state).view(-1, 2).any(0).tolist()
         self._unchecked = not tried
+        if differs and self.config.canonical:
+            raise VisionThinkError(f"canonical: shared prefixes cannot be used ({said or 'they differ on another process'})")
         if differs:
             log.warning("prefixes are computed for every rollout anew: %s", said or "they differ on another process")
             self.engine = None

@@ -1,0 +1,128 @@
+"""What came out of a reproduction, as JSON, as a table and as Markdown.
+
+A result is one claim in one setting: its verdict, the value of every seed, and how far each run was still moving at its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import date
+from statistics import mean
+from typing import Any
+
+from rich.table import Table
+
+from visionthink.recipes.claims import CLAIMS, SETTLED, WINDOW, Claim, Outcomes
+from visionthink.recipes.settings import Scale, Setting
+
+Result = dict[str, Any]
+
+
+def result(claim: Claim, setting: Setting, outcomes: Outcomes) -> Result:
+    """A claim judged in a setting. `settled` counts, for each variant that was trained, its runs that have come to their end."""
+    changes = {v: [o.change for o in outcomes[v]] for v in claim.variants}
+    trained = {v: [c for c in found if c is not None] for v, found in changes.items()}
+    return {
+        "claim": claim.name,
+        "source": claim.source,
+        "setting": dataclasses.asdict(setting),
+        "statement": claim.statement,
+        "paper": claim.paper,
+        "unit": claim.unit,
+        "rule": claim.rule,
+        "values": {v: [round(claim.shown(o), 3) for o in outcomes[v]] for v in claim.variants},
+        "changes": {v: [round(c, 3) for c in found] for v, found in trained.items() if found},
+        "settled": {v: sum(abs(c) < SETTLED for c in found) for v, found in trained.items() if found},
+        "verdict": claim.judge(outcomes),
+    }
+
+
+def table(results: Sequence[Result]) -> Table:
+    """For a terminal."""
+    shown = Table("claim", "source", "setting", "measured", "settled", "verdict")
+    for r in results:
+        measured = "\n".join(f"{variant}: {_spread(values)}" for variant, values in r["values"].items())
+        settled = "\n".join(_settled(r, variant) for variant in r["values"])
+        setting = f"{r['setting']['name']}\n{_of(r).described}"
+        shown.add_row(r["claim"], r["source"], setting, f"{r['unit']}\n{measured}", f"\n{settled}", r["verdict"])
+    return shown
+
+
+def page(results: Sequence[Result], seeds: int, scale: Scale) -> str:
+    """The reproduction as Markdown; figures are expected beside it, as `figure_name` says."""
+    names = list(dict.fromkeys(r["claim"] for r in results))
+    settings = [s for s in scale.settings if any(r["setting"]["name"] == s.name for r in results)]
+    config = scale.config(settings[0])
+    lines = [
+        "# The paper's claims about training, in miniature",
+        "",
+        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
+        f"{scale.evaluated} unseen generated questions, steps of {config.prompts_per_step} examples x {config.group_size} "
+        "rollouts; mean over seeds (lowest to highest). What is found here holds for this model and these questions; the "
+        "paper's figures are of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show "
+        "the share of rollouts that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a "
+        "band.",
+        "",
+        "Settings:",
+        "",
+        *(f"- **{s.name}**: {s.described}" for s in settings),
+        "",
+        f"A run has settled if the share of rollouts that ask, over its last {WINDOW} steps, is less than {SETTLED} away from "
+        f"that of the {WINDOW} steps before. Verdicts count runs that have not settled as well. Where the learning rate falls to "
+        "0, every run comes to rest, so that having settled says less there. Where a cell is empty, the claim is not run in that "
+        "setting.",
+        "",
+        f"| claim | source | {' | '.join(s.name for s in settings)} |",
+        f"|---|---|{'---|' * len(settings)}",
+        *(_summary(name, [r for r in results if r["claim"] == name], settings) for name in names),
+    ]
+    for name in names:
+        claim = CLAIMS[name]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{claim.source}: {claim.statement}",
+            "",
+            f"Paper: {claim.paper}.",
+            "",
+            f"Rule: {claim.rule}.",
+        ]
+        for r in (r for r in results if r["claim"] == name):
+            lines += ["", f"Setting **{r['setting']['name']}** ({_of(r).described}): **{r['verdict']}**.", ""]
+            lines += [f"| run | {r['unit']} | change of requests at the end | settled |", "|---|---|---|---|"]
+            lines += [f"| {v} | {_spread(values)} | {_change(r, v)} | {_settled(r, v)} |" for v, values in r["values"].items()]
+            lines += ["", f"![request ratio over steps]({figure_name(name, r['setting']['name'])})"]
+    return "\n".join(lines) + "\n"
+
+
+def figure_name(claim: str, setting: str) -> str:
+    return f"{claim}-{setting}.svg"
+
+
+def _summary(name: str, results: Sequence[Result], settings: Sequence[Setting]) -> str:
+    cells = {r["setting"]["name"]: f"**{r['verdict']}**{_all_settled(r)}" for r in results}
+    return f"| [{name}](#{name}) | {CLAIMS[name].source} | {' | '.join(cells.get(s.name, '') for s in settings)} |"
+
+
+def _all_settled(r: Result) -> str:
+    return f", {sum(r['settled'].values())} of {sum(map(len, r['changes'].values()))} runs settled"
+
+
+def _settled(r: Result, variant: str) -> str:
+    return f"{r['settled'][variant]} of {len(r['changes'][variant])}" if variant in r["settled"] else "not trained"
+
+
+def _change(r: Result, variant: str) -> str:
+    return _spread(r["changes"][variant], "+.2f") if variant in r["changes"] else ""
+
+
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Mean, and lowest to highest where there are several."""
+    spread = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
+    return f"{mean(values):{form}}{spread}"
+
+
+def _of(r: Result) -> Setting:
+    return Setting(**r["setting"])
