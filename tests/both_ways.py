@@ -165,6 +165,7 @@ def apart(one: Outcome, other: Outcome) -> Apart:
 def repeated(rows: Sequence[Sequence[str]], protocol: Any = None) -> Reply:
     """What members say to the first question, the second and so on: `rows[question][member]`. ASK before a text is a request with
     that text before it, after which the member answers with its number."""
+
     def reply(question: str, turn: int, member: int) -> str:
         said = rows[QUESTIONS.index(question) % len(rows)]
         if turn:
