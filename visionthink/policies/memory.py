@@ -29,7 +29,11 @@ def values_per_token(config: Any) -> tuple[int, int, int]:
     cache = 2 * text.num_hidden_layers * text.num_key_value_heads * head
     decoder = 8 * text.hidden_size + 3 * text.intermediate_size
     patches = vision.spatial_merge_size**2
-    tower = patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + vision.in_channels * 2 * vision.patch_size**2)
+    if hasattr(vision, "embed_dim"):  # Qwen2-VL, whose hidden_size there is the decoder's
+        width, inner = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    else:
+        width, inner = vision.hidden_size, vision.intermediate_size
+    tower = patches * (8 * width + 3 * inner + vision.in_channels * 2 * vision.patch_size**2)
     return cache, decoder, tower
 
 
