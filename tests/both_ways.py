@@ -21,7 +21,12 @@ EXACT = 1e-5
 """Of losses and of log-probabilities relative to the largest (at least 1), and of gradients relative to the longest of any parameter,
 in float32."""
 
-QUESTIONS = ("Which digit is written?", "What is the dark number?", "Is there a shape at the bottom left?", "Which way do they run?")
+QUESTIONS = (
+    "Which digit is written?",
+    "What is the dark number?",
+    "Is there a shape at the bottom left?",
+    "Which way do they run?",
+)
 """As the tiny model knows them: what it never says has log-probabilities of -30, and their rounding is blown up by the KL penalty."""
 
 
