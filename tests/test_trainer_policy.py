@@ -13,6 +13,7 @@ from training import rollout_batch, small
 
 from visionthink.cli import main
 from visionthink.data import synth
+from visionthink.engine.sampling import Streams
 from visionthink.errors import ModelError
 from visionthink.policies import memory
 from visionthink.policies.render import Renderer
@@ -52,7 +53,7 @@ def saying_how_many(trainer, most: int = 1000) -> list[int]:
 
 
 def test_generation_is_split_by_what_fits(tmp_path, monkeypatch):
-    trainer = make_trainer(small(tmp_path), synth.suite(8, split="train"))
+    trainer = make_trainer(small(tmp_path, share="off"), synth.suite(8, split="train"))
     calls = saying_how_many(trainer)
     asked = history(trainer)
     per_token = memory.bytes_per_token(trainer.model.config, 4)
@@ -64,7 +65,7 @@ def test_generation_is_split_by_what_fits(tmp_path, monkeypatch):
 
 
 def test_generation_is_halved_where_memory_runs_out(tmp_path):
-    trainer = make_trainer(small(tmp_path, gradient_checkpointing=True), synth.suite(8, split="train"))
+    trainer = make_trainer(small(tmp_path, share="off", gradient_checkpointing=True), synth.suite(8, split="train"))
     trainer.model.gradient_checkpointing_enable()  # as training does when it begins
     calls = saying_how_many(trainer, most=2)
     asked = history(trainer)
@@ -77,10 +78,30 @@ def test_generation_is_halved_where_memory_runs_out(tmp_path):
 
 
 def test_all_of_a_small_models_rollouts_are_generated_at_once(tmp_path):
-    trainer = make_trainer(small(tmp_path), synth.suite(8, split="train"))
+    trainer = make_trainer(small(tmp_path, share="off"), synth.suite(8, split="train"))
     calls = saying_how_many(trainer)
     trainer.sampler.policy.complete([history(trainer)] * 100)
     assert calls == [100]
+
+
+def test_shared_generation_is_halved_where_memory_runs_out(tmp_path):
+    trainer = make_trainer(small(tmp_path), synth.suite(8, split="train"))
+    trainer.model.train()
+    complete, calls = trainer.engine.complete, []
+
+    def limited(prompts, *given, **named):
+        calls.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError
+        return complete(prompts, *given, **named)
+
+    trainer.engine.complete = limited
+    asked = history(trainer)
+    said = trainer.sampler.policy.complete([asked] * 6)
+    assert calls == [6, 3, 1, 2, 3, 1, 2] and trainer.model.training
+    trainer.streams = Streams("0")
+    trainer.engine.complete = complete
+    assert [c.token_ids for c in trainer.sampler.policy.complete([asked] * 6)] == [c.token_ids for c in said]
 
 
 # ------------------------------------------------------------------------------------------------ precision
@@ -207,7 +228,7 @@ def test_one_engine_for_all_gets_equally_many_prompts_of_each_process(tmp_path):
 
 def test_the_images_of_a_turn_that_failed_are_not_trained_with(tmp_path):
     """Its visual tokens are not among the ids; TRL would drop the images of all rollouts of the process."""
-    trainer = make_trainer(small(tmp_path, group_size=2, prompts_per_step=2), synth.suite(2, split="train"))
+    trainer = make_trainer(small(tmp_path, share="off", group_size=2, prompts_per_step=2), synth.suite(2, split="train"))
     protocol, context = trainer.checkpoint.protocol, trainer.model.config.get_text_config()
     context.max_position_embeddings = 100
 

@@ -97,7 +97,7 @@ def test_an_adapter_is_added_to_copies(tmp_path):
 @pytest.mark.parametrize("context, turns", [(45, {2}), (10, {1, 2})])
 def test_a_turn_that_fails_takes_no_images_from_the_others(tmp_path, context, turns):
     """TRL drops the images of all rollouts where those of one are not as many as its ids say."""
-    trainer = make_trainer(small(tmp_path, forced=1, exclude=""), synth.suite(4, split="train"))
+    trainer = make_trainer(small(tmp_path, share="off", forced=1, exclude=""), synth.suite(4, split="train"))
     trainer.model.config.get_text_config().max_position_embeddings = context
     batch = rollout_batch(trainer)
     failed = [t for t in trainer.transcripts() if t.stop_reason == "policy_error"]
