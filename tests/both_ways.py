@@ -18,8 +18,8 @@ from visionthink.train.sampled import SampledStep
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 
 EXACT = 1e-5
-"""Of losses and of log-probabilities relative to the largest (at least 1), and of gradients relative to the longest of any parameter,
-in float32."""
+"""Of losses and of log-probabilities relative to the largest (at least 1), and of gradients relative to the longest of any
+parameter, in float32."""
 
 QUESTIONS = (
     "Which digit is written?",
@@ -27,7 +27,7 @@ QUESTIONS = (
     "Is there a shape at the bottom left?",
     "Which way do they run?",
 )
-"""As the tiny model knows them: what it never says has log-probabilities of -30, and their rounding is blown up by the KL penalty."""
+"""As the tiny model knows them: what it never says has log-probabilities of -30, whose rounding the KL penalty blows up."""
 
 
 def scenes(size: int = 112, count: int = 4) -> list[Example]:
@@ -63,8 +63,8 @@ def trained(
     halved: bool = False,
     **changes: Any,
 ) -> Outcome:
-    """One step, sampled by the script `reply`, or given as `step`. Weights are moved off the reference's before; where `halved`, to
-    values that bfloat16 has."""
+    """One step, sampled by the script `reply`, or given as `step`. Weights are moved off the reference's before; where
+    `halved`, to values that bfloat16 has."""
     torch.manual_seed(0)
     own = checkpoint or open_checkpoint(changes.pop("model", "tiny-base"))
     if frozen_tower:
@@ -172,8 +172,8 @@ def apart(one: Outcome, other: Outcome, least: float = 1e-3) -> Apart:
 
 
 def saying(rows: Sequence[Sequence[str]], request: str) -> Reply:
-    """What the members say to the first question, to the second and so on. A text with `?` in front is said before a request, after
-    which the member answers with its number; any other is an answer."""
+    """What the members say to the first question, to the second and so on. A text with `?` in front is said before a request,
+    after which the member answers with its number; any other is an answer."""
 
     def reply(question: str, turn: int, member: int) -> str:
         said = rows[next(i for i, asked in enumerate(QUESTIONS) if asked in question) % len(rows)]

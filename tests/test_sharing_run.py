@@ -1,4 +1,4 @@
-"""Shared prefixes in a run: what is computed, what is refused, what the check at the start finds, and what TRL must not change."""
+"""Shared prefixes in a run: what is computed, what is refused, what the check at the start finds, what TRL must not change."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_what_a_step_computes(tmp_path, monkeypatch, lora_rank, passes):
 
     rollouts = trainer.step.rollouts
     assert [r.transcript.requested for r in rollouts] == [False, False, True, True] + [False] * 4
-    turns = [[t for t in (r.transcript.turns[n] for r in rollouts if n < len(r.transcript.turns))] for n in (0, 1)]
+    turns = [[r.transcript.turns[n] for r in rollouts if n < len(r.transcript.turns)] for n in (0, 1)]
     sequences = [read(r.transcript.token_ids, r.images, engine.pad) for r in rollouts]
     openings = [len(r.transcript.turns[0].prompt_ids) for r in rollouts]
     said = [[turn.token_ids for turn in of_turn] for of_turn in turns]
@@ -124,7 +124,10 @@ def without_a_gradient(monkeypatch):
     monkeypatch.setattr(attention._InParts, "backward", staticmethod(wrong))
 
 
-@pytest.mark.parametrize("mutate", [counted_along_the_pack, seeing_siblings, without_a_gradient])
+WRONG = [counted_along_the_pack, seeing_siblings, without_a_gradient]
+
+
+@pytest.mark.parametrize("mutate", WRONG)
 def test_what_is_wrong_is_found_and_not_trained_with(tmp_path, monkeypatch, caplog, mutate):
     examples = scenes(count=2)
     plain = trained(tmp_path, examples, reply(), share="off")
@@ -135,6 +138,14 @@ def test_what_is_wrong_is_found_and_not_trained_with(tmp_path, monkeypatch, capl
     assert warning.startswith(f"{ANEW}log-probabilities differ by up to ") and found.trainer.engine is None
     assert found.losses == plain.losses and found.losses[0] != 0
     assert all(torch.equal(value, plain.gradients[0][name]) for name, value in found.gradients[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutate", WRONG)
+def test_what_is_wrong_is_found_in_half_precision(tmp_path, monkeypatch, caplog, mutate):
+    mutate(monkeypatch)
+    found = trained(tmp_path, scenes(count=2), reply(), checkpoint=open_checkpoint("tiny-base", dtype=torch.bfloat16))
+    assert len(warnings(caplog)) == 1 and found.trainer.engine is None
 
 
 def test_the_check_is_done_once_and_says_nothing(tmp_path, monkeypatch, caplog):
