@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +18,16 @@ from visionthink.train.sampled import SampledStep
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 
 EXACT = 1e-5
-"""Of log-probabilities, and of gradients relative to the longest of any parameter, in float32."""
+"""Of losses and of log-probabilities relative to the largest (at least 1), and of gradients relative to the longest of any
+parameter, in float32."""
 
-QUESTIONS = ("Which digit is it?", "And in this one, which digit can be read there?", "Digit?", "What is written in this place?")
+QUESTIONS = (
+    "Which digit is written?",
+    "What is the dark number?",
+    "Is there a shape at the bottom left?",
+    "Which way do they run?",
+)
+"""As the tiny model knows them: what it never says has log-probabilities of -30, whose rounding the KL penalty blows up."""
 
 
 def scenes(size: int = 112, count: int = 4) -> list[Example]:
@@ -54,11 +60,12 @@ def trained(
     step: SampledStep | None = None,
     checkpoint: Checkpoint | None = None,
     frozen_tower: bool = False,
+    halved: bool = False,
     **changes: Any,
 ) -> Outcome:
-    """One step, sampled by the script `reply`, or given as `step`. Weights are moved off the reference's before."""
+    """One step, sampled by the script `reply`, or given as `step`. Weights are moved off the reference's before; where
+    `halved`, to values that bfloat16 has."""
     torch.manual_seed(0)
-    # closed afterwards by none: every way has its own weights
     own = checkpoint or open_checkpoint(changes.pop("model", "tiny-base"))
     if frozen_tower:
         own.model.model.visual.requires_grad_(False)
@@ -69,11 +76,12 @@ def trained(
     with torch.no_grad():
         for p in trainer.model.parameters():
             if p.requires_grad:
-                p += 0.01 * torch.randn(p.shape, generator=noise).to(p.dtype)
+                moved = p + 0.003 * torch.randn(p.shape, generator=noise)
+                p.copy_(moved.bfloat16() if halved else moved)
     speak(trainer, reply)
     outcome = Outcome(trainer=trainer)
     # Adam would blow up float errors where a gradient is 0
-    trainer.optimizer_cls_and_kwargs = torch.optim.SGD, {"lr": 0.05}
+    trainer.optimizer_cls_and_kwargs = torch.optim.SGD, {"lr": 1e-3}
     trainer.args.max_grad_norm = 1e9
     _record(trainer, outcome, step)
     trainer.train()
@@ -134,7 +142,7 @@ def both(out: Any, examples: Sequence[Example], reply: Reply, **changes: Any) ->
 
 @dataclass(frozen=True)
 class Apart:
-    """The largest differences between two ways: of losses, log-probabilities, and gradients relative to the longest one."""
+    """The largest differences between two ways, relative as `EXACT` is."""
 
     loss: float
     logprobs: float
@@ -144,40 +152,34 @@ class Apart:
         return max(self.loss, self.logprobs, self.gradients) <= most
 
 
-def apart(one: Outcome, other: Outcome) -> Apart:
+def apart(one: Outcome, other: Outcome, least: float = 1e-3) -> Apart:
+    """`least` is what the longest gradient of every update must have, so that something is compared."""
     assert one.passes == other.passes and len(one.losses) == len(other.losses) > 0
     assert one.logprobs.keys() == other.logprobs.keys()
     logprobs = 0.0
     for name, values in one.logprobs.items():
         for mine, theirs in zip(values, other.logprobs[name], strict=True):
             assert mine.shape == theirs.shape
-            logprobs = max(logprobs, float((mine - theirs).abs().max()))
+            logprobs = max(logprobs, float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1)))
     gradients = 0.0
     for mine, theirs in zip(one.gradients, other.gradients, strict=True):
         assert mine.keys() == theirs.keys()
         longest = max(float(value.float().norm()) for value in theirs.values())
-        assert longest > 1e-3, "there is nothing to compare"
+        assert longest > least, "there is nothing to compare"
         gradients = max(gradients, *(float((mine[k] - theirs[k]).float().norm()) / longest for k in theirs))
-    losses = max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
+    losses = max(abs(a - b) / max(1, abs(b)) for a, b in zip(one.losses, other.losses, strict=True))
     return Apart(losses, logprobs, gradients)
 
 
-def repeated(rows: Sequence[Sequence[str]], protocol: Any = None) -> Reply:
-    """What members say to the first question, the second and so on: `rows[question][member]`. ASK before a text is a request with
-    that text before it, after which the member answers with its number."""
+def saying(rows: Sequence[Sequence[str]], request: str) -> Reply:
+    """What the members say to the first question, to the second and so on. A text with `?` in front is said before a request,
+    after which the member answers with its number; any other is an answer."""
 
     def reply(question: str, turn: int, member: int) -> str:
-        said = rows[QUESTIONS.index(question) % len(rows)]
+        said = rows[next(i for i, asked in enumerate(QUESTIONS) if asked in question) % len(rows)]
         if turn:
             return f"<answer>{member}</answer>"
         text = said[member % len(said)]
-        return f"{text.removeprefix('ASK')}{REQUEST}" if text.startswith("ASK") else f"<answer>{text}</answer>"
+        return f"{text[1:]}{request}" if text.startswith("?") else f"<answer>{text}</answer>"
 
     return reply
-
-
-REQUEST = '<tool_call>\n{"name": "resize_image", "arguments": {"action": "resize"}}\n</tool_call>'
-
-
-def edited(step: SampledStep, **changes: Any) -> SampledStep:
-    return dataclasses.replace(step, **changes)

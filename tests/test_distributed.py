@@ -193,3 +193,11 @@ def test_one_process_speaks_for_all(two):
     said = (two / "stderr.txt").read_text()
     assert said.count("training: 0 of 3") == 1
     assert "All reward functions returned None" not in said
+
+
+def test_prefixes_are_shared_where_every_process_has_whole_weights(two, killed):
+    """The processes of the other tests have trained with them, and those whose weights are divided have said that they do not."""
+    assert "computed for every rollout anew" not in (two / "stderr.txt").read_text()
+    assert "prefixes are computed for every rollout anew: weights are divided among processes" in (
+        (killed("fsdp2") / "stderr.txt").read_text()
+    )

@@ -46,7 +46,7 @@ def batched_logprobs(trainer, inputs) -> torch.Tensor:
 
 def test_logprobs_of_qwen3_vl_do_not_depend_on_the_batch(tmp_path, qwen3_folder):
     """Features injected into several layers must land on the right rollout, whether it has one image or two."""
-    config = dataclasses.replace(small(tmp_path, forced=2, group_size=6, exclude=""), model=str(qwen3_folder))
+    config = dataclasses.replace(small(tmp_path, forced=2, group_size=6, exclude="", share="off"), model=str(qwen3_folder))
     trainer = make_trainer(config, synth.suite(8, split="train"))
     inputs = rollout_batch(trainer)
     assert set(inputs["num_images"]) == {1, 2}
@@ -60,7 +60,7 @@ def test_loss_is_equation_3(tmp_path):
     """-1/G sum_i 1/|I_i| sum_t I_it [min(rho A, clip(rho, .8, 1.2) A) - beta (e^(ref-p) - (ref-p) - 1)], written by hand over
     unpadded sequences; I is 1 for sampled tokens."""
     eps, beta = 0.2, 0.05
-    trainer = make_trainer(small(tmp_path, kl_coef=beta, group_size=6), synth.suite(12, split="train"))
+    trainer = make_trainer(small(tmp_path, kl_coef=beta, group_size=6, share="off"), synth.suite(12, split="train"))
     inputs = rollout_batch(trainer)
     assert set(inputs["num_images"]) == {1, 2}, "rollouts of one and of two images are needed"
     batched = batched_logprobs(trainer, inputs)

@@ -26,14 +26,18 @@ SPREAD = 4.0
 def difference(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int]) -> str:
     """How log-probabilities or gradients of these rows differ between both ways; empty if they agree.
 
-    The rows without shared prefixes are TRL's own pass. In half precision its spread is measured by padding the rows further.
+    The rows without shared prefixes are TRL's own pass. In half precision its spread is measured by padding the rows further,
+    which may round as before: it is taken to be at least one rounding.
     """
     shared = _measured(trainer, trainer.scored(rows), rollouts, rows)
     plain = _measured(trainer, _plain(trainer, rollouts, rows), rollouts, rows)
     allowed = [EXACT, EXACT]
-    if plain[0].dtype != torch.float32 or trainer.accelerator.native_amp:
-        again = _measured(trainer, _plain(trainer, rollouts, rows, padding=7), rollouts, rows)
-        allowed = [max(EXACT, SPREAD * apart) for apart in _apart(plain, again)]
+    dtype = torch.bfloat16 if trainer.accelerator.native_amp else trainer.trained().dtype
+    if dtype != torch.float32:  # log-probabilities are in float32 all the same
+        again = _apart(plain, _measured(trainer, _plain(trainer, rollouts, rows, padding=7), rollouts, rows))
+        rounding = torch.finfo(dtype).eps
+        least = (rounding * float(plain[0].abs().max()), rounding)
+        allowed = [SPREAD * max(apart, one) for apart, one in zip(again, least, strict=True)]
     found = _apart(plain, shared)
     if all(apart <= most for apart, most in zip(found, allowed, strict=True)):
         return ""

@@ -53,7 +53,7 @@ class SharedPrefixes(_Trainer):
             OptionError: it is asked for and cannot be done.
         """
         model = self.trained()
-        hindrance = "it is switched off" if self.config.share == "off" else _hindrance(model)
+        hindrance = "it is switched off" if self.config.share == "off" else _hindrance(model, self.args)
         if hindrance and self.config.share == "on":
             raise OptionError(f"share on: {hindrance}; use --share auto")
         if hindrance and self.config.canonical:
@@ -230,8 +230,15 @@ def _permuted(values: Any, order: Tensor) -> Any:
     return values[order] if isinstance(values, Tensor) else [values[i] for i in order.tolist()]
 
 
-def _hindrance(model: Any) -> str:
+_SAMPLED = {"top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
+"""Settings of TRL that change how tokens are drawn, which the engine does not know, and their values without effect."""
+
+
+def _hindrance(model: Any, arguments: Any) -> str:
     """Why a run cannot share prefixes; empty if it can."""
+    changed = [name for name, usual in _SAMPLED.items() if getattr(arguments, name) != usual]
+    if changed and not arguments.use_vllm:
+        return f"{', '.join(changed)} of TRL: the engine draws from all tokens, by their probabilities alone"
     if distribution().sharded:
         return "weights are divided among processes (ZeRO-3, FSDP), and are not whole outside of a pass"
     if "mm_encoder_outputs" not in inspect.signature(type(model).forward).parameters:
