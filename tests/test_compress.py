@@ -17,6 +17,7 @@ from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import LayerContext, Rows, Selection, VisionContext
 from visionthink.compress.session import compress
 from visionthink.data import synth
+from visionthink.engine.attention import plain_attention
 from visionthink.errors import CompressionError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.forced import ForcedPolicy
@@ -107,7 +108,7 @@ def masked(model, dropped: torch.Tensor, layer: int, behind: int = 1000):
         if mask is not None:
             seen = seen & (mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > -1)
         seen = (seen | torch.eye(queries, dtype=torch.bool))[:, None]
-        eager = model.config.get_text_config()._attn_implementation == "eager"
+        eager = plain_attention(model.config.get_text_config()._attn_implementation) == "eager"
         zero = torch.zeros(batch, 1, queries, keys)
         return args, kwargs | {"attention_mask": zero.masked_fill(~seen, torch.finfo(zero.dtype).min) if eager else seen}
 
@@ -995,7 +996,7 @@ def test_windows_are_counted_as_the_tower_counts_them():
 def test_the_attention_that_a_method_sees_is_the_layers_own(policy):
     """Against the weights that eager attention hands out, in a batch with padding."""
     model, layer, seen, caught = policy.checkpoint.model, deepest(policy), [], {}
-    if model.config.get_text_config()._attn_implementation != "eager":
+    if plain_attention(model.config.get_text_config()._attn_implementation) != "eager":
         pytest.skip("no other implementation hands its weights out")
 
     class Looking(Every):

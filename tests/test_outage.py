@@ -252,7 +252,7 @@ def test_a_run_whose_judge_dies_stops_and_goes_on_as_if_it_had_not(tmp_path, jud
 
 @pytest.mark.slow
 def test_a_run_may_go_on_unscored(tmp_path, judge_file):
-    with replying(Mortal(10)) as server:
+    with replying(Mortal(5)) as server:
         config = small(tmp_path / "run", steps=3, judge=judge_file(server), judge_down="unscored")
         final = train(config, synth.suite(24, split="train"))
     assert (final / "model.safetensors").is_file()
