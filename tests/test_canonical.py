@@ -323,7 +323,7 @@ def test_what_reads_rollouts_as_one_sequence_is_refused(changes, why):
 
 
 def test_a_model_whose_prefixes_cannot_be_shared_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "_hindrance", lambda _: "this decoder has a sliding window")
+    monkeypatch.setattr(sharing, "_hindrance", lambda *_: "this decoder has a sliding window")
     with pytest.raises(OptionError, match=r"^canonical: this decoder has a sliding window, and a rollout by itself must be one"):
         make_trainer(small(tmp_path, canonical=True), [red()])
 
