@@ -1,6 +1,6 @@
-# make demo      train the tiny model to look closer only when needed, and report on it   (about 7 minutes on 2 cores)
+# make demo      train the tiny model to look closer only when needed, and report on it   (about 4 minutes on 2 cores)
 # make test      run the fast tests                                                      (about 3 minutes on 2 cores)
-# make test-all  run the others: servers, other environments, kills, long trainings      (about 9 minutes on 2 cores)
+# make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
 # make check     lint and types
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
 
