@@ -80,7 +80,7 @@ class Endpoint:
             raise OptionError(f"endpoint {self.url}: the environment variable {self.key_env} is not set")
 
     def address(self, path: str) -> str:
-        """Of one of its services; a query in the address stays behind it."""
+        """The address of one of its services; a query in the address stays behind it."""
         parts = urlsplit(self.url)
         before = parts.path.rstrip("/").removesuffix("/chat/completions")
         return parts._replace(path=before + path, fragment="").geturl()

@@ -6,7 +6,7 @@ before sampled tokens, once for each pair of a place and the token that follows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,6 @@ from visionthink.engine.tower import Features, Pixels, PreparedImages
 from visionthink.engine.tree import PrefixTree, row_keys
 from visionthink.train.rollouts import Rollout
 from visionthink.train.sequences import sequences
-
-FeaturesOf = Callable[[Sequence[Pixels]], Features | None]
-"""Features of distinct images."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
