@@ -56,7 +56,7 @@ def test_the_next_step_is_opened_while_this_one_is_learnt_from(tmp_path, example
     batches = iter(trainer.get_train_dataloader())
     trainer.current_gradient_accumulation_steps = 1
     trainer._prepare_inputs(next(batches))
-    assert until(lambda: len(opened) == 8)
+    assert until(lambda: len(opened) == 8 and not trainer.sampler.pictures.pending)
     assert sorted(opened[:4]) == [(str(i), False) for i in range(4)]  # of this step, and then of the next one
     assert sorted(opened[4:], key=lambda o: int(o[0])) == [(str(i), False) for i in range(4, 8)]
     assert trainer.sampler.pictures.bytes_held == 4 * 4 * (112 * 112 + 56 * 56)
