@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from visionthink.engine.engine import Said
+from visionthink.engine.sampling import Said
 from visionthink.policies.render import Renderer
 from visionthink.types import Completion
 

@@ -15,7 +15,7 @@ from training import small
 
 from visionthink import Completion, Example, Protocol, ScriptedPolicy, Transcript, load, run_async, run_batch
 from visionthink.cli import main
-from visionthink.engine.engine import Said
+from visionthink.engine.sampling import Said
 from visionthink.errors import ModelError, OptionError, VisionThinkError
 from visionthink.evals.cost import episode_cost
 from visionthink.evals.flops import Architecture, DecoderShape, decoder_flops, generation_flops

@@ -9,8 +9,8 @@ from transformers import Qwen2VLImageProcessorPil
 
 import visionthink
 from visionthink.data import synth
-from visionthink.engine.engine import Engine, _name
-from visionthink.engine.sampling import Sampling, Streams
+from visionthink.engine.engine import Engine
+from visionthink.engine.sampling import Sampling, Streams, prompt_name
 from visionthink.engine.tower import PreparedImages
 from visionthink.policies.render import views
 
@@ -159,7 +159,7 @@ def test_a_row_that_is_not_a_number_disturbs_no_other(asking):
     draw = Sampling(ends=frozenset(), most=1, temperature=1.0)
     logits = torch.tensor([[float("nan")] * 3, [0.0, -torch.inf, 50.0]])
     streams = [Streams(0).of(bytes([i])) for i in range(2)]
-    assert draw.draw(logits, (), streams)[1] == 2
+    assert draw.draw(logits, (), streams)[0][1] == 2
 
 
 def test_a_prompt_is_named_by_the_content_of_its_images_and_not_by_their_running_numbers():
@@ -169,6 +169,6 @@ def test_a_prompt_is_named_by_the_content_of_its_images_and_not_by_their_running
     _, (second,) = other.of([[blue], [red.copy()]])
     [(third,)] = other.of([[blue]])
     assert first.number != second.number
-    assert _name([5, 6], [first]) == _name([5, 6], [second])
-    assert _name([5, 6], [first]) != _name([5, 6], [third])
-    assert _name([5, 6], [first]) != _name([5, 7], [first])
+    assert prompt_name([5, 6], [first]) == prompt_name([5, 6], [second])
+    assert prompt_name([5, 6], [first]) != prompt_name([5, 6], [third])
+    assert prompt_name([5, 6], [first]) != prompt_name([5, 7], [first])

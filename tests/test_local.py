@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import visionthink
 from visionthink import Protocol, StopReason, run_batch
 from visionthink.chatml import NEVER_SAMPLED
 from visionthink.data import synth
+from visionthink.engine.attention import TreeAttention
 from visionthink.errors import ImageError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
+from visionthink.policies.memory import complete_in_parts
 from visionthink.types import Failure
 
 
@@ -60,7 +63,8 @@ def test_logits_that_are_no_numbers_are_an_error_of_their_row(tiny_base, tempera
     spoiled: list[int] = []
 
     def spoil(_module, _inputs, logits):
-        logits[0] = float("nan")
+        if not spoiled:  # a row that has ended leaves, and others take its place
+            logits[0] = float("nan")
         spoiled.append(1)
 
     hook = tiny_base.model.get_output_embeddings().register_forward_hook(spoil)
@@ -72,13 +76,96 @@ def test_logits_that_are_no_numbers_are_an_error_of_their_row(tiny_base, tempera
     assert good.finish_reason != "error" and 0 < good.first_token_seconds < good.seconds
 
 
-def test_sampling_is_seeded(tiny_base):
-    def sample(seed):
-        policy = LocalPolicy(tiny_base, max_new_tokens=8, temperature=1.5, seed=seed)
+def test_what_is_sampled_depends_on_the_seed_and_not_on_the_batch_or_the_way(tiny_base):
+    def sample(seed, batch_size=None, whole=False):
+        policy = LocalPolicy(tiny_base, max_new_tokens=8, temperature=1.5, seed=seed, batch_size=batch_size)
+        policy = policy.reading_whole() if whole else policy
         return [t.token_ids for t in run_batch(episodes(tiny_base, synth.suite(24)), policy)]
 
-    assert sample(1) == sample(1)
-    assert sample(1) != sample(2)
+    usual = sample(1)
+    assert sample(1, batch_size=5) == sample(1, batch_size=1) == sample(1, whole=True) == usual
+    assert sample(2) != usual
+
+
+def test_sampling_is_begun_anew(tiny_base):
+    policy = LocalPolicy(tiny_base, max_new_tokens=8, temperature=3.0)
+    histories = [e.history for e in episodes(tiny_base, synth.suite(3))]
+    first, second, anew = policy.complete(histories), policy.complete(histories), policy.seeded(0).complete(histories)
+    assert first != second and [c.token_ids for c in first] == [c.token_ids for c in anew]
+
+
+def test_the_second_round_goes_on_from_the_first(tiny_base):
+    """Two questions that are made to ask. The first round reads two low views of 16 patches; the second one reads the request, the
+    words around the full view and its 16 tokens, and encodes two full views of 64 patches."""
+    policy = LocalPolicy(tiny_base, max_new_tokens=1)
+    batch = episodes(tiny_base, synth.suite(2))
+    run_batch(batch, ForcedPolicy.of(policy, tiny_base.protocol, "request"))
+    counts = policy._generation.counts
+    assert (counts.prepared, counts.patches) == (4, 2 * 16 + 2 * 64)  # forced, the first round is not computed
+    policy = LocalPolicy(tiny_base, max_new_tokens=1)
+    counts, batch = policy._generation.counts, episodes(tiny_base, synth.suite(2))
+    prompts = [len(policy.renderer.prompt_ids(e.history)) for e in batch]
+    policy.complete([e.history for e in batch])
+    first = dataclasses.replace(counts)
+    assert (first.prepared, first.patches) == (2, 2 * 16) and max(prompts) < first.prefilled < sum(prompts)
+    for episode in batch:
+        episode.step(visionthink.Completion(tiny_base.protocol.request()))
+    policy.complete([e.history for e in batch])
+    behind = sum(len(policy.renderer.prompt_ids(e.history)) for e in batch) - sum(prompts)
+    assert (counts.prepared, counts.patches, counts.prefilled - first.prefilled) == (4, 2 * 16 + 2 * 64, behind)
+
+
+def test_answers_are_those_of_the_weights_there_are(tmp_path):
+    """A model that is changed between two equal questions."""
+    checkpoint = open_checkpoint("tiny-base")
+    policy = LocalPolicy(checkpoint, max_new_tokens=4)
+    history = begin(synth.suite(1)[0], (1,), checkpoint.protocol, budget=checkpoint.budget).history
+    before = policy.complete([history])
+    with torch.no_grad():
+        for layer in checkpoint.model.model.language_model.layers:
+            layer.self_attn.v_proj.weight.mul_(3)
+    after = policy.complete([history])
+    assert after[0].logprobs == LocalPolicy(checkpoint, max_new_tokens=4).complete([history])[0].logprobs
+    assert after[0].logprobs != before[0].logprobs
+
+
+def test_a_call_that_fails_leaves_nothing_behind(tiny_base):
+    policy = LocalPolicy(tiny_base, max_new_tokens=4)
+    histories = [e.history for e in episodes(tiny_base, synth.suite(2))]
+    usual = [c.token_ids for c in policy.complete(histories)]
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    hook = tiny_base.model.lm_head.register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        policy.complete(histories)
+    hook.remove()
+    assert policy._generation.bytes_held == 0
+    assert [c.token_ids for c in policy.complete(histories)] == usual and policy._generation.bytes_held > 0
+
+
+def test_prompts_are_completed_by_length_and_answered_in_order():
+    calls = []
+
+    def complete(part):
+        calls.append(list(part))
+        return [visionthink.Completion(str(i)) for i in part]
+
+    said = complete_in_parts([0, 1, 3, 4], [5, 9, 7, 5, 9], lambda lengths: 2, complete)
+    assert calls == [[1, 4], [0, 3]] and [c.text for c in said] == ["0", "1", "3", "4"]
+
+
+def test_an_engine_that_computes_something_else_is_not_relied_upon(tiny_base, monkeypatch):
+    """As it is asked on a GPU."""
+    policy = LocalPolicy(tiny_base)
+    assert policy._fails(policy._generation) == ""
+    monkeypatch.setattr(
+        TreeAttention, "__call__", lambda _self, query, key, value, scale: torch.zeros_like(query).transpose(1, 2)
+    )
+    assert policy._fails(policy._generation).startswith("log-probabilities of short prompts differ by ")
+    monkeypatch.setattr(TreeAttention, "__call__", lambda *_: torch.zeros(1) @ torch.zeros(2))
+    assert policy._fails(policy._generation).startswith("inconsistent tensor size")
 
 
 def test_image_tokens_cannot_be_sampled(tiny_base):

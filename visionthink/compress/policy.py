@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -85,5 +84,6 @@ def compressed(policy: Any, method: Method, which: Which = "all") -> CompressedP
     if not isinstance(policy, LocalPolicy):
         raise OptionError(f"{method.name}: needs a local model")
     Target(policy.checkpoint.model, method)  # what cannot work is refused now, and not by the first prompt
-    own = copy.copy(policy)  # sampling advances a policy's own seed
+    # what is left of a prompt depends on all of it, and so do the keys and values that are computed
+    own = policy.reading_whole().seeded(policy.seed)
     return CompressedPolicy(policy=own, method=method, which=which)

@@ -71,7 +71,7 @@ def plain_attention(name: str) -> str:
 
 def why_not(model: Any) -> str:
     """Why prefixes cannot be shared in this model where it is; empty if they can be."""
-    if model.device.type not in ("cpu", "cuda"):
+    if model.device.type not in ("cpu", "cuda", "meta"):  # on the last there are no weights, and nothing is run
         return f"attention over shared prefixes runs on a CPU or a GPU of NVIDIA, and the model is on {model.device.type}"
     text = model.config.get_text_config()
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):

@@ -21,18 +21,9 @@ from torch import Tensor
 from visionthink.engine.attention import without_mask
 from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
-from visionthink.engine.sampling import Sampling, Streams
+from visionthink.engine.sampling import Said, Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
 from visionthink.engine.tree import PrefixTree, row_keys, visual
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """Ids that were sampled, with the one that ended the row, and their log-probabilities under the model's own distribution:
-    before any ban, at temperature 1."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
 
 
 @dataclass(kw_only=True)
@@ -73,9 +64,18 @@ class Engine:
         """`first_token`: when the first tokens of the last call were sampled, by `time.perf_counter`."""
         self._known = _Known()
         self._features: dict[int, Features] = {}
+        self._weights = [weight for weight in model.parameters() if not weight.is_inference()]
+        self._changes = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory of what the last call has left for the next one."""
+        held = [x for layer in self._known.cache for x in layer]
+        held += [x for each in self._features.values() for x in (each.tokens, *each.deep)]
+        return sum(x.nbytes for x in {id(x): x for x in held}.values())
 
     def forget(self, *, keep_features: bool = False) -> None:
-        """Drop what was computed: the weights have changed, or no conversation goes on. Features of a tower that is not trained
+        """Drop what was computed: no conversation goes on, or the weights have changed. Features of a tower that is not trained
         may stay."""
         self._known = _Known()
         if not keep_features:
@@ -112,6 +112,25 @@ class Engine:
             streams: needed at a temperature above 0.
             retain: also keep what is known of conversations that are not among these; for a batch that is completed in parts.
         """
+        changes = sum(weight._version for weight in self._weights)  # in place, as autograd counts them
+        if changes != self._changes:
+            self.forget()
+            self._changes = changes
+        try:
+            return self._complete(prompts, images, sampling, streams, retain=retain)
+        except BaseException:  # what is known must not be half of a call, nor stay where memory has run out
+            self.forget()
+            raise
+
+    def _complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        images: Sequence[Sequence[Image.Image]],
+        sampling: Sampling,
+        streams: Streams | None,
+        *,
+        retain: bool,
+    ) -> list[Said]:
         before = self.images.prepared
         prepared = self.images.of(images)
         self.counts.prepared += self.images.prepared - before
@@ -125,10 +144,8 @@ class Engine:
             self._features = {number: held for number, held in self._features.items() if number in used}
         rows = [keys[i] for i in first]
         tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
-        draws = None
-        if streams and sampling.temperature:
-            draws = [streams.of(_name(ids, row)) for ids, row in zip(prompts, prepared, strict=True)]
-        said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, draws)
+        numbers = sampling.numbers(streams, prompts, prepared)
+        said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, numbers)
         self._remember(tree, cache, rows, of, said, own)
         return said
 
@@ -226,7 +243,7 @@ class Engine:
         following: list[int],
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        draws: list[np.random.Generator] | None,
+        numbers: list[np.random.Generator] | None,
     ) -> tuple[list[Said], list[Cache]]:
         """What every row says, and keys and values of all of it but the last token."""
         of, device = decode.of, self.model.device
@@ -238,11 +255,10 @@ class Engine:
         positions = torch.tensor([following[context] for context in of], device=device)
         while True:
             tails = [[*prompts[r][-sampling.memory :], *ids[r][-sampling.memory :]] for r in live] if sampling.phrases else ()
-            drawn = sampling.draw(scores, tails, [draws[r] for r in live] if draws else None)
-            chosen = scores.float().log_softmax(-1).gather(-1, drawn[:, None])[:, 0].tolist()
+            drawn, chosen = sampling.draw(scores, tails, [numbers[r] for r in live] if numbers else None)
             if not decode.steps:
                 self.first_token = time.perf_counter()
-            for row, token, logprob in zip(live, drawn.tolist(), chosen, strict=True):
+            for row, token, logprob in zip(live, drawn.tolist(), chosen.tolist(), strict=True):
                 ids[row].append(token)
                 logprobs[row].append(logprob)
             staying = [i for i, r in enumerate(live) if ids[r][-1] not in sampling.ends and len(ids[r]) < sampling.most]
@@ -275,8 +291,3 @@ class Engine:
         self._known.cache = [
             (torch.cat(keys, 1), torch.cat(values, 1)) for keys, values in (zip(*x, strict=True) for x in layers)
         ]
-
-
-def _name(ids: Sequence[int], images: Sequence[Pixels]) -> bytes:
-    """All that tells a prompt from others, whatever ran before: its ids and the content of its images."""
-    return np.asarray(ids, dtype=np.int64).tobytes() + b"".join(image.digest for image in images)

@@ -12,6 +12,17 @@ import torch
 from torch import Tensor
 from transformers import NoBadWordsLogitsProcessor
 
+from visionthink.engine.tower import Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """Ids that were sampled, with the one that ended the row, and their log-probabilities under the model's own distribution:
+    before any ban, at temperature 1."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
 
 class Streams:
     """Random numbers for each row, which depend on the seed, on what the row is, and on how many rows of its kind there have
@@ -26,6 +37,11 @@ class Streams:
         name = hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()
         self._met[name] += 1
         return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ (self._met[name] - 1)))
+
+
+def prompt_name(ids: Sequence[int], images: Sequence[Pixels]) -> bytes:
+    """All that tells a prompt from others, whatever ran before: its ids and the content of its images."""
+    return np.asarray(ids, dtype=np.int64).tobytes() + b"".join(image.digest for image in images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +63,35 @@ class Sampling:
         phrases = [list(phrase) for phrase in self.phrases]
         object.__setattr__(self, "_ban", NoBadWordsLogitsProcessor(phrases) if phrases else None)
 
+    def numbers(
+        self, streams: Streams | None, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Pixels]]
+    ) -> list[np.random.Generator] | None:
+        """The random numbers of each row; None at temperature 0."""
+        if not self.temperature:
+            return None
+        if streams is None:
+            raise ValueError("a temperature above 0 needs streams of random numbers")
+        return [streams.of(prompt_name(ids, row)) for ids, row in zip(prompts, images, strict=True)]
+
     @property
     def memory(self) -> int:
         """The most ids before a token that decide whether it may be said."""
         return max((len(phrase) for phrase in self.phrases), default=1)
 
-    def draw(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Tensor:
-        """The next id of each row, [rows].
+    def draw(
+        self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The next id of each row and its log-probability under the model's own distribution, [rows] each.
 
         Args:
             logits: [rows, vocabulary].
             before: the last ids of each row, at least `memory` of them.
             streams: of each row; needed unless the temperature is 0.
         """
+        drawn = self._drawn(logits, before, streams)
+        return drawn, logits.float().log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+
+    def _drawn(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Tensor:
         scores = logits.float().nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the others
         if self.banned:
             scores[:, list(self.banned)] = -torch.inf

@@ -15,8 +15,8 @@ from visionthink.transcript import Transcript
 class Cost:
     """Of one episode, all rounds together.
 
-    `flops` is what runs when every round reads its whole context again, as `LocalPolicy` does; `flops_cached` when a round finds
-    the one before in a prefix cache. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context. Where a
+    `flops` is what runs when every round reads its whole context again, as `generate` of transformers does; `flops_cached` when a
+    round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context. Where a
     turn has `restarted`, the prompt before it is found there, and the request in canonical words is read anew.
 
     Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves

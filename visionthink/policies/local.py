@@ -1,27 +1,39 @@
-"""A policy on stock transformers: Qwen2.5-VL and Qwen3-VL, batched, token-in and token-out, with log-probabilities.
+"""A policy on stock transformers: Qwen2-VL, Qwen2.5-VL and Qwen3-VL, batched, token-in and token-out, with log-probabilities.
 
-Knows nothing about turns. Every call prefills the whole context again; image and vision tokens cannot be sampled.
+Knows nothing about turns. What the prompts of a call share, with each other and with the call before, is computed once (see
+`engine`); image and vision tokens cannot be sampled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import dataclasses
+import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from PIL.Image import Image
 
-from visionthink.errors import OptionError
+from visionthink.engine.attention import why_not
+from visionthink.engine.engine import Engine
+from visionthink.engine.sampling import Said, Sampling, Streams
+from visionthink.engine.stock import StockGeneration
+from visionthink.engine.tower import PreparedImages
+from visionthink.errors import OptionError, one_line
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, views, within_context
 from visionthink.protocol import Protocol
-from visionthink.types import Completion, FinishReason, History
+from visionthink.types import Completion, History
+
+log = logging.getLogger(__name__)
+
+_APART = 0.1
+"""Log-probabilities in bfloat16 differ by a few hundredths where sums are made in another order."""
 
 CompleteBatch = Callable[[Sequence[History]], list[Completion]]
 
@@ -35,7 +47,8 @@ class LocalPolicy:
         temperature: 0 is greedy.
         max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
         batch_size: histories per forward pass; None takes as many as fit into memory.
-        seed: of the sampling; the same seed and order of calls give the same text.
+        seed: of the sampling. What is sampled depends on the seed, on the prompt and on how many times the prompt was completed
+            before: not on the batch.
     """
 
     def __init__(
@@ -53,14 +66,39 @@ class LocalPolicy:
                 raise OptionError(f"{name} {value}: must be at least 1")
         if not 0 <= temperature < math.inf:
             raise OptionError(f"temperature {temperature}: must be a number of at least 0")
-        self.checkpoint = checkpoint
+        self.checkpoint, self.batch_size, self.seed = checkpoint, batch_size, seed
         self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
-        self.temperature, self.max_new_tokens, self.batch_size = temperature, max_new_tokens, batch_size
-        self._generator_seed = seed
-        # generation keeps position offsets in the model itself: one call at a time, shared by every copy of the policy
+        self._sampling = Sampling(
+            ends=frozenset(self.renderer.end_ids),
+            most=max_new_tokens,
+            temperature=temperature,
+            banned=tuple(self.renderer.never_sampled),
+        )
+        self._streams = Streams(seed)
+        # one call at a time: what is known of the call before, and position offsets that `generate` keeps in the model, are
+        # shared by every copy of the policy
         self._alone = threading.Lock()
-        self._suppressed = self.renderer.never_sampled
-        self._bad_words: list[list[int]] = []
+        images, pad = PreparedImages(checkpoint.image_processor), self.renderer.image_pad_id
+        self._stock = StockGeneration(checkpoint.model, images, pad, checkpoint.tokenizer.pad_token_id)
+        self._generation: Engine | StockGeneration = self._stock
+        engine = Engine(checkpoint.model, images, pad)
+        if hindrance := why_not(checkpoint.model) or (checkpoint.model.device.type == "cuda" and self._fails(engine)):
+            log.warning("prefixes are computed for every prompt anew: %s", hindrance)
+        else:
+            self._generation = engine
+
+    def _fails(self, engine: Engine) -> str:
+        """What goes wrong where the engine completes two short prompts; empty if nothing does. On a GPU its attention is compiled
+        for the machine, and it is not relied upon unseen."""
+        prompts = [self.renderer.plain(text) for text in ("What is it?", "What is it for?")]
+        rule = dataclasses.replace(self._sampling, temperature=0.0, most=2)
+        try:
+            with torch.inference_mode():
+                ours, stock = (each.complete(prompts, [[], []], rule) for each in (engine, self._stock))
+        except Exception as error:  # of a compiler, too
+            return one_line(error)
+        apart = max(abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(ours, stock, strict=True))
+        return "" if apart < _APART else f"log-probabilities of short prompts differ by {apart:.2g}"
 
     @property
     def config(self) -> Any:
@@ -74,17 +112,22 @@ class LocalPolicy:
 
     def forbidding(self, text: str) -> Self:
         """The same policy, unable to say `text`; it shares the weights."""
-        other = copy.copy(self)
+        rule = self._sampling
         if own := self.renderer.own_ids(text):
-            other._suppressed = sorted({*self._suppressed, *own})
-        else:
-            other._bad_words = [*self._bad_words, self.renderer.plain(text)]
-        return other
+            return self._with(_sampling=dataclasses.replace(rule, banned=(*rule.banned, *own)))
+        return self._with(_sampling=dataclasses.replace(rule, phrases=(*rule.phrases, tuple(self.renderer.plain(text)))))
 
     def seeded(self, seed: int) -> Self:
         """The same policy with its sampling begun anew; it shares the weights."""
+        return self._with(seed=seed, _streams=Streams(seed))
+
+    def reading_whole(self) -> Self:
+        """The same policy, which has `generate` of transformers read every prompt as a whole; it shares the weights."""
+        return self._with(_generation=self._stock)
+
+    def _with(self, **changes: Any) -> Self:
         other = copy.copy(self)
-        other._generator_seed = seed
+        vars(other).update(changes)
         return other
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
@@ -95,132 +138,50 @@ class LocalPolicy:
         """As `complete`, where `complete_batch` completes as many histories at once as fit into memory."""
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-
-        def size(rest: Sequence[int]) -> int:
-            return self.batch_size or self._fitting([len(prompts[i]) for i in rest])
-
         complete = memory.halving(lambda part: complete_batch([histories[i] for i in part]))
-        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+
+        def in_parts(fitting: Sequence[int]) -> list[Completion]:
+            return memory.complete_in_parts(fitting, [len(ids) for ids in prompts], self._fitting, complete)
+
+        return within_context(prompts, context, in_parts)
 
     def _fitting(self, lengths: Sequence[int]) -> int:
+        if self.batch_size or len(lengths) == 1:
+            return self.batch_size or 1
         model = self.checkpoint.model
         per_token = memory.bytes_per_token(model.config, model.dtype.itemsize)
-        return memory.fitting([n + self.max_new_tokens for n in lengths], per_token, memory.free_bytes(model.device))
+        free = memory.free_bytes(model.device) + self._generation.bytes_held  # which is dropped, or spares as much
+        return memory.fitting([n + self._sampling.most for n in lengths], per_token, free)
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
         started = time.perf_counter()
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        recorder = _LogprobRecorder()
-        with (
-            self._alone,
-            torch.inference_mode(),
-            torch.random.fork_rng(enabled=self.temperature > 0),
-            recorder.listening_to(self.checkpoint.model),
-        ):
-            if self.temperature > 0:
-                torch.manual_seed(self._generator_seed)
-                self._generator_seed += 1
-            output = self.checkpoint.model.generate(
-                **self.model_inputs(prompts, histories),
-                max_new_tokens=self.max_new_tokens,
-                do_sample=self.temperature > 0,
-                # the checkpoint holds no settings of its own (`read_generation`); transformers would take the 50 best
-                **({"temperature": self.temperature, "top_k": 0} if self.temperature else {}),
-                suppress_tokens=self._suppressed,
-                bad_words_ids=self._bad_words or None,
-                eos_token_id=self.renderer.end_ids,
-                pad_token_id=self.checkpoint.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([recorder]),
-            )
-            sampled = output[:, max(len(p) for p in prompts) :]
-            logprobs = recorder.finish(sampled)
+        images = _images(histories)
+        with self._alone, torch.inference_mode():
+            said = self._generation.complete(prompts, images, self._sampling, self._streams)
+            first_token = self._generation.first_token
         share = 1 / len(histories)
-        seconds = (time.perf_counter() - started) * share
-        first_token_seconds = (recorder.first_token - started) * share
-        return [
-            self._completion(prompt, ids, scores, seconds, first_token_seconds)
-            for prompt, ids, scores in zip(prompts, sampled.tolist(), logprobs.tolist(), strict=True)
-        ]
+        seconds, first_token_seconds = (time.perf_counter() - started) * share, (first_token - started) * share
+        return [self._completion(prompt, each, seconds, first_token_seconds) for prompt, each in zip(prompts, said, strict=True)]
 
     def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
-        """Left-padded input_ids and attention_mask [batch, width], pixel_values [patches, features], image_grid_thw
-        [images, 3]."""
-        device = self.checkpoint.model.device
-        width = max(len(p) for p in prompts)
-        pad = self.checkpoint.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        images = [view.image for history in histories for view in views(history)]
-        if images:
-            pixels = self.checkpoint.image_processor(images=images, return_tensors="pt")
-            inputs |= {
-                "pixel_values": pixels["pixel_values"].to(self.checkpoint.model.dtype),
-                "image_grid_thw": pixels["image_grid_thw"],
-                "mm_token_type_ids": (ids == self.renderer.image_pad_id).long(),
-            }
-        return {name: tensor.to(device) for name, tensor in inputs.items()}
+        """What transformers is given of prompts and the views of their histories, see `engine.stock.StockGeneration.inputs`."""
+        return self._stock.inputs(prompts, self._stock.images.of(_images(histories)))
 
-    def _completion(
-        self, prompt: list[int], ids: list[int], logprobs: list[float], seconds: float, first_token_seconds: float
-    ) -> Completion:
-        if not all(map(math.isfinite, logprobs)):
+    def _completion(self, prompt: list[int], said: Said, seconds: float, first_token_seconds: float) -> Completion:
+        if not all(map(math.isfinite, said.logprobs)):
             return Completion.failed("server", "the model's logits are not numbers", seconds=seconds)
-        end = next((i for i, token in enumerate(ids) if token in self.renderer.end_ids), None)
-        finish: FinishReason = "length" if end is None else "stop"
-        length = len(ids) if end is None else end + 1
-        text = self.renderer.decode(ids[:end])
         return Completion(
-            text=text,
-            finish_reason=finish,
-            token_ids=tuple(ids[:length]),
+            text=self.renderer.decode(said.ids),
+            finish_reason="stop" if said.ids[-1] in self.renderer.end_ids else "length",
+            token_ids=said.ids,
             prompt_ids=tuple(prompt),
-            logprobs=tuple(logprobs[:length]),
+            logprobs=said.logprobs,
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
 
 
-class _LogprobRecorder(LogitsProcessor):
-    """Log-probabilities of what is sampled, under the model's own distribution: before any ban, at temperature 1.
-
-    Keeps one step of logits at a time (all of them would be steps x vocabulary per row). A hook on the head sees the
-    raw logits; the next step, as a processor, sees what was drawn from them.
-    """
-
-    def __init__(self) -> None:
-        self._raw: torch.Tensor | None = None
-        self._steps: list[torch.Tensor] = []
-        self.first_token = 0.0
-        """When its logits were there, by `time.perf_counter`."""
-
-    @contextlib.contextmanager
-    def listening_to(self, model: Any) -> Iterator[None]:
-        def keep(_module: Any, _inputs: Any, logits: torch.Tensor) -> None:
-            self._raw = logits[:, -1]
-
-        hook = model.get_output_embeddings().register_forward_hook(keep)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self._steps:
-            if scores.is_cuda:
-                torch.cuda.synchronize(scores.device)
-            self.first_token = time.perf_counter()
-        self._steps.append(self._raw.float() if self._raw is not None else scores)
-        if len(self._steps) > 1:
-            self._steps[-2] = self._pick(self._steps[-2], input_ids[:, -1])
-        return scores.nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the draw of the others
-
-    @staticmethod
-    def _pick(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-
-    def finish(self, sampled: torch.Tensor) -> torch.Tensor:
-        """[batch, steps], like `sampled`."""
-        self._steps[-1] = self._pick(self._steps[-1], sampled[:, -1])
-        return torch.stack(self._steps, dim=1)
+def _images(histories: Sequence[History]) -> list[list[Image]]:
+    return [[view.image for view in views(history)] for history in histories]

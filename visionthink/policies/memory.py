@@ -53,19 +53,26 @@ def fitting(lengths: Sequence[int], per_token: int, free: int, most: int = MOST)
 
 
 def complete_in_parts(
-    prompts: Sequence[int], size: Callable[[Sequence[int]], int], complete: Callable[[Sequence[int]], list[Completion]]
+    prompts: Sequence[int],
+    lengths: Sequence[int],
+    fitting: Callable[[Sequence[int]], int],
+    complete: Callable[[Sequence[int]], list[Completion]],
 ) -> list[Completion]:
-    """One completion per prompt, in order.
+    """One completion per prompt, in order. Prompts of like lengths are completed together, the longest first.
 
     Args:
         prompts: their indices.
-        size: how many of the first of the given prompts to complete at once.
+        lengths: of every prompt, by its index.
+        fitting: how many of the first prompts of such lengths to complete at once.
         complete: completes all it is given at once.
     """
-    completions: list[Completion] = []
-    while rest := prompts[len(completions) :]:
-        completions += complete(rest[: size(rest)])
-    return completions
+    completions: dict[int, Completion] = {}
+    rest = sorted(prompts, key=lambda i: -lengths[i])
+    while rest:
+        count = fitting([lengths[i] for i in rest])
+        part, rest = rest[:count], rest[count:]
+        completions |= zip(part, complete(part), strict=True)
+    return [completions[i] for i in prompts]
 
 
 def halving(complete: Callable[[Sequence[int]], list[Completion]]) -> Callable[[Sequence[int]], list[Completion]]:

@@ -19,8 +19,8 @@ from torch import Tensor
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from visionthink.engine.attention import keep_wanted, why_not, without_mask
-from visionthink.engine.engine import Engine, Said
-from visionthink.engine.sampling import Sampling, Streams
+from visionthink.engine.engine import Engine
+from visionthink.engine.sampling import Said, Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.train import agreement
@@ -104,9 +104,6 @@ class SharedPrefixes(_Trainer):
             # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
             with torch.no_grad(), self.accelerator.autocast():
                 return self.engine.complete(prompts, images, rule, self.streams, retain=True)
-        except torch.OutOfMemoryError:
-            self.engine.forget()
-            raise
         finally:
             model.train()
 

@@ -16,7 +16,7 @@ from PIL import Image
 from visionthink.episode import Episode, OnEnd, Policy, RunBatch, run_batch
 from visionthink.policies.render import Renderer
 from visionthink.resolution import PixelBudget
-from visionthink.train.engine import Sample, TrainerPolicy
+from visionthink.train.policy import Sample, TrainerPolicy
 from visionthink.train.processes import distribution
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, History, ImageView, Message, whole

@@ -56,11 +56,8 @@ class TrainerPolicy:
         def sample(part: Sequence[int]) -> list[Completion]:
             return self._sample([prompts[i] for i in part], [histories[i] for i in part])
 
-        def size(rest: Sequence[int]) -> int:
-            return self._fitting([len(prompts[i]) for i in rest])
-
-        complete = self._halving(sample)
-        return within_context(prompts, context, lambda fitting: memory.complete_in_parts(fitting, size, complete))
+        complete, lengths = self._halving(sample), [len(ids) for ids in prompts]
+        return within_context(prompts, context, lambda part: memory.complete_in_parts(part, lengths, self._fitting, complete))
 
     def _halving(self, sample: Sample) -> Sample:
         """The same, in halves where memory runs out."""

@@ -1,0 +1,105 @@
+"""Generation by `generate` of transformers, by the same rule and from the same random numbers: every prompt is read as a whole,
+padded on the left to the longest.
+
+For prompts out of which visual tokens are taken while they are read, and for models whose prefixes cannot be shared
+(`attention.why_not`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from visionthink.engine.sampling import Said, Sampling, Streams
+from visionthink.engine.tower import Pixels, PreparedImages
+
+
+class StockGeneration:
+    """Completes as `engine.Engine` does; nothing is kept for the next call but prepared images.
+
+    Args:
+        model: a stock Qwen-VL model.
+        images: prepared images.
+        pad: id of the image pad token.
+        padding: id of the token on the left of shorter prompts.
+    """
+
+    bytes_held = 0
+
+    def __init__(self, model: Any, images: PreparedImages, pad: int, padding: int):
+        self.model, self.images, self.pad, self.padding = model, images, pad, padding
+        self.first_token = 0.0
+        """When the first tokens of the last call were sampled, by `time.perf_counter`."""
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        images: Sequence[Sequence[Image.Image]],
+        sampling: Sampling,
+        streams: Streams | None = None,
+    ) -> list[Said]:
+        """What is said after each prompt; see `engine.Engine.complete`."""
+        prepared = self.images.of(images)
+        self.images.keep({image.number for row in prepared for image in row})  # a second round shows the first view again
+        draws = _Draws(sampling, sampling.numbers(streams, prompts, prepared))
+        output = self.model.generate(
+            **self.inputs(prompts, prepared),
+            max_new_tokens=sampling.most,
+            do_sample=False,  # the token is drawn before
+            eos_token_id=sorted(sampling.ends),
+            pad_token_id=self.padding,
+            logits_processor=LogitsProcessorList([draws]),
+        )
+        self.first_token = draws.first_token
+        sampled = output[:, max(map(len, prompts)) :].tolist()
+        logprobs = torch.stack(draws.logprobs, 1).tolist()
+        return [_until(sampling.ends, ids, scores) for ids, scores in zip(sampled, logprobs, strict=True)]
+
+    def inputs(self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Pixels]]) -> dict[str, Tensor]:
+        """Left-padded input_ids and attention_mask [prompts, longest], pixel_values [patches, values of a patch], image_grid_thw
+        [images, 3]."""
+        width, device = max(map(len, prompts)), self.model.device
+        ids = torch.tensor([[*[self.padding] * (width - len(prompt)), *prompt] for prompt in prompts])
+        behind = width - torch.tensor([len(prompt) for prompt in prompts])
+        inputs = {"input_ids": ids, "attention_mask": (torch.arange(width) >= behind[:, None]).long()}
+        shown = [image for row in images for image in row]
+        if shown:
+            inputs |= {
+                "pixel_values": torch.cat([image.pixels for image in shown]).to(self.model.dtype),
+                "image_grid_thw": torch.from_numpy(np.array([image.grid for image in shown])),
+                "mm_token_type_ids": (ids == self.pad).long(),
+            }
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def _until(ends: frozenset[int], ids: list[int], logprobs: list[float]) -> Said:
+    """What a row said up to its end; padding stands behind it."""
+    length = next((i for i, token in enumerate(ids, 1) if token in ends), len(ids))
+    return Said(ids=tuple(ids[:length]), logprobs=tuple(logprobs[:length]))
+
+
+class _Draws(LogitsProcessor):
+    """Draws the next tokens by our rule, and leaves `generate` no other choice.
+
+    It is the only processor, so that the scores are the model's own logits.
+    """
+
+    def __init__(self, sampling: Sampling, streams: Sequence[np.random.Generator] | None):
+        self._sampling, self._streams = sampling, streams
+        self.logprobs: list[Tensor] = []
+        """Of the tokens drawn, [prompts] each."""
+        self.first_token = 0.0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn, logprobs = self._sampling.draw(scores, input_ids[:, -self._sampling.memory :].tolist(), self._streams)
+        if not self.logprobs:
+            self.first_token = time.perf_counter()
+        self.logprobs.append(logprobs)
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)
