@@ -95,8 +95,8 @@ def test_sampling_is_begun_anew(tiny_base):
 
 
 def test_the_second_round_goes_on_from_the_first(tiny_base):
-    """Two questions that are made to ask. The first round reads two low views of 16 patches; the second one reads the request, the
-    words around the full view and its 16 tokens, and encodes two full views of 64 patches."""
+    """Two questions that are made to ask. The first round encodes two low views of 16 patches; the second one reads what is
+    behind the first prompts, and encodes two full views of 64 patches."""
     policy = LocalPolicy(tiny_base, max_new_tokens=1)
     batch = episodes(tiny_base, synth.suite(2))
     run_batch(batch, ForcedPolicy.of(policy, tiny_base.protocol, "request"))

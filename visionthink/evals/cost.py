@@ -16,8 +16,9 @@ class Cost:
     """Of one episode, all rounds together.
 
     `flops` is what runs when every round reads its whole context again, as `generate` of transformers does; `flops_cached` when a
-    round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the papers' formula on the last context. Where a
-    turn has `restarted`, the prompt before it is found there, and the request in canonical words is read anew.
+    round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the
+    papers' formula on the last context. Where a turn has `restarted`, the prompt before it is found there, and the request in
+    canonical words is read anew.
 
     Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves
     others: nothing of an earlier round is reused, and every round is read anew in the cached figures too, vision tower excepted.
