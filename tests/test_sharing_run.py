@@ -71,7 +71,7 @@ def test_what_a_step_computes(tmp_path, monkeypatch, lora_rank, passes):
         return decode(self, decoding, logits, following, prompts, sampling, rows)
 
     monkeypatch.setattr(Engine, "_decode", scripted)
-    monkeypatch.setattr(Sampling, "draw", lambda self, logits, before, rows: torch.tensor([next(row) for row in rows]))
+    monkeypatch.setattr(Sampling, "_drawn", lambda self, logits, before, rows: torch.tensor([next(row) for row in rows]))
     trainer._unchecked = False  # the comparison at the start would be counted, too
     trainer.train()
 
