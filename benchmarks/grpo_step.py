@@ -25,8 +25,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-warnings.simplefilter("ignore")
-
 import torch
 from step_table import contract, curves, kept, markdown, spread
 from step_ways import WAYS, Run, model_of, operations, timed
@@ -126,6 +124,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each way (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for grpo_step.json, .md and .svg; other rows that it has are kept")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")
     chosen = [QUICK] if options.quick else [work for work in ROWS if options.rows in work.name]
     if options.rows and options.rows in WITH_7B.name and not chosen:
         chosen = [WITH_7B]

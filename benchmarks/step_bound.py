@@ -1,10 +1,11 @@
 """Floating-point operations of one training step, as stock code does it and with everything distinct done once.
 
-Both are counted from the rollouts of a step that was run, by the formulas of `visionthink.evals.flops`. Stock code (`plain`) reads
-every row whole, in both rounds of generation and in the passes after it; rows are padded to the longest, attention under a padding
-mask computes the whole square, finished rows go on until the last one ends, and TRL 1.16 runs the head on all positions on a CPU.
-At the least (`shared`) every distinct image is encoded once in each of generation, reference and update, every distinct prefix read
-once, the causal half of attention computed, and the head run on what precedes a sampled token. A backward pass is twice a forward pass.
+Both are counted from the rollouts of a step that was run, by the formulas of `visionthink.evals.flops`. Stock code (`plain`)
+reads every row whole, in both rounds of generation and in the passes after it; rows are padded to the longest, attention under a
+padding mask computes the whole square, finished rows go on until the last one ends, and TRL 1.16 runs the head on all positions
+on a CPU. At the least (`shared`) every distinct image is encoded once in each of generation, reference and update, every distinct
+prefix read once, the causal half of attention computed, and the head run on what precedes a sampled token. A backward pass is
+twice a forward pass.
 
 The bound of a ratio of times is that of these numbers: both ways at one rate. A measured ratio can be above it, where the smaller
 work fits into the caches of the processor.

@@ -1,7 +1,7 @@
 """Stock TRL for the benchmarks of a training step: `GRPOTrainer` with `environment_factory`, and nothing of ours in the model.
 
-It reads the same ids as ours: the chat template and the messages are made so that both agree, which the benchmark checks. Low views
-are made before the clock runs, and the reward is a comparison of two strings.
+It reads the same ids as ours: the chat template and the messages are made so that both agree, which the benchmark checks. Low
+views are made before the clock runs, and the reward is a comparison of two strings.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def stock_trainer(
     ours = config.to_trl(processes=1, on_cpu=True, bridge_tokens=1 << 15, longest=1 << 15, never_sampled=renderer.never_sampled)
     names = (
         "max_steps per_device_train_batch_size steps_per_generation gradient_accumulation_steps num_generations "
-        "max_completion_length generation_kwargs loss_type importance_sampling_level scale_rewards use_bias_correction_kl epsilon "
-        "beta temperature learning_rate lr_scheduler_type warmup_steps max_grad_norm weight_decay seed report_to disable_tqdm "
+        "max_completion_length generation_kwargs loss_type importance_sampling_level scale_rewards use_bias_correction_kl "
+        "epsilon beta temperature learning_rate lr_scheduler_type warmup_steps max_grad_norm weight_decay seed report_to disable_tqdm "
         "shuffle_dataset bf16 use_cpu gradient_checkpointing dataloader_pin_memory"
     )
     arguments = GRPOConfig(
