@@ -7,6 +7,7 @@ one view a turn, are read as well.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,13 +199,14 @@ class Transcript:
             ValueError: the transcript was read from JSON, which does not keep prompt ids.
         """
         self._need_prompt_ids()
-        return tuple(i for t in self.turns for i in (*t.prompt_ids, *t.token_ids))
+        return tuple(itertools.chain.from_iterable(ids for t in self.turns for ids in (t.prompt_ids, t.token_ids)))
 
     @property
     def loss_mask(self) -> tuple[int, ...]:
         """1 for ids the model sampled, 0 for all others (the indicator I of Eq. 3); P1 C1 E1 C2 gives 0 1 0 1."""
         self._need_prompt_ids()
-        return tuple(m for t in self.turns for m in (*[0] * len(t.prompt_ids), *[1] * len(t.token_ids)))
+        spans = ((sampled, len(ids)) for t in self.turns for sampled, ids in enumerate((t.prompt_ids, t.token_ids)))
+        return tuple(itertools.chain.from_iterable((sampled,) * length for sampled, length in spans))
 
     def _need_prompt_ids(self) -> None:
         if any(t.token_ids and not t.prompt_ids for t in self.turns):

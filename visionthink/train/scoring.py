@@ -6,7 +6,7 @@ before sampled tokens, once for each pair of a place and the token that follows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,10 @@ class Packed:
             **encoded,
         }
 
-    def spread(self, values: Tensor, count: int, width: int) -> Tensor:
-        """Values of pairs [1, pairs] where rollouts have them [count, width], 0 elsewhere."""
-        return values.new_zeros((count, width)).index_put((self.rows, self.columns), values[0, self.pairs])
+    def spread(self, values: Tensor, order: Tensor, width: int) -> Tensor:
+        """Values of pairs [1, pairs] where rollouts have them [rollouts, width], 0 elsewhere. `order` [rollouts] is where each
+        rollout stands in the result."""
+        return values.new_zeros((len(order), width)).index_put((order[self.rows], self.columns), values[0, self.pairs])
 
 
 class StepScorer:
@@ -78,9 +79,9 @@ class StepScorer:
         self.tokens = 0
         """Distinct tokens that were read in all passes."""
 
-    def packed(self, chosen: Sequence[int]) -> Packed:
-        """These rollouts, by their numbers."""
-        key = tuple(chosen)
+    def packed(self, chosen: Iterable[int]) -> Packed:
+        """These rollouts in ascending order of their numbers: TRL permutes them after the reference has read them."""
+        key = tuple(sorted(chosen))
         if key not in self._packed:
             self._packed[key] = self._pack([self._rollouts[i] for i in key])
         packed = self._packed[key]

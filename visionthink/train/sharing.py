@@ -195,7 +195,7 @@ class SharedPrefixes(_Trainer):
 
     def _scored(self, model: Any, rows: Sequence[int], width: int, features: dict[int, Features]) -> tuple[Tensor, Tensor | None]:
         """Of these rows, [rows, width] each. `features` are those of images that an earlier part of the same pass has encoded."""
-        packed = self.scorer.packed(rows)
+        packed, order = self.scorer.packed(rows), torch.tensor(rows, device=self.accelerator.device).argsort()
         with self.accelerator.autocast():
             encoded = self._encoded(model, packed.images, features)
             out = model(
@@ -203,8 +203,8 @@ class SharedPrefixes(_Trainer):
                 attention_mask=without_mask(self.trained()),
                 fused_lm_head=True,
             )
-        entropy = None if out.entropy is None else packed.spread(out.entropy, len(rows), width)
-        return packed.spread(out.log_probs, len(rows), width), entropy
+        entropy = None if out.entropy is None else packed.spread(out.entropy, order, width)
+        return packed.spread(out.log_probs, order, width), entropy
 
     def _encoded(self, model: Any, images: Sequence[Pixels], features: dict[int, Features]) -> Features | None:
         assert self.engine is not None
