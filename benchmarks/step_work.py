@@ -288,6 +288,6 @@ class Given:
 class Drawn(Sampling):
     """Draws as usual, and then says what is given."""
 
-    def draw(self, logits: torch.Tensor, before: Any, streams: Any) -> torch.Tensor:
-        super().draw(logits, before, [NUMBERS] * len(streams))
+    def _drawn(self, logits: torch.Tensor, before: Any, streams: Any) -> torch.Tensor:
+        super()._drawn(logits, before, [NUMBERS] * len(streams))
         return torch.tensor([next(stream) for stream in streams])
