@@ -1,4 +1,4 @@
-"""Compression and attention reach into transformers' models: their tests again, on older versions that are declared."""
+"""The engine, compression and attention reach into the models of transformers: their tests, on older versions that are declared."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ VERSIONS = (
     "5.16.1",  # the last minor in which Qwen2-VL and Qwen2.5-VL hand their layers a rotary embedding for each of three axes
     "5.20.2",  # and a later one with a single embedding; the newest is the one that all other tests run on
 )
+
+
+TESTS = [f"tests/test_{name}.py" for name in ("compress", "attention", "engine", "prefix_tree", "local")]
 
 
 def environment(version: str) -> Path:
@@ -47,7 +50,7 @@ def test_the_versions_reach_from_the_oldest_declared_to_this_one() -> None:
 
 def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = "import sys, pytest, transformers; print(transformers.__version__, flush=True); sys.exit(pytest.main(sys.argv[1:]))"
-    options = ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests"), "tests/test_compress.py", "tests/test_attention.py"]
+    options = ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests"), *TESTS]
     command = [str(environment(version)), "-c", code, *options]
     return subprocess.run(command, cwd=ROOT, env=clean() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
@@ -55,7 +58,7 @@ def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("version", VERSIONS)
-def test_compression_and_attention_pass_on_an_older_version(tmp_path: Path, version: str) -> None:
+def test_what_reaches_in_passes_on_an_older_version(tmp_path: Path, version: str) -> None:
     done = run(version, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     first, *_, last = done.stdout.splitlines()
