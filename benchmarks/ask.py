@@ -1,6 +1,6 @@
 """What answering costs: at full resolution and adaptively, by our engine and by `generate` of stock transformers.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/ask.py [--shape tiny wide] [--repeats 5] [--out ask.json]
+Run: OMP_NUM_THREADS=1 python benchmarks/ask.py [--quick] [--json] [--shape tiny wide] [--repeats 5]
 
 CPU milliseconds of a question, images opened and prepared: the median of the repeats, and the least and the most. The ways take
 turns. Beside each ratio stands that of the floating-point operations (`visionthink.evals.cost`), which is what sharing can bring
@@ -193,10 +193,10 @@ def prefilled(shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list
     return records
 
 
-def shape_of(name: str, examples: int | None) -> Shape:
+def shape_of(name: str, *, quick: bool) -> Shape:
     if name == "tiny":
-        return Shape(examples=synth.suite(examples or 120, split="test"), batches=(1, 64), answer=8, scripted=False)
-    return Shape(examples=of_wide(examples or OF), batches=(1, 10), answer=12, scripted=True)
+        return Shape(examples=synth.suite(6 if quick else 120), batches=(1, 64), answer=8, scripted=False)
+    return Shape(examples=of_wide(3 if quick else OF), batches=(1, 10), answer=12, scripted=True)
 
 
 def told(values: dict[str, float]) -> str:
@@ -231,22 +231,17 @@ def page(found: dict[str, dict[str, list[dict]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=SHAPES, help="default: both")
-    parser.add_argument("--examples", type=int, help="questions of each shape (default: 120 of tiny, 20 of wide)")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, help="also write everything as JSON")
+    parser.add_argument("--quick", action="store_true", help="a few questions, once")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     logging.getLogger("visionthink").setLevel(logging.ERROR)
-    found = {}
+    repeats, found = 1 if options.quick else options.repeats, {}
     for name in options.shape:
-        shape = shape_of(name, options.examples)
+        shape = shape_of(name, quick=options.quick)
         with checkpoints(name) as opened:
-            found[name] = {
-                "answered": answered(shape, opened, options.repeats),
-                "prefilled": prefilled(shape, opened, options.repeats),
-            }
-        sys.stdout.write(page({name: found[name]}) + "\n")
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+            found[name] = {"answered": answered(shape, opened, repeats), "prefilled": prefilled(shape, opened, repeats)}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.json else page(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engine, compression and attention reach into the models of transformers: their tests, on older versions that are declared."""
+"""The engine, compression and attention reach into models of transformers: their tests, on older versions that are declared."""
 
 from __future__ import annotations
 
