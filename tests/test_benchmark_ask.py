@@ -14,8 +14,8 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "ask.py"
 
 
 def test_the_operations_of_a_question_that_asks():
-    """3 questions about 672 x 672 px, of which one asks: 144 visual tokens, and 576. That both ways say the same is checked by the
-    script."""
+    """3 questions about 672 x 672 px, of which one asks: 144 visual tokens, and 576. That both ways say the same is checked by
+    the script."""
     command = [sys.executable, str(SCRIPT), "--quick", "--json", "--shape", "wide"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
