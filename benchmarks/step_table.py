@@ -119,7 +119,7 @@ def curves(rows: Sequence[Row], peer: str) -> str:
         axes.set_xlabel(title)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)
-    drawn.axes[0].set_ylabel(f"{name(peer)} / ours, CPU seconds (dashed: bound)")
+    drawn.axes[0].set_ylabel(f"{name(peer)} / ours (dashed: bound)")
     return svg(drawn)
 
 
