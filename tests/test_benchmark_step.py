@@ -27,7 +27,7 @@ def found(script: str, out: Path) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("script, ways, bound", [("grpo_step", 3, 3.08), ("rollout", 2, 2.36)])
+@pytest.mark.parametrize("script, ways, bound", [("grpo_step", 3, 3.13), ("rollout", 2, 2.92)])
 def test_a_small_row(tmp_path, script, ways, bound):
     """4 members read a prompt of 60 tokens, of which 12 are visual; 2 ask for 48 more in the same words. That the ways did the
     same work is checked by the script."""
