@@ -7,26 +7,19 @@ of the runs of one turn. The bound beside it is arithmetic (`step_bound.py`). Pe
 
 `wide` has 2 + 2 layers of width 512 and random weights, `tiny` is the recipe of that name. `wide 600, G 8, half ask` reads
 prompts of 600 tokens, of which half are visual, and 4 of 8 members ask for the full view of 4 times as many. Lengths and requests
-follow a script; tiny speaks for itself. `--rows 7b` has the widths of Qwen2.5-VL-7B, 1 + 2 layers, and takes 20 GiB.
+follow a script; tiny speaks for itself. `--rows 7b` has the widths of Qwen2.5-VL-7B, 1 + 2 layers, which takes minutes a run.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/grpo_step.py [--quick] [--json] [--rows TEXT] [--repeats N] [--out DIR]
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import datetime
-import json
 import multiprocessing
-import os
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from step_table import contract, curves, kept, markdown, spread
+from step_table import command, spread
 from step_ways import WAYS, Run, model_of, operations, timed
 from step_work import Work
 
@@ -51,13 +44,15 @@ ROWS = (
     Work(prompt=600, low=300, share=0.5, group=16),
     Work(prompt=2800, low=2500),
 )
-WITH_7B = Work(model="7b", share=0.5)
+WITH_7B = (Work(model="7b"), Work(model="7b", share=0.5))
 QUICK = Work(prompt=60, low=12, group=4, share=0.5)
+REMEMBERED = [work for work in ROWS if work.prompt >= 600 and not work.share]
+"""Rows of which peak memory is measured."""
 STEPS = {"tiny": 4}
 """Steps of a run; 1 where none are named."""
 
 
-def measured(work: Work, repeats: int, *, memory: bool) -> dict[str, Any]:
+def measured(work: Work, repeats: int) -> dict[str, Any]:
     """One row of the table."""
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     steps = STEPS.get(work.model, 1)
@@ -65,7 +60,7 @@ def measured(work: Work, repeats: int, *, memory: bool) -> dict[str, Any]:
         for repeat in range(repeats):
             for way in WAYS if repeat % 2 == 0 else WAYS[::-1]:
                 runs[way].append(timed(work, way, model, steps))
-        peaks = {way: peak(work, way, model) for way in WAYS} if memory else {}
+        peaks = {way: peak(work, way, model) for way in WAYS} if work in REMEMBERED else {}
     if work.model != "tiny":
         read = {way: [run.lengths for run in of_way] for way, of_way in runs.items()}
         assert read["ours"] == read["plain"] == read["stock"], f"the ways did not do the same work: {read}"
@@ -117,31 +112,7 @@ def _memory(what: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small row, once")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rows", default="", help="only rows with this text in their names, as 'G 16'")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each way (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="folder for grpo_step.json, .md and .svg; other rows that it has are kept")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    chosen = [QUICK] if options.quick else [work for work in ROWS if options.rows in work.name]
-    if options.rows and options.rows in WITH_7B.name and not chosen:
-        chosen = [WITH_7B]
-    found: dict[str, Any] = {
-        "when": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} shared CPU cores, {torch.get_num_threads()} thread(s), fp32, in miniature",
-    }
-    rows = {row["name"]: row for row in (kept(options.out / "grpo_step.json") if options.out else ())}
-    for work in chosen:
-        rows[work.name] = measured(work, 1 if options.quick else options.repeats, memory=work.prompt >= 600 and not work.share)
-        found["rows"] = list(rows.values())
-        if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / "grpo_step.json").write_text(json.dumps(found | contract(found["rows"], "stock"), indent=1) + "\n")
-            (options.out / "grpo_step.md").write_text(markdown(found, WAYS))
-            (options.out / "grpo_step.svg").write_text(curves(found["rows"], "stock"))
-    sys.stdout.write(json.dumps(found | contract(found["rows"], "stock")) + "\n" if options.json else markdown(found, WAYS))
+    command("grpo_step", __doc__, ways=WAYS, works=ROWS, quick=QUICK, measure=measured, named=WITH_7B)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ def stock_trainer(
     names = (
         "max_steps per_device_train_batch_size steps_per_generation gradient_accumulation_steps num_generations "
         "max_completion_length generation_kwargs loss_type importance_sampling_level scale_rewards use_bias_correction_kl "
-        "epsilon beta temperature learning_rate lr_scheduler_type warmup_steps max_grad_norm weight_decay seed report_to disable_tqdm "
-        "shuffle_dataset bf16 use_cpu gradient_checkpointing dataloader_pin_memory"
+        "epsilon beta temperature learning_rate lr_scheduler_type warmup_steps max_grad_norm weight_decay seed report_to "
+        "disable_tqdm shuffle_dataset bf16 use_cpu gradient_checkpointing dataloader_pin_memory"
     )
     arguments = GRPOConfig(
         output_dir=str(config.out),

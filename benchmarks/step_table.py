@@ -1,11 +1,20 @@
-"""What `grpo_step.py` and `rollout.py` found: medians and spreads, a Markdown table, and curves with their bounds."""
+"""The command of `grpo_step.py` and `rollout.py`, and what they found: medians and spreads, a table, curves with their bounds."""
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import json
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from step_work import Work
 
 from visionthink.evals.report.plots import COLOURS, svg
 
@@ -23,11 +32,13 @@ def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
 
 def contract(rows: Sequence[Row], peer: str) -> dict[str, Any]:
     """What every benchmark prints: by row, the ratio to the peer, CPU seconds of both, and the bound of the ratio."""
+    threads = f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
     return {
         "ratio": {row["name"]: row["ratio"][peer]["median"] for row in rows},
         "ours": {row["name"]: row["cpu_seconds"]["ours"]["median"] for row in rows},
         "peer": {row["name"]: row["cpu_seconds"][peer]["median"] for row in rows},
         "bound": {row["name"]: row["bound"] for row in rows},
+        "machine": f"{os.cpu_count()} shared CPU cores, {threads}, fp32, in miniature",
         "rows": list(rows),
     }
 
@@ -36,7 +47,8 @@ def markdown(found: Mapping[str, Any], ways: Sequence[str]) -> str:
     """The rows as a table; ratios are medians of pairs, with the smallest and the largest."""
     peers = [way for way in ways if way != "ours"]
     heads = ["row", *(f"{name(way)}, s" for way in ways), *(f"{name(peer)} / ours" for peer in reversed(peers)), "bound", "n"]
-    lines = [f"{found['when']}, {found['machine']}. CPU seconds, medians; in brackets the smallest and the largest.", ""]
+    days = sorted({row["when"] for row in found["rows"]})
+    lines = [f"{', '.join(days)}; {found['machine']}. CPU seconds, medians; in brackets the smallest and the largest.", ""]
     lines += [_line(heads), _line(["---"] * len(heads))]
     for row in found["rows"]:
         cells = [row["name"], *(_seconds(row["cpu_seconds"][way]) for way in ways)]
@@ -107,7 +119,7 @@ def curves(rows: Sequence[Row], peer: str) -> str:
         axes.set_xlabel(title)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8, frameon=False)
-    drawn.axes[0].set_ylabel(f"{name(peer)} / ours, CPU seconds (dashed: bound)")
+    drawn.axes[0].set_ylabel(f"{name(peer)} / ours (dashed: bound)")
     return svg(drawn)
 
 
@@ -121,8 +133,48 @@ def _by_share(rows: Sequence[Row], *, same: bool) -> list[Row]:
     return [row for row in here if not row["work"]["share"] or row["work"]["same_words"] == same]
 
 
-def kept(file: Path) -> list[Row]:
-    """Rows that were measured before."""
-    import json
+def command(
+    script: str,
+    about: str | None,
+    *,
+    ways: Sequence[str],
+    works: Sequence[Work],
+    quick: Work,
+    measure: Callable[[Work, int], Row],
+    named: Sequence[Work] = (),
+) -> None:
+    """Measure rows one after the other and say what was found; the last of the `ways` is the peer.
 
-    return json.loads(file.read_text("utf-8"))["rows"] if file.is_file() else []
+    Args:
+        script: its name, and that of its files.
+        works: the rows.
+        quick: the row of `--quick`.
+        measure: a row, in so many runs of each way.
+        named: rows that are measured only where `--rows` names no other.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small row, once")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rows", default="", help="only rows with this text in their names, as 'G 16'")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help=f"folder for {script}.json, .md and .svg; other rows that it has are kept")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    chosen = [quick] if options.quick else [work for work in works if options.rows in work.name]
+    chosen = chosen or [work for work in named if options.rows in work.name]
+    if not chosen:
+        parser.error(f"--rows {options.rows}: no row has that in its name")
+    files = {kind: options.out / f"{script}.{kind}" for kind in ("json", "md", "svg")} if options.out else {}
+    before = files["json"].read_text("utf-8") if files and files["json"].is_file() else "{}"
+    rows: dict[str, Row] = {row["name"]: row for row in json.loads(before).get("rows", ())}
+    found: dict[str, Any] = {}
+    for work in chosen:
+        rows[work.name] = {"when": datetime.date.today().isoformat(), **measure(work, 1 if options.quick else options.repeats)}
+        in_order = [name for work in (*works, *named, quick) if (name := work.name) in rows]
+        found = contract([rows[name] for name in in_order], ways[-1])
+        if files:
+            options.out.mkdir(parents=True, exist_ok=True)
+            files["json"].write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            files["md"].write_text(markdown(found, ways), "utf-8")
+            files["svg"].write_text(curves(found["rows"], ways[-1]), "utf-8")
+    sys.stdout.write(json.dumps(found) + "\n" if options.json else markdown(found, ways))
