@@ -56,10 +56,10 @@ def test_every_claim_looks_at_runs_that_exist():
 def test_the_settings():
     assert {name: s.described for name, s in SETTINGS.items()} == {
         "paper": "140 steps, constant learning rate 0.0004, KL 0.001",
-        "tiny": "180 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
+        "tiny": "240 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
     }
     config = Scale().config(SETTINGS["tiny"])
-    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (180, 6e-4, "linear", 0.2)
+    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (240, 6e-4, "linear", 0.2)
     config = Scale(prompts_per_step=2).config(SETTINGS["paper"])
     assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (140, 4e-4, "constant", 0.001)
     assert (config.prompts_per_step, config.save_steps, config.group_size) == (2, 140, 8)
@@ -67,7 +67,7 @@ def test_the_settings():
 
 def test_the_estimate():
     # 0.0375 s for each example of a step, 2 s and 0.009 s for each question of a run
-    assert Scale().minutes([120, 180, 0], cores=2) == pytest.approx((63 + 94.5 + 3 * 7.4) / 120)
+    assert Scale().minutes([120, 180, 0], cores=2) == pytest.approx((72 + 108 + 3 * 7.4) / 120)
     assert Scale(prompts_per_step=7, evaluated=0).minutes([400], cores=1) == pytest.approx((105 + 2) / 60)
 
 

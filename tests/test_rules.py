@@ -253,6 +253,23 @@ def test_a_closed_vocabulary_makes_another_short_text_wrong():
     assert verdict("something like a much longer sentence here", "apple", closed=True) == "unscored"
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("<answer>3", "5", "wrong"),
+        ("<answer>print", "8", "wrong"),
+        ("<answer>vertical", "horizontal", "wrong"),
+        ("2<answer>", "3", "wrong"),
+        ("<answer>", "3", "wrong"),
+        ("<answer>3", "3", "unscored"),
+        ("<answer>red circle", "red", "unscored"),
+    ],
+)
+def test_tags_left_open_save_no_wrong_answer_of_a_closed_vocabulary(prediction, reference, expected):
+    assert verdict(prediction, reference, closed=True) == expected
+    assert verdict(prediction, reference) == "unscored"
+
+
 LEAST = {
     "hard_1": 0.37,
     "hard_2": 0.21,

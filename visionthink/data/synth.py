@@ -64,6 +64,8 @@ class Mark:
     colour: str = ""
     scan: int = 0
     """Index into the handwritten digits, for kind "scan"."""
+    tilt: int = 0
+    """Degrees by which a scan is turned, counter-clockwise; only in training."""
 
     @property
     def caption(self) -> str:
@@ -156,6 +158,8 @@ def _coverage(mark: Mark) -> np.ndarray:
     pen = ImageDraw.Draw(layer)
     if mark.kind == "scan":
         glyph = Image.fromarray(handwritten_digits()[0][mark.scan]).resize((mark.size, mark.size), Image.Resampling.BICUBIC)
+        if mark.tilt:
+            glyph = glyph.rotate(mark.tilt, Image.Resampling.BICUBIC)
         layer.paste(glyph, (x - mark.size // 2, y - mark.size // 2))
     elif mark.kind == "print":
         pen.text((x, y), mark.value, fill=255, font=_font(mark.size), anchor="mm", stroke_width=1)

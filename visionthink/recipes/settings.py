@@ -62,7 +62,7 @@ class Scale:
     """How much of everything, all variants alike."""
 
     settings: tuple[Setting, ...] = tuple(SETTINGS.values())
-    prompts_per_step: int = 14
+    prompts_per_step: int = 16
     evaluated: int = 600
 
     def config(self, setting: Setting) -> TrainConfig:

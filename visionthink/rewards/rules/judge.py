@@ -16,6 +16,7 @@ from visionthink.rewards.rules.text import LONGEST, Finding, Pair, Rule, contain
 from visionthink.rewards.rules.word_lists import NO, YES, YES_TOO
 from visionthink.rewards.rules.yes_no import refusal, yes_or_no
 
+_TAG = re.compile(r"</?[a-z]\w*>")
 _COMPARING = threading.Lock()
 """The libraries of the rules are not made for several threads."""
 RULES: dict[str, Rule] = {
@@ -58,7 +59,8 @@ class RulesJudge:
 
     With `closed`, answers are known to come from a closed vocabulary, as in generated suites and exact-match benchmarks:
     of two texts that are plain words, or of a value and words, another one is then another answer, unless it contains the
-    reference.
+    reference. What is left of tags, as in `<answer>3`, saves no wrong answer, or training would learn to leave them open; a right
+    one is unscored.
     """
 
     def __init__(self, *, closed: bool = False):
@@ -83,6 +85,8 @@ class RulesJudge:
         if not references:
             return Verdict("unscored", self.identity, NO_REFERENCE)
         said, unsure = plain(answer.prediction), ""
+        if tagged := self.closed and bool(_TAG.search(said)):
+            said = _TAG.sub(" ", said).strip()
         if answer.prediction.strip() in [r.strip() for r in answer.references]:
             return Verdict("correct", self.identity, "same text")
         if not normalise(said) and any(map(normalise, references)):
@@ -90,7 +94,7 @@ class RulesJudge:
         for pair in (Pair(said, wanted, answer.question[-2000:]) for wanted in references):
             finding, name = decide(pair)
             if finding == "same":
-                return Verdict("correct", self.identity, name)
+                return Verdict("unscored", self.identity, "unsure: tags") if tagged else Verdict("correct", self.identity, name)
             if finding == "unsure" or (finding is None and not self._other(pair)):
                 unsure = unsure or f"unsure: {name}"
         return Verdict("unscored", self.identity, unsure) if unsure else Verdict("wrong", self.identity, name)
