@@ -1,4 +1,4 @@
-# make demo      train the tiny model to look closer only when needed, and report on it   (about 4 minutes on 2 cores)
+# make demo      train the tiny model to look closer only when needed, and report on it   (about 5 minutes on 2 cores)
 # make test      run the fast tests                                                      (about 3 minutes on 2 cores)
 # make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
 # make check     lint and types
