@@ -374,8 +374,8 @@ def test_bad_rows_are_written_down_and_counted(tmp_path):
 def relabel(out: Path, data: Path) -> None:
     counts = next((out / "counts").iterdir())
     record = json.loads(counts.read_text().splitlines()[0])
-    hard = record | {"row": 0, "correct_low": 0, "correct_full": 4, "rejected": ""}
-    easy = record | {"row": 1, "id": "other", "correct_low": 4, "correct_full": 4, "rejected": ""}
+    hard = record | {"row": 0, "correct_low": 0, "correct_full": 4, "unscored": 0, "rejected": ""}
+    easy = record | {"row": 1, "id": "other", "correct_low": 4, "correct_full": 4, "unscored": 0, "rejected": ""}
     counts.write_text("".join(json.dumps(r) + "\n" for r in (hard, easy)))
     table = read_examples(str(data))
     write_tables(out, label_rows(out, Thresholds(4, 2)), table)
