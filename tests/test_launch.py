@@ -67,7 +67,7 @@ def test_the_number_of_processes(tmp_path, monkeypatch):
         ("--launch nope", "--launch nope: choose ddp, zero2, zero3, fsdp2, or a file of accelerate config"),
         ("--launch broken.yaml", "--launch broken.yaml: cannot be read; accelerate config writes such a file"),
         ("--launch ddp --processes 0", "--processes 0: must be at least 1"),
-        ("--launch ddp --processes 3", "prompts_per_step 14: cannot be divided among 3 processes; use a multiple of 3"),
+        ("--launch ddp --processes 3", "prompts_per_step 16: cannot be divided among 3 processes; use a multiple of 3"),
         ("--processes 2", "--processes 2: is for --launch"),
         ("--launch ddp --processes 2 --trl beta=1", "--trl beta: use --kl-coef"),
     ],

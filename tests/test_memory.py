@@ -163,7 +163,7 @@ def test_a_dry_run_shows_what_the_whole_run_takes(tmp_path, capsys):
         "in all while their pixels are joined to batches",
         "in all while it learns from them",
     ]
-    assert any(line.endswith("generation (112 of 112 rollouts at once)") or "generation (64 of 112" in line for line in lines)
+    assert any(line.endswith("generation (128 of 128 rollouts at once)") or "generation (64 of 128" in line for line in lines)
 
 
 def test_without_a_gpu_a_rehearsal_stands_for_the_recipes_hardware(monkeypatch):
