@@ -55,14 +55,14 @@ def test_every_claim_looks_at_runs_that_exist():
 
 def test_the_settings():
     assert {name: s.described for name, s in SETTINGS.items()} == {
-        "paper": "140 steps, constant learning rate 0.0004, KL 0.001",
-        "tiny": "240 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
+        "paper": "120 steps, constant learning rate 0.0004, KL 0.001",
+        "tiny": "160 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
     }
     config = Scale().config(SETTINGS["tiny"])
-    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (240, 6e-4, "linear", 0.2)
+    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (160, 6e-4, "linear", 0.2)
     config = Scale(prompts_per_step=2).config(SETTINGS["paper"])
-    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (140, 4e-4, "constant", 0.001)
-    assert (config.prompts_per_step, config.save_steps, config.group_size) == (2, 140, 8)
+    assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (120, 4e-4, "constant", 0.001)
+    assert (config.prompts_per_step, config.save_steps, config.group_size) == (2, 120, 8)
 
 
 def test_the_estimate():
@@ -88,11 +88,11 @@ def test_what_has_not_settled_is_shown():
         "learning_rate": 4e-4,
         "lr_schedule": "constant",
         "kl_coef": 0.001,
-        "steps": 140,
+        "steps": 120,
     }
     text = page([found], 2, Scale())
     assert "| [sft](#sft) | Table 8 | **reproduced**, 1 of 2 runs settled |" in text
-    assert "Setting **paper** (140 steps, constant learning rate 0.0004, KL 0.001): **reproduced**." in text
+    assert "Setting **paper** (120 steps, constant learning rate 0.0004, KL 0.001): **reproduced**." in text
     assert "| eq5 | 0.00 (0.00 to 0.00) | +0.12 (+0.00 to +0.25) | 1 of 2 |" in text
     assert "| sft | 0.40 (0.30 to 0.50) |  | not trained |" in text
     assert "![request ratio over steps](sft-paper.svg)" in text
