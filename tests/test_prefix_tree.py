@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
@@ -166,3 +167,18 @@ def test_the_mask_of_a_gpu_has_the_same_rule(known):
     query, key = torch.meshgrid(torch.arange(len(places)), torch.arange(len(TREE.keys)), indexing="ij")
     zero = torch.zeros_like(query)
     assert torch.equal(rule(zero, zero, query, key), dense(TREE, places))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("known", [0, 4])
+def test_flex_attention_under_that_mask_is_attention_in_parts(known):
+    """As torch computes it without a kernel, on a CPU and without gradients."""
+    torch.manual_seed(0)
+    asking = np.arange(len(TREE.keys)) >= known
+    query = torch.randn(1, 4, int(asking.sum()), 16)
+    key, value = (torch.randn(1, 2, len(TREE.keys), 16) for _ in range(2))
+    mask = _block_mask(TREE, asking, torch.device("cpu"))
+    with torch.no_grad():
+        flex = flex_attention(query, key, value, block_mask=mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+        parts = TreeAttention(TREE, asking, torch.device("cpu"))(query, key, value, 0.3)
+    assert torch.allclose(flex, parts, atol=1e-6)
