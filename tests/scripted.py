@@ -35,7 +35,7 @@ def speak(trainer: Any, reply: Reply, *, unheard: bool = False) -> None:
     def complete(prompts, *given, **named):
         if unheard:
             of_engine(prompts, *given, **named)
-        return [Said(ids=tuple(ids), logprobs=(0.0,) * len(ids)) for ids in words(renderer, prompts, reply)]
+        return [Said(ids=tuple(ids), logprobs=()) for ids in words(renderer, prompts, reply)]
 
     model.generate = generate
     if trainer.engine:

@@ -19,6 +19,7 @@ from visionthink.engine.windows import GROUPED, group_windows
 from visionthink.errors import OptionError
 from visionthink.policies.attention import chosen_attention
 from visionthink.policies.checkpoint import open_checkpoint, save_checkpoint
+from visionthink.policies.local import LocalPolicy
 from visionthink.recipes.curate import CurateConfig
 from visionthink.train.config import TrainConfig
 from visionthink.train.trainer import make_trainer
@@ -126,15 +127,15 @@ def test_images_of_equal_size_are_encoded_together(kind, qwen2_folder, qwen3_fol
 
 
 def test_what_is_loaded_and_what_is_saved(tmp_path):
-    found = {}
+    """The decoder shares prefixes once something asks it to."""
     for name in ("", "sdpa", "eager"):
         checkpoint = open_checkpoint("tiny-base", attention=name)
-        config = checkpoint.model.config
+        config, usual = checkpoint.model.config, name or "sdpa"
+        assert config.get_text_config()._attn_implementation == usual
+        LocalPolicy(checkpoint)
         parts = (config, config.get_text_config(), config.vision_config)
-        found[name] = [part._attn_implementation for part in parts]
-    ours = ["sdpa", "shared_sdpa", GROUPED]
-    assert found == {"": ours, "sdpa": ours, "eager": ["eager", "shared_eager", "eager"]}
-    checkpoint = open_checkpoint("tiny-base")
+        tower = "eager" if name == "eager" else GROUPED
+        assert [part._attn_implementation for part in parts] == [usual, f"shared_{usual}", tower]
     save_checkpoint(
         tmp_path / "saved",
         model=checkpoint.model,

@@ -169,7 +169,7 @@ def speak(trainer, renderer, reply) -> None:
     def complete(prompts, images, banned):
         texts = [reply(len(row) - 1, member) for member, row in enumerate(images)]
         said = [(*renderer.plain(text), renderer.end_id) for text in texts]
-        return [Said(ids=ids, logprobs=(0.0,) * len(ids)) for ids in said]
+        return [Said(ids=ids, logprobs=()) for ids in said]
 
     trainer.complete = complete
 

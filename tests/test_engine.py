@@ -11,6 +11,7 @@ import visionthink
 from visionthink.data import synth
 from visionthink.engine.engine import Engine
 from visionthink.engine.sampling import Sampling, Streams, prompt_name
+from visionthink.engine.stock import StockGeneration
 from visionthink.engine.tower import PreparedImages
 from visionthink.policies.render import views
 
@@ -40,7 +41,8 @@ def test_tokens_are_those_of_generate(kind, attention, qwen2_folder, qwen3_folde
     """Greedy, several rounds, images of several sizes, members of a group beside strangers; log-probabilities to 1e-5."""
     folder = {"tiny": "tiny", "qwen2": str(qwen2_folder), "qwen3": str(qwen3_folder)}[kind]
     model = visionthink.load(folder, max_new_tokens=6, attention=attention)
-    policy = model.policy
+    policy = model.policy.reading_whole()
+    assert isinstance(policy._generation, StockGeneration)
     engine = engine_of(policy.checkpoint, policy.renderer)
     examples = [e for e in synth.suite(8, split="train")[:5] for _ in range(2)]
     episodes = [model.episode(example) for example in examples]
@@ -169,6 +171,10 @@ def test_a_prompt_is_named_by_the_content_of_its_images_and_not_by_their_running
     _, (second,) = other.of([[blue], [red.copy()]])
     [(third,)] = other.of([[blue]])
     assert first.number != second.number
+    other.keep(set())
+    assert other.of([[red]])[0][0].number == 2  # what was computed from the dropped ones may still be there
+    other.begin_anew()
+    assert other.of([[red]])[0][0].number == 0
     assert prompt_name([5, 6], [first]) == prompt_name([5, 6], [second])
     assert prompt_name([5, 6], [first]) != prompt_name([5, 6], [third])
     assert prompt_name([5, 6], [first]) != prompt_name([5, 7], [first])

@@ -15,6 +15,9 @@ from visionthink import Protocol, StopReason, run_batch
 from visionthink.chatml import NEVER_SAMPLED
 from visionthink.data import synth
 from visionthink.engine.attention import TreeAttention
+from visionthink.engine.decoding import Decode
+from visionthink.engine.sampling import Sampling
+from visionthink.engine.trial import difference
 from visionthink.errors import ImageError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
@@ -156,16 +159,24 @@ def test_prompts_are_completed_by_length_and_answered_in_order():
     assert calls == [[1, 4], [0, 3]] and [c.text for c in said] == ["0", "1", "3", "4"]
 
 
-def test_an_engine_that_computes_something_else_is_not_relied_upon(tiny_base, monkeypatch):
-    """As it is asked on a GPU."""
+@pytest.mark.parametrize("broken", [TreeAttention, Decode])
+def test_an_engine_that_computes_something_else_is_found(tiny_base, monkeypatch, broken):
+    """In reading prompts, and in decoding behind them; as it is asked on a GPU."""
     policy = LocalPolicy(tiny_base)
-    assert policy._fails(policy._generation) == ""
-    monkeypatch.setattr(
-        TreeAttention, "__call__", lambda _self, query, key, value, scale: torch.zeros_like(query).transpose(1, 2)
-    )
-    assert policy._fails(policy._generation).endswith(" from those of plain attention")
-    monkeypatch.setattr(TreeAttention, "__call__", lambda *_: torch.zeros(1) @ torch.zeros(2))
-    assert policy._fails(policy._generation).startswith("inconsistent tensor size")
+    tried = (policy._generation, policy._stock, policy.renderer.plain("What is the colour of the shape on the left?"))
+    assert difference(*tried) == ""
+    name = {TreeAttention: "__call__", Decode: "attend"}[broken]
+    usual = getattr(broken, name)
+    monkeypatch.setattr(broken, name, lambda *given: usual(*given) / 2)
+    assert difference(*tried).endswith(" from those of plain attention")
+    monkeypatch.setattr(broken, name, lambda *_: torch.zeros(1) @ torch.zeros(2))
+    assert difference(*tried).startswith("inconsistent tensor size")
+
+
+def test_rows_shorter_than_what_is_banned(tiny_base):
+    rule = Sampling(ends=frozenset(), most=1, phrases=((5, 6, 7, 8),))
+    drawn, _ = rule.draw(torch.zeros(2, 9).index_fill(1, torch.tensor([8]), 1.0), [[7], [1, 5, 6, 7]], None)
+    assert drawn.tolist() == [8, 0]
 
 
 def test_image_tokens_cannot_be_sampled(tiny_base):

@@ -19,6 +19,7 @@ from trl import GRPOTrainer
 from visionthink.cli import main
 from visionthink.data import synth
 from visionthink.engine import attention
+from visionthink.engine.decoding import Decode
 from visionthink.engine.engine import Engine
 from visionthink.engine.sampling import Sampling
 from visionthink.engine.tree import PrefixTree
@@ -138,6 +139,18 @@ def test_what_is_wrong_is_found_and_not_trained_with(tmp_path, monkeypatch, capl
     assert warning.startswith(f"{ANEW}log-probabilities differ by up to ") and found.trainer.engine is None
     assert found.losses == plain.losses and found.losses[0] != 0
     assert all(torch.equal(value, plain.gradients[0][name]) for name, value in found.gradients[0].items())
+
+
+def test_answers_that_were_decoded_wrongly_are_found_and_sampled_again(tmp_path, monkeypatch, caplog):
+    """Passes that are learnt from are right here, and the model speaks for itself."""
+    usual = Decode.attend
+    monkeypatch.setattr(Decode, "attend", lambda *given: usual(*given) / 2)
+    trainer = make_trainer(small(tmp_path / "run", steps=1), scenes(count=2))
+    trainer.train()
+    [warning] = warnings(caplog)
+    assert warning.startswith(f"{ANEW}log-probabilities differ by up to ") and warning.endswith("those that were sampled with")
+    assert trainer.engine is None
+    assert all(turn.logprobs is None for rollout in trainer.step.rollouts for turn in rollout.transcript.turns)
 
 
 @pytest.mark.slow

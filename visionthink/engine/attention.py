@@ -38,7 +38,8 @@ class Shared(Protocol):
 def share_attention(model: Any) -> None:
     """Let the decoder of a Qwen-VL model attend over shared prefixes where it is asked to.
 
-    Flash attention, which cannot, is replaced by sdpa in the decoder; the vision tower keeps its own.
+    Flash attention, which cannot, is replaced by sdpa in the decoder, also for passes that share nothing; the vision tower keeps
+    its own.
     """
     config = model.config.get_text_config()
     usual = config._attn_implementation
@@ -71,15 +72,15 @@ def plain_attention(name: str) -> str:
 
 def why_not(model: Any) -> str:
     """Why prefixes cannot be shared in this model where it is; empty if they can be."""
-    if model.device.type not in ("cpu", "cuda", "meta"):  # on the last there are no weights, and nothing is run
+    if model.device.type == "meta":  # it has no weights, and is not run
+        return ""
+    if model.device.type not in ("cpu", "cuda"):
         return f"attention over shared prefixes runs on a CPU or a GPU of NVIDIA, and the model is on {model.device.type}"
     text = model.config.get_text_config()
     if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         return "its decoder has layers with a sliding window"
     if getattr(text, "attention_dropout", 0):
         return "its decoder drops attention at random while it is trained (attention_dropout)"
-    if not text._attn_implementation.startswith(_PREFIX):
-        return f"its attention was changed to {text._attn_implementation}"
     return ""
 
 

@@ -48,15 +48,16 @@ class Prefill:
 
 @dataclass(eq=False, kw_only=True)
 class Decode:
-    """Passes over one new token of each row. The keys and values of a context are read where they lie, by all rows that share
-    it; those of a row's own tokens are collected.
+    """Passes over one new token of each row. All rows that share a context read one copy of its keys and values; those of a row's
+    own tokens are collected.
 
-    `contexts` has, for each layer, keys and values [contexts, key heads, longest, width]; `hidden` [contexts, longest] is added
-    to the scores, minus infinity behind the end of a context; None: all have one length. `of` is the context of each row.
+    `contexts` has, for each layer, keys and values [contexts, key heads, longest, width]; `mask` [contexts, longest] is added to
+    the scores, minus infinity behind the end of a context; None: all have one length. `of` is the context of each row; contexts
+    are numbered in the order of their first rows.
     """
 
     contexts: Cache
-    hidden: Tensor | None
+    mask: Tensor | None
     of: list[int]
     own: Cache = field(default_factory=list)
     """Keys and values [rows, key heads, room, width] of the rows' own tokens."""
@@ -72,20 +73,24 @@ class Decode:
         for row, context in enumerate(self.of):
             members.setdefault(context, []).append(row)
         device, most = self.contexts[0][0].device, max(map(len, members.values()))
-        every = list(members) == list(range(len(self.contexts[0][0])))
         seats = [rows + rows[:1] * (most - len(rows)) for rows in members.values()]
         seat_of = {row: (i, j) for i, rows in enumerate(members.values()) for j, row in enumerate(rows)}
-        self._alone = every and most == 1
-        self._present = None if every else torch.tensor(list(members), device=device)
+        self._one_row_each = most == 1
         self._seats = torch.tensor(seats, device=device)
         self._group, self._place = torch.tensor([seat_of[row] for row in range(len(self.of))], device=device).T
-        self._hidden = None if self.hidden is None else self.hidden[torch.tensor(self.of, device=device)][:, None, None]
+        self._mask = None if self.mask is None else self.mask[torch.tensor(self.of, device=device)][:, None, None]
 
     def leave(self, staying: Sequence[int]) -> None:
         """Only these rows go on."""
         index = torch.tensor(staying, device=self.contexts[0][0].device)
         self.own = [(keys.index_select(0, index), values.index_select(0, index)) for keys, values in self.own]
-        self.of = [self.of[i] for i in staying]
+        of = [self.of[i] for i in staying]
+        present = {context: i for i, context in enumerate(dict.fromkeys(of))}
+        if len(present) < len(self.contexts[0][0]):
+            kept = torch.tensor(list(present), device=index.device)
+            self.contexts = [(keys.index_select(0, kept), values.index_select(0, kept)) for keys, values in self.contexts]
+            self.mask = None if self.mask is None else self.mask.index_select(0, kept)
+        self.of = [present[context] for context in of]
         self._seat()
 
     def said(self, row: int) -> Cache:
@@ -98,12 +103,10 @@ class Decode:
         self._collect(layer, key, value)
         keys, values = self.contexts[layer]
         own_keys, own_values = (x[:, :, : self.steps + 1] for x in self.own[layer])
-        if self._present is not None:
-            keys, values = keys.index_select(0, self._present), values.index_select(0, self._present)
         query = query.reshape(rows, of_keys, heads // of_keys, width) * scale
         context = self._to_rows(self._to_contexts(query) @ keys.transpose(-1, -2))
-        if self._hidden is not None:
-            context = context + self._hidden
+        if self._mask is not None:
+            context = context + self._mask
         scores = torch.cat([context, query @ own_keys.transpose(-1, -2)], -1)
         weights = scores.float().softmax(-1).to(query.dtype)
         split = context.shape[-1]
@@ -122,10 +125,10 @@ class Decode:
 
     def _to_contexts(self, x: Tensor) -> Tensor:
         """[rows, key heads, queries of one, ...] to [contexts, key heads, queries of all its rows, ...]."""
-        return x if self._alone else x[self._seats].transpose(1, 2).flatten(2, 3)
+        return x if self._one_row_each else x[self._seats].transpose(1, 2).flatten(2, 3)
 
     def _to_rows(self, x: Tensor) -> Tensor:
         """The reverse."""
-        if self._alone:
+        if self._one_row_each:
             return x
         return x.unflatten(2, (self._seats.shape[1], -1))[self._group, :, self._place]

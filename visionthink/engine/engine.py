@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visionthink.engine.attention import without_mask
+from visionthink.engine.attention import share_attention, without_mask
 from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
 from visionthink.engine.sampling import Said, Sampling, Streams
@@ -50,7 +50,10 @@ class _Known:
 
 
 class Engine:
-    """Generates with a stock Qwen-VL model whose attention is shared (`attention.share_attention`).
+    """Generates with a stock Qwen-VL model, whose decoder it lets share attention (`attention.share_attention`).
+
+    What was computed is dropped when weights have changed, except where they are written through `.data`, which nobody notices:
+    call `forget` then.
 
     Args:
         model: as it was loaded, not wrapped for training.
@@ -59,13 +62,14 @@ class Engine:
     """
 
     def __init__(self, model: Any, images: PreparedImages, pad: int):
+        share_attention(model)
         self.model, self.images, self.pad = model, images, pad
         self.counts, self.first_token = Counts(), 0.0
         """`first_token`: when the first tokens of the last call were sampled, by `time.perf_counter`."""
         self._known = _Known()
         self._features: dict[int, Features] = {}
-        self._weights = [weight for weight in model.parameters() if not weight.is_inference()]
-        self._changes = 0
+        self._modules = list(model.modules())
+        self._weights: list[tuple[int, int]] = []
 
     @property
     def bytes_held(self) -> int:
@@ -112,10 +116,17 @@ class Engine:
             streams: needed at a temperature above 0.
             retain: also keep what is known of conversations that are not among these; for a batch that is completed in parts.
         """
-        changes = sum(weight._version for weight in self._weights)  # in place, as autograd counts them
-        if changes != self._changes:
+        if not prompts:
+            return []
+        weights = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)  # how often it was changed in place
+            for module in self._modules
+            for weight in module._parameters.values()
+            if weight is not None
+        ]
+        if weights != self._weights:
             self.forget()
-            self._changes = changes
+            self._weights = weights
         try:
             return self._complete(prompts, images, sampling, streams, retain=retain)
         except BaseException:  # what is known must not be half of a call, nor stay where memory has run out
@@ -168,7 +179,7 @@ class Engine:
         tree = whole.restricted(kept, [*(range(len(known.rows)) if retain else ()), *asked])
         source = source[kept]
         is_known = source >= 0
-        past = self._taken(known.cache, source[is_known])
+        past, known.cache = self._taken(known.cache, source[is_known]), []
         self._known = _Known(rows=known.rows if retain else [], places=list(tree.where[: -len(rows)]) if retain else [])
         prefill = Prefill(tree, is_known, past, self.model.device)
         positions = np.zeros((3, len(tree.keys)), dtype=np.int64)
@@ -221,10 +232,10 @@ class Engine:
         """Decoding of rows behind the prompts of the tree; `of` is the prompt of each row."""
         longest = max(map(len, tree.where))
         places = np.zeros((len(tree.where), longest), dtype=np.int64)
-        hidden = np.zeros(places.shape, dtype=np.float32)
+        mask = np.zeros(places.shape, dtype=np.float32)
         for i, where in enumerate(tree.where):
             places[i, : len(where)] = where
-            hidden[i, len(where) :] = -np.inf
+            mask[i, len(where) :] = -np.inf
         device = self.model.device
         if len(places) == 1 and len(tree.keys) == longest:  # a single prompt is read where it lies
             contexts = [(keys[None], values[None]) for keys, values in cache]
@@ -233,8 +244,8 @@ class Engine:
             contexts = [
                 tuple(x.index_select(1, index).unflatten(1, places.shape).transpose(0, 1) for x in layer) for layer in cache
             ]
-        behind = torch.from_numpy(hidden).to(device, cache[0][0].dtype) if hidden.any() else None
-        return Decode(contexts=contexts, hidden=behind, of=list(of))
+        added = torch.from_numpy(mask).to(device, cache[0][0].dtype) if mask.any() else None
+        return Decode(contexts=contexts, mask=added, of=list(of))
 
     def _decode(
         self,
@@ -256,9 +267,10 @@ class Engine:
         while True:
             tails = [[*prompts[r][-sampling.memory :], *ids[r][-sampling.memory :]] for r in live] if sampling.phrases else ()
             drawn, chosen = sampling.draw(scores, tails, [numbers[r] for r in live] if numbers else None)
+            tokens = drawn.tolist()  # a GPU is waited for
             if not decode.steps:
                 self.first_token = time.perf_counter()
-            for row, token, logprob in zip(live, drawn.tolist(), chosen.tolist(), strict=True):
+            for row, token, logprob in zip(live, tokens, chosen.tolist(), strict=True):
                 ids[row].append(token)
                 logprobs[row].append(logprob)
             staying = [i for i, r in enumerate(live) if ids[r][-1] not in sampling.ends and len(ids[r]) < sampling.most]

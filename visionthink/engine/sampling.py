@@ -96,10 +96,13 @@ class Sampling:
         if self.banned:
             scores[:, list(self.banned)] = -torch.inf
         if self._ban:
-            scores = self._ban(torch.tensor([list(ids[-self.memory :]) for ids in before], device=scores.device), scores)
+            # no phrase has the id -1: it stands before what is shorter
+            tails = [[-1] * self.memory + list(ids) for ids in before]
+            scores = self._ban(torch.tensor([ids[-self.memory :] for ids in tails], device=scores.device), scores)
         if not self.temperature:
             return scores.argmax(-1)
         assert streams is not None
+        scores = scores if scores.is_cuda else scores.cpu()  # other devices have no float64
         numbers = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=scores.device)
         # the first token at which the sum of probabilities is above a number between 0 and 1
         sums = (scores.double() / self.temperature).softmax(-1).cumsum(-1)

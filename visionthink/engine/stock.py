@@ -46,6 +46,8 @@ class StockGeneration:
         streams: Streams | None = None,
     ) -> list[Said]:
         """What is said after each prompt; see `engine.Engine.complete`."""
+        if not prompts:
+            return []
         prepared = self.images.of(images)
         self.images.keep({image.number for row in prepared for image in row})  # a second round shows the first view again
         draws = _Draws(sampling, sampling.numbers(streams, prompts, prepared))
@@ -100,6 +102,7 @@ class _Draws(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         drawn, logprobs = self._sampling.draw(scores, input_ids[:, -self._sampling.memory :].tolist(), self._streams)
         if not self.logprobs:
+            drawn.tolist()  # a GPU is waited for
             self.first_token = time.perf_counter()
         self.logprobs.append(logprobs)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)

@@ -85,8 +85,11 @@ class PreparedImages:
         """Drop all but the images of these numbers."""
         self._known = {i: held for i, held in self._known.items() if held[1].number in numbers}
         self._by_content = {digest: held for digest, held in self._by_content.items() if held.number in numbers}
-        if not self._by_content:  # rows are laid out by these numbers: a run that is resumed has them like one that is not
-            self._numbers = 0
+
+    def begin_anew(self) -> None:
+        """Drop all images and number those that follow from 0 on. Nothing that was computed from them may be used after it."""
+        self.keep(set())
+        self._numbers = 0
 
 
 def _digest(image: Image.Image) -> bytes:

@@ -1,7 +1,7 @@
 """A policy on stock transformers: Qwen2-VL, Qwen2.5-VL and Qwen3-VL, batched, token-in and token-out, with log-probabilities.
 
-Knows nothing about turns. What the prompts of a call share, with each other and with the call before, is computed once (see
-`engine`); image and vision tokens cannot be sampled.
+Knows nothing about turns. What the prompts that fit into memory at once share, with each other and with the prompts before, is
+computed once (see `engine`); image and vision tokens cannot be sampled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from visionthink.engine.engine import Engine
 from visionthink.engine.sampling import Said, Sampling, Streams
 from visionthink.engine.stock import StockGeneration
 from visionthink.engine.tower import PreparedImages
-from visionthink.errors import OptionError, one_line
+from visionthink.engine.trial import SENTENCE, difference
+from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, views, within_context
@@ -31,9 +32,6 @@ from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
 log = logging.getLogger(__name__)
-
-_ROUNDING = 0.05
-"""Of log-probabilities in half precision, where sums are made in another order."""
 
 CompleteBatch = Callable[[Sequence[History]], list[Completion]]
 
@@ -48,7 +46,7 @@ class LocalPolicy:
         max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
         batch_size: histories per forward pass; None takes as many as fit into memory.
         seed: of the sampling. What is sampled depends on the seed, on the prompt and on how many times the prompt was completed
-            before: not on the batch.
+            before: not on the batch, unless memory runs out and a part of it is tried again.
     """
 
     def __init__(
@@ -77,32 +75,19 @@ class LocalPolicy:
         self._streams = Streams(seed)
         # one call at a time: what is known of the call before, and position offsets that `generate` keeps in the model, are
         # shared by every copy of the policy
-        self._alone = threading.Lock()
-        images, pad = PreparedImages(checkpoint.image_processor), self.renderer.image_pad_id
-        self._stock = StockGeneration(checkpoint.model, images, pad, checkpoint.tokenizer.pad_token_id)
+        self._lock = threading.Lock()
+        model, pad = checkpoint.model, self.renderer.image_pad_id
+        padding = checkpoint.tokenizer.pad_token_id
+        self._stock = StockGeneration(model, PreparedImages(checkpoint.image_processor), pad, padding)
         self._generation: Engine | StockGeneration = self._stock
-        engine = Engine(checkpoint.model, images, pad)
-        if hindrance := why_not(checkpoint.model) or (checkpoint.model.device.type == "cuda" and self._fails(engine)):
+        hindrance = why_not(model)
+        if not hindrance:
+            engine = Engine(model, PreparedImages(checkpoint.image_processor), pad)
+            if model.device.type == "cuda":  # its attention is compiled for the machine, and is not relied upon unseen
+                hindrance = difference(engine, self._stock, self.renderer.plain(SENTENCE))
+            self._generation = self._stock if hindrance else engine
+        if hindrance:
             log.warning("prefixes are computed for every prompt anew: %s", hindrance)
-        else:
-            self._generation = engine
-
-    def _fails(self, engine: Engine) -> str:
-        """What goes wrong where the engine reads the beginnings of a sentence; empty if nothing does. On a GPU its attention is
-        compiled for the machine, and it is not relied upon unseen."""
-        ids = self.renderer.plain("What is the colour of the shape on the left, and how many shapes are there?")
-        others = set(range(self.config.get_text_config().vocab_size)) - {ids[0]}
-        # one token can be said, however unlikely: what is compared is its log-probability
-        rule = dataclasses.replace(self._sampling, temperature=0.0, most=1, banned=tuple(others))
-        prompts = [ids[:n] for n in range(2, len(ids))]
-        try:
-            with torch.inference_mode():
-                ours, stock = (each.complete(prompts, [[] for _ in prompts], rule) for each in (engine, self._stock))
-        except Exception as error:  # of a compiler, too
-            return one_line(error)
-        pairs = [(a.logprobs[0], b.logprobs[0]) for a, b in zip(ours, stock, strict=True)]
-        differ = [abs(a - b) for a, b in pairs if not math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING)]
-        return f"log-probabilities differ by up to {max(differ):.2g} from those of plain attention" if differ else ""
 
     @property
     def config(self) -> Any:
@@ -159,10 +144,10 @@ class LocalPolicy:
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
-        started = time.perf_counter()
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         images = _images(histories)
-        with self._alone, torch.inference_mode():
+        with self._lock, torch.inference_mode():
+            started = time.perf_counter()
             said = self._generation.complete(prompts, images, self._sampling, self._streams)
             first_token = self._generation.first_token
         share = 1 / len(histories)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +39,29 @@ def difference(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int]) -
         rounding = torch.finfo(dtype).eps
         least = (rounding * float(plain[0].abs().max()), rounding)
         allowed = [SPREAD * max(apart, one) for apart, one in zip(again, least, strict=True)]
-    found = _apart(plain, shared)
+    found, sampled = _apart(plain, shared), _sampled(trainer, rollouts, rows, shared[0])
+    if sampled > allowed[0]:
+        return f"log-probabilities differ by up to {sampled:.1e} (allowed {allowed[0]:.1e}) from those that were sampled with"
     if all(apart <= most for apart, most in zip(found, allowed, strict=True)):
         return ""
     return (
         f"log-probabilities differ by up to {found[0]:.1e} (allowed {allowed[0]:.1e}), gradients by {found[1]:.1e} of their "
         f"length (allowed {allowed[1]:.1e})"
     )
+
+
+def _sampled(trainer: Any, rollouts: Sequence[Rollout], rows: Sequence[int], logprobs: Tensor) -> float:
+    """How far the log-probabilities with which tokens were sampled are from those of the same tokens in the pass that is learnt
+    from. At another temperature than 1 the two are not of the same distribution; 0 then."""
+    said = [
+        logprob
+        for turns in (rollouts[i].transcript.turns for i in rows)
+        for turn in turns
+        for logprob in (*[math.nan] * len(turn.prompt_ids), *(turn.logprobs or [math.nan] * len(turn.token_ids)))
+    ]
+    learnt = np.concatenate([rollouts[i].loss_mask for i in rows]) == 1
+    apart = np.abs(np.array(said)[learnt] - logprobs.cpu().numpy())
+    return float(np.nanmax(apart, initial=0.0)) if trainer.temperature == 1 else 0.0
 
 
 def some(rollouts: Sequence[Rollout]) -> list[int]:

@@ -18,11 +18,14 @@ from PIL import Image
 from torch import Tensor
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
-from visionthink.engine.attention import keep_wanted, why_not, without_mask
+from visionthink.engine.attention import keep_wanted, share_attention, why_not, without_mask
 from visionthink.engine.engine import Engine
 from visionthink.engine.sampling import Said, Sampling, Streams
+from visionthink.engine.stock import StockGeneration
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
+from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError, VisionThinkError
+from visionthink.policies.render import Renderer
 from visionthink.train import agreement
 from visionthink.train.config import TrainConfig
 from visionthink.train.processes import distribution
@@ -46,14 +49,16 @@ class SharedPrefixes(_Trainer):
     engine: Engine | None = None
     """Computes what is shared; None where nothing is, and TRL computes every row by itself."""
 
-    def share(self, pad: int, image_processor: Any) -> None:
+    def share(self, renderer: Renderer, image_processor: Any) -> None:
         """Begin to share, if the settings and the model allow it.
 
         Raises:
             OptionError: it is asked for and cannot be done.
         """
-        model = self.trained()
+        model, pad = self.trained(), renderer.image_pad_id
         hindrance = "it is switched off" if self.config.share == "off" else _hindrance(model, self.args)
+        if not hindrance and self.accelerator.device.type == "cuda":
+            hindrance = self._trial(renderer, image_processor)
         if hindrance and self.config.share == "on":
             raise OptionError(f"share on: {hindrance}; use --share auto")
         if hindrance and self.config.canonical:
@@ -66,9 +71,22 @@ class SharedPrefixes(_Trainer):
         self.engine, self.streams = Engine(model, self.images, pad), Streams(f"{self.config.seed}")
         for each in (model, self.ref_model):
             if each is not None:
+                share_attention(self.accelerator.unwrap_model(each))
                 keep_wanted(self.accelerator.unwrap_model(each))
         self._chosen: list[int] | None = None
         self._unchecked = True
+
+    def _trial(self, renderer: Renderer, image_processor: Any) -> str:
+        """What goes wrong in attention that is compiled for this machine; empty if nothing does."""
+        model, pad = self.trained(), renderer.image_pad_id
+        padding = renderer.tokenizer.pad_token_id
+        stock = StockGeneration(model, PreparedImages(image_processor), pad, padding)
+        model.eval()
+        try:
+            with self.accelerator.autocast():
+                return difference(Engine(model, PreparedImages(image_processor), pad), stock, renderer.plain(SENTENCE))
+        finally:
+            model.train()
 
     def trained(self) -> Any:
         """The model itself: neither wrapped nor with the adapter around it."""
@@ -81,7 +99,7 @@ class SharedPrefixes(_Trainer):
         after."""
         if self.engine:
             self.engine.forget()
-            self.images.keep(set())
+            self.images.begin_anew()  # a step's rows are laid out by these numbers: a resumed run has them like any other
             self.streams = Streams(f"{self.config.seed} {step}")
         yield
         if self.engine:
@@ -161,7 +179,8 @@ class SharedPrefixes(_Trainer):
         if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
             groups = torch.randperm(len(batch["prompt_ids"]) // self.num_generations)
-            order = (groups[:, None] * self.num_generations + torch.arange(self.num_generations)).flatten()
+            members = torch.rand(len(groups), self.num_generations).argsort(1)  # forced ones stand last in a group
+            order = (groups[:, None] * self.num_generations + members).flatten()
             batches = split_tensor_dict({name: _permuted(values, order) for name, values in batch.items()}, passes)
             self._buffered_inputs = [unsplit_pixel_values_by_grid(batch) for batch in batches]
         return self._buffered_inputs[self._step % passes]

@@ -135,7 +135,7 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
         arguments.model_init_kwargs = None
         self.remove_callback(transformers.trainer_callback.PrinterCallback)
         self.tools = [request_view]
-        self.share(renderer.image_pad_id, checkpoint.image_processor)
+        self.share(renderer, checkpoint.image_processor)
         policy, run = policy_of(self, renderer, checkpoint.image_processor, checkpoint.budget)
         draw = random.Random(f"{config.seed} {self.accelerator.process_index}")
         probed = draw.sample(self.example_ids, min(PROBED, len(self.example_ids)))
@@ -164,11 +164,12 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
 
     def _generate(self, prompts: list) -> tuple:
         self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
-        number = self.state.global_step // self.config.updates_per_step
+        number, engine = self.state.global_step // self.config.updates_per_step, self.engine
         with self.sampling(number):
             self._sample(number, [prompt[-1]["content"] for prompt in prompts[:: self.num_generations]])
         self.sampler.pictures.begin(self.examples_of(number + 1), ahead=True)
-        return self.generated()
+        generated = self.generated()
+        return generated if self.engine is engine else self._generate(prompts)  # an engine that was found wrong sampled these
 
     def _sample(self, number: int, example_ids: Sequence[str]) -> None:
         """Sample and score the groups of step `number`."""
