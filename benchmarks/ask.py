@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import statistics
 import sys
 import tempfile
 import time
@@ -24,10 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from step_table import contract, spread
 from step_work import WIDE, random_model
 from transformers import AutoModelForImageTextToText
 
@@ -45,6 +46,7 @@ from visionthink.types import History, turns_taken
 ASKING, OF = 7, 20
 """Questions of the wide shape that ask."""
 SHAPES = ("tiny", "wide")
+KINDS = {"full": (1.0,), "adaptive": (0.25, 1.0)}
 WORDS = " colour is the number left right shape dark faint many".split()
 
 
@@ -114,12 +116,12 @@ def speaking(checkpoint: Checkpoint, shape: Shape, *, answer: int, script: Calla
 
 
 def run(model: Model, examples: Sequence[Example], batch: int, levels: tuple[float, ...]) -> tuple[float, list[Transcript]]:
-    """CPU milliseconds of a question, and what happened."""
+    """CPU seconds of a question, and what happened."""
     menu = model.menu.with_levels(levels)
     begun, said = time.process_time(), list[Transcript]()
     for i in range(0, len(examples), batch):
         said += model.run(examples[i : i + batch], menu)
-    return 1000 * (time.process_time() - begun) / len(examples), said
+    return (time.process_time() - begun) / len(examples), said
 
 
 def operations(said: Sequence[Transcript], architecture: Architecture, *, cached: bool) -> float:
@@ -128,50 +130,43 @@ def operations(said: Sequence[Transcript], architecture: Architecture, *, cached
     return float(sum(cost.flops_cached if cached else cost.flops for cost in costs if cost))
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
-def answered(shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list[dict[str, object]]:
-    """A record for each size of batch and kind."""
+def answered(name: str, shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list[dict[str, Any]]:
+    """A row for each size of batch and kind."""
     script = asks if shape.scripted else None
     models = {way: speaking(checkpoint, shape, answer=shape.answer, script=script) for way, checkpoint in opened.items()}
     architecture = Architecture.of(opened["ours"].model.config)
-    records: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for batch in shape.batches:
         took: dict[tuple[str, str], list[float]] = {}
         work: dict[tuple[str, str], float] = {}
         for _ in range(repeats):
-            for kind, levels in (("full", (1.0,)), ("adaptive", (0.25, 1.0))):
+            for kind, levels in KINDS.items():
                 ids = []
                 for way, model in models.items():
-                    milliseconds, said = run(model, shape.examples, batch, levels)
-                    took.setdefault((kind, way), []).append(milliseconds)
+                    seconds, said = run(model, shape.examples, batch, levels)
+                    took.setdefault((kind, way), []).append(seconds)
                     work[kind, way] = operations(said, architecture, cached=way == "ours")
                     ids.append([each.token_ids for each in said])
                 assert ids[0] == ids[1], "the ways do not say the same"
-                asking = sum(each.requested for each in said) / len(said)
-        for kind in ("full", "adaptive"):
-            stock, ours = took[kind, "stock"], took[kind, "ours"]
-            records.append(
+                asked = sum(each.requested for each in said) / len(said)
+        for kind in KINDS:
+            rows.append(
                 {
-                    "batch": batch,
-                    "kind": kind,
-                    "asked": asking if kind == "adaptive" else 0.0,
-                    "stock_ms": spread(stock),
-                    "ours_ms": spread(ours),
-                    "ratio": statistics.median(a / b for a, b in zip(stock, ours, strict=True)),
-                    "ratio_of_operations": work[kind, "stock"] / work[kind, "ours"],
-                    "of_full": statistics.median(a / b for a, b in zip(ours, took["full", "ours"], strict=True)),
-                    "of_full_operations": work[kind, "ours"] / work["full", "ours"],
+                    "name": f"{name}, batch {batch}, {kind}",
+                    "asked": asked if kind == "adaptive" else 0.0,
+                    "cpu_seconds": {way: spread(took[kind, way], 5) for way in models},
+                    "ratio": {"stock": ratio(took[kind, "stock"], took[kind, "ours"])},
+                    "bound": round(work[kind, "stock"] / work[kind, "ours"], 2),
+                    "of_full": ratio(took[kind, "ours"], took["full", "ours"]),
+                    "of_full_bound": round(work[kind, "ours"] / work["full", "ours"], 2),
                 }
             )
-    return records
+    return rows
 
 
-def prefilled(shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list[dict[str, object]]:
-    """Of questions that ask, one after the other, what the model takes for prompts."""
-    architecture, records = Architecture.of(opened["ours"].model.config), []
+def prefilled(name: str, shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list[dict[str, Any]]:
+    """What the model takes for the prompts of questions that ask, one question after the other."""
+    architecture, rows = Architecture.of(opened["ours"].model.config), []
     for way, checkpoint in opened.items():
         took: dict[str, list[float]] = {"low": [], "full": [], "both": []}
         work: dict[str, float] = {}
@@ -179,18 +174,17 @@ def prefilled(shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list
             for kind, levels in (("low", (0.25,)), ("full", (1.0,)), ("both", (0.25, 1.0))):
                 model = speaking(checkpoint, shape, answer=1, script=lambda _, kind=kind: kind == "both")
                 _, said = run(model, shape.examples[:OF], 1, levels)
-                took[kind].append(1000 * model.policy.seconds / len(said))  # type: ignore[attr-defined]
+                took[kind].append(model.policy.seconds / len(said))  # type: ignore[attr-defined]
                 work[kind] = operations(said, architecture, cached=way == "ours")
-        share = [both / (low + full) for low, full, both in zip(*took.values(), strict=True)]
-        records.append(
+        rows.append(
             {
-                "way": way,
-                **{f"{kind}_ms": spread(values) for kind, values in took.items()},
-                "share": statistics.median(share),
-                "share_of_operations": work["both"] / (work["low"] + work["full"]),
+                "name": f"{name}, {way}",
+                "cpu_seconds": {kind: spread(values, 5) for kind, values in took.items()},
+                "of_both_alone": ratio(took["both"], [sum(pair) for pair in zip(took["low"], took["full"], strict=True)]),
+                "bound": round(work["both"] / (work["low"] + work["full"]), 2),
             }
         )
-    return records
+    return rows
 
 
 def shape_of(name: str, *, quick: bool) -> Shape:
@@ -199,32 +193,31 @@ def shape_of(name: str, *, quick: bool) -> Shape:
     return Shape(examples=of_wide(3 if quick else OF), batches=(1, 10), answer=12, scripted=True)
 
 
-def told(values: dict[str, float]) -> str:
-    return f"{values['median']:.1f} ({values['least']:.1f} to {values['most']:.1f})"
+def ratio(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Of the turns, in pairs."""
+    return spread([a / b for a, b in zip(one, other, strict=True)])
 
 
-def page(found: dict[str, dict[str, list[dict]]]) -> str:
+def milliseconds(seconds: dict[str, float]) -> str:
+    return f"{1000 * seconds['median']:.1f} ({1000 * seconds['min']:.1f}-{1000 * seconds['max']:.1f})"
+
+
+def page(found: dict[str, Any]) -> str:
     """Both tables."""
-    lines = [
-        "| model, batch | | stock, ms | ours, ms | stock / ours | by operations | ours / full | by operations |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for shape, tables in found.items():
-        for r in tables["answered"]:
-            kind = r["kind"] if r["kind"] == "full" else f"adaptive, {100 * r['asked']:.0f} % ask"
-            lines.append(
-                f"| {shape}, {r['batch']} | {kind} | {told(r['stock_ms'])} | {told(r['ours_ms'])} | {r['ratio']:.2f} "
-                f"| {r['ratio_of_operations']:.2f} | {r['of_full']:.2f} | {r['of_full_operations']:.2f} |"
-            )
+    lines = ["| row | stock, ms | ours, ms | stock / ours | bound | ours / full | bound |", "|---|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        name = row["name"] + (f", {100 * row['asked']:.0f} % ask" if row["asked"] else "")
+        each = " | ".join(milliseconds(row["cpu_seconds"][way]) for way in ("stock", "ours"))
+        ratios = f"{row['ratio']['stock']['median']:.2f} | {row['bound']:.2f} | {row['of_full']['median']:.2f}"
+        lines.append(f"| {name} | {each} | {ratios} | {row['of_full_bound']:.2f} |")
     lines += [
         "",
-        "| model | way | low alone, ms | full alone, ms | low, then full, ms | of both alone | by operations |",
-        "|---|---|---|---|---|---|---|",
+        "| prefill | low alone, ms | full alone, ms | low, then full, ms | of both alone | bound |",
+        "|---|---|---|---|---|---|",
     ]
-    for shape, tables in found.items():
-        for r in tables["prefilled"]:
-            each = " | ".join(told(r[f"{kind}_ms"]) for kind in ("low", "full", "both"))
-            lines.append(f"| {shape} | {r['way']} | {each} | {r['share']:.2f} | {r['share_of_operations']:.2f} |")
+    for row in found["prefill"]:
+        each = " | ".join(map(milliseconds, row["cpu_seconds"].values()))
+        lines.append(f"| {row['name']} | {each} | {row['of_both_alone']['median']:.2f} | {row['bound']:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -236,11 +229,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     logging.getLogger("visionthink").setLevel(logging.ERROR)
-    repeats, found = 1 if options.quick else options.repeats, {}
+    repeats, rows, prefill = 1 if options.quick else options.repeats, [], []
     for name in options.shape:
         shape = shape_of(name, quick=options.quick)
         with checkpoints(name) as opened:
-            found[name] = {"answered": answered(shape, opened, repeats), "prefilled": prefilled(shape, opened, repeats)}
+            rows += answered(name, shape, opened, repeats)
+            prefill += prefilled(name, shape, opened, repeats)
+    found = contract(rows, "stock") | {"prefill": prefill}
     sys.stdout.write(json.dumps(found, indent=2) + "\n" if options.json else page(found))
 
 

@@ -243,7 +243,7 @@ class Script:
         return said
 
     def speak(self, model: Any, engine: Any = None) -> None:
-        """Put it into the mouth of a model, and of the engine where there is one."""
+        """Replace what a model samples by it, and what the engine samples where there is one."""
         generate = model.generate
 
         def scripted(input_ids: torch.Tensor, attention_mask: torch.Tensor, **others: Any) -> Any:

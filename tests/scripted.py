@@ -1,4 +1,4 @@
-"""Put a script into the mouth of a model under training; everything around its words stays as it is."""
+"""Replace what a model under training says by a script; everything around its words stays as it is."""
 
 from __future__ import annotations
 

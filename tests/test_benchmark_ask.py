@@ -19,18 +19,13 @@ def test_the_operations_of_a_question_that_asks():
     command = [sys.executable, str(SCRIPT), "--quick", "--json", "--shape", "wide"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["wide"]
-    assert [(row["batch"], row["kind"], row["asked"]) for row in found["answered"]] == [
-        (1, "full", 0.0),
-        (1, "adaptive", pytest.approx(1 / 3)),
-        (10, "full", 0.0),
-        (10, "adaptive", pytest.approx(1 / 3)),
-    ]
-    full, adaptive = found["answered"][:2]
+    found = json.loads(done.stdout)
+    kinds = [f"wide, batch {batch}, {kind}" for batch in (1, 10) for kind in ("full", "adaptive")]
+    assert [row["name"] for row in found["rows"]] == list(found["ratio"]) == kinds
     # nothing can be reused at full resolution; what is asked for is read behind what is known
-    assert full["ratio_of_operations"] == 1 and adaptive["ratio_of_operations"] == pytest.approx(1.18, abs=0.005)
-    assert adaptive["of_full_operations"] == pytest.approx(0.58, abs=0.005)
-    shares = {row["way"]: row["share_of_operations"] for row in found["prefilled"]}
-    assert shares == {"stock": pytest.approx(1.18, abs=0.005), "ours": pytest.approx(0.93, abs=0.005)}
-    clocks = [row[name] for row in found["answered"] for name in ("stock_ms", "ours_ms")]
-    assert all(0 < clock["least"] <= clock["median"] <= clock["most"] for clock in clocks)
+    assert found["bound"] == dict(zip(kinds, [1.0, 1.18, 1.0, 1.18], strict=True))
+    assert [row["of_full_bound"] for row in found["rows"]] == [1.0, 0.58, 1.0, 0.58]
+    assert [row["asked"] for row in found["rows"]] == pytest.approx([0, 1 / 3, 0, 1 / 3])
+    assert {row["name"]: row["bound"] for row in found["prefill"]} == {"wide, stock": 1.18, "wide, ours": 0.93}
+    clocks = [clock for row in (*found["rows"], *found["prefill"]) for clock in row["cpu_seconds"].values()]
+    assert all(0 < clock["min"] <= clock["median"] <= clock["max"] for clock in clocks)

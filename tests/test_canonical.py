@@ -164,7 +164,7 @@ def test_both_drivers_and_a_run_of_training_give_one_transcript(tiny, tmp_path):
 
 
 def speak(trainer, renderer, reply) -> None:
-    """Put words into the mouth of the model under training; what is made of them is the trainer's. `reply(turn, member)`."""
+    """Replace what the model under training says; what is made of it is the trainer's. `reply(turn, member)`."""
 
     def complete(prompts, images, banned):
         texts = [reply(len(row) - 1, member) for member, row in enumerate(images)]

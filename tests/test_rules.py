@@ -270,6 +270,12 @@ def test_tags_left_open_save_no_wrong_answer_of_a_closed_vocabulary(prediction, 
     assert verdict(prediction, reference) == "unscored"
 
 
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("reference", ["<div>", "<b>"])
+def test_tags_that_are_no_part_of_a_protocol_are_the_answer(closed, reference):
+    assert verdict(f"**{reference}**", reference, closed=closed) == "correct"
+
+
 LEAST = {
     "hard_1": 0.37,
     "hard_2": 0.21,

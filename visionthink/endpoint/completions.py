@@ -79,7 +79,7 @@ def ending_of(name: str) -> Ending | None:
 
 
 def _finish_reason(choice: Mapping[str, Any]) -> str:
-    """The model's name as the server gives it, or the model's server behind a router where that one denies the end."""
+    """The finish reason as the server names it; behind a router that reports a normal end, the one of the model's server."""
     named = [_named(choice[k]) for k in ("finish_reason", "finishReason", "native_finish_reason") if choice.get(k) is not None]
     denied = (name for name in named if ending_of(name) not in (None, "stop"))
     return next(denied, named[0] if named else "")

@@ -22,7 +22,7 @@ from visionthink.engine.attention import share_attention, without_mask
 from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
 from visionthink.engine.sampling import Said, Sampling, Streams
-from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
+from visionthink.engine.tower import Features, Pixels, PreparedImages, encode_once
 from visionthink.engine.tree import PrefixTree, row_keys, visual
 
 
@@ -90,13 +90,11 @@ class Engine:
         return row_keys(ids, self.pad, [(image.number, image.tokens) for image in images])
 
     def features(self, images: Sequence[Pixels]) -> Features | None:
-        """Of distinct images, each computed once until it is dropped; None where there are none."""
-        missing = {image.number: image for image in images if image.number not in self._features}
-        if missing:
-            fresh = encode(self.model, list(missing.values()))
-            self.counts.patches += sum(len(image.pixels) for image in missing.values())
-            self._features |= dict.fromkeys(missing, fresh)
-        return Features.together([self._features[image.number] for image in images])
+        """Of images, each computed once until it is dropped; None where there are none."""
+        distinct = {image.number: image for image in images}
+        features, patches = encode_once(self.model, list(distinct.values()), self._features)
+        self.counts.patches += patches
+        return features
 
     def complete(
         self,

@@ -25,8 +25,8 @@ class Said:
 
 
 class Streams:
-    """Random numbers for each row, which depend on the seed, on what the row is, and on how many rows of its kind there have
-    been: not on the rows it is sampled with."""
+    """One random-number generator for each row. It is seeded by the seed of the run, the prompt, and the number of earlier rows
+    with that prompt: not by the rows of the same batch."""
 
     def __init__(self, seed: int | str):
         self.seed = seed

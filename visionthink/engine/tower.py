@@ -146,6 +146,19 @@ def encode(model: Any, images: Sequence[Pixels]) -> Features:
     )
 
 
+def encode_once(model: Any, images: Sequence[Pixels], known: dict[int, Features]) -> tuple[Features | None, int]:
+    """Features of distinct images, and how many patches were encoded for them.
+
+    Args:
+        known: features by the number of their image, those of earlier calls; gets those that are computed.
+    """
+    missing = [image for image in images if image.number not in known]
+    if missing:
+        fresh = encode(model, missing)
+        known |= dict.fromkeys((image.number for image in missing), fresh)
+    return Features.together([known[image.number] for image in images]), sum(len(image.pixels) for image in missing)
+
+
 def _joined(features: Tensor | Sequence[Tensor]) -> Tensor:
     return features if isinstance(features, Tensor) else torch.cat(list(features))
 

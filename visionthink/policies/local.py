@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
-from PIL.Image import Image
 
 from visionthink.engine.attention import why_not
 from visionthink.engine.engine import Engine
@@ -27,7 +26,7 @@ from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.render import Renderer, views, within_context
+from visionthink.policies.render import Renderer, shown, within_context
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
@@ -145,7 +144,7 @@ class LocalPolicy:
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        images = _images(histories)
+        images = shown(histories)
         with self._lock, torch.inference_mode():
             started = time.perf_counter()
             said = self._generation.complete(prompts, images, self._sampling, self._streams)
@@ -156,7 +155,7 @@ class LocalPolicy:
 
     def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
         """What transformers is given of prompts and the views of their histories, see `engine.stock.StockGeneration.inputs`."""
-        return self._stock.inputs(prompts, self._stock.images.of(_images(histories)))
+        return self._stock.inputs(prompts, self._stock.images.of(shown(histories)))
 
     def _completion(self, prompt: list[int], said: Said, seconds: float, first_token_seconds: float) -> Completion:
         if not all(map(math.isfinite, said.logprobs)):
@@ -170,7 +169,3 @@ class LocalPolicy:
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
-
-
-def _images(histories: Sequence[History]) -> list[list[Image]]:
-    return [[view.image for view in views(history)] for history in histories]

@@ -43,7 +43,7 @@ def bytes_per_token(config: Any, value_bytes: int) -> int:
 
 
 def fitting(lengths: Sequence[int], per_token: int, free: int, most: int = MOST) -> int:
-    """How many of the first prompts fit, padded to the longest of them; at least one."""
+    """How many of the first prompts fit, each taken to be as long as the longest of them; at least one."""
     longest = 0
     for count, length in enumerate(lengths[:most], 1):
         longest = max(longest, length)

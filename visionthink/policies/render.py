@@ -16,6 +16,7 @@ from visionthink.protocol import Boundary
 from visionthink.types import Completion, History, ImageView
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import PreTrainedTokenizerBase
 
 
@@ -101,6 +102,11 @@ class Renderer:
 def views(history: History) -> list[ImageView]:
     """Every view in a history, in order."""
     return [part for message in history for part in message.content if isinstance(part, ImageView)]
+
+
+def shown(histories: Sequence[History]) -> list[list[Image]]:
+    """The images of each history, in order."""
+    return [[view.image for view in views(history)] for history in histories]
 
 
 def one_pad_an_image(ids: Sequence[int], pad: int) -> list[int]:

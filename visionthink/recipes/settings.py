@@ -49,10 +49,10 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
-        # the weak KL and the constant rate let a run go where its reward pulls it. Figs. 3a and 8 show 80 steps; here runs
+        # the weak KL and the constant rate barely restrain the policy. Figs. 3a and 8 show 80 steps; here runs
         # were still moving then: one with Eq. 5 asked always until step 70 and never from step 100 on
         Setting(name="paper", learning_rate=4e-4, lr_schedule="constant", kl_coef=0.001, steps=120),
-        # made to end well: the KL holds what the reward does not speak about. The recipe has half as many steps again
+        # the KL preserves behaviour that the reward does not measure. The recipe has half as many steps again
         Setting.of("tiny", tiny().config.replace(steps=160)),
     )
 }

@@ -1,4 +1,4 @@
-"""The model under training as a policy: TRL's own generation (transformers or vLLM), one turn at a time, under our episodes.
+"""The model under training as a policy: our engine, TRL's own generation or vLLM, one turn at a time, under our episodes.
 
 Token-in and token-out like every policy of ours; knows nothing about turns.
 """
@@ -15,7 +15,7 @@ import torch
 
 from visionthink.errors import OptionError
 from visionthink.policies import memory
-from visionthink.policies.render import Renderer, views, within_context
+from visionthink.policies.render import Renderer, shown, views, within_context
 from visionthink.resolution import PixelBudget
 from visionthink.train.vllm import Sampled, TrainingVllm
 from visionthink.types import Completion, History
@@ -81,8 +81,7 @@ class TrainerPolicy:
         if self.vllm:
             turns = self.vllm.sample(prompts, [views(history) for history in histories], self._banned)
         elif self.trainer.engine:
-            images = [[view.image for view in views(history)] for history in histories]
-            said = self.trainer.complete(prompts, images, self._banned)
+            said = self.trainer.complete(prompts, shown(histories), self._banned)
             turns = [Sampled(each.ids, each.logprobs) for each in said]
         else:
             turns = [Sampled(tuple(ids)) for ids in self._generate(prompts, histories)]
@@ -102,7 +101,7 @@ class TrainerPolicy:
         )
 
     def _generate(self, prompts: list[list[int]], histories: Sequence[History]) -> list[list[int]]:
-        images = [[view.image for view in views(history)] for history in histories]
+        images = shown(histories)
         pixels = self.image_processor(images=[image for row in images for image in row], return_tensors="pt")
         # in the precision of the forward pass that is trained: adapters are in float32 beside weights in bfloat16
         with self._ban(), self.trainer.accelerator.autocast(), self._checkpointing():

@@ -22,7 +22,7 @@ from visionthink.engine.attention import keep_wanted, share_attention, why_not, 
 from visionthink.engine.engine import Engine
 from visionthink.engine.sampling import Said, Sampling, Streams
 from visionthink.engine.stock import StockGeneration
-from visionthink.engine.tower import Features, Pixels, PreparedImages, encode
+from visionthink.engine.tower import Features, Pixels, PreparedImages, encode_once
 from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.policies.render import Renderer
@@ -90,7 +90,10 @@ class SharedPrefixes(_Trainer):
 
     def trained(self) -> Any:
         """The model itself: neither wrapped nor with the adapter around it."""
-        model = self.accelerator.unwrap_model(self.model)
+        return self._itself(self.model)
+
+    def _itself(self, model: Any) -> Any:
+        model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @contextlib.contextmanager
@@ -227,17 +230,13 @@ class SharedPrefixes(_Trainer):
 
     def _encoded(self, model: Any, images: Sequence[Pixels], features: dict[int, Features]) -> Features | None:
         assert self.engine is not None
-        own = self.accelerator.unwrap_model(model)
-        own = own.get_base_model() if hasattr(own, "get_base_model") else own
+        own = self._itself(model)
         if own is self.engine.model and self._tower_is_frozen:
             with torch.no_grad():
                 return self.engine.features(images)
-        missing = [image for image in images if image.number not in features]
-        if missing:
-            fresh = encode(own, missing)
-            self.engine.counts.patches += sum(len(image.pixels) for image in missing)
-            features |= dict.fromkeys((image.number for image in missing), fresh)
-        return Features.together([features[image.number] for image in images])
+        encoded, patches = encode_once(own, images, features)
+        self.engine.counts.patches += patches
+        return encoded
 
 
 def _permuted(values: Any, order: Tensor) -> Any:

@@ -1,7 +1,8 @@
 """A thin subclass of TRL's `GRPOTrainer`: our episodes take the place of `_generate`. The loss is TRL's own.
 
-TRL hands over a step's examples and takes back token ids, loss masks and images; advantages, log-probabilities, clipping,
-KL and the optimiser are TRL's (Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_trl`).
+TRL hands over a step's examples and takes back token ids and loss masks; advantages, clipping, KL and the optimiser are TRL's
+(Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_trl`). Log-probabilities are its own too where prefixes are not shared
+(`train.sharing`), and it takes the images then.
 """
 
 from __future__ import annotations

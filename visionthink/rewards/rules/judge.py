@@ -16,7 +16,7 @@ from visionthink.rewards.rules.text import LONGEST, Finding, Pair, Rule, contain
 from visionthink.rewards.rules.word_lists import NO, YES, YES_TOO
 from visionthink.rewards.rules.yes_no import refusal, yes_or_no
 
-_TAG = re.compile(r"</?[a-z]\w*>")
+_TAG = re.compile(r"</?(?:answer|think|tool_call)>")
 _COMPARING = threading.Lock()
 """The libraries of the rules are not made for several threads."""
 RULES: dict[str, Rule] = {
@@ -59,8 +59,8 @@ class RulesJudge:
 
     With `closed`, answers are known to come from a closed vocabulary, as in generated suites and exact-match benchmarks:
     of two texts that are plain words, or of a value and words, another one is then another answer, unless it contains the
-    reference. What is left of tags, as in `<answer>3`, saves no wrong answer, or training would learn to leave them open; a right
-    one is unscored.
+    reference. An answer with an unclosed tag, such as `<answer>3`, is wrong if its content is wrong, and unscored if it is right:
+    if it were unscored either way, training would learn to leave tags open.
     """
 
     def __init__(self, *, closed: bool = False):
