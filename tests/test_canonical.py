@@ -253,7 +253,7 @@ def test_two_requests_in_different_words_are_prefilled_once(tmp_path):
     from visionthink.policies.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint("tiny")
-    trainer = make_trainer(small(tmp_path, canonical=True, max_new_tokens=4), [red()], checkpoint=checkpoint)
+    trainer = make_trainer(small(tmp_path, canonical=True, max_new_tokens=1), [red()], checkpoint=checkpoint)
     policy, renderer = trainer.sampler.policy, trainer.sampler.policy.renderer
     words = [f"a bit {ASK}", f"it is small {ASK}"]
     counts = {}

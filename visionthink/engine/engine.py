@@ -47,17 +47,28 @@ class _Known:
     """Keys of each sequence, as `tree.row_keys`."""
     places: list[np.ndarray] = field(default_factory=list)
     """Where in the cache each of its tokens is."""
+    prompts: list[int] = field(default_factory=list)
+    """Tokens of each sequence that were its prompt."""
+
+    def only(self, kept: Sequence[int]) -> _Known:
+        """Some of the sequences, by their places among all."""
+        return _Known(
+            cache=self.cache if kept else [],
+            rows=[self.rows[i] for i in kept],
+            places=[self.places[i] for i in kept],
+            prompts=[self.prompts[i] for i in kept],
+        )
 
 
 class Engine:
     """Generates with a stock Qwen-VL model, whose decoder it lets share attention (`attention.share_attention`).
 
-    What was computed is dropped when weights have changed, except where they are written through `.data`, which nobody notices:
-    call `forget` then.
+    What the last call has computed is used where a conversation goes on. A prompt that is asked again is computed again, since
+    the weights may have changed, unless the caller retains everything and says itself when to `forget`.
 
     Args:
         model: as it was loaded, not wrapped for training.
-        images: prepared images; they may be shared with others who read them.
+        images: prepared images, its own.
         pad: id of the image pad token.
     """
 
@@ -68,8 +79,6 @@ class Engine:
         """`first_token`: when the first tokens of the last call were sampled, by `time.perf_counter`."""
         self._known = _Known()
         self._features: dict[int, Features] = {}
-        self._modules = list(model.modules())
-        self._weights: list[tuple[int, int]] = []
 
     @property
     def bytes_held(self) -> int:
@@ -84,10 +93,6 @@ class Engine:
         self._known = _Known()
         if not keep_features:
             self._features = {}
-
-    def keys(self, ids: Sequence[int], images: Sequence[Pixels]) -> np.ndarray:
-        """See `tree.row_keys`."""
-        return row_keys(ids, self.pad, [(image.number, image.tokens) for image in images])
 
     def features(self, images: Sequence[Pixels]) -> Features | None:
         """Of images, each computed once until it is dropped; None where there are none."""
@@ -116,15 +121,6 @@ class Engine:
         """
         if not prompts:
             return []
-        weights = [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)  # how often it was changed in place
-            for module in self._modules
-            for weight in module._parameters.values()
-            if weight is not None
-        ]
-        if weights != self._weights:
-            self.forget()
-            self._weights = weights
         try:
             return self._complete(prompts, images, sampling, streams, retain=retain)
         except BaseException:  # what is known must not be half of a call, nor stay where memory has run out
@@ -143,20 +139,30 @@ class Engine:
         before = self.images.prepared
         prepared = self.images.of(images)
         self.counts.prepared += self.images.prepared - before
-        keys = [self.keys(ids, row) for ids, row in zip(prompts, prepared, strict=True)]
+        of_images = [[(image.number, image.tokens) for image in row] for row in prepared]
+        keys = [row_keys(ids, self.pad, row) for ids, row in zip(prompts, of_images, strict=True)]
         distinct: dict[bytes, int] = {}
         of = [distinct.setdefault(row.tobytes(), len(distinct)) for row in keys]
         first = [of.index(i) for i in range(len(distinct))]
-        if not retain:
-            used = {image.number for row in prepared for image in row}
-            self.images.keep(used)
-            self._features = {number: held for number, held in self._features.items() if number in used}
         rows = [keys[i] for i in first]
-        tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
-        numbers = sampling.numbers(streams, prompts, prepared)
-        said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, numbers)
+        if not retain:
+            self.images.keep({image.number for row in prepared for image in row})
+            self._keep_what_goes_on(rows)
+        with sampling.numbers(streams, prompts, prepared) as numbers:
+            tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
+            said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, numbers)
         self._remember(tree, cache, rows, of, said, own)
         return said
+
+    def _keep_what_goes_on(self, rows: Sequence[np.ndarray]) -> None:
+        """Drop all but conversations whose prompt is the beginning of one of these, and the features of their images."""
+        known = self._known
+        lengths = set(known.prompts)
+        begun = {row[:n].tobytes() for row in rows for n in lengths if n < len(row)}
+        kept = [i for i, row in enumerate(known.rows) if row[: known.prompts[i]].tobytes() in begun]
+        self._known = known.only(kept)
+        shown = {number for row in self._known.rows for number in visual(row)[1].tolist()}
+        self._features = {number: held for number, held in self._features.items() if number in shown}
 
     def _prefill(
         self, rows: list[np.ndarray], images: list[tuple[Pixels, ...]], *, retain: bool
@@ -178,7 +184,8 @@ class Engine:
         source = source[kept]
         is_known = source >= 0
         past, known.cache = self._taken(known.cache, source[is_known]), []
-        self._known = _Known(rows=known.rows if retain else [], places=list(tree.where[: -len(rows)]) if retain else [])
+        self._known = known.only(range(len(known.rows))) if retain else _Known()
+        self._known.places = list(tree.where[: len(self._known.rows)])
         prefill = Prefill(tree, is_known, past, self.model.device)
         positions = np.zeros((3, len(tree.keys)), dtype=np.int64)
         following = []
@@ -296,6 +303,7 @@ class Engine:
             fed = spoken.ids[:-1]
             self._known.rows.append(np.concatenate([rows[context], np.asarray(fed, dtype=np.int64)]))
             self._known.places.append(np.concatenate([tree.where[context], np.arange(begin, begin + len(fed))]))
+            self._known.prompts.append(len(rows[context]))
             begin += len(fed)
         layers = zip(cache, *(layers for layers in own if layers), strict=True)
         self._known.cache = [

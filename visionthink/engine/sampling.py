@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,11 +33,25 @@ class Streams:
         self.seed = seed
         self._met: Counter[bytes] = Counter()
 
+    @contextlib.contextmanager
+    def drawing(self, rows: Sequence[bytes]) -> Iterator[list[np.random.Generator]]:
+        """The next stream for each row, named by all that tells it from others. Where the block fails, for want of memory, these
+        rows count as not drawn."""
+        generators = [self.of(row) for row in rows]
+        try:
+            yield generators
+        except BaseException:
+            self._met.subtract(map(self._name, rows))
+            raise
+
     def of(self, row: bytes) -> np.random.Generator:
-        """The next stream for a row, of which `row` is all that tells it from others."""
-        name = hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()
+        """The next stream for a row."""
+        name = self._name(row)
         self._met[name] += 1
         return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ (self._met[name] - 1)))
+
+    def _name(self, row: bytes) -> bytes:
+        return hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()
 
 
 def prompt_name(ids: Sequence[int], images: Sequence[Pixels]) -> bytes:
@@ -65,13 +80,13 @@ class Sampling:
 
     def numbers(
         self, streams: Streams | None, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Pixels]]
-    ) -> list[np.random.Generator] | None:
-        """The random numbers of each row; None at temperature 0."""
+    ) -> contextlib.AbstractContextManager[list[np.random.Generator] | None]:
+        """The random numbers of each row, for a block that draws them; None at temperature 0."""
         if not self.temperature:
-            return None
+            return contextlib.nullcontext()
         if streams is None:
             raise ValueError("a temperature above 0 needs streams of random numbers")
-        return [streams.of(prompt_name(ids, row)) for ids, row in zip(prompts, images, strict=True)]
+        return streams.drawing([prompt_name(ids, row) for ids, row in zip(prompts, images, strict=True)])
 
     @property
     def memory(self) -> int:
@@ -105,5 +120,5 @@ class Sampling:
         scores = scores if scores.is_cuda else scores.cpu()  # other devices have no float64
         numbers = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=scores.device)
         # the first token at which the sum of probabilities is above a number between 0 and 1
-        sums = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        sums = ((scores.double() - scores.double().max(-1, keepdim=True).values) / self.temperature).softmax(-1).cumsum(-1)
         return torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -50,15 +50,16 @@ class StockGeneration:
             return []
         prepared = self.images.of(images)
         self.images.keep({image.number for row in prepared for image in row})  # a second round shows the first view again
-        draws = _Draws(sampling, sampling.numbers(streams, prompts, prepared))
-        output = self.model.generate(
-            **self.inputs(prompts, prepared),
-            max_new_tokens=sampling.most,
-            do_sample=False,  # the token is drawn before
-            eos_token_id=sorted(sampling.ends),
-            pad_token_id=self.padding,
-            logits_processor=LogitsProcessorList([draws]),
-        )
+        with sampling.numbers(streams, prompts, prepared) as numbers:
+            draws = _Draws(sampling, numbers)
+            output = self.model.generate(
+                **self.inputs(prompts, prepared),
+                max_new_tokens=sampling.most,
+                do_sample=False,  # the token is drawn before
+                eos_token_id=sorted(sampling.ends),
+                pad_token_id=self.padding,
+                logits_processor=LogitsProcessorList([draws]),
+            )
         self.first_token = draws.first_token
         sampled = output[:, max(map(len, prompts)) :].tolist()
         logprobs = torch.stack(draws.logprobs, 1).tolist()

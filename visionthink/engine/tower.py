@@ -45,7 +45,6 @@ class PreparedImages:
 
     def __init__(self, image_processor: Any):
         self._processor = image_processor
-        self._known: dict[int, tuple[Image.Image, Pixels]] = {}
         self._by_content: dict[bytes, Pixels] = {}
         self._numbers = 0
         self.prepared = 0
@@ -54,19 +53,16 @@ class PreparedImages:
     def of(self, images: Iterable[Sequence[Image.Image]]) -> list[tuple[Pixels, ...]]:
         """Those of each row. Images that are equal are one."""
         images = [tuple(row) for row in images]
-        fresh: dict[bytes, Image.Image] = {}
         digests: dict[int, bytes] = {}
+        fresh: dict[bytes, Image.Image] = {}
         for image in (image for row in images for image in row):
-            if id(image) not in self._known and id(image) not in digests:
-                digests[id(image)] = digest = _digest(image)
+            if id(image) not in digests:
+                digests[id(image)] = digest = _digest(image)  # in every call: an image may be drawn on
                 if digest not in self._by_content:
                     fresh[digest] = image
         if fresh:
             self._prepare(fresh)
-        self._known |= {
-            id(image): (image, self._by_content[digests[id(image)]]) for row in images for image in row if id(image) in digests
-        }
-        return [tuple(self._known[id(image)][1] for image in row) for row in images]
+        return [tuple(self._by_content[digests[id(image)]] for image in row) for row in images]
 
     def _prepare(self, images: dict[bytes, Image.Image]) -> None:
         prepared = self._processor(images=list(images.values()), return_tensors="pt")
@@ -83,7 +79,6 @@ class PreparedImages:
 
     def keep(self, numbers: set[int]) -> None:
         """Drop all but the images of these numbers."""
-        self._known = {i: held for i, held in self._known.items() if held[1].number in numbers}
         self._by_content = {digest: held for digest, held in self._by_content.items() if held.number in numbers}
 
     def begin_anew(self) -> None:
@@ -94,7 +89,7 @@ class PreparedImages:
 
 def _digest(image: Image.Image) -> bytes:
     data = hashlib.blake2b(image.tobytes(), digest_size=16)
-    data.update(repr((image.size, image.mode)).encode())
+    data.update(repr((image.size, image.mode, image.getpalette())).encode())
     return data.digest()
 
 

@@ -45,7 +45,7 @@ class LocalPolicy:
         max_new_tokens: per turn; a turn that reaches it ends with finish reason "length".
         batch_size: histories per forward pass; None takes as many as fit into memory.
         seed: of the sampling. What is sampled depends on the seed, on the prompt and on how many times the prompt was completed
-            before: not on the batch, unless memory runs out and a part of it is tried again.
+            before: not on the batch.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class LocalPolicy:
         seed: int = 0,
     ):
         for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} {value}: must be at least 1")
-        if not 0 <= temperature < math.inf:
-            raise OptionError(f"temperature {temperature}: must be a number of at least 0")
+            if (value is not None or name == "max_new_tokens") and not (isinstance(value, int) and value >= 1):
+                raise OptionError(f"{name} {value!r}: must be a whole number of at least 1")
+        if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
+            raise OptionError(f"temperature {temperature!r}: must be a number of at least 0")
         self.checkpoint, self.batch_size, self.seed = checkpoint, batch_size, seed
         self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
         self._sampling = Sampling(
@@ -147,8 +147,10 @@ class LocalPolicy:
         images = shown(histories)
         with self._lock, torch.inference_mode():
             started = time.perf_counter()
-            said = self._generation.complete(prompts, images, self._sampling, self._streams)
-            first_token = self._generation.first_token
+            # the engine passes by the model's own forward, and what is hooked in there (`compress.compress`)
+            generation = self._stock if self.checkpoint.model.model._forward_pre_hooks else self._generation
+            said = generation.complete(prompts, images, self._sampling, self._streams)
+            first_token = generation.first_token
         share = 1 / len(histories)
         seconds, first_token_seconds = (time.perf_counter() - started) * share, (first_token - started) * share
         return [self._completion(prompt, each, seconds, first_token_seconds) for prompt, each in zip(prompts, said, strict=True)]
