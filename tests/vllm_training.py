@@ -83,7 +83,7 @@ def run() -> VisionThinkTrainer:
         probe_steps=1,
         max_new_tokens=16,
         max_image_tokens=9,  # of which vLLM knows nothing: it would make 16 of an image
-        learning_rate=2e-4,
+        learning_rate=4e-4,
         exclude="",
         trl={"vllm_server_base_url": URL[0]} if URL else {},
         **settings,
