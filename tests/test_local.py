@@ -9,20 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 from episodes import begin
+from PIL import Image
+from transformers import Qwen2VLImageProcessorPil
 
 import visionthink
 from visionthink import Protocol, StopReason, run_batch
 from visionthink.chatml import NEVER_SAMPLED
+from visionthink.compress.baselines import Uniform
+from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.engine.attention import TreeAttention
 from visionthink.engine.decoding import Decode
 from visionthink.engine.sampling import Sampling
+from visionthink.engine.tower import PreparedImages
 from visionthink.engine.trial import difference
 from visionthink.errors import ImageError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
 from visionthink.policies.memory import complete_in_parts
+from visionthink.policies.render import views
 from visionthink.types import Failure
 
 
@@ -126,7 +132,7 @@ def test_answers_are_those_of_the_weights_there_are(tmp_path):
     before = policy.complete([history])
     with torch.no_grad():
         for layer in checkpoint.model.model.language_model.layers:
-            layer.self_attn.v_proj.weight.mul_(3)
+            layer.self_attn.v_proj.weight.data.mul_(3)  # which changes no version that torch counts
     after = policy.complete([history])
     assert after[0].logprobs == LocalPolicy(checkpoint, max_new_tokens=4).complete([history])[0].logprobs
     assert after[0].logprobs != before[0].logprobs
@@ -146,6 +152,74 @@ def test_a_call_that_fails_leaves_nothing_behind(tiny_base):
     hook.remove()
     assert policy._generation.bytes_held == 0
     assert [c.token_ids for c in policy.complete(histories)] == usual and policy._generation.bytes_held > 0
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_sampled_does_not_depend_on_memory_that_ran_out(tiny_base, whole):
+    """In the second token of a batch, which is halved then."""
+    histories = [e.history for e in episodes(tiny_base, synth.suite(6))] * 2
+
+    def sampled() -> list[tuple[int, ...]]:
+        policy = LocalPolicy(tiny_base, max_new_tokens=6, temperature=4.0)
+        return [c.token_ids for c in (policy.reading_whole() if whole else policy).complete(histories)]
+
+    usual, calls = sampled(), []
+
+    def run_out(*_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError
+
+    hook = tiny_base.model.lm_head.register_forward_hook(run_out)
+    try:
+        assert sampled() == usual and len(calls) > 7
+    finally:
+        hook.remove()
+
+
+def test_an_image_that_is_drawn_on_is_another(tiny_base):
+    policy = LocalPolicy(tiny_base, max_new_tokens=2)
+    history = begin(synth.suite(1)[0], (1,), tiny_base.protocol, budget=tiny_base.budget).history
+    before = policy.complete([history])
+    views(history)[0].image.paste((255, 0, 0), (0, 0, 80, 80))
+    after = policy.complete([history])
+    assert before[0].logprobs != after[0].logprobs == LocalPolicy(tiny_base, max_new_tokens=2).complete([history])[0].logprobs
+
+
+def test_images_that_differ_in_their_palette_alone_are_two():
+    one, other = (Image.new("P", (56, 56)) for _ in range(2))
+    one.putpalette([255, 0, 0])
+    other.putpalette([0, 0, 255])
+    [(first,), (second,)] = PreparedImages(Qwen2VLImageProcessorPil()).of([[one], [other]])
+    assert first.number != second.number
+
+
+def test_a_session_of_compression_takes_hold_of_a_policy(tiny_base):
+    """The engine would pass its hooks by."""
+    policy = LocalPolicy(tiny_base, max_new_tokens=4)
+    histories = [e.history for e in episodes(tiny_base, synth.suite(3), (1,))]
+    found = []
+    for each in (policy, policy.reading_whole()):
+        with compress(tiny_base.model, Uniform(keep=0.5)) as session:
+            found.append([c.logprobs for c in each.complete(histories)])
+        assert session.report()["retained"] == 0.5
+    assert found[0] == found[1] != [c.logprobs for c in policy.complete(histories)]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-320])
+def test_a_temperature_next_to_nothing_is_greedy(tiny_base, temperature):
+    histories = [e.history for e in episodes(tiny_base, synth.suite(3))]
+    greedy, cold = (LocalPolicy(tiny_base, max_new_tokens=4, temperature=t).complete(histories) for t in (0.0, temperature))
+    assert [c.token_ids for c in greedy] == [c.token_ids for c in cold]
+
+
+@pytest.mark.parametrize(
+    "option", [{"batch_size": "4"}, {"batch_size": 2.5}, {"max_new_tokens": None}, {"max_new_tokens": 1.5}, {"temperature": "1"}]
+)
+def test_options_of_other_types_are_refused(tiny_base, option):
+    [(name, value)] = option.items()
+    with pytest.raises(OptionError, match=f"{name} {value!r}: must be a "):
+        LocalPolicy(tiny_base, **option)
 
 
 def test_prompts_are_completed_by_length_and_answered_in_order():
@@ -304,3 +378,8 @@ def test_damaged_checkpoints(tiny, tmp_path):
         open_checkpoint(str(folder))
     with pytest.raises(ModelError, match="no such folder"):
         open_checkpoint(str(tmp_path / "nowhere"))
+
+
+def test_a_model_that_is_only_described_says_nothing_of_sharing(caplog):
+    visionthink.load("tiny", device="meta")
+    assert not caplog.records
