@@ -163,7 +163,8 @@ def test_the_reference_model_has_the_attention_of_the_trained_one(tmp_path, atte
     for model in (trainer.model, trainer.ref_model):
         config = model.config
         parts = (config, config.get_text_config(), config.vision_config)
-        expected = ["eager", "shared_eager", "eager"] if attention else ["sdpa", "shared_sdpa", GROUPED]
+        shared = "shared_" if trainer.engine else ""  # older versions of transformers take no features of images
+        expected = ["eager", f"{shared}eager", "eager"] if attention else ["sdpa", f"{shared}sdpa", GROUPED]
         assert [part._attn_implementation for part in parts] == expected
         assert all(len(block.attn._forward_pre_hooks) == (not attention) for block in model.model.visual.blocks)
 
