@@ -110,9 +110,10 @@ def checkpoints(shape: str) -> Iterator[dict[str, Checkpoint]]:
         yield {"stock": dataclasses.replace(ours, model=stock), "ours": ours}
 
 
-def speaking(checkpoint: Checkpoint, shape: Shape, *, answer: int, script: Callable[[History], bool] | None = None) -> Model:
-    policy = Scripted(LocalPolicy(checkpoint, max_new_tokens=answer), checkpoint.protocol, script)
-    return Model(policy, checkpoint.protocol, menu_for(checkpoint.protocol.dialect), checkpoint.budget)
+def speaking(way: str, checkpoint: Checkpoint, *, answer: int, script: Callable[[History], bool] | None) -> Model:
+    policy = LocalPolicy(checkpoint, max_new_tokens=answer)
+    said = Scripted(policy.reading_whole() if way == "stock" else policy, checkpoint.protocol, script)
+    return Model(said, checkpoint.protocol, menu_for(checkpoint.protocol.dialect), checkpoint.budget)
 
 
 def run(model: Model, examples: Sequence[Example], batch: int, levels: tuple[float, ...]) -> tuple[float, list[Transcript]]:
@@ -133,7 +134,7 @@ def operations(said: Sequence[Transcript], architecture: Architecture, *, cached
 def answered(name: str, shape: Shape, opened: dict[str, Checkpoint], repeats: int) -> list[dict[str, Any]]:
     """A row for each size of batch and kind."""
     script = asks if shape.scripted else None
-    models = {way: speaking(checkpoint, shape, answer=shape.answer, script=script) for way, checkpoint in opened.items()}
+    models = {way: speaking(way, checkpoint, answer=shape.answer, script=script) for way, checkpoint in opened.items()}
     architecture = Architecture.of(opened["ours"].model.config)
     rows: list[dict[str, Any]] = []
     for batch in shape.batches:
@@ -172,7 +173,7 @@ def prefilled(name: str, shape: Shape, opened: dict[str, Checkpoint], repeats: i
         work: dict[str, float] = {}
         for _ in range(repeats):
             for kind, levels in (("low", (0.25,)), ("full", (1.0,)), ("both", (0.25, 1.0))):
-                model = speaking(checkpoint, shape, answer=1, script=lambda _, kind=kind: kind == "both")
+                model = speaking(way, checkpoint, answer=1, script=lambda _, kind=kind: kind == "both")
                 _, said = run(model, shape.examples[:OF], 1, levels)
                 took[kind].append(model.policy.seconds / len(said))  # type: ignore[attr-defined]
                 work[kind] = operations(said, architecture, cached=way == "ours")

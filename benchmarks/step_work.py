@@ -6,6 +6,7 @@ all forward passes are made, on the same tokens in every way of computing them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -279,10 +280,10 @@ class Given:
     """In the place of `Streams`: what each row says, a token at a time."""
 
     def __init__(self, rows: Sequence[Sequence[int]]):
-        self._rows = iter(rows)
+        self._rows = rows
 
-    def of(self, _row: bytes) -> Iterator[int]:
-        return iter(next(self._rows))
+    def drawing(self, _rows: Sequence[bytes]) -> contextlib.AbstractContextManager[list[Iterator[int]]]:
+        return contextlib.nullcontext([iter(row) for row in self._rows])
 
 
 class Drawn(Sampling):
