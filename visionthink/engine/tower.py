@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visionthink.engine.tree import visual
+from visionthink.engine.tree import MOST_IMAGES, visual
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,6 @@ class PreparedImages:
     def __init__(self, image_processor: Any):
         self._processor = image_processor
         self._by_content: dict[bytes, Pixels] = {}
-        self._numbers = 0
         self.prepared = 0
         """Images that the processor was given."""
 
@@ -72,19 +71,20 @@ class PreparedImages:
             # a copy, since a view would hold the pixels of all
             values = pixels.clone() if len(images) > 1 else pixels
             self._by_content[digest] = Pixels(
-                digest=digest, number=self._numbers, pixels=values, grid=tuple(grid), merge=self._processor.merge_size
+                digest=digest, number=self._number(digest), pixels=values, grid=tuple(grid), merge=self._processor.merge_size
             )
-            self._numbers += 1
         self.prepared += len(images)
+
+    def _number(self, digest: bytes) -> int:
+        """By the content, so that rows are laid out alike, and their sums made in one order, whatever ran before."""
+        number, taken = int.from_bytes(digest, "little") % MOST_IMAGES, {held.number for held in self._by_content.values()}
+        while number in taken:  # two in 2^42
+            number = (number + 1) % MOST_IMAGES
+        return number
 
     def keep(self, numbers: set[int]) -> None:
         """Drop all but the images of these numbers."""
         self._by_content = {digest: held for digest, held in self._by_content.items() if held.number in numbers}
-
-    def begin_anew(self) -> None:
-        """Drop all images and number those that follow from 0 on. Nothing that was computed from them may be used after it."""
-        self.keep(set())
-        self._numbers = 0
 
 
 def _digest(image: Image.Image) -> bytes:

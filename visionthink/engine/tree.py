@@ -14,6 +14,8 @@ import numpy as np
 
 _IMAGE_TOKENS = 20
 """Bits for the place of a visual token in its image."""
+MOST_IMAGES = 1 << 42
+"""Numbers of images lie below it."""
 
 
 def image_keys(number: int, tokens: int) -> np.ndarray:

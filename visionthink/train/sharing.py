@@ -102,7 +102,7 @@ class SharedPrefixes(_Trainer):
         after."""
         if self.engine:
             self.engine.forget()
-            self.images.begin_anew()  # a step's rows are laid out by these numbers: a resumed run has them like any other
+            self.images.keep(set())
             self.streams = Streams(f"{self.config.seed} {step}")
         yield
         if self.engine:
