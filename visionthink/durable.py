@@ -99,12 +99,12 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """As `replace`, with text; halves of UTF-16 pairs, which cannot be written, are escaped."""
+    """Replace a file by text, as `replace` does; halves of UTF-16 pairs, which cannot be written, are escaped."""
     replace(path, lambda partial: partial.write_text(text, "utf-8", "backslashreplace"))
 
 
 def replace_json(path: Path, record: Mapping[str, Any]) -> None:
-    """As `replace`, with an object for programs and people."""
+    """Replace a file by an object as JSON, indented so that people can read it too."""
     replace_text(path, json.dumps(dict(record), indent=1) + "\n")
 
 

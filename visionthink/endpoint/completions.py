@@ -30,7 +30,7 @@ class Completed:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     image_tokens: int | None = None
-    """Of the prompt tokens."""
+    """How many of the prompt tokens they are."""
     reasoning: str = ""
     """What the server took out of the text as thinking."""
     calls: tuple[tuple[str, str], ...] = ()

@@ -95,7 +95,7 @@ class Engine:
             self._features = {}
 
     def features(self, images: Sequence[Pixels]) -> Features | None:
-        """Of images, each computed once until it is dropped; None where there are none."""
+        """The features of images, each computed once until it is dropped; None where there are no images."""
         distinct = {image.number: image for image in images}
         features, patches = encode_once(self.model, list(distinct.values()), self._features)
         self.counts.patches += patches

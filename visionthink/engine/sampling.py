@@ -120,5 +120,6 @@ class Sampling:
         scores = scores if scores.is_cuda else scores.cpu()  # other devices have no float64
         numbers = torch.tensor([stream.random() for stream in streams], dtype=torch.float64, device=scores.device)
         # the first token at which the sum of probabilities is above a number between 0 and 1
-        sums = ((scores.double() - scores.double().max(-1, keepdim=True).values) / self.temperature).softmax(-1).cumsum(-1)
+        exact = scores.double()
+        sums = ((exact - exact.amax(-1, keepdim=True)) / self.temperature).softmax(-1).cumsum(-1)
         return torch.searchsorted(sums, (numbers * sums[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

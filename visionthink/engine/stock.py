@@ -97,7 +97,7 @@ class _Draws(LogitsProcessor):
     def __init__(self, sampling: Sampling, streams: Sequence[np.random.Generator] | None):
         self._sampling, self._streams = sampling, streams
         self.logprobs: list[Tensor] = []
-        """Of the tokens drawn, [prompts] each."""
+        """The log-probabilities of the tokens that were drawn, one tensor [prompts] for each step."""
         self.first_token = 0.0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class PreparedImages:
         self.prepared += len(images)
 
     def _number(self, digest: bytes) -> int:
-        """By the content, so that rows are laid out alike, and their sums made in one order, whatever ran before."""
+        """A number that follows from the content, so that rows are laid out alike, and their sums made in one order, whatever ran before."""
         number, taken = int.from_bytes(digest, "little") % MOST_IMAGES, {held.number for held in self._by_content.values()}
         while number in taken:  # two in 2^42
             number = (number + 1) % MOST_IMAGES
@@ -115,17 +115,15 @@ class Features:
             begins={n: start + begin for start, part in zip(starts, parts, strict=False) for n, begin in part.begins.items()},
         )
 
-    def at(self, numbers: np.ndarray, places: np.ndarray) -> tuple[Tensor, list[Tensor]]:
-        """Those of visual tokens that are named by the number of their image and their place in it."""
-        distinct, back = np.unique(numbers, return_inverse=True)
-        begins = np.array([self.begins[int(n)] for n in distinct])
-        index = torch.from_numpy(begins[back] + places).to(self.tokens.device)
-        return self.tokens.index_select(0, index), [layer.index_select(0, index) for layer in self.deep]
-
     def of_keys(self, keys: np.ndarray) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Where among keys (see `tree.row_keys`) visual tokens stand, and their features."""
         at, numbers, places = visual(keys)
-        return (torch.from_numpy(at).to(self.tokens.device), *self.at(numbers, places))
+        distinct, back = np.unique(numbers, return_inverse=True)
+        begins = np.array([self.begins[int(n)] for n in distinct])
+        device = self.tokens.device
+        index = torch.from_numpy(begins[back] + places).to(device)
+        layers = [layer.index_select(0, index) for layer in self.deep]
+        return torch.from_numpy(at).to(device), self.tokens.index_select(0, index), layers
 
 
 def encode(model: Any, images: Sequence[Pixels]) -> Features:
