@@ -76,7 +76,7 @@ class PreparedImages:
         self.prepared += len(images)
 
     def _number(self, digest: bytes) -> int:
-        """A number that follows from the content, so that rows are laid out alike, and their sums made in one order, whatever ran before."""
+        """A number by the content, so that rows are laid out and summed in one order, whatever ran before."""
         number, taken = int.from_bytes(digest, "little") % MOST_IMAGES, {held.number for held in self._by_content.values()}
         while number in taken:  # two in 2^42
             number = (number + 1) % MOST_IMAGES
