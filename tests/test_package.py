@@ -480,4 +480,4 @@ def test_tags_and_schemas_stand_in_one_folder():
         for text in strings_of(path)
         if any(tag in text for tag in tags)
     }
-    assert holders == {f"protocol/{name}.py" for name in ("grammar", "protocol", "replies")}
+    assert holders == {f"protocol/{name}.py" for name in ("grammar", "protocol", "reader", "replies")}

@@ -6,8 +6,8 @@ Everything that talks to a model in several turns (inference, training, evaluati
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 from typing import TypeAlias
@@ -37,6 +37,19 @@ class Policy(TypingProtocol):
     """Who speaks. Histories in, one completion each out, in order; a failed call is a completion, not an exception."""
 
     def complete(self, histories: Sequence[History]) -> list[Completion]: ...
+
+
+class Speaker(TypingProtocol):
+    """Who speaks to one listener: a policy whose replies are heard while they are said."""
+
+    def speak(self, history: History, until: Callable[[str], bool] | None = None) -> AsyncGenerator[str | Completion]:
+        """Pieces of text as they are said; then the completion, that of a failed call too. Closing the generator ends the reply
+        within one token.
+
+        Args:
+            until: is given all that was said so far, after each piece; where it is true, the reply ends there.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,11 +286,13 @@ class RunBatch(TypingProtocol):
     def __call__(self, episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]: ...
 
 
-async def run_async(episode: Episode, policy: Policy, on_text: Callable[[str], None] | None = None) -> Transcript:
-    """One episode in an event loop: the policy runs in a worker thread, `on_text` sees every turn's text as it ends."""
+async def run_async(episode: Episode, speaker: Speaker, on_text: Callable[[str], None] | None = None) -> Transcript:
+    """One episode in an event loop; `on_text` sees every piece of text as it is said."""
     while not episode.done:
-        [completion] = await asyncio.to_thread(policy.complete, [list(episode.history)])
-        if on_text is not None:
-            on_text(completion.text)
-        episode.step(completion)
+        async with contextlib.aclosing(speaker.speak(episode.history)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    episode.step(piece)
+                elif on_text is not None:
+                    on_text(piece)
     return episode.transcript()

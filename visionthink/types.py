@@ -245,6 +245,8 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    token_texts: tuple[str, ...] = field(default=(), repr=False)
+    """The text that each sampled token added, where the policy was listened to or says log-probabilities."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None

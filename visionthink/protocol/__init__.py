@@ -7,6 +7,7 @@ text). The strings live in `prompts/`, byte for byte as published; a variant of 
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.protocol import Protocol
+from visionthink.protocol.reader import Piece, Reader, turn_end
 from visionthink.protocol.replies import Answer, Malformed, Reply, Request, after_thinking, extract_answer, written_out
 
 __all__ = [
@@ -18,11 +19,14 @@ __all__ = [
     "Dialect",
     "Grammar",
     "Malformed",
+    "Piece",
     "Protocol",
+    "Reader",
     "Reply",
     "Request",
     "after_thinking",
     "extract_answer",
     "prompt",
+    "turn_end",
     "written_out",
 ]

@@ -11,6 +11,7 @@ from visionthink.errors import DataError, OptionError, is_blank
 from visionthink.menu import Menu
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
+from visionthink.protocol.reader import Reader
 from visionthink.protocol.replies import (
     TAGGED_ANSWER,
     Answer,
@@ -167,6 +168,10 @@ class Protocol:
         grammar = self._spoken(can_request).grammar
         reply = grammar.read(spoken(text)) if grammar else Answer(text)
         return Answer(text) if isinstance(reply, Answer) else reply
+
+    def reader(self, *, can_request: bool = True) -> Reader:
+        """For one reply, read while it is said."""
+        return Reader(self._spoken(can_request))
 
     def turn_text(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
         """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.
