@@ -104,7 +104,7 @@ class Bill:
         }
 
     def responses_usage(self) -> dict[str, Any]:
-        """`usage` of the Responses API. It wants numbers where there may be none to tell; they are 0, as its other servers say."""
+        """`usage` of the Responses API. It wants numbers where none may be known; those are 0, as with other servers of it."""
         return {
             "input_tokens": self.prompt_tokens,
             "input_tokens_details": {

@@ -23,6 +23,7 @@ from visionthink.serve.fields import parsed
 from visionthink.serve.reading import (
     ReadImage,
     check_answers,
+    check_stream,
     check_tools,
     disarmed,
     disarmed_record,
@@ -49,9 +50,8 @@ def read_chat(
         ApiError: it cannot be answered as it is; the message names the place.
     """
     request = parsed(ChatRequest, body)
-    override = override_of(headers or {}, request.visionthink, default or Override())
-    if request.stream_options and not request.stream:
-        raise ApiError(400, "stream_options: is for streams only; set stream", param="stream_options", code="invalid_value")
+    check_stream(request)
+    override = override_of(headers or {}, request, default or Override())
     tools = tuple(
         tool_definition(tool.function.model_dump(exclude_none=True), f"tools[{i}]") for i, tool in enumerate(request.tools or ())
     )
@@ -98,7 +98,7 @@ def _message(message: Message, place: str, read: ReadImage) -> ClientMessage:
 
 
 def _sampling(request: ChatRequest) -> SamplingOptions:
-    limits = {request.max_tokens, request.max_completion_tokens} - {None}
+    limits = {limit for limit in (request.max_tokens, request.max_completion_tokens) if limit is not None}
     if len(limits) > 1:
         words = "max_tokens: differs from max_completion_tokens, which is its newer name; send one"
         raise ApiError(400, words, param="max_tokens", code="invalid_value")

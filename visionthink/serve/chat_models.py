@@ -8,31 +8,31 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from visionthink.serve.conversation import Detail
 from visionthink.serve.fields import (
+    FORMATS,
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_TOOLS,
     PIXEL,
     TEXT_OR_LIST,
     Address,
     Body,
     CallId,
     FunctionDefinition,
-    Metadata,
-    Model,
     Name,
     Never,
     Only,
+    PlainFormat,
     ReasoningEffort,
+    Request,
     Schema,
     Seed,
-    ServiceTier,
     SpeakerName,
-    StreamOptions,
-    Temperature,
     Text,
     Tokens,
     ToolMode,
-    TopP,
     Variants,
     Verbosity,
-    VisionThinkOptions,
+    format_tag,
     text_or_list,
 )
 
@@ -67,11 +67,10 @@ class ImagePart(Body):
     image_url: ImageAddress
 
 
-_OTHER_PARTS = ("input_audio", "audio", "file", "input_text", "input_image", "input_file", "video_url", "image_embeds", "image")
+_OTHER_PARTS = tuple("input_audio audio file input_text input_image input_file video_url image_embeds image".split())
 _TEXTS = Variants(field="type", names=("text",), others=("image_url", "refusal", *_OTHER_PARTS))
 _SAID = Variants(field="type", names=("text", "refusal"), others=("image_url", *_OTHER_PARTS))
 _SHOWN = Variants(field="type", names=("text", "image_url"), others=("refusal", *_OTHER_PARTS))
-_MOST_PARTS, _MOST_MESSAGES, _MOST_TOOLS = 1024, 4096, 128
 
 OnlyText = Annotated[Annotated[TextPart, Tag("#text")], BeforeValidator(_TEXTS.check)]
 Said = Annotated[
@@ -85,21 +84,11 @@ TextOrImage = Annotated[
     BeforeValidator(_SHOWN.check),
 ]
 
-TextContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[OnlyText], Field(min_length=1, max_length=_MOST_PARTS), Tag("#list")],
-    TEXT_OR_LIST,
-    BeforeValidator(text_or_list),
-]
-SaidContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[Said], Field(min_length=1, max_length=_MOST_PARTS), Tag("#list")],
-    TEXT_OR_LIST,
-    BeforeValidator(text_or_list),
-]
-ShownContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[TextOrImage], Field(min_length=1, max_length=_MOST_PARTS), Tag("#list")],
-    TEXT_OR_LIST,
-    BeforeValidator(text_or_list),
-]
+_PARTS, _EITHER = Field(min_length=1, max_length=MOST_PARTS), BeforeValidator(text_or_list)
+_Text = Annotated[Text, Tag("#text")]
+TextContent = Annotated[_Text | Annotated[list[OnlyText], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
+SaidContent = Annotated[_Text | Annotated[list[Said], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
+ShownContent = Annotated[_Text | Annotated[list[TextOrImage], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
 
 # ------------------------------------------------------------------------------------------------ messages
 
@@ -142,7 +131,7 @@ class AssistantMessage(Body):
     content: SaidContent | None = None
     refusal: Text | None = None
     name: SpeakerName | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=_MOST_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
     function_call: Annotated[Any, Only((), "use tool_calls")] = None
     audio: Never = None
 
@@ -195,12 +184,6 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-class PlainFormat(Body):
-    """Text, or any JSON object."""
-
-    type: Literal["text", "json_object"]
-
-
 class JsonSchema(Body):
     """A schema that the answer follows."""
 
@@ -217,7 +200,6 @@ class JsonSchemaFormat(Body):
     json_schema: JsonSchema
 
 
-_FORMATS = Variants(field="type", names=("text", "json_object", "json_schema"), others=("grammar", "regex"))
 _CHOICES = Variants(field="type", names=("function",), others=("allowed_tools", "custom"))
 
 
@@ -230,8 +212,8 @@ ToolChoice = Annotated[
 ]
 ResponseFormat = Annotated[
     Annotated[PlainFormat, Tag("#plain")] | Annotated[JsonSchemaFormat, Tag("#json_schema")],
-    Discriminator(lambda value: "#json_schema" if _FORMATS.tag(value) == "#json_schema" else "#plain"),
-    BeforeValidator(_FORMATS.check),
+    Discriminator(format_tag),
+    BeforeValidator(FORMATS.check),
 ]
 Stop = Annotated[
     Annotated[str, Field(min_length=1), Tag("#text")]
@@ -257,15 +239,10 @@ EXAMPLE = {
 }
 
 
-class ChatRequest(Body, json_schema_extra={"examples": [EXAMPLE]}):
+class ChatRequest(Request, json_schema_extra={"examples": [EXAMPLE]}):
     """A request of chat completions. Fields that are not listed are dropped, ids of caches among them."""
 
-    model: Model
-    messages: Annotated[list[Message], Field(min_length=1, max_length=_MOST_MESSAGES)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     seed: Seed | None = None
@@ -276,22 +253,15 @@ class ChatRequest(Body, json_schema_extra={"examples": [EXAMPLE]}):
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
     verbosity: Verbosity | None = None
-    tools: Annotated[list[Tool], Field(max_length=_MOST_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
-    metadata: Metadata | None = None
-    user: str | None = None
-    visionthink: VisionThinkOptions | None = None
     # known, and refused where they would change something
     n: Annotated[Any, Only((1,), "send one request for each answer")] = None
     logprobs: Annotated[Any, Only((False,))] = None
-    top_logprobs: Annotated[Any, Only((0,))] = None
     store: Annotated[Any, Only((False,), "nothing is stored here")] = None
-    service_tier: ServiceTier = None
     modalities: Annotated[Any, Only((["text"],))] = None
     functions: Annotated[Any, Only((), "use tools")] = None
     function_call: Annotated[Any, Only((), "use tool_choice")] = None
     audio: Never = None
     prediction: Never = None
-    moderation: Never = None
     web_search_options: Never = None

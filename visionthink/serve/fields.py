@@ -11,7 +11,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema, from_jso
 from visionthink.serve.conversation import Detail, Rule
 from visionthink.serve.errors import INVALID, UNSUPPORTED, ApiError, of_validation
 
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAIAAAD9b0jDAAAAKElEQVR42mM8ISfHQG3AxEADMGroqKGjho4aOmroqKGjho4aOvgMBQB+BAE8FfyCFgAAAABJRU5ErkJggg=="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABwAAAAcCAIAAAD9b0jDAAAAKElEQVR42mM8ISfHQG3AxEADMGroqKGj"
+    "ho4aOmroqKGjho4aOvgMBQB+BAE8FfyCFgAAAABJRU5ErkJggg=="
+)
 """An image of 28x28 px, for examples of requests."""
 
 
@@ -42,12 +45,12 @@ def parsed(model: type[B], body: bytes) -> B:
 
 def invalid(words: str) -> PydanticCustomError:
     """A value that no request may have."""
-    return PydanticCustomError(INVALID, words)  # type: ignore[arg-type]
+    return PydanticCustomError(INVALID, words)
 
 
 def unsupported(words: str) -> PydanticCustomError:
     """A value that is known, and that we cannot honour."""
-    return PydanticCustomError(UNSUPPORTED, words)  # type: ignore[arg-type]
+    return PydanticCustomError(UNSUPPORTED, words)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ Schema = Annotated[dict[str, Any], Field(examples=[{"type": "object", "propertie
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
 ToolMode = Literal["none", "auto", "required"]
-ServiceTier = Annotated[Any, Only(("auto", "default"))]
+MOST_PARTS, MOST_MESSAGES, MOST_TOOLS = 1024, 4096, 128
 Never = Annotated[Any, Only()]
 
 
@@ -160,8 +163,40 @@ class FunctionDefinition(Body):
     strict: bool | None = None
 
 
+class PlainFormat(Body):
+    """Text, or any JSON object."""
+
+    type: Literal["text", "json_object"]
+
+
+FORMATS = Variants(field="type", names=("text", "json_object", "json_schema"), others=("grammar", "regex"))
+
+
+def format_tag(value: Any) -> str:
+    """Which variant of a form of the answer an object is."""
+    return "#json_schema" if FORMATS.tag(value) == "#json_schema" else "#plain"
+
+
 class StreamOptions(Body):
     """How an answer is streamed."""
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[Any, Only((False,))] = None
+
+
+class Request(Body):
+    """What requests of both APIs have."""
+
+    model: Model
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    parallel_tool_calls: bool | None = None
+    metadata: Metadata | None = None
+    user: str | None = None
+    visionthink: VisionThinkOptions | None = None
+    # known, and refused where they would change something
+    top_logprobs: Annotated[Any, Only((0,))] = None
+    service_tier: Annotated[Any, Only(("auto", "default"))] = None
+    moderation: Never = None

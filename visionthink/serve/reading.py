@@ -12,7 +12,7 @@ from visionthink.errors import InputError
 from visionthink.protocol import IMAGE_MARK, MARKUP
 from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override, Rule
 from visionthink.serve.errors import ApiError, of_exception
-from visionthink.serve.fields import VisionThinkOptions
+from visionthink.serve.fields import Request
 
 ReadImage: TypeAlias = Callable[[str], bytes | str]
 """What stands in `image_url` to the bytes of a data URL, or to an address that is allowed. It raises an `InputError`."""
@@ -94,6 +94,16 @@ def check_answers(messages: Iterable[tuple[str, ClientMessage]]) -> None:
             raise ApiError(400, f"{place}: answers no call of the assistant right before it", param=place, code="invalid_value")
 
 
+def check_stream(request: Request) -> None:
+    """How a stream is sent is said of streams only.
+
+    Raises:
+        ApiError: it is not.
+    """
+    if request.stream_options and not request.stream:
+        raise ApiError(400, "stream_options: is for streams only; set stream", param="stream_options", code="invalid_value")
+
+
 def check_tools(tools: Iterable[Mapping[str, Any]], choice: Any) -> None:
     """Tools have different names, and a choice is one of them.
 
@@ -119,8 +129,8 @@ HEADER = "x-visionthink-"
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
-def override_of(headers: Mapping[str, str], body: VisionThinkOptions | None, default: Override) -> Override:
-    """What is changed of the server's defaults: a header comes before the field in the body.
+def override_of(headers: Mapping[str, str], request: Request, default: Override) -> Override:
+    """What a request changes of the server's defaults: a header comes before the field in the body.
 
     Args:
         headers: by names in lower case.
@@ -128,7 +138,8 @@ def override_of(headers: Mapping[str, str], body: VisionThinkOptions | None, def
     Raises:
         ApiError: a header has a value that is none of its own; the message names it.
     """
-    given = {name: value for name, value in (body.model_dump() if body else {}).items() if value is not None}
+    options = request.visionthink.model_dump() if request.visionthink else {}
+    given = {name: value for name, value in options.items() if value is not None}
     for name, read in (("mode", _mode), ("rule", _rule), ("threshold", _threshold), ("events", _events)):
         said = headers.get(HEADER + name)
         if said is not None:

@@ -11,6 +11,7 @@ from visionthink.serve.fields import parsed
 from visionthink.serve.reading import (
     ReadImage,
     check_answers,
+    check_stream,
     check_tools,
     disarmed,
     disarmed_record,
@@ -20,15 +21,17 @@ from visionthink.serve.reading import (
     tool_definition,
 )
 from visionthink.serve.responses_models import (
+    AssistantItem,
     FunctionCall,
     FunctionCallOutput,
     InputImage,
-    Item,
     JsonSchemaFormat,
     NamedTool,
     ReasoningItem,
     Refusal,
     ResponsesRequest,
+    SystemItem,
+    UserItem,
 )
 
 
@@ -45,9 +48,8 @@ def read_responses(
         ApiError: it cannot be answered as it is; the message names the place.
     """
     request = parsed(ResponsesRequest, body)
-    override = override_of(headers or {}, request.visionthink, default or Override())
-    if request.stream_options and not request.stream:
-        raise ApiError(400, "stream_options: is for streams only; set stream", param="stream_options", code="invalid_value")
+    check_stream(request)
+    override = override_of(headers or {}, request, default or Override())
     tools = tuple(
         tool_definition(tool.model_dump(exclude_none=True, exclude={"type"}), f"tools[{i}]")
         for i, tool in enumerate(request.tools or ())
@@ -95,7 +97,9 @@ def _with_call(message: ClientMessage, call: FunctionCall, place: str) -> Client
     return ClientMessage(role="assistant", content=message.content, wire={"tool_calls": calls})
 
 
-def _message(item: Item, place: str, read: ReadImage) -> ClientMessage:
+def _message(
+    item: SystemItem | UserItem | AssistantItem | FunctionCall | FunctionCallOutput, place: str, read: ReadImage
+) -> ClientMessage:
     if isinstance(item, FunctionCall):
         return _with_call(ClientMessage(role="assistant"), item, place)
     if isinstance(item, FunctionCallOutput):

@@ -8,30 +8,31 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from visionthink.serve.conversation import Detail
 from visionthink.serve.fields import (
+    FORMATS,
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_TOOLS,
     PIXEL,
     TEXT_OR_LIST,
     Address,
     Body,
     CallId,
     FunctionDefinition,
-    Metadata,
-    Model,
     Name,
     Never,
     Only,
+    PlainFormat,
     ReasoningEffort,
+    Request,
     Schema,
-    ServiceTier,
-    StreamOptions,
-    Temperature,
     Text,
     Tokens,
     ToolMode,
-    TopP,
     Variants,
     Verbosity,
-    VisionThinkOptions,
+    format_tag,
     text_or_list,
+    unsupported,
 )
 
 _STORED = "nothing is stored here; send the whole input"
@@ -66,23 +67,21 @@ class InputImage(Body):
     type: Literal["input_image"]
     image_url: Address
     detail: Detail | None = Field(None, description="Absent or `auto`: low first, more where the model asks.")
-    file_id: Annotated[Any, Only((), "nothing is stored here; send the image as a data URL in image_url")] = None
+    file_id: Never = None
 
 
-def _needs_address(value: Any) -> Any:
-    """An image by the id of a file has no address, which is not what is wrong with it."""
+def _no_file(value: Any) -> Any:
     if isinstance(value, dict) and value.get("file_id") is not None:
-        return value | {"image_url": value.get("image_url") or PIXEL}
+        raise unsupported("file_id is not supported: nothing is stored here; send the image as a data URL in image_url")
     return value
 
 
 _OTHERS = ("input_file", "input_audio", "text", "image_url", "computer_screenshot")
-_MOST_PARTS, _MOST_ITEMS, _MOST_TOOLS = 1024, 4096, 128
 _TEXTS = Variants(field="type", names=("input_text",), others=("input_image", "output_text", "refusal", *_OTHERS))
 _SAID = Variants(field="type", names=("output_text", "refusal", "input_text"), others=("input_image", *_OTHERS))
 _SHOWN = Variants(field="type", names=("input_text", "input_image"), others=("output_text", "refusal", *_OTHERS))
 
-_Image = Annotated[InputImage, BeforeValidator(_needs_address)]
+_Image = Annotated[InputImage, BeforeValidator(_no_file)]
 OnlyText = Annotated[InputText, BeforeValidator(_TEXTS.check)]
 Said = Annotated[
     Annotated[OutputText, Tag("#output_text")] | Annotated[Refusal, Tag("#refusal")] | Annotated[InputText, Tag("#input_text")],
@@ -94,18 +93,11 @@ TextOrImage = Annotated[
     Discriminator(_SHOWN.tag),
     BeforeValidator(_SHOWN.check),
 ]
-_Parts = Field(min_length=1, max_length=_MOST_PARTS)
-TextContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[OnlyText], _Parts, Tag("#list")], TEXT_OR_LIST, BeforeValidator(text_or_list)
-]
-SaidContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[Said], _Parts, Tag("#list")], TEXT_OR_LIST, BeforeValidator(text_or_list)
-]
-ShownContent = Annotated[
-    Annotated[Text, Tag("#text")] | Annotated[list[TextOrImage], _Parts, Tag("#list")],
-    TEXT_OR_LIST,
-    BeforeValidator(text_or_list),
-]
+_PARTS, _EITHER = Field(min_length=1, max_length=MOST_PARTS), BeforeValidator(text_or_list)
+_Text = Annotated[Text, Tag("#text")]
+TextContent = Annotated[_Text | Annotated[list[OnlyText], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
+SaidContent = Annotated[_Text | Annotated[list[Said], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
+ShownContent = Annotated[_Text | Annotated[list[TextOrImage], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
 
 # ------------------------------------------------------------------------------------------------ items
 
@@ -162,11 +154,11 @@ _ROLES = Variants(field="role", names=("system", "developer", "user", "assistant
 _ITEMS = Variants(
     field="type",
     names=("message", "function_call", "function_call_output", "reasoning"),
-    others=(
-        *("item_reference", "computer_call", "computer_call_output", "file_search_call", "web_search_call"),
-        *("image_generation_call", "code_interpreter_call", "local_shell_call", "local_shell_call_output", "shell_call"),
-        *("shell_call_output", "apply_patch_call", "apply_patch_call_output", "mcp_list_tools", "mcp_approval_request"),
-        *("mcp_approval_response", "mcp_call", "custom_tool_call", "custom_tool_call_output", "compaction"),
+    others=tuple(
+        "item_reference computer_call computer_call_output file_search_call web_search_call image_generation_call "
+        "code_interpreter_call local_shell_call local_shell_call_output shell_call shell_call_output apply_patch_call "
+        "apply_patch_call_output mcp_list_tools mcp_approval_request mcp_approval_response mcp_call custom_tool_call "
+        "custom_tool_call_output compaction".split()
     ),
     absent="message",
 )
@@ -212,12 +204,6 @@ class NamedTool(Body):
     name: Name
 
 
-class PlainFormat(Body):
-    """Text, or any JSON object."""
-
-    type: Literal["text", "json_object"]
-
-
 class JsonSchemaFormat(Body):
     """JSON that follows a schema."""
 
@@ -228,14 +214,13 @@ class JsonSchemaFormat(Body):
     strict: bool | None = None
 
 
-_FORMATS = Variants(field="type", names=("text", "json_object", "json_schema"), others=("grammar",))
 _CHOICES = Variants(field="type", names=("function",), others=("allowed_tools", "custom", "mcp", "file_search", "web_search"))
 _TOOLS = Variants(
     field="type",
     names=("function",),
-    others=(
-        *("custom", "file_search", "web_search", "web_search_preview", "computer", "computer_use_preview", "mcp", "shell"),
-        *("code_interpreter", "image_generation", "local_shell", "apply_patch", "namespace", "tool_search"),
+    others=tuple(
+        "custom file_search web_search web_search_preview computer computer_use_preview mcp shell code_interpreter "
+        "image_generation local_shell apply_patch namespace tool_search".split()
     ),
 )
 ToolChoice = Annotated[
@@ -245,8 +230,8 @@ ToolChoice = Annotated[
 ]
 Format = Annotated[
     Annotated[PlainFormat, Tag("#plain")] | Annotated[JsonSchemaFormat, Tag("#json_schema")],
-    Discriminator(lambda value: "#json_schema" if _FORMATS.tag(value) == "#json_schema" else "#plain"),
-    BeforeValidator(_FORMATS.check),
+    Discriminator(format_tag),
+    BeforeValidator(FORMATS.check),
 ]
 
 
@@ -282,31 +267,22 @@ EXAMPLE = {
 }
 
 
-class ResponsesRequest(Body, json_schema_extra={"examples": [EXAMPLE]}):
+class ResponsesRequest(Request, json_schema_extra={"examples": [EXAMPLE]}):
     """A request of the Responses API. Fields that are not listed are dropped, ids of caches among them."""
 
-    model: Model
     input: Annotated[
-        Annotated[Text, Tag("#text")] | Annotated[list[Item], Field(min_length=1, max_length=_MOST_ITEMS), Tag("#list")],
+        Annotated[Text, Tag("#text")] | Annotated[list[Item], Field(min_length=1, max_length=MOST_MESSAGES), Tag("#list")],
         TEXT_OR_LIST,
         BeforeValidator(text_or_list),
     ]
     instructions: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
     max_output_tokens: Tokens | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    tools: Annotated[list[Annotated[FunctionTool, BeforeValidator(_TOOLS.check)]], Field(max_length=_MOST_TOOLS)] | None = None
+    tools: Annotated[list[Annotated[FunctionTool, BeforeValidator(_TOOLS.check)]], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1, description="Of tools that the server runs; there are none.")] | None = None
-    metadata: Metadata | None = None
     store: Annotated[bool, Field(description="Nothing is stored, whatever this says; the response says so.")] | None = None
-    user: str | None = None
-    visionthink: VisionThinkOptions | None = None
     # known, and refused where they would change something
     previous_response_id: Annotated[Any, Only((), _STORED)] = None
     conversation: Annotated[Any, Only((), _STORED)] = None
@@ -314,7 +290,4 @@ class ResponsesRequest(Body, json_schema_extra={"examples": [EXAMPLE]}):
     background: Annotated[Any, Only((False,), "use stream")] = None
     include: Annotated[Any, Only(([],))] = None
     truncation: Annotated[Any, Only(("disabled",), "send a shorter input")] = None
-    top_logprobs: Annotated[Any, Only((0,))] = None
-    service_tier: ServiceTier = None
     context_management: Annotated[Any, Only(([],))] = None
-    moderation: Never = None

@@ -46,8 +46,8 @@ class ResponseWriter:
         """The item that grows, and the part of it that does."""
 
     async def stream(self, events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
-        """Server-sent events, for an `EventStream`. Nothing is sent before there is something to say, so that a failure before that
-        still has a status of its own.
+        """Server-sent events, for an `EventStream`. Nothing is sent before there is something to say, so that a failure before
+        that still has a status of its own.
 
         Raises:
             ApiError: there is no answer, and nothing was sent yet.
@@ -117,7 +117,8 @@ class ResponseWriter:
                 yield from self._call(call)
         elif isinstance(event, Looked | Decided):
             self._told.append(told(event))
-            yield self._event("response.visionthink", visionthink=told(event))
+            # an event that every client knows, with a field more; some refuse kinds of events that they do not know
+            yield self._event("response.in_progress", response=self.response, visionthink=told(event))
         elif isinstance(event, Ended):
             yield from self._ended(event)
 

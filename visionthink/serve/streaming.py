@@ -142,9 +142,9 @@ class _Line:
 class EventStream(Response):
     """A response of server-sent events.
 
-    It begins with the first one; while nothing is said, comments keep the connection alive. An `ApiError` before anything was sent
-    is a response of its own. When the client goes away the source is closed at once, whatever it waits for; it is run and closed in
-    one task, so that timeouts and locks inside it work.
+    It begins with the first one; while nothing is said, comments keep the connection alive. An `ApiError` before anything was
+    sent is a response of its own. When the client goes away the source is closed at once, whatever it waits for; it is run and
+    closed in one task, so that timeouts and locks inside it work.
 
     Args:
         source: the events; of it, nothing is lost or held back.
