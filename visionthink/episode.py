@@ -79,6 +79,7 @@ class Episode:
     Args:
         pictures: the example's images, opened, in order; episodes of the same example share them.
         budget: of the model's image processor.
+        fixed: for each image the level that it is shown at for good, or None; see `view_sizes.ViewSizes`.
 
     Raises:
         DataError: as many images or `<image>` marks as the example or its conversation has are wanted, or the dialect cannot ask
@@ -93,13 +94,14 @@ class Episode:
         protocol: Protocol | None = None,
         *,
         budget: PixelBudget = QWEN2_5_VL,
+        fixed: Sequence[float | None] = (),
     ):
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
         if len(pictures) != len(example.images):
             raise DataError(f"example {example.id}: has {len(example.images)} image(s), but {len(pictures)} were opened")
         if not pictures:
             raise DataError(f"example {example.id}: has no image")
-        self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget)
+        self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget, fixed)
         if len(pictures) > 1 and self.space.menu.beyond_levels and not self.protocol.asks_of_any_image:
             raise DataError(
                 f"example {example.id}: the dialect {self.protocol.dialect} cannot say which of several images a part is of"
