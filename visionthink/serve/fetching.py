@@ -36,8 +36,15 @@ _NAME = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*
 _PORTS = {"https": 443, "http": 80}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_AZURE_HOST = ipaddress.IPv4Address("168.63.129.16")
-"""Public by its number, but inside Azure the machine's own host."""
+_REFUSED = tuple(
+    map(
+        ipaddress.ip_network,
+        # what older versions of Python take for public: protocol assignments, relays, documentation
+        ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")
+        # public by its number, but inside Azure the machine's own host
+        + ("168.63.129.16/32",),
+    )
+)
 
 
 def is_public(address: str) -> bool:
@@ -46,15 +53,14 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv4Address):
-        return ip.is_global and not ip.is_multicast and ip != _AZURE_HOST
-    if ip.scope_id:
-        return False
-    if ip.ipv4_mapped or ip in _NAT64:
-        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    if ip.sixtofour and not is_public(str(ip.sixtofour)):
-        return False
-    return ip in _GLOBAL_UNICAST and ip.is_global
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.scope_id:
+            return False
+        if ip.ipv4_mapped or ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip not in _GLOBAL_UNICAST or (ip.sixtofour and not is_public(str(ip.sixtofour))):
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _REFUSED)
 
 
 class Host(NamedTuple):

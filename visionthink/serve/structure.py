@@ -130,10 +130,9 @@ def _colours(flags: int) -> int:
 
 
 def _end_of_blocks(content: bytes, at: int) -> int:
-    most = len(content) // 64 + MOST_PARTS  # encoders fill blocks of 255 bytes
-    for _ in range(most):
+    for _ in range(len(content) // 64 + MOST_PARTS):  # encoders fill blocks of 255 bytes
         size = content[at]
         at += size + 1
         if not size:
             return at
-    raise ImageError(f"a GIF of more than {most} blocks")
+    raise ImageError("a GIF of too many small blocks")
