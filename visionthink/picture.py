@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from visionthink.errors import ImageError
-from visionthink.images import MAX_IMAGE_PIXELS, measure, open_image, source_label
+from visionthink.images import FORMATS, MAX_IMAGE_PIXELS, measure, open_image, source_label
 from visionthink.menu import Edit
 from visionthink.resolution import check_size
 from visionthink.types import Box, Example, ImageSource, ImageView, whole
@@ -28,14 +28,21 @@ class Picture:
         self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
     @classmethod
-    def open(cls, source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> Picture:
+    def open(
+        cls,
+        source: ImageSource,
+        *,
+        name: str | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        formats: tuple[str, ...] = FORMATS,
+    ) -> Picture:
         """Decode a path, the bytes of a file, or an opened image; see `images.open_image`.
 
         Raises:
             ImageError: the file cannot be used, is larger than `max_pixels`, or its sides differ by more than a factor of 200.
         """
         label = name or source_label(source)
-        loaded = open_image(source, name=label, max_pixels=max_pixels)
+        loaded = open_image(source, name=label, max_pixels=max_pixels, formats=formats)
         _checked(loaded.image.size, label)
         return cls(loaded.image, loaded.notes, label)
 
