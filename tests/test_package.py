@@ -235,7 +235,7 @@ BY_POSITION = {
     "visionthink.types.Completion": 2,  # the text, and how it ended
     "visionthink.types.Box": 4,  # left, top, right, bottom: a tuple of coordinates
     "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come
-    "visionthink.endpoint.client.Endpoint": 1,  # its address
+    "visionthink.endpoint.endpoint.Endpoint": 1,  # its address
     "visionthink.rewards.penalty.Penalty": 1,  # its name
 }
 """The records of more than three fields that take any by position, and how many."""
