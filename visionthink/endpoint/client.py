@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -25,6 +26,20 @@ class Client:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Connection | None = None
+        self._own: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connection] = weakref.WeakKeyDictionary()
+
+    def here(self) -> Connection:
+        """The connection of the event loop that is running, opened when it is asked for first; `aclose` closes it."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._own:
+            self._own[loop] = Connection(self.endpoint)
+        return self._own[loop]
+
+    async def aclose(self) -> None:
+        """Close the connection of the event loop that is running. A client that is used again opens a new one."""
+        connection = self._own.pop(asyncio.get_running_loop(), None)
+        if connection is not None:
+            await connection.close()
 
     def run(self, work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
         """What `work` makes of the connection."""

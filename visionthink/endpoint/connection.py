@@ -55,6 +55,7 @@ class Connection:
         self.trying = asyncio.Lock()
         """Held by whoever finds out whether the endpoint works, before all questions are sent."""
         self.breaker = Breaker(endpoint.deadline)
+        self._only_model = ""
         self._adapted: dict[str, str | None] = {}
         """Fields that the endpoint takes under another name, or not at all."""
         # one at a time: a bucket that starts full would let through twice as many in its first minute
@@ -87,18 +88,21 @@ class Connection:
         return [name for name in served if isinstance(name, str)]
 
     async def only_model(self) -> str:
-        """The name of the only model that is served.
+        """The name of the only model that is served, for which the endpoint is asked once.
 
         Raises:
             OptionError: there are several or none, or the endpoint does not say.
         """
+        if self._only_model:
+            return self._only_model
         try:
             served = await self.models()
         except Unanswered as failure:
             raise OptionError(f"{self.endpoint.url}: {failure}") from failure
         if len(served) != 1:
             raise OptionError(f"{self.endpoint.url}: serves {', '.join(served) or 'no model'}; name one as URL#MODEL")
-        return served[0]
+        self._only_model = served[0]
+        return self._only_model
 
     async def turn(self) -> None:
         """Wait for what the rate limit allows."""

@@ -7,7 +7,17 @@ text). The strings live in `prompts/`, byte for byte as published; a variant of 
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.protocol import Protocol
-from visionthink.protocol.replies import Answer, Malformed, Reply, Request, after_thinking, extract_answer, written_out
+from visionthink.protocol.replies import (
+    Answer,
+    Malformed,
+    Reply,
+    Request,
+    Writing,
+    after_thinking,
+    extract_answer,
+    taken_out,
+    written_out,
+)
 
 __all__ = [
     "DIALECTS",
@@ -21,8 +31,10 @@ __all__ = [
     "Protocol",
     "Reply",
     "Request",
+    "Writing",
     "after_thinking",
     "extract_answer",
     "prompt",
+    "taken_out",
     "written_out",
 ]
