@@ -38,7 +38,8 @@ class Reading:
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._spell = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._events, self._assembly, self._unfolding = Events(), Assembly(), Unfolding()
-        self._content, self._legible = bytearray(), True  # of a response that is no stream, as far as is known
+        self._content = bytearray()  # of a response that is no stream, as far as is known
+        self._broken: UnicodeDecodeError | None = None
         self._size = self._said = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -64,12 +65,12 @@ class Reading:
         if not self._events.found:
             self._content += data
         try:
-            text = self._decode(data) if self._legible else ""
+            text = self._decode(data) if self._broken is None else ""
         except UnicodeDecodeError as error:
-            if self._events.found:
-                raise illegible(error) from None
-            text, self._legible = "", False  # a reply that is no stream may have another encoding
+            text, self._broken = error.object[: error.start].decode("utf-8-sig"), error
         yield from self._deltas(self._events.feed(text))
+        if self._broken and self._events.found:  # a reply that is no stream may have another encoding
+            raise illegible(self._broken)
         if self._events.found:
             self._content.clear()
         waiting = self._events.waiting if self._events.found else len(self._content)
@@ -101,7 +102,7 @@ class Reading:
         except RecursionError:
             raise too_deep() from None
         except ValueError as error:
-            raise self._broken(error) from None
+            raise self._cut(error) from None
 
     def _deltas(self, records: Iterator[dict[str, Any]]) -> Iterator[Delta]:
         try:
@@ -115,7 +116,7 @@ class Reading:
         except RecursionError:
             raise too_deep() from None
         except ValueError as error:
-            raise self._broken(error) from None
+            raise self._cut(error) from None
 
     def _delta(self, piece: Mapping[str, Any]) -> Delta:
         """What a piece of the first choice says. Calls are understood when they are whole."""
@@ -141,7 +142,7 @@ class Reading:
         self._halves[kind] = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         return sound(text.removesuffix(self._halves[kind]))
 
-    def _broken(self, error: ValueError) -> Unanswered:
+    def _cut(self, error: ValueError) -> Unanswered:
         words = one_line("".join(self._text), 120, end=True)
         return Unanswered("server", f"the reply is {error}" + (f": {words}" if words else ""))
 
