@@ -177,9 +177,12 @@ class Episode:
         if completion.finish_reason in ended:
             why = completion.error.text if completion.error else None
             return Step(action="none", stop_reason=ended[completion.finish_reason], note=why)
-        if not completion.text.strip():
+        if not completion.text.strip() and not completion.calls:
             return Step(action="none", stop_reason=StopReason.EMPTY)
-        reply = self.protocol.parse(completion.text, can_request=self.can_request)
+        # calls of functions that are not ours are for whoever offered these: the episode ends with them
+        reply = (
+            Answer(completion.text) if completion.calls else self.protocol.parse(completion.text, can_request=self.can_request)
+        )
         if isinstance(reply, Answer):
             asked = any(turn.looks for turn in self._turns)
             return Step(action="answer", stop_reason=StopReason.ANSWERED_AFTER_REQUEST if asked else StopReason.ANSWERED)

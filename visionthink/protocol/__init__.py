@@ -8,7 +8,17 @@ from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialec
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.protocol import Protocol
 from visionthink.protocol.reader import Piece, Reader, turn_end
-from visionthink.protocol.replies import Answer, Malformed, Reply, Request, after_thinking, extract_answer, written_out
+from visionthink.protocol.replies import (
+    Answer,
+    Malformed,
+    Reply,
+    Request,
+    Writing,
+    after_thinking,
+    extract_answer,
+    taken_out,
+    written_out,
+)
 
 __all__ = [
     "DIALECTS",
@@ -24,9 +34,11 @@ __all__ = [
     "Reader",
     "Reply",
     "Request",
+    "Writing",
     "after_thinking",
     "extract_answer",
     "prompt",
+    "taken_out",
     "turn_end",
     "written_out",
 ]
