@@ -121,7 +121,9 @@ class Reading:
     def _delta(self, piece: Mapping[str, Any]) -> Delta:
         """What a piece of the first choice says. Calls are understood when they are whole."""
         said, message = MessageParts(), piece.get("delta")
-        if isinstance(message, dict):
+        if isinstance(message, dict) and isinstance(content := message.get("content"), str) and _says_only_that(message):
+            said.text.append(content)  # nearly all pieces are of this form
+        elif isinstance(message, dict):
             self._said += len(str(message.get("tool_calls") or message.get("function_call") or ""))
             read_message({name: value for name, value in message.items() if name not in ("tool_calls", "function_call")}, said)
         elif isinstance(piece.get("text"), str):  # of the older endpoint for completions
@@ -145,6 +147,10 @@ class Reading:
     def _cut(self, error: ValueError) -> Unanswered:
         words = one_line("".join(self._text), 120, end=True)
         return Unanswered("server", f"the reply is {error}" + (f": {words}" if words else ""))
+
+
+def _says_only_that(message: Mapping[str, Any]) -> bool:
+    return not any(value and name not in ("content", "role") for name, value in message.items())
 
 
 def _behind(whole: str, said: Sequence[str]) -> str:

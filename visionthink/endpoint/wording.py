@@ -81,9 +81,12 @@ _OPENING_PARTS, _CLOSING_PARTS, _END_PARTS = map(_parts, (_OPENINGS, _CLOSINGS, 
 
 def _begun(text: str, parts: frozenset[str]) -> int:
     """How many characters at the end of a text may be the beginning of a mark."""
+    if not _FIRST.search(text, max(0, len(text) - _LONGEST)):
+        return 0
     return next((n for n in range(min(len(text), _LONGEST), 0, -1) if text[-n:] in parts), 0)
 
 
+_FIRST = re.compile("|".join(sorted({re.escape(mark[0]) for mark in (*_OPENINGS, *_CLOSINGS, *_ENDS)})))
 _LONGEST = max(map(len, _OPENING_PARTS | _CLOSING_PARTS | _END_PARTS))
 
 

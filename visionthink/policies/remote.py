@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError, one_line
-from visionthink.policies.wire import call_of, functions_of, messages_of, named
+from visionthink.policies.wire import by_token, call_of, functions_of, messages_of, named
 from visionthink.protocol import Answer, Protocol, Writing, written_out
 from visionthink.types import Completion, Failure, History
 
@@ -107,7 +107,7 @@ class RemotePolicy:
             finally:
                 await reply.aclose()
             if completion is None:  # the server was not heard out, and has counted nothing
-                completion = Completion(writing.text, seconds=time.monotonic() - started, **_by_token(tokens, writing.text))
+                completion = Completion(writing.text, seconds=time.monotonic() - started, **by_token(tokens, writing.text))
         if completion.finish_reason == "length" and until is not None and until(writing.text):
             completion = dataclasses.replace(completion, finish_reason="stop")
         yield dataclasses.replace(completion, first_token_seconds=first)
@@ -186,7 +186,7 @@ class RemotePolicy:
             visual_tokens=completed.image_tokens,
             cached_tokens=completed.cached_tokens,
             calls=theirs if reason in ("stop", "unknown") and not error else (),
-            **_by_token(completed.logprobs, text),
+            **by_token(completed.logprobs, text),
         )
 
     def _calls(self, completed: Completed) -> tuple[list[tuple[str, str]], tuple[dict[str, Any], ...]]:
@@ -205,18 +205,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _by_token(tokens: Sequence[tuple[str, float]], text: str) -> dict[str, Any]:
-    """Log-probabilities and texts of tokens that make up the text; nothing where they are not. Marks of its end add no text."""
-    texts: list[str] = []
-    at = 0
-    for token, _ in tokens:
-        if not text.startswith(token, at) and at < len(text):
-            return {}
-        texts.append(token if at < len(text) else "")
-        at += len(texts[-1])
-    return {"token_texts": tuple(texts), "logprobs": tuple(p for _, p in tokens)} if tokens and at == len(text) else {}
 
 
 def _failed(failure: Unanswered, seconds: float) -> Completion:
