@@ -70,7 +70,7 @@ class Reading:
             text, self._broken = error.object[: error.start].decode("utf-8-sig"), error
         yield from self._deltas(self._events.feed(text))
         if self._broken and self._events.found:  # a reply that is no stream may have another encoding
-            raise illegible(self._broken)
+            raise illegible(self._broken.reason)
         if self._events.found:
             self._content.clear()
         waiting = self._events.waiting if self._events.found else len(self._content)
@@ -171,8 +171,8 @@ def text_of(content: bytes, charset: str | None) -> str:
         raise illegible(error) from None
 
 
-def illegible(error: Exception) -> Unanswered:
-    return Unanswered("server", short(f"the reply is no text in its encoding: {error}"), final=True)
+def illegible(why: object) -> Unanswered:
+    return Unanswered("server", short(f"the reply is no text in its encoding: {why}"), final=True)
 
 
 def too_large() -> Unanswered:
