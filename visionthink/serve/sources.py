@@ -10,10 +10,10 @@ import binascii
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from visionthink.errors import ImageError
@@ -22,6 +22,8 @@ from visionthink.picture import Picture
 from visionthink.resolution import check_size
 from visionthink.serve.limits import Limits
 from visionthink.serve.structure import readable, without_metadata
+
+T = TypeVar("T")
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """The formats that are read, by Pillow's names."""
@@ -198,6 +200,10 @@ class Images:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def work(self, work: Callable[[], T]) -> Awaitable[T]:
+        """What has to do with pixels, in one of the threads."""
+        return asyncio.wrap_future(self._threads.submit(work))
+
     @contextlib.asynccontextmanager
     async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Received, ...]]:
         """The images of a request, in order; their memory counts as taken until the end of the block.
@@ -209,7 +215,7 @@ class Images:
             raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
         names = [image_name(index, len(sources)) for index in range(len(sources))]
         contents = await self._contents(sources, names)
-        files = await asyncio.wrap_future(self._threads.submit(self._examined, contents, names))
+        files = await self.work(lambda: self._examined(contents, names))
         await self.memory.take(sum(file.memory for file in files))
         jobs = [self._threads.submit(file.open, self.limits) for file in files]
         try:
