@@ -15,7 +15,7 @@ pytest.importorskip("pydantic")
 from visionthink.errors import DataError
 from visionthink.serve import chat
 from visionthink.serve.errors import ApiError
-from visionthink.serve.streaming import DONE, KEEP_ALIVE, EventStream, data
+from visionthink.serve.streaming import DONE, KEEP_ALIVE, EventStream, WholeAnswer, data
 
 INTERNAL = b'data: {"error":{"message":"internal error","type":"server_error","param":null,"code":"internal_error"}}\n\n'
 
@@ -118,7 +118,7 @@ def test_a_client_that_goes_away_closes_the_source_at_once(script):
         start = time.perf_counter()
         await answering
         assert time.perf_counter() - start < 0.4
-        assert (source.closed, len(source.tasks)) == (1, 1)
+        assert (source.closed, len(source.tasks), line.sent[0]["status"]) == (1, 1, 200 if len(script) == 2 else 499)
 
     run(scenario)
 
@@ -203,6 +203,54 @@ def test_a_fault_of_ours_ends_the_stream_in_order_and_is_heard_of(error):
         known = Connection()
         await known.answer(Source(DataError("row 3: no image")).run())
         assert (known.sent[0]["status"], json.loads(known.body[0])["error"]["message"]) == (400, "row 3: no image")
+
+    run(scenario)
+
+
+class Making:
+    """An object that takes a while to be made."""
+
+    def __init__(self, seconds: float, error: Exception | None = None):
+        self.seconds, self.error, self.closed = seconds, error, False
+
+    async def run(self) -> tuple[dict, dict[str, str]]:
+        try:
+            await asyncio.sleep(self.seconds)
+            if self.error is not None:
+                raise self.error
+            return {"a": 1}, {"x-b": "2"}
+        finally:
+            self.closed = True
+
+
+def test_a_whole_answer():
+    async def scenario():
+        line = Connection()
+        await WholeAnswer(Making(0).run())({"type": "http"}, line.receive, line.send)
+        assert (line.sent[0]["status"], line.body, dict(line.sent[0]["headers"])[b"x-b"]) == (200, [b'{"a":1}'], b"2")
+
+    run(scenario)
+
+
+def test_a_whole_answer_that_fails():
+    async def scenario():
+        line = Connection()
+        await WholeAnswer(Making(0, ApiError(502, "broken")).run())({"type": "http"}, line.receive, line.send)
+        assert (line.sent[0]["status"], json.loads(line.body[0])["error"]["message"]) == (502, "broken")
+        with pytest.raises(KeyError):
+            await WholeAnswer(Making(0, KeyError("x")).run())({"type": "http"}, line.receive, Connection().send)
+
+    run(scenario)
+
+
+def test_nothing_more_is_made_for_a_client_that_has_gone():
+    async def scenario():
+        making, line = Making(3600), Connection()
+        answering = asyncio.create_task(WholeAnswer(making.run())({"type": "http"}, line.receive, line.send))
+        await asyncio.sleep(0.05)
+        line.gone.set()
+        await asyncio.wait_for(answering, 0.4)
+        assert (making.closed, line.sent[0]["status"]) == (True, 499)
 
     run(scenario)
 
