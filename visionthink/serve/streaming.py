@@ -21,6 +21,7 @@ from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed,
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ async def collected(events: AsyncGenerator[Event]) -> Answer:
 def data(record: Mapping[str, Any], event: str = "") -> bytes:
     """One server-sent event. It is ASCII: some clients take U+2028 and the like for the end of a line."""
     name = f"event: {event}\n" if event else ""
-    return f"{name}data: {json.dumps(record, separators=(',', ':'), allow_nan=False)}\n\n".encode("ascii")
+    return f"{name}data: {_JSON(record)}\n\n".encode("ascii")
 
 
 class _ClientGone(Exception):
