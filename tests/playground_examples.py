@@ -1,7 +1,7 @@
 """The playground's example questions, drawn by the generator that the built-in model was trained on.
 
-`python tests/playground_examples.py` writes them into the package again. They are kept as files because the server does not depend
-on the generator. No two share a seed with a training question: they are of the test split.
+`python tests/playground_examples.py` writes them into the package again. They are kept as files because the server does not
+depend on the generator. They are of the test split: the model was trained on none of them.
 """
 
 from __future__ import annotations

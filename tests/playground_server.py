@@ -1,4 +1,4 @@
-"""The playground before a server that plays scripts: streams in the gateway's format, held where a test wants to look, and faults."""
+"""The playground on a server that plays scripts: streams in the gateway's format, held where a test wants to look, and faults."""
 
 from __future__ import annotations
 
@@ -92,7 +92,12 @@ class PlaygroundServer:
     def _refused(self, request: Request) -> Response | None:
         if not self.key or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
-        error = {"message": "This server needs an API key.", "type": "authentication_error", "param": None, "code": "invalid_api_key"}
+        error = {
+            "message": "This server needs an API key.",
+            "type": "authentication_error",
+            "param": None,
+            "code": "invalid_api_key",
+        }
         return JSONResponse({"error": error}, 401)
 
     async def _models(self, request: Request) -> Response:

@@ -44,9 +44,9 @@ def take_example(page: Page, server: PlaygroundServer, folder: Path, number: int
 
 def streaming(page: Page, server: PlaygroundServer, folder: Path) -> None:
     take_example(page, server, folder)
-    server.play(looked(0, LOW), thought("The bars are smooth in this view, the hatching can"), NEVER)
+    server.play(looked(0, LOW), thought("The bars are smooth in this view. " * 40 + "The hatching can"), NEVER)
     page.click("#ask")
-    expect(page.locator(".thought")).to_contain_text("hatching can")
+    expect(page.locator(".thought")).to_contain_text("The hatching can")
 
 
 def asked_for_more(page: Page, server: PlaygroundServer, folder: Path) -> None:
@@ -90,7 +90,8 @@ def answered_after_a_look(page: Page, server: PlaygroundServer, folder: Path) ->
 def failed(page: Page, server: PlaygroundServer, folder: Path) -> None:
     """After a part of the answer."""
     take_example(page, server, folder)
-    error = b'data: {"error": {"message": "The model\'s server did not answer within 60 s.", "type": "server_error"}}\n\ndata: [DONE]\n\n'
+    message = "The model's server did not answer within 60 s."
+    error = f'data: {{"error": {{"message": "{message}", "type": "server_error"}}}}\n\ndata: [DONE]\n\n'.encode()
     server.play(looked(0, LOW), ASKED, looked(1, FULL), said("hori"), error)
     page.click("#ask")
     expect(page.locator("#error")).to_be_visible()

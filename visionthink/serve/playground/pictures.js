@@ -19,8 +19,13 @@ export async function readPicture(file) {
 
 /** "112 × 112 px, 11 kB" */
 export function measures(picture) {
-  const size = picture.bytes < 1e6 ? `${Math.max(1, Math.round(picture.bytes / 1e3))} kB` : `${(picture.bytes / 1e6).toFixed(1)} MB`;
-  return picture.image ? `${picture.image.naturalWidth} × ${picture.image.naturalHeight} px, ${size}` : size;
+  const size = picture.bytes < 1e6 ? `${Math.max(1, Math.round(picture.bytes / 1e3))}\u00a0kB` : `${(picture.bytes / 1e6).toFixed(1)}\u00a0MB`;
+  return picture.image ? `${pixels(picture.image.naturalWidth, picture.image.naturalHeight)}, ${size}` : size;
+}
+
+/** "112 × 112 px", on one line */
+export function pixels(width, height) {
+  return `${width}\u00a0×\u00a0${height}\u00a0px`;
 }
 
 function dataUrl(file, type) {
@@ -58,7 +63,12 @@ export function boxedPicture(picture, boxes, description) {
     box.style.top = `${(100 * top) / height}%`;
     box.style.width = `${(100 * (right - left)) / width}%`;
     box.style.height = `${(100 * (bottom - top)) / height}%`;
-    if (boxes.length > 1) box.textContent = index + 1;
+    if (boxes.length > 1) {
+      const number = document.createElement("span");
+      number.textContent = index + 1;
+      if (top < 0.12 * height) number.className = "within"; // above the box there is no room
+      box.append(number);
+    }
     frame.append(box);
   });
   return frame;

@@ -16,10 +16,15 @@ const CUT_SHORT = {
 };
 
 let pictures = [];
+let reading = Promise.resolve(); // pictures are added one after another; a question waits for them
 let running = null; // the AbortController of the request under way
 let last = null; // the question that was answered: { pictures, question, options, bill, answer }
 
 // ---------------------------------------------------------------- the question
+
+function take(work) {
+  reading = reading.then(work).catch(fail);
+}
 
 async function add(files) {
   const added = [];
@@ -27,12 +32,12 @@ async function add(files) {
     try {
       added.push(await readPicture(file));
     } catch (error) {
-      fail(error);
+      fail(error, $("files"));
       return;
     }
   }
   if (!added.length) return;
-  clearError();
+  if ($("error").dataset.about === "files") clearError();
   pictures = [...pictures, ...added];
   drawPictures();
   say(`${added.map((picture) => picture.name).join(", ")} added.`);
@@ -103,6 +108,8 @@ function drawSnippets() {
 // ---------------------------------------------------------------- asking
 
 async function ask() {
+  await reading;
+  if (running) return;
   const question = $("question").value.trim();
   clearError();
   if (!pictures.length) return fail(new Failure("Choose a picture first: with the button, by dropping it there, or by pasting it."), $("files"));
@@ -138,8 +145,8 @@ async function measure() {
     const { bill } = await answered({ ...asked, options: { mode: "high" } }, silent, signal);
     if (!bill) throw new Failure("The server sent no bill, so nothing was measured.");
     showBill(asked.bill, asked.answer, { bill, answer: silent.answer }, false);
-    $("measure").hidden = $("measure-hint").hidden = true;
-    $("results").focus({ preventScroll: true });
+    $("results").focus({ preventScroll: true }); // the button that was pressed is gone
+    $("bill").scrollIntoView({ block: "nearest" });
     say($("bill-sentence").textContent);
   });
 }
@@ -226,6 +233,7 @@ function fail(error, where = null) {
     where = $("key");
     drawSnippets();
   }
+  $("error").dataset.about = where?.id ?? "";
   if (where) where.focus();
   $("error").scrollIntoView({ block: "nearest" });
 }
@@ -250,7 +258,7 @@ async function findExamples() {
       image.src = new URL(example.image, document.baseURI);
       image.alt = "";
       button.append(image, span(example.question), span(example.needs === "full" ? "needs a closer look" : "the small view is enough", "small"));
-      button.onclick = () => takeExample(example);
+      button.onclick = () => take(() => takeExample(example));
       const item = document.createElement("li");
       item.append(button);
       return item;
@@ -278,7 +286,7 @@ function span(text, name = "") {
 
 $("form").onsubmit = (event) => {
   event.preventDefault();
-  if (!running) ask();
+  ask();
 };
 $("question").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -289,7 +297,8 @@ $("question").onkeydown = (event) => {
 $("stop").onclick = () => running?.abort();
 $("measure").onclick = () => !running && measure();
 $("files").onchange = () => {
-  add([...$("files").files]);
+  const files = [...$("files").files];
+  take(() => add(files));
   $("files").value = ""; // so that the same file can be chosen again
 };
 $("form").addEventListener("input", drawOptions);
@@ -299,7 +308,7 @@ document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files];
   if (files.length) {
     event.preventDefault();
-    add(files);
+    take(() => add(files));
   }
 });
 for (const kind of ["dragenter", "dragover"]) {
@@ -314,9 +323,10 @@ document.addEventListener("dragleave", (event) => {
 });
 document.addEventListener("drop", (event) => {
   $("drop").classList.remove("over");
-  if (!event.dataTransfer.files.length) return;
+  const files = [...event.dataTransfer.files];
+  if (!files.length) return;
   event.preventDefault();
-  add([...event.dataTransfer.files]);
+  take(() => add(files));
 });
 for (const button of document.querySelectorAll("[data-copies]")) {
   button.hidden = !navigator.clipboard; // browsers offer it to secure addresses and this machine's only

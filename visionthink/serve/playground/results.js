@@ -1,6 +1,6 @@
 // Draws what happens while an answer is made: views, thoughts, the decision, the answer and its bill.
 
-import { boxedPicture, shownPicture, viewCanvas } from "./pictures.js";
+import { boxedPicture, pixels, shownPicture, viewCanvas } from "./pictures.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -53,11 +53,11 @@ class Run {
     const places = boxes.map((box) => place(box, picture)).join("; ");
     const shown = turn > 0 ? boxedPicture(picture, boxes, `${name}, looked at: ${places}`) : shownPicture(picture, name);
     sharpIfSmall(shown.tagName === "IMG" ? shown : shown.firstChild, picture);
-    return figure(shown, turn > 0 ? `${name}: looked at ${places}` : `${name}, ${picture.image.naturalWidth} × ${picture.image.naturalHeight} px`);
+    return figure(shown, turn > 0 ? `${name}: looked at ${places}` : `${name}, ${pixels(picture.image.naturalWidth, picture.image.naturalHeight)}`);
   }
 
   given(picture, view, number) {
-    const caption = `${number ? `${number}: ` : ""}as the model was given it, ${view.width} × ${view.height} px, ${count(view.visual_tokens)}`;
+    const caption = `${number ? `${number}: ` : ""}as the model was given it, ${pixels(view.width, view.height)}, ${count(view.visual_tokens)}`;
     if (!picture?.image) return figure(paragraph("This browser cannot show this format; the model was given it all the same.", "missing"), caption);
     const canvas = viewCanvas(picture, view);
     canvas.setAttribute("aria-label", `View ${caption}`);
@@ -69,10 +69,15 @@ class Run {
     if (!this.thinking) {
       const item = this.step("Thought", "thinking");
       this.thinking = paragraph("", "thought");
+      this.thinking.tabIndex = 0; // a long one scrolls, by keyboard too
+      this.thinking.setAttribute("role", "group");
+      this.thinking.setAttribute("aria-label", "Thought");
       item.append(this.thinking);
     }
+    const { scrollTop, clientHeight, scrollHeight } = this.thinking;
     this.thinking.append(text);
-    this.thinking.scrollTop = this.thinking.scrollHeight;
+    const readsTheEnd = scrollTop + clientHeight > scrollHeight - 8;
+    if (readsTheEnd) this.thinking.scrollTop = this.thinking.scrollHeight;
   }
 
   decided({ rule, text }) {
@@ -93,6 +98,7 @@ class Run {
     $("answer-note").textContent = note;
     $("answer-note").hidden = !note;
     if (note && !this.answer) this.text("");
+    $("empty").hidden = $("steps").children.length > 0 || Boolean(this.answer || note);
   }
 
   step(title, kind) {
@@ -119,7 +125,7 @@ export function showBill(bill, answer, full, alwaysFull) {
   $("answer-here").textContent = answer;
   $("answer-full").textContent = full ? full.answer : alwaysFull ? answer : "not asked";
   $("bill-sentence").textContent = verdict(bill, tokensFull, full, alwaysFull);
-  $("measure").hidden = $("measure-hint").hidden = alwaysFull;
+  $("measure").hidden = $("measure-hint").hidden = alwaysFull || full !== null;
   const counted = bill.measured ? "They were counted by the model" : "They follow from the size of the picture";
   $("counted").textContent = full
     ? `${counted}. Seconds are the server's, of one run each.`
@@ -149,7 +155,7 @@ export function say(text) {
 
 function place([left, top, right, bottom], { image }) {
   if (left <= 0 && top <= 0 && right >= image.naturalWidth && bottom >= image.naturalHeight) return "the whole picture";
-  return `${left}–${right} × ${top}–${bottom} px`;
+  return `${pixels(right - left, bottom - top)} at ${left}, ${top}`;
 }
 
 function shareOfPixels({ level }) {
