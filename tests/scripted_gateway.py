@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from visionthink.errors import ImageError
 from visionthink.serve import chat, responses
@@ -21,7 +21,7 @@ from visionthink.serve.conversation import Conversation
 from visionthink.serve.errors import ApiError
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked, Text, Thought
 from visionthink.serve.responses_stream import ResponseWriter
-from visionthink.serve.streaming import Envelope, EventStream
+from visionthink.serve.streaming import Envelope, EventStream, WholeAnswer
 from visionthink.types import Box, Shown
 
 BILL = Bill(
@@ -91,8 +91,7 @@ class Gateway:
         envelope, events = Envelope.of(asked, "chatcmpl-"), self.play(asked.model)
         if asked.stream:
             return EventStream(chat.chunks(events, envelope), chat.late, every=self.every)
-        record, headers = await chat.completion(events, envelope)
-        return JSONResponse(record, headers=headers)
+        return WholeAnswer(chat.completion(events, envelope))
 
     async def responses(self, request: Request) -> Response:
         asked, said_again = responses.read_responses(await request.body(), read=decoded, headers=request.headers)
@@ -100,8 +99,7 @@ class Gateway:
         writer, events = ResponseWriter(Envelope.of(asked, "resp_"), said_again), self.play(asked.model)
         if asked.stream:
             return EventStream(writer.stream(events), writer.late, every=self.every)
-        record, headers = await writer.whole(events)
-        return JSONResponse(record, headers=headers)
+        return WholeAnswer(writer.whole(events))
 
     async def refused(self, request: Request, error: Any) -> Response:
         return error.response()

@@ -106,3 +106,5 @@ def test_nothing_is_held_where_nothing_can_be_asked_for():
     reader = Protocol("agent").reader(can_request=False)
     assert reader.feed("<answer>4") == [Piece("text", "4")]
     assert Protocol("plain").reader().feed("The si") == [Piece("text", "The si")]
+    reader = Protocol("qwen3").reader(can_request=False)
+    assert reader.feed("No. <tool_call>{}") == [Piece("text", "No.")] and reader.finish() == []

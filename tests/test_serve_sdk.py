@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 openai = pytest.importorskip("openai")
@@ -314,3 +317,49 @@ def test_events_in_a_stream_of_a_response(client):
 
 def test_a_long_silence_is_kept_alive_and_loses_nothing(client):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in ask(client, "slow", stream=True)) == "It is red."
+
+
+def closed_within(gateway, wanted: int, seconds: float = 0.5) -> bool:
+    end = time.monotonic() + seconds
+    while gateway.closed.count("endless") < wanted and time.monotonic() < end:
+        time.sleep(0.01)
+    return gateway.closed.count("endless") == wanted
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_client_that_goes_away_stops_the_answer(client, gateway, api):
+    before = gateway.closed.count("endless")
+    if api == "chat":
+        stream = ask(client, "endless", stream=True)
+    else:
+        stream = client.responses.create(model="endless", input=INPUT, stream=True)
+    next(stream)
+    stream.close()
+    assert closed_within(gateway, before + 1)
+
+
+def test_a_client_that_gives_up_waiting_for_a_whole_answer_stops_it(client, gateway):
+    before = gateway.closed.count("endless")
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.3).chat.completions.create(model="endless", messages=[QUESTION])
+    assert closed_within(gateway, before + 1)
+
+
+def test_many_clients_of_which_some_go_away(gateway):
+    before = gateway.closed.count("endless")
+
+    async def one(client, i: int) -> str | None:
+        stream = await client.chat.completions.create(model="plain" if i % 3 else "endless", messages=[QUESTION], stream=True)
+        if i % 3:
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        await anext(aiter(stream))
+        await stream.close()
+        return None
+
+    async def all_of_them() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=gateway.address + "/v1", api_key="x", max_retries=0, timeout=20) as client:
+            return await asyncio.gather(*(one(client, i) for i in range(60)))
+
+    said = asyncio.run(all_of_them())
+    assert said == ["It is red.\u2028" if i % 3 else None for i in range(60)]
+    assert closed_within(gateway, before + 20)

@@ -123,6 +123,14 @@ class RemotePolicy:
         other._sampling = {name: value for name, value in chosen.items() if name not in self._omitted}
         return other
 
+    async def models(self) -> list[str]:
+        """Names of what the endpoint serves.
+
+        Raises:
+            Unanswered: it does not say.
+        """
+        return await self._client.here().models()
+
     def close(self) -> None:
         """Close connections; a policy that is used again opens new ones."""
         self._client.close()

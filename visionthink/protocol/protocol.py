@@ -173,7 +173,8 @@ class Protocol:
 
     def reader(self, *, can_request: bool = True) -> Reader:
         """For one reply, read while it is said."""
-        return Reader(self._spoken(can_request))
+        grammar = DIALECTS[self.dialect].grammar
+        return Reader(self._spoken(can_request), grammar.opens if grammar else "")
 
     def turn_text(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
         """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.

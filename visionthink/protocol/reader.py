@@ -74,14 +74,13 @@ class Reader:
 
     Args:
         dialect: the one that is spoken.
+        opens: what opens a request, also where none can be made: it is not shown then either.
     """
 
-    def __init__(self, dialect: Dialect):
-        self._dialect = dialect
-        grammar = dialect.grammar
-        self._opens = grammar.opens if grammar else ""
+    def __init__(self, dialect: Dialect, opens: str = ""):
+        self._dialect, self._opens = dialect, opens
         self._tags = [tag for tag in (_THINK, _THOUGHT, _ANSWER, _ANSWERED, self._opens) if tag]
-        self._flowing = grammar is None and not dialect.answer_tags
+        self._flowing = dialect.grammar is None and not dialect.answer_tags
         """Whether text is given out that is not marked as the answer."""
         self.text = ""
         """All that was said so far."""

@@ -52,6 +52,12 @@ def extract_answer(text: str) -> str:
     return "" if is_blank(answer) else answer
 
 
+def answer_start(text: str) -> int:
+    """Where the answer begins, in characters: behind the last `<answer>`, or else behind the thinking."""
+    begin = max(text.rfind("<answer>") + len("<answer>"), text.rfind("</think>") + len("</think>"))
+    return begin if "<answer>" in text or "</think>" in text else 0
+
+
 def spoken(text: str) -> str:
     """What is searched for answers and requests: the text without its closed thinking, which may quote either.
 

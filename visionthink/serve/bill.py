@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visionthink.transcript import Transcript, Turn
+from visionthink.transcript import Transcript
+from visionthink.types import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +41,36 @@ class Bill:
     def of(
         cls,
         transcripts: Sequence[Transcript],
+        completions: Sequence[Completion],
         *,
         rule: str,
         measured: bool,
-        cached_tokens: int | None = None,
-        seconds: float | None = None,
+        seconds: float,
         first_token_seconds: float | None = None,
     ) -> Bill:
         """The bill of one answer, for which one episode was run, or several about the same images: what a later one shows was
         looked at after the opening, too.
 
         Args:
-            seconds: from the request to the end of the answer; by default the time that the model took.
+            transcripts: of the episodes; none where there are no images.
+            completions: of all rounds.
+            seconds: from the request to the end of the answer.
             first_token_seconds: until the client was sent a first token.
         """
-        first, *later = transcripts
+        shown = sum(transcript.visual_tokens for transcript in transcripts)
+        opening = len(transcripts[0].turns[0].views) if transcripts else 0
+        cached = [completion.cached_tokens for completion in completions if completion.cached_tokens is not None]
         return cls(
-            prompt_tokens=sum(_prompt_tokens(transcript.turns) for transcript in transcripts),
-            completion_tokens=sum(transcript.output_tokens for transcript in transcripts),
-            image_tokens=sum(transcript.visual_tokens for transcript in transcripts),
-            image_tokens_full=first.visual_tokens_full,
-            cached_tokens=cached_tokens,
-            rounds=sum(len(transcript.turns) for transcript in transcripts),
-            looks=first.looks + sum(len(transcript.views) for transcript in later),
+            prompt_tokens=max(shown, sum(map(_prompt_tokens, completions))),
+            completion_tokens=sum(map(_output_tokens, completions)),
+            image_tokens=shown,
+            image_tokens_full=transcripts[0].visual_tokens_full if transcripts else 0,
+            cached_tokens=sum(cached) if cached else None,
+            rounds=len(completions),
+            looks=sum(len(transcript.views) for transcript in transcripts) - opening,
             measured=measured,
             rule=rule,
-            seconds=sum(transcript.seconds for transcript in transcripts) if seconds is None else seconds,
+            seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
 
@@ -124,8 +128,9 @@ class Bill:
         return {f"x-visionthink-{name.replace('_', '-')}": str(getattr(self, name)) for name in names}
 
 
-def _prompt_tokens(turns: Iterable[Turn]) -> int:
-    """Of all rounds: each is sent the views of the ones before it again. Nothing is known of a round that failed."""
-    turns = [turn for turn in turns if turn.failure is None]
-    shown = itertools.accumulate(turn.usage.visual_tokens for turn in turns)
-    return sum(turn.usage.text_tokens + visual for turn, visual in zip(turns, shown, strict=True))
+def _prompt_tokens(completion: Completion) -> int:
+    return len(completion.prompt_ids) if completion.prompt_tokens is None else completion.prompt_tokens
+
+
+def _output_tokens(completion: Completion) -> int:
+    return len(completion.token_ids) if completion.output_tokens is None else completion.output_tokens

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from visionthink.errors import ImageError, InputError, VisionThinkError, one_line
+from visionthink.errors import ImageError, InputError, ModelError, OptionError, VisionThinkError, one_line
 from visionthink.types import FailureKind
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -92,7 +92,7 @@ def of_failure(kind: FailureKind, text: str) -> ApiError:
 
 
 def of_exception(error: Exception, param: str | None = None) -> ApiError:
-    """Any exception. What the caller gave us is named; of anything else only that it happened: it may quote a client's data.
+    """Any exception. What the client gave us is named; of anything else only that it happened: it may quote a client's data.
 
     Args:
         param: the place in the request that was being read, if it is known.
@@ -101,7 +101,7 @@ def of_exception(error: Exception, param: str | None = None) -> ApiError:
         return error
     if isinstance(error, ValidationError):
         return of_validation(error)
-    if not isinstance(error, InputError):
+    if not isinstance(error, InputError) or isinstance(error, OptionError | ModelError):
         return ApiError(500, "internal error", code="internal_error")
     words = one_line(_DATA.sub("...", str(error)), _LONGEST)
     code = "invalid_image" if isinstance(error, ImageError) else "invalid_value"

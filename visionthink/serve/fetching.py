@@ -40,9 +40,13 @@ _REFUSED = tuple(
     map(
         ipaddress.ip_network,
         # what older versions of Python take for public: protocol assignments, relays, documentation
-        ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")
-        # public by its number, but inside Azure the machine's own host
-        + ("168.63.129.16/32",),
+        (
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "2001::/23",
+            "3fff::/20",
+            "168.63.129.16/32",  # public by its number, but inside Azure the machine's own host
+        ),
     )
 )
 

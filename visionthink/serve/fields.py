@@ -53,7 +53,7 @@ def unsupported(words: str) -> PydanticCustomError:
     return PydanticCustomError(UNSUPPORTED, words)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # 0 equals false, and `Annotated` takes what is equal for the same
 class Only:
     """A known field that cannot be honoured: the only values it may have are null and those that change nothing."""
 

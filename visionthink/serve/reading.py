@@ -20,7 +20,7 @@ ReadImage: TypeAlias = Callable[[str], bytes | str]
 WORD_JOINER = "\u2060"
 """A character without width. Behind the `<` of a mark it leaves what is read and takes away what it would do."""
 _FORGED = (IMAGE_MARK, *(tag for tag in MARKUP if tag.strip("</>") == "tool_response"))
-_ARMED = re.compile(f"<(?=[|｜][^<>]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _FORGED)})")
+_ARMED = re.compile(f"<(?=[|｜][^<>\s]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _FORGED)})")
 
 
 def disarmed(text: str) -> str:

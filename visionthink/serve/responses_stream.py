@@ -44,6 +44,7 @@ class ResponseWriter:
         self._told: list[dict[str, Any]] = []
         self._open: tuple[dict[str, Any], dict[str, Any]] | None = None
         """The item that grows, and the part of it that does."""
+        self._pieces: list[str] = []
 
     async def stream(self, events: AsyncGenerator[Event]) -> AsyncGenerator[bytes]:
         """Server-sent events, for an `EventStream`. Nothing is sent before there is something to say, so that a failure before
@@ -134,8 +135,8 @@ class ResponseWriter:
             yield from self._closed("completed")
             yield from self._opened(kind)
         assert self._open is not None
-        item, part = self._open
-        part["text"] += text
+        item, _ = self._open
+        self._pieces.append(text)
         yield self._event(self._name(".delta"), **self._place(item), delta=text, **self._logprobs())
 
     def _opened(self, kind: Kind) -> Iterator[bytes]:
@@ -156,7 +157,8 @@ class ResponseWriter:
         if self._open is None:
             return
         item, part = self._open
-        item["status"] = status
+        item["status"], part["text"] = status, "".join(self._pieces)
+        self._pieces.clear()
         place = self._place(item)
         yield self._event(self._name(".done"), **place, text=part["text"], **self._logprobs())
         yield self._event("response.content_part.done", **place, part=part)

@@ -10,10 +10,10 @@ import binascii
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from visionthink.errors import ImageError
@@ -22,6 +22,8 @@ from visionthink.picture import Picture
 from visionthink.resolution import check_size
 from visionthink.serve.limits import Limits
 from visionthink.serve.structure import readable, without_metadata
+
+T = TypeVar("T")
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """The formats that are read, by Pillow's names."""
@@ -55,6 +57,8 @@ class Fetcher(Protocol):
     """Where images at addresses come from; see `fetching.Fetcher`."""
 
     async def fetch(self, url: str, *, name: str, most: int) -> bytes: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +195,16 @@ class Images:
     """Opens the images of requests in threads, within the memory that `limits` allow for all of them together."""
 
     def __init__(self, limits: Limits, fetcher: Fetcher | None = None):
-        self.limits, self._fetcher = limits, fetcher
+        self.limits, self.fetcher = limits, fetcher
         self.memory = Memory(limits.memory_bytes)
         self._threads = ThreadPoolExecutor(limits.decoders, thread_name_prefix="images")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def work(self, work: Callable[[], T]) -> Awaitable[T]:
+        """What has to do with pixels, in one of the threads."""
+        return asyncio.wrap_future(self._threads.submit(work))
 
     @contextlib.asynccontextmanager
     async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Received, ...]]:
@@ -209,7 +217,7 @@ class Images:
             raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
         names = [image_name(index, len(sources)) for index in range(len(sources))]
         contents = await self._contents(sources, names)
-        files = await asyncio.wrap_future(self._threads.submit(self._examined, contents, names))
+        files = await self.work(lambda: self._examined(contents, names))
         await self.memory.take(sum(file.memory for file in files))
         jobs = [self._threads.submit(file.open, self.limits) for file in files]
         try:
@@ -234,10 +242,10 @@ class Images:
         contents: list[bytes] = []
         for source, name in zip(sources, names, strict=True):
             if isinstance(source, str):
-                if self._fetcher is None:
+                if self.fetcher is None:
                     raise ImageError(f"{name}: this server does not fetch images from addresses")
                 left = self.limits.body_bytes - sum(map(len, contents))
-                source = await self._fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
+                source = await self.fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
             contents.append(source)
         return contents
 

@@ -6,15 +6,14 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from visionthink.errors import InputError
 from visionthink.serve.conversation import Conversation
 from visionthink.serve.errors import ApiError, of_exception, of_failure
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked, Text, Thought
@@ -22,6 +21,7 @@ from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed,
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ async def collected(events: AsyncGenerator[Event]) -> Answer:
 def data(record: Mapping[str, Any], event: str = "") -> bytes:
     """One server-sent event. It is ASCII: some clients take U+2028 and the like for the end of a line."""
     name = f"event: {event}\n" if event else ""
-    return f"{name}data: {json.dumps(record, separators=(',', ':'), allow_nan=False)}\n\n".encode("ascii")
+    return f"{name}data: {_JSON(record)}\n\n".encode("ascii")
 
 
 class _ClientGone(Exception):
@@ -169,22 +169,15 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         clock = asyncio.get_running_loop().time
         line = _Line(send=send, heard=clock())
-        writer = asyncio.create_task(self._write(line, scope, receive))
-        gone = asyncio.create_task(_gone(receive))
-        try:
-            while not writer.done() and not gone.done():
-                wait = max(0.0, line.heard + self.every - clock())
-                done, _ = await asyncio.wait((writer, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if not done and clock() - line.heard >= self.every:
-                    with suppress(_ClientGone):
-                        await line.say(KEEP_ALIVE, self)
-        finally:
-            gone.cancel()
-            if not writer.done():
-                writer.cancel()
-            await asyncio.wait((writer, gone))
-        if not writer.cancelled():
-            writer.result()
+
+        async def keep_alive() -> float:
+            if clock() - line.heard >= self.every:
+                with suppress(_ClientGone):
+                    await line.say(KEEP_ALIVE, self)
+            return line.heard + self.every - clock()
+
+        if not await _finished(self._write(line, scope, receive), receive, keep_alive) and not line.begun:
+            await _nobody(scope, receive, send)
 
     async def _write(self, line: _Line, scope: Scope, receive: Receive) -> None:
         async with aclosing(self.source):
@@ -195,8 +188,9 @@ class EventStream(Response):
             except _ClientGone:
                 return
             except Exception as error:
-                await self._fail(line, of_exception(error), scope, receive)
-                if not isinstance(error, InputError | ApiError):
+                answer = of_exception(error)
+                await self._fail(line, answer, scope, receive)
+                if answer is not error and answer.status >= 500:
                     raise  # for the log of the server; the response is complete
 
     async def _fail(self, line: _Line, error: ApiError, scope: Scope, receive: Receive) -> None:
@@ -205,9 +199,65 @@ class EventStream(Response):
                 line.begun = line.ended = True
                 await error.response()(scope, receive, line.send)
         if not line.ended:
-            await line.say(self.late(error), self, last=True)
+            with suppress(_ClientGone):
+                await line.say(self.late(error), self, last=True)
+
+
+class WholeAnswer(Response):
+    """A response of one JSON object that is made while the client waits. When the client goes away, the making is cancelled.
+
+    Args:
+        making: the object and headers; an `ApiError` is a response of its own.
+    """
+
+    def __init__(self, making: Coroutine[Any, Any, tuple[dict[str, Any], dict[str, str]]]):
+        self.making = making
+        self.status_code, self.background = 200, None
+        self.init_headers()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def make() -> None:
+            try:
+                record, headers = await self.making
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+            else:
+                await JSONResponse(record, headers=headers)(scope, receive, send)
+
+        if not await _finished(make(), receive):
+            self.making.close()  # where it had not begun
+            await _nobody(scope, receive, send)
+
+
+async def _finished(
+    work: Coroutine[Any, Any, None], receive: Receive, meanwhile: Callable[[], Awaitable[float]] | None = None
+) -> bool:
+    """Whether work was done before the client went away; it is cancelled then, and over when this returns.
+
+    Args:
+        meanwhile: is called now and then; it says after how many seconds again.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
+    try:
+        while not task.done() and not gone.done():
+            wait = None if meanwhile is None else max(0.0, await meanwhile())
+            await asyncio.wait((task, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+        finished = task.done()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.wait((task, gone))
+    if not task.cancelled():
+        task.result()
+    return finished
 
 
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """The end of a request whose client has gone: nobody reads it, but what stands around us counts it."""
+    with suppress(OSError):
+        await of_failure("cancelled", "the client closed the connection").response()(scope, receive, send)
