@@ -330,7 +330,7 @@ def test_an_address_without_a_fetcher():
 
 def test_an_image_that_would_fit_does_not_pass_one_that_waits_for_memory():
     async def run() -> None:
-        limits = Limits(image_pixels=10_000, request_pixels=10_000, memory_bytes=40_000)
+        limits = Limits(image_pixels=10_000, request_pixels=10_000, memory_bytes=280_000)
         images = Images(limits)
         large, tiny, order = grey_png(90, 100), grey_png(10, 10), []
 
@@ -340,15 +340,15 @@ def test_an_image_that_would_fit_does_not_pass_one_that_waits_for_memory():
                 await asyncio.sleep(0)
 
         async with images.opened([large]):
-            assert images.memory.free == 4_000
+            assert images.memory.free == 244_000
             first = asyncio.create_task(ask("large", large))
             await asyncio.sleep(0.05)
             second = asyncio.create_task(ask("tiny", tiny))
             await asyncio.sleep(0.05)
-            assert order == [] and images.memory.free == 4_000
+            assert order == [] and images.memory.free == 244_000
         await asyncio.gather(first, second)
         await asyncio.sleep(0.01)
-        assert sorted(order) == ["large", "tiny"] and images.memory.free == 40_000
+        assert sorted(order) == ["large", "tiny"] and images.memory.free == 280_000
         images.close()
 
     asyncio.run(run())
@@ -405,7 +405,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
             await asyncio.sleep(0.001)  # the loop is free while a thread decodes
         asking.cancel()
         await asyncio.wait({asking}, timeout=1)
-        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes - 4 * 6
+        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes - 28 * 6
         may_end.set()
         while images.memory.free < LIMITS.memory_bytes:
             await asyncio.sleep(0.001)
@@ -425,7 +425,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
         ({"image_bytes": 30_000_000}, "image_bytes 30000000: more than body_bytes 25000000"),
         (
             {"memory_bytes": 1000},
-            "memory_bytes 1000: one request may need 320000000, 4 for each of request_pixels",
+            "memory_bytes 1000: one request may need 1280000000: 4 for each of request_pixels, 24 for each of image_pixels",
         ),
     ],
 )

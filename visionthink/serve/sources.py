@@ -20,7 +20,7 @@ from visionthink.errors import ImageError
 from visionthink.images import measure
 from visionthink.picture import Picture
 from visionthink.resolution import check_size
-from visionthink.serve.limits import Limits
+from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.structure import readable, without_metadata
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
@@ -210,17 +210,24 @@ class Images:
         names = [image_name(index, len(sources)) for index in range(len(sources))]
         contents = await self._contents(sources, names)
         files = await asyncio.wrap_future(self._threads.submit(self._examined, contents, names))
-        await self.memory.take(sum(file.memory for file in files))
-        jobs = [self._threads.submit(file.open, self.limits) for file in files]
+        held, work = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
+        await self.memory.take(held + work)
+        job, received = None, []
         try:
-            yield tuple([await asyncio.wrap_future(job) for job in jobs])
+            for file in files:
+                job = self._threads.submit(file.open, self.limits)
+                received.append(await asyncio.wrap_future(job))
+            self.memory.give_back(work)
+            work = 0
+            yield tuple(received)
         finally:
-            for job, file in zip(jobs, files, strict=True):
-                job.cancel()
-                self._give_back(file.memory, job)
+            self._give_back(held + work, job)
 
-    def _give_back(self, amount: int, job: Future[Received]) -> None:
-        """Once it is over: a thread that decodes cannot be stopped."""
+    def _give_back(self, amount: int, job: Future[Received] | None) -> None:
+        """Once a job is over: a thread that decodes cannot be stopped."""
+        if job is None or job.done() or job.cancel():
+            self.memory.give_back(amount)
+            return
         loop = asyncio.get_running_loop()
 
         def over(_: Future[Received]) -> None:
@@ -244,7 +251,7 @@ class Images:
     def _examined(self, contents: Sequence[bytes], names: Sequence[str]) -> list[_File]:
         """The files, all headers read before any pixel is unpacked."""
         files = [_File.examined(content, name, self.limits) for content, name in zip(contents, names, strict=True)]
-        pixels = sum(file.memory // 4 for file in files)
+        pixels = sum(file.pixels for file in files)
         if pixels > self.limits.request_pixels:
             most = self.limits.request_pixels / 1e6
             raise ImageError(f"{len(files)} images of {pixels / 1e6:.1f} MP are more than the limit of {most:g} MP in a request")
@@ -258,8 +265,7 @@ class _File:
     content: bytes = field(repr=False)
     kind: str
     name: str
-    memory: int
-    """Bytes that it takes decoded."""
+    pixels: int
 
     @classmethod
     def examined(cls, content: bytes, name: str, limits: Limits) -> _File:
@@ -272,7 +278,7 @@ class _File:
             check_size(width, height)
         except ImageError as error:
             raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
-        return cls(content=content, kind=kind, name=name, memory=4 * width * height)
+        return cls(content=content, kind=kind, name=name, pixels=width * height)
 
     def open(self, limits: Limits) -> Received:
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
