@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
 from visionthink.serve import sources
+from visionthink.serve.errors import of_exception
 from visionthink.serve.limits import Limits
 from visionthink.serve.sources import Images, Memory, Received, read_source
 from visionthink.serve.structure import readable, without_metadata
@@ -91,14 +92,14 @@ def test_data_urls_that_are_read(url):
     assert read_source(url, name=NAME, limits=LIMITS) == PNG
 
 
-NOT_A_DATA_URL = f"{NAME}: not a data URL (data:image/png;base64,...)"
+NOT_A_DATA_URL = f"{NAME}: not a data URL in base64"
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("file:///etc/passwd", f"{NAME}: files of the server are never read; send a data URL (data:image/png;base64,...)"),
-        ("FILE:/etc/passwd", f"{NAME}: files of the server are never read; send a data URL (data:image/png;base64,...)"),
+        ("file:///etc/passwd", f"{NAME}: files of the server are never read; send a data URL in base64"),
+        ("FILE:/etc/passwd", f"{NAME}: files of the server are never read; send a data URL in base64"),
         ("/etc/passwd", NOT_A_DATA_URL),
         ("../../secret.png", NOT_A_DATA_URL),
         ("C:\\secret.png", NOT_A_DATA_URL),
@@ -111,7 +112,7 @@ NOT_A_DATA_URL = f"{NAME}: not a data URL (data:image/png;base64,...)"
         (TEXT, NOT_A_DATA_URL),
         (
             "https://secret.example/a.png?token=secret",
-            f"{NAME}: this server does not fetch images from addresses; send a data URL (data:image/png;base64,...)",
+            f"{NAME}: this server does not fetch images from addresses; send a data URL in base64",
         ),
         ("data:image/png;base64", f"{NAME}: a data URL without a comma after its media type"),
         (f"data:{'a' * 1000},x", f"{NAME}: a data URL without a comma after its media type"),
@@ -157,6 +158,13 @@ def test_a_large_data_url_is_refused_before_it_is_decoded():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 20_000_000  # for 20 MB of text not even a copy is made
+
+
+def test_what_a_client_is_told_of_an_image():
+    with pytest.raises(ImageError) as failure:
+        read_source("/etc/passwd", limits=LIMITS)
+    place = "messages[0].content[1].image_url"
+    assert of_exception(failure.value, place).message == f"{place}: the image: not a data URL in base64"
 
 
 # ------------------------------------------------------------------------------------------------------- formats

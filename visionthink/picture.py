@@ -20,10 +20,21 @@ class Picture:
 
     Read-only: the members of a rollout group, both lanes of an evaluation and curation share it, so neither `image` nor the
     image of a view may be changed in place.
+
+    Args:
+        encoded: media type and bytes of a file that holds exactly these pixels and no metadata, where there is one: a view of
+            them all is sent to an endpoint as these bytes.
     """
 
-    def __init__(self, image: Image.Image, notes: Sequence[str] = (), name: str = "image"):
-        self.image, self.notes, self.name = image, tuple(notes), name
+    def __init__(
+        self,
+        image: Image.Image,
+        notes: Sequence[str] = (),
+        name: str = "image",
+        *,
+        encoded: tuple[str, bytes] | None = None,
+    ):
+        self.image, self.notes, self.name, self.encoded = image, tuple(notes), name, encoded
         self._rendering = threading.Lock()
         self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
@@ -69,13 +80,15 @@ class Picture:
         key = (box, width, height, level, edit.name if edit else "")
         with self._rendering:
             if key not in self._views:
+                pixels = self._pixels(box, width, height, edit)
                 self._views[key] = ImageView(
-                    image=self._pixels(box, width, height, edit),
+                    image=pixels,
                     box=box,
                     level=level,
                     width=width,
                     height=height,
                     visual_tokens=visual_tokens,
+                    given=self.encoded if pixels is self.image else None,
                 )
             return self._views[key]
 

@@ -1,1 +1,1 @@
-"""A gateway that speaks OpenAI's APIs and lets a model ask for the pixels that a question needs."""
+"""The gateway: an OpenAI-compatible server before a model that looks at a part of the pixels first."""

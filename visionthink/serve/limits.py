@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from visionthink.errors import OptionError
 
 DECODING = 24
-"""Bytes for each pixel that decoding may need beside the 4 that are kept: measured, 0 for most JPEGs, 12 for a PNG that is laid on
-white, 22 for 16-bit greys."""
+"""Bytes for each pixel that decoding may need beside the 4 that are kept: measured, 0 for most JPEGs, 12 for a PNG that is laid
+on white, 22 for 16-bit greys."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import binascii
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from visionthink.errors import ImageError
@@ -22,6 +22,8 @@ from visionthink.picture import Picture
 from visionthink.resolution import check_size
 from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.structure import readable, without_metadata
+
+T = TypeVar("T")
 
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """The formats that are read, by Pillow's names."""
@@ -84,7 +86,7 @@ def image_name(index: int, count: int) -> str:
     return f"image {index + 1} of {count}"
 
 
-def read_source(url: str, *, name: str, limits: Limits, fetched: bool = False) -> bytes | str:
+def read_source(url: str, *, limits: Limits, name: str = "the image", fetched: bool = False) -> bytes | str:
     """The bytes of a data URL; an http address as it is, where addresses are `fetched`.
 
     Raises:
@@ -98,10 +100,10 @@ def read_source(url: str, *, name: str, limits: Limits, fetched: bool = False) -
     if scheme.startswith(("http:", "https:")):
         if fetched:
             return url
-        raise ImageError(f"{name}: this server does not fetch images from addresses; send a data URL (data:image/png;base64,...)")
+        raise ImageError(f"{name}: this server does not fetch images from addresses; send a data URL in base64")
     if scheme.startswith("file:"):
-        raise ImageError(f"{name}: files of the server are never read; send a data URL (data:image/png;base64,...)")
-    raise ImageError(f"{name}: not a data URL (data:image/png;base64,...)")
+        raise ImageError(f"{name}: files of the server are never read; send a data URL in base64")
+    raise ImageError(f"{name}: not a data URL in base64")
 
 
 def image_kind(content: bytes, name: str) -> str:
@@ -198,6 +200,10 @@ class Images:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def work(self, work: Callable[[], T]) -> Awaitable[T]:
+        """What has to do with pixels, in one of the threads."""
+        return asyncio.wrap_future(self._threads.submit(work))
+
     @contextlib.asynccontextmanager
     async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Received, ...]]:
         """The images of a request, in order; their memory counts as taken until the end of the block.
@@ -209,19 +215,19 @@ class Images:
             raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
         names = [image_name(index, len(sources)) for index in range(len(sources))]
         contents = await self._contents(sources, names)
-        files = await asyncio.wrap_future(self._threads.submit(self._examined, contents, names))
-        held, work = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
-        await self.memory.take(held + work)
+        files = await self.work(lambda: self._examined(contents, names))
+        held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
+        await self.memory.take(held + scratch)
         job, received = None, []
         try:
             for file in files:
                 job = self._threads.submit(file.open, self.limits)
                 received.append(await asyncio.wrap_future(job))
-            self.memory.give_back(work)
-            work = 0
+            self.memory.give_back(scratch)
+            scratch = 0
             yield tuple(received)
         finally:
-            self._give_back(held + work, job)
+            self._give_back(held + scratch, job)
 
     def _give_back(self, amount: int, job: Future[Received] | None) -> None:
         """Once a job is over: a thread that decodes cannot be stopped."""
