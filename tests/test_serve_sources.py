@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
 from visionthink.serve import sources
+from visionthink.serve.errors import of_exception
 from visionthink.serve.limits import Limits
 from visionthink.serve.sources import Images, Memory, Received, read_source
 from visionthink.serve.structure import readable, without_metadata
@@ -91,14 +92,14 @@ def test_data_urls_that_are_read(url):
     assert read_source(url, name=NAME, limits=LIMITS) == PNG
 
 
-NOT_A_DATA_URL = f"{NAME}: not a data URL (data:image/png;base64,...)"
+NOT_A_DATA_URL = f"{NAME}: not a data URL in base64"
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("file:///etc/passwd", f"{NAME}: files of the server are never read; send a data URL (data:image/png;base64,...)"),
-        ("FILE:/etc/passwd", f"{NAME}: files of the server are never read; send a data URL (data:image/png;base64,...)"),
+        ("file:///etc/passwd", f"{NAME}: files of the server are never read; send a data URL in base64"),
+        ("FILE:/etc/passwd", f"{NAME}: files of the server are never read; send a data URL in base64"),
         ("/etc/passwd", NOT_A_DATA_URL),
         ("../../secret.png", NOT_A_DATA_URL),
         ("C:\\secret.png", NOT_A_DATA_URL),
@@ -111,7 +112,7 @@ NOT_A_DATA_URL = f"{NAME}: not a data URL (data:image/png;base64,...)"
         (TEXT, NOT_A_DATA_URL),
         (
             "https://secret.example/a.png?token=secret",
-            f"{NAME}: this server does not fetch images from addresses; send a data URL (data:image/png;base64,...)",
+            f"{NAME}: this server does not fetch images from addresses; send a data URL in base64",
         ),
         ("data:image/png;base64", f"{NAME}: a data URL without a comma after its media type"),
         (f"data:{'a' * 1000},x", f"{NAME}: a data URL without a comma after its media type"),
@@ -157,6 +158,13 @@ def test_a_large_data_url_is_refused_before_it_is_decoded():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 20_000_000  # for 20 MB of text not even a copy is made
+
+
+def test_what_a_client_is_told_of_an_image():
+    with pytest.raises(ImageError) as failure:
+        read_source("/etc/passwd", limits=LIMITS)
+    place = "messages[0].content[1].image_url"
+    assert of_exception(failure.value, place).message == f"{place}: the image: not a data URL in base64"
 
 
 # ------------------------------------------------------------------------------------------------------- formats
@@ -330,7 +338,7 @@ def test_an_address_without_a_fetcher():
 
 def test_an_image_that_would_fit_does_not_pass_one_that_waits_for_memory():
     async def run() -> None:
-        limits = Limits(image_pixels=10_000, request_pixels=10_000, memory_bytes=40_000)
+        limits = Limits(image_pixels=10_000, request_pixels=10_000, memory_bytes=280_000)
         images = Images(limits)
         large, tiny, order = grey_png(90, 100), grey_png(10, 10), []
 
@@ -340,15 +348,15 @@ def test_an_image_that_would_fit_does_not_pass_one_that_waits_for_memory():
                 await asyncio.sleep(0)
 
         async with images.opened([large]):
-            assert images.memory.free == 4_000
+            assert images.memory.free == 244_000
             first = asyncio.create_task(ask("large", large))
             await asyncio.sleep(0.05)
             second = asyncio.create_task(ask("tiny", tiny))
             await asyncio.sleep(0.05)
-            assert order == [] and images.memory.free == 4_000
+            assert order == [] and images.memory.free == 244_000
         await asyncio.gather(first, second)
         await asyncio.sleep(0.01)
-        assert sorted(order) == ["large", "tiny"] and images.memory.free == 40_000
+        assert sorted(order) == ["large", "tiny"] and images.memory.free == 280_000
         images.close()
 
     asyncio.run(run())
@@ -405,7 +413,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
             await asyncio.sleep(0.001)  # the loop is free while a thread decodes
         asking.cancel()
         await asyncio.wait({asking}, timeout=1)
-        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes - 4 * 6
+        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes - 28 * 6
         may_end.set()
         while images.memory.free < LIMITS.memory_bytes:
             await asyncio.sleep(0.001)
@@ -425,7 +433,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
         ({"image_bytes": 30_000_000}, "image_bytes 30000000: more than body_bytes 25000000"),
         (
             {"memory_bytes": 1000},
-            "memory_bytes 1000: one request may need 320000000, 4 for each of request_pixels",
+            "memory_bytes 1000: one request may need 1280000000: 4 for each of request_pixels, 24 for each of image_pixels",
         ),
     ],
 )

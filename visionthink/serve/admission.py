@@ -8,8 +8,9 @@ from collections import Counter, deque
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from visionthink.serve.errors import error_response
 from visionthink.serve.limits import Limits
-from visionthink.serve.refusals import error_response, header, refuse
+from visionthink.serve.refusals import header, refuse
 
 _AHEAD = 1 << 16
 """Bytes of the body that are held of a request that waits: most bodies without images, of which one sees then that the client
@@ -244,7 +245,7 @@ class _Refused(Exception):
 
 
 def _refusal(status: int, message: str) -> JSONResponse:
-    return error_response(status, message, type="invalid_request_error", code=_CODES[status])
+    return error_response(status, message, code=_CODES[status])
 
 
 def _too_large(limits: Limits) -> JSONResponse:
@@ -253,4 +254,4 @@ def _too_large(limits: Limits) -> JSONResponse:
 
 def _busy(message: str) -> JSONResponse:
     retry = {"Retry-After": str(_RETRY_SECONDS)}
-    return error_response(429, message, type="rate_limit_error", code="too_many_requests", headers=retry)
+    return error_response(429, message, code="too_many_requests", headers=retry)

@@ -36,19 +36,9 @@ _NAME = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*
 _PORTS = {"https": 443, "http": 80}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_REFUSED = tuple(
-    map(
-        ipaddress.ip_network,
-        # what older versions of Python take for public: protocol assignments, relays, documentation
-        (
-            "192.0.0.0/24",
-            "192.88.99.0/24",
-            "2001::/23",
-            "3fff::/20",
-            "168.63.129.16/32",  # public by its number, but inside Azure the machine's own host
-        ),
-    )
-)
+_REFUSED = tuple(map(ipaddress.ip_network, "192.0.0.0/24 192.88.99.0/24 2001::/23 3fff::/20 168.63.129.16/32".split()))
+"""Protocol assignments, relays and documentation, which older versions of Python take for public; and an address that inside
+Azure is the machine's own host."""
 
 
 def is_public(address: str) -> bool:

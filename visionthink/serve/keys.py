@@ -18,7 +18,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from visionthink.errors import OptionError
-from visionthink.serve.refusals import error_response, header, refuse
+from visionthink.serve.errors import error_response
+from visionthink.serve.refusals import header, refuse
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class RequireKey:
         if self.keys is None:
             if not _LOCAL.fullmatch(header(scope, b"host") or ""):
                 local = "this server has no keys and answers only as localhost or 127.0.0.1; start it with --api-key-file"
-                await refuse(error_response(403, local, type="permission_error", code="host_not_allowed"), receive, send)
+                await refuse(error_response(403, local, code="host_not_allowed"), receive, send)
                 return
         elif scope["path"] not in self.open_paths:
             holder = self.keys.holder(header(scope, b"authorization"))
@@ -121,7 +122,6 @@ class RequireKey:
                 response = error_response(
                     401,
                     "no valid API key; send it as Authorization: Bearer KEY",
-                    type="authentication_error",
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from visionthink.errors import OptionError
 
+DECODING = 24
+"""Bytes for each pixel that decoding may need beside the 4 that are kept: measured, 0 for most JPEGs, 12 for a PNG that is laid
+on white, 22 for 16-bit greys."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -31,10 +35,10 @@ class Limits:
     image_pixels: int = 40_000_000
     request_pixels: int = 80_000_000
     """Of all images of a request."""
-    memory_bytes: int = 1 << 30
-    """Of the decoded images of all requests, 4 for each pixel."""
+    memory_bytes: int = 1 << 31
+    """Of the images of all requests, as they are decoded and afterwards."""
     decoders: int = 2
-    """Images that are decoded at once. Each may need 12 further bytes for each of its pixels while it is."""
+    """Images that are decoded at once."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -45,7 +49,9 @@ class Limits:
                 raise OptionError(f"{field.name} {value}: must be {whole}at least {least:g}")
         if self.image_bytes > self.body_bytes:
             raise OptionError(f"image_bytes {self.image_bytes}: more than body_bytes {self.body_bytes}")
-        if 4 * self.request_pixels > self.memory_bytes:
+        needed = 4 * self.request_pixels + DECODING * self.image_pixels
+        if needed > self.memory_bytes:
             raise OptionError(
-                f"memory_bytes {self.memory_bytes}: one request may need {4 * self.request_pixels}, 4 for each of request_pixels"
+                f"memory_bytes {self.memory_bytes}: one request may need {needed}: "
+                f"4 for each of request_pixels, {DECODING} for each of image_pixels"
             )

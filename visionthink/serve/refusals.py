@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 _DRAINED_BYTES, _DRAINED_SECONDS = 32_000_000, 2.0
-
-
-def error_response(
-    status: int,
-    message: str,
-    *,
-    type: str,
-    param: str | None = None,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """An error in the form of OpenAI's API."""
-    error = {"message": message, "type": type, "param": param, "code": code}
-    return JSONResponse({"error": error}, status, headers)
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from visionthink.errors import ImageError
 
@@ -34,10 +34,8 @@ class Part(NamedTuple):
 
     start: int
     end: int
-    kept: bool
-    """Whether the pixels need it."""
-    again: bool = False
-    """Whether it goes through all pixels."""
+    role: Literal["needed", "scan", "other"]
+    """Whether pixels need it; a scan goes through all of them."""
 
 
 def readable(content: bytes, kind: str) -> bytes:
@@ -50,7 +48,7 @@ def readable(content: bytes, kind: str) -> bytes:
         return content[: _end_of_first_image(content)] + b";"
     scans = 0
     for number, part in enumerate(_parts(content, kind), 1):
-        scans += part.again
+        scans += part.role == "scan"
         if number > MOST_PARTS or scans > MOST_SCANS:
             raise ImageError(
                 f"a {kind} of more than {MOST_SCANS} scans" if scans > MOST_SCANS else f"a {kind} of more than {MOST_PARTS} parts"
@@ -64,7 +62,7 @@ def without_metadata(content: bytes, kind: str) -> bytes | None:
     if kind not in ("JPEG", "PNG"):
         return None
     beginning = content[: 2 if kind == "JPEG" else len(_PNG)]
-    return beginning + b"".join(content[part.start : part.end] for part in _parts(content, kind) if part.kept)
+    return beginning + b"".join(content[part.start : part.end] for part in _parts(content, kind) if part.role != "other")
 
 
 def _parts(content: bytes, kind: str) -> Iterator[Part]:
@@ -76,7 +74,7 @@ def _chunks(content: bytes) -> Iterator[Part]:
     while at + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)
         end = at + 12 + length
-        yield Part(at, end, kind in _PNG_KEPT)
+        yield Part(at, end, "needed" if kind in _PNG_KEPT else "other")
         if kind == b"IEND":
             return
         at = end
@@ -87,25 +85,26 @@ def _segments(content: bytes) -> Iterator[Part]:
     while marker := _MARKER.search(content, at, len(content) if in_scan else at + _MOST_FILLED):
         kind, end = marker[1][0], marker.end()
         if in_scan:  # the coded pixels up to here
-            yield Part(at, marker.start(), True)
+            yield Part(at, marker.start(), "needed")
         if kind in _ALONE:
-            yield Part(end - 2, end, kind == _END)
+            yield Part(end - 2, end, "needed" if kind == _END else "other")
             if kind == _END:
                 return
             at, in_scan = end, False
         else:
             at = end + int.from_bytes(content[end : end + 2])
             in_scan = kind == _START_OF_SCAN
-            yield Part(end - 2, at, _is_kept(kind, content, end + 2), again=in_scan)
+            yield Part(end - 2, at, _role(kind, content, end + 2))
     if not in_scan:
         raise ImageError("damaged or truncated image (a JPEG without an end)")
-    yield Part(at, len(content), True)  # decoders say whether pixels are missing
+    yield Part(at, len(content), "needed")  # decoders say whether pixels are missing
 
 
-def _is_kept(kind: int, content: bytes, at: int) -> bool:
-    if kind == _COLOUR_PROFILE:
-        return content.startswith(b"ICC_PROFILE\0", at)
-    return kind == _ADOBE or not (0xE1 <= kind <= 0xEF or kind == _COMMENT)
+def _role(kind: int, content: bytes, at: int) -> Literal["needed", "scan", "other"]:
+    if kind == _START_OF_SCAN:
+        return "scan"
+    profile = kind == _COLOUR_PROFILE and content.startswith(b"ICC_PROFILE\0", at)
+    return "needed" if profile or kind == _ADOBE or not (0xE1 <= kind <= 0xEF or kind == _COMMENT) else "other"
 
 
 def _end_of_first_image(content: bytes) -> int:
