@@ -517,7 +517,7 @@ def test_a_body_that_is_no_request(body, words):
 def test_a_body_of_nothing_but_brackets_is_refused_before_it_is_parsed():
     body = b'{"model": "m", "messages": [], "x": [' + b"[]," * 8_000_000 + b"[]]}"
     start = time.perf_counter()
-    with pytest.raises(ApiError, match="^the body has more than 100000 opening brackets or 500000 commas"):
+    with pytest.raises(ApiError, match=r"^the body has more than 100000 opening brackets or 500000 commas"):
         read_chat(body, read=read_image)
     assert time.perf_counter() - start < 1
 
