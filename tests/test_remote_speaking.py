@@ -351,6 +351,10 @@ def test_in_prompt_mode_a_call_of_the_client_is_no_malformed_request(server, pol
     assert completion.text == "<think>sunny?</think>" and re.fullmatch(r"call_[0-9a-f]{32}", made["id"])
     server.scripts[:] = [tool_calls(call("weather", "{}"), content=Protocol().request())]
     assert spoken(policy)[1].calls == ()  # a request in the text comes first, too
+    same = policy.with_fields({"tools": [{"type": "function", "function": {"name": "resize_image"}}]})
+    server.scripts[:] = [tool_calls(call("resize_image", RESIZE)), tool_calls(call("resize_image", '{"width": 9}'))]
+    assert spoken(same)[1].text == Protocol().request()  # the client has one of this name, but this is ours
+    assert spoken(same)[1].calls == (call("resize_image", '{"width": 9}'),)
 
 
 # ------------------------------------------------------------------------------------------------ what was said earlier

@@ -78,7 +78,7 @@ class Assembly:
             said, whole = choice.get("message"), piece.get("message")
             if said is not None and whole is not None and said != whole:
                 raise ValueError("a stream of several messages")
-            _extend(choice, {name: value for name, value in piece.items() if name != "message"})
+            _extend(choice, {name: value for name, value in piece.items() if name != "message"} if "message" in piece else piece)
             choice |= {} if whole is None else {"message": whole}
             first = piece if place == next(iter(self._choices)) else first
         return first

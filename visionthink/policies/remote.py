@@ -20,7 +20,7 @@ from typing import Any, Self
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError, one_line
 from visionthink.policies.wire import by_token, call_of, functions_of, messages_of, named
-from visionthink.protocol import Answer, Protocol, Writing, written_out
+from visionthink.protocol import Answer, Protocol, Reply, Request, Writing, written_out
 from visionthink.types import Completion, Failure, History
 
 
@@ -200,11 +200,14 @@ class RemotePolicy:
     def _calls(self, completed: Completed) -> tuple[list[tuple[str, str]], tuple[dict[str, Any], ...]]:
         """Calls to be written out, and those of functions that the caller offered. One that asks to see more does only that."""
         offered = named(self._sampling.get("tools"))
-        ours = [call for call in completed.calls if call[0] not in offered]
-        asks = not isinstance(self.protocol.parse(written_out(completed.text, completed.reasoning, ours)), Answer)
-        known = zip(completed.calls, completed.call_ids, strict=True)
-        theirs = [call_of(*call, known_as) for call, known_as in known if call[0] in offered]
-        return ours, () if asks else tuple(theirs)
+        known = list(zip(completed.calls, completed.call_ids, strict=True))
+        ours = [call for call, _ in known if call[0] not in offered or isinstance(self._heard("", "", [call]), Request)]
+        if not isinstance(self._heard(completed.text, completed.reasoning, ours), Answer):
+            return ours, ()
+        return ours, tuple(call_of(*call, known_as) for call, known_as in known if call not in ours)
+
+    def _heard(self, text: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> Reply:
+        return self.protocol.parse(written_out(text, reasoning, calls))
 
 
 def _is_json(text: str) -> bool:
