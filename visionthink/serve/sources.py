@@ -19,7 +19,6 @@ from urllib.parse import unquote_to_bytes
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import measure
 from visionthink.picture import Picture
-from visionthink.resolution import check_size
 from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.structure import readable, without_metadata
 
@@ -291,7 +290,6 @@ class _File:
         try:
             content = readable(content, kind)
             width, height = measure(content, name=name, max_pixels=limits.image_pixels, formats=(kind,))
-            check_size(width, height)
         except ImageError as error:
             raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
         return cls(content=content, kind=kind, name=name, pixels=width * height)
