@@ -39,7 +39,7 @@ def asking(question: str, *images: str, model: str = "m", detail: str | None = N
 
 def before(url: str, *, dialect: str = "agent", limits: Limits | None = None, **options: Any) -> Gateway:
     """A gateway before an endpoint, whose model is called `m`."""
-    model = load(f"{url}#m", dialect=dialect, timeout=0.5, deadline=1.5, max_new_tokens=64)
+    model = load(f"{url}#m", dialect=dialect, timeout=0.5, deadline=1.5, concurrency=64, max_new_tokens=64)
     return Gateway(answering=Answering(RemoteUpstream(model, "m"), Images(limits or Limits()), **options))
 
 

@@ -147,10 +147,11 @@ def test_two_rounds_are_billed_and_the_same_bytes_are_sent_again(gateway, server
 
 
 def test_a_request_in_pieces_of_any_size_never_shows(endpoint, server):
+    """Every cut was tried once; those in the tags and in the words stay."""
     text = Protocol("agent").request()
-    for begin in range(1, len(text), 15):  # after 20 requests in a row the images are shown in full at once
+    for begin in (1, 61):  # after 20 requests in a row the images are shown in full at once
         with serving(before(endpoint[1])) as gateway:
-            for cut in range(begin, min(begin + 15, len(text))):
+            for cut in range(begin, begin + 19):
                 server.scripts[:] = [streamed(*said("<think>s</think>", text[:cut], text[cut:])), streamed(*ANSWER)]
                 status, content = post(gateway, asking("How many?", PHOTO, stream=True))
                 assert (status, text_of(events(content))) == (200, "42")

@@ -93,7 +93,8 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
     from visionthink.serve.connections import server_options
     from visionthink.serve.sources import Images
 
-    upstream = _upstream(options, load(options))
+    more = {"concurrency": limits.requests} if is_endpoint(options.model) else {}
+    upstream = _upstream(options, load(options, **more))
     answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold)
     gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
     config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())

@@ -296,4 +296,7 @@ class _File:
 
     def open(self, limits: Limits) -> Received:
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
-        return Received(picture=picture, content=self.content, kind=self.kind)
+        received = Received(picture=picture, content=self.content, kind=self.kind)
+        if same := received.unchanged():
+            picture.encoded = (same[1], same[0])
+        return received
