@@ -13,12 +13,12 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("httptools")
 
-from gateway import asking, before, data_url, events, serving, text_of  # noqa: E402
-from PIL import Image  # noqa: E402
-from upstream import DONE, Script, delta, event, said, streamed, upstream  # noqa: E402
+from gateway import asking, before, data_url, events, serving, text_of
+from PIL import Image
+from upstream import DONE, Script, delta, event, said, streamed, upstream
 
-from visionthink import Protocol  # noqa: E402
-from visionthink.endpoint import breaker, connection  # noqa: E402
+from visionthink import Protocol
+from visionthink.endpoint import breaker, connection
 
 PHOTO = data_url(Image.linear_gradient("L").resize((1344, 1008)).convert("RGB"))
 REQUEST = said("<think>small</think>", Protocol("agent").request())
