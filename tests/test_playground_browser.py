@@ -453,6 +453,14 @@ def test_stop_closes_the_connection(page, server, tmp_path):
     assert_asks_again(page, server)
 
 
+def test_a_stream_that_is_not_understood_is_left(page, server, tmp_path):
+    take_example(page, server, tmp_path)
+    server.play(said("so"), b"data: <p>\n\n", threading.Event())
+    page.click("#ask")
+    expect(page.locator("#error")).to_contain_text("does not understand")
+    assert server.gone.wait(2)
+
+
 def test_a_stream_cut_anywhere_reads_the_same(page, server, tmp_path):
     """Every pair of pieces, every kind of line end, a character of several bytes, comments and fields that are passed over."""
     open_page(page, server, tmp_path)
