@@ -17,7 +17,7 @@ from servers import replying, said
 from visionthink.addresses import is_endpoint
 from visionthink.cli import main
 from visionthink.data import synth
-from visionthink.endpoint import Endpoint, client
+from visionthink.endpoint import Endpoint, connection
 from visionthink.errors import OptionError
 from visionthink.model import load
 from visionthink.rewards.judge import Answer
@@ -36,7 +36,7 @@ def refused(words: str, **more) -> tuple[int, dict]:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_PAUSE", 600)
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 600)
     with replying(lambda _: (200, said({"content": "<answer>7</answer>"}))) as server:
         yield server
 

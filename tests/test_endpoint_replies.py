@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from servers import replying, said
 
 from visionthink.data import synth
-from visionthink.endpoint import client
-from visionthink.endpoint.completions import ending_of
+from visionthink.endpoint import connection
+from visionthink.endpoint.endings import ending_of
 from visionthink.endpoint.wording import taken_apart
 from visionthink.model import load
 from visionthink.protocol import Answer as ReplyAnswer
@@ -43,7 +43,7 @@ def model(server):
 
 @pytest.fixture(autouse=True)
 def no_second_attempt(monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_PAUSE", 600)  # beyond the deadline
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 600)  # beyond the deadline
 
 
 def test_the_table_has_every_server_and_enough_of_each_ending():
@@ -142,7 +142,7 @@ def test_a_redirect_is_named_and_not_followed(server, model, monkeypatch):
     ],
 )
 def test_the_reply_of_another_service_is_not_asked_for_again(native, server, model, monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 0.01)
     server.replies[:] = [(200, native)]
     [transcript] = model.run([EXAMPLE])
     assert transcript.turns[-1].note == f"the reply holds no completion: {json.dumps(native)}"

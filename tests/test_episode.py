@@ -185,7 +185,7 @@ def test_async_driver_streams_turns(example):
     heard: list[str] = []
     episode = begin(example, (0.25, 1.0), COMPACT, budget=TINY)
     transcript = asyncio.run(run_async(episode, ScriptedPolicy([ASK, RED]), heard.append))
-    assert heard == [ASK, RED]
+    assert "".join(heard) == ASK + RED and len(heard) > 2
     assert transcript.answer == "red"
 
 

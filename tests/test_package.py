@@ -233,9 +233,10 @@ BY_POSITION = {
     "visionthink.types.Example": 3,  # id, question and image, as every example has them
     "visionthink.types.Look": 3,  # boxes, level and image
     "visionthink.types.Completion": 2,  # the text, and how it ended
+    "visionthink.types.Message": 3,  # who says what, and the completion that it came from
     "visionthink.types.Box": 4,  # left, top, right, bottom: a tuple of coordinates
     "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come
-    "visionthink.endpoint.client.Endpoint": 1,  # its address
+    "visionthink.endpoint.endpoint.Endpoint": 1,  # its address
     "visionthink.rewards.penalty.Penalty": 1,  # its name
 }
 """The records of more than three fields that take any by position, and how many."""
@@ -480,4 +481,4 @@ def test_tags_and_schemas_stand_in_one_folder():
         for text in strings_of(path)
         if any(tag in text for tag in tags)
     }
-    assert holders == {f"protocol/{name}.py" for name in ("grammar", "protocol", "replies")}
+    assert holders == {f"protocol/{name}.py" for name in ("grammar", "protocol", "reader", "replies")}

@@ -85,7 +85,7 @@ class ActionSpace(ViewSizes):
 
     def is_limited(self, shown: Sequence[Shown], *, turns: int) -> bool:
         """Whether more would be on offer without the menu's stated limits."""
-        return bool(ActionSpace(self.menu.unlimited(), self.sizes, self.budget).offers(shown, turns=turns))
+        return bool(ActionSpace(self.menu.unlimited(), self.sizes, self.budget, self.fixed).offers(shown, turns=turns))
 
     def turn_left(self, turns: int) -> bool:
         """Whether another turn may follow the one that is taken now."""
@@ -120,7 +120,7 @@ class ActionSpace(ViewSizes):
     def _by_id(self, shown: Sequence[Shown]) -> list[Offer]:
         offers = []
         for i, size in enumerate(self.sizes):
-            for name, box in self.menu.regions.boxes(*size).items():
+            for name, box in self.menu.regions.boxes(*size).items() if self.fixed[i] is None else ():
                 found = self._look(box, i, shown)
                 if isinstance(found, Resolved):
                     offers.append(self._offer(name, i, found.looks))
@@ -133,7 +133,7 @@ class ActionSpace(ViewSizes):
         for i, box in enumerate(self.image_boxes):
             for edit in self.menu.edits:
                 looks = (Look((box,), self.menu.crop_level, i, edit=edit.name),)
-                if (i, edit.name) not in known:
+                if (i, edit.name) not in known and self.fixed[i] is None:
                     offers.append(self._offer(edit.name, i, looks))
         return offers
 
@@ -147,8 +147,12 @@ class ActionSpace(ViewSizes):
         if self.menu.regions.kind != "free":
             return []
         least = max(self.menu.least_tokens, -(-self._pixels.min_pixels // self.budget.factor**2))
-        wholes = [self.view_size(i, box, self.menu.crop_level).visual_tokens for i, box in enumerate(self.image_boxes)]
-        return [Offer(name="box", looks=(), visual_tokens=least)] if least < max(wholes) else []
+        wholes = [
+            self.view_size(i, box, self.menu.crop_level).visual_tokens
+            for i, box in enumerate(self.image_boxes)
+            if self.fixed[i] is None
+        ]
+        return [Offer(name="box", looks=(), visual_tokens=least)] if least < max(wholes, default=0) else []
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -169,6 +173,8 @@ class ActionSpace(ViewSizes):
                 return found
             looks += found.looks
             notes += [found.note] if found.note else []
+        if any(self.fixed[look.image] is not None for look in looks):
+            return CallError.NOT_ON_OFFER
         merged = _merged(looks)
         if not self._affordable(self.tokens(merged), len(self.shown(merged)), shown):
             return CallError.NOT_ON_OFFER

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 
+from visionthink.errors import DataError
 from visionthink.protocol import Boundary
 from visionthink.types import ImageView, Message
 
@@ -35,6 +36,7 @@ Piece = str | Markup | ImageView
 
 
 def _message(message: Message) -> Iterator[Piece]:
+    _check(message)
     yield Markup(TURN_START)
     yield f"{message.role}\n"
     for part in message.content:
@@ -45,6 +47,24 @@ def _message(message: Message) -> Iterator[Piece]:
         else:
             yield part
     yield Markup(TURN_END)
+
+
+def _check(message: Message) -> None:
+    """
+    Raises:
+        DataError: the message holds what no text can say.
+    """
+    if message.role == "tool" or message.wire:
+        held = ", ".join(message.wire) or "what a function gave"
+        raise DataError(
+            f"a message of the {message.role} holds {held}, which only an endpoint can be sent; leave messages with tools out, "
+            "or ask the model behind an endpoint (--model http://host/v1)"
+        )
+    if message.tools:
+        raise DataError(
+            "the dialect names its function beside the text, which only an endpoint can be sent; choose another one (--dialect), "
+            "or ask the model behind an endpoint (--model http://host/v1)"
+        )
 
 
 def _merge(pieces: Iterable[Piece]) -> list[Piece]:

@@ -6,8 +6,8 @@ Everything that talks to a model in several turns (inference, training, evaluati
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol as TypingProtocol
 from typing import TypeAlias
@@ -39,6 +39,19 @@ class Policy(TypingProtocol):
     def complete(self, histories: Sequence[History]) -> list[Completion]: ...
 
 
+class Speaker(TypingProtocol):
+    """Who speaks to one listener: a policy whose replies are heard while they are said."""
+
+    def speak(self, history: History, until: Callable[[str], bool] | None = None) -> AsyncGenerator[str | Completion]:
+        """Pieces of text as they are said; then the completion, that of a failed call too. Closing the generator ends the reply
+        within one token.
+
+        Args:
+            until: is given all that was said so far, after each piece; where it is true, the reply ends there.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What a completion led to: the messages to send next, or the end."""
@@ -66,6 +79,7 @@ class Episode:
     Args:
         pictures: the example's images, opened, in order; episodes of the same example share them.
         budget: of the model's image processor.
+        fixed: for each image the level that it is shown at for good, or None; see `view_sizes.ViewSizes`.
 
     Raises:
         DataError: as many images or `<image>` marks as the example or its conversation has are wanted, or the dialect cannot ask
@@ -80,13 +94,14 @@ class Episode:
         protocol: Protocol | None = None,
         *,
         budget: PixelBudget = QWEN2_5_VL,
+        fixed: Sequence[float | None] = (),
     ):
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()
         if len(pictures) != len(example.images):
             raise DataError(f"example {example.id}: has {len(example.images)} image(s), but {len(pictures)} were opened")
         if not pictures:
             raise DataError(f"example {example.id}: has no image")
-        self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget)
+        self.space = ActionSpace(menu or Menu(), [picture.size for picture in pictures], budget, fixed)
         if len(pictures) > 1 and self.space.menu.beyond_levels and not self.protocol.asks_of_any_image:
             raise DataError(
                 f"example {example.id}: the dialect {self.protocol.dialect} cannot say which of several images a part is of"
@@ -162,9 +177,12 @@ class Episode:
         if completion.finish_reason in ended:
             why = completion.error.text if completion.error else None
             return Step(action="none", stop_reason=ended[completion.finish_reason], note=why)
-        if not completion.text.strip():
+        if not completion.text.strip() and not completion.calls:
             return Step(action="none", stop_reason=StopReason.EMPTY)
-        reply = self.protocol.parse(completion.text, can_request=self.can_request)
+        # calls of functions that are not ours are for whoever offered these: the episode ends with them
+        reply = (
+            Answer(completion.text) if completion.calls else self.protocol.parse(completion.text, can_request=self.can_request)
+        )
         if isinstance(reply, Answer):
             asked = any(turn.looks for turn in self._turns)
             return Step(action="answer", stop_reason=StopReason.ANSWERED_AFTER_REQUEST if asked else StopReason.ANSWERED)
@@ -273,11 +291,13 @@ class RunBatch(TypingProtocol):
     def __call__(self, episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]: ...
 
 
-async def run_async(episode: Episode, policy: Policy, on_text: Callable[[str], None] | None = None) -> Transcript:
-    """One episode in an event loop: the policy runs in a worker thread, `on_text` sees every turn's text as it ends."""
+async def run_async(episode: Episode, speaker: Speaker, on_text: Callable[[str], None] | None = None) -> Transcript:
+    """One episode in an event loop; `on_text` sees every piece of text as it is said."""
     while not episode.done:
-        [completion] = await asyncio.to_thread(policy.complete, [list(episode.history)])
-        if on_text is not None:
-            on_text(completion.text)
-        episode.step(completion)
+        async with contextlib.aclosing(speaker.speak(episode.history)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Completion):
+                    episode.step(piece)
+                elif on_text is not None:
+                    on_text(piece)
     return episode.transcript()

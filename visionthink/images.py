@@ -56,11 +56,13 @@ class LoadedImage:
     notes: tuple[str, ...] = ()
 
 
-def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> LoadedImage:
+def open_image(
+    source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> LoadedImage:
     """Open an image file, bytes or an opened image as upright RGB.
 
     The orientation in EXIF or XMP is applied; transparency is laid on white; 16-bit greys are scaled; of an animation the first
-    frame is taken. What was done is in `notes`.
+    frame is taken. What was done is in `notes`. Files of other than the given formats are not opened.
 
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `max_pixels`.
@@ -68,7 +70,7 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
     label = name or source_label(source)
     with _damage_named(label):
         if not isinstance(source, Image.Image):
-            return _upright_rgb(_opened(source, label, max_pixels))
+            return _upright_rgb(_opened(source, label, max_pixels, _known(formats)))
         with _LENT:
             loaded = _upright_rgb(_allowed(source, label, max_pixels))
         if loaded.image is source:  # the caller may go on drawing
@@ -76,13 +78,15 @@ def open_image(source: ImageSource, *, name: str | None = None, max_pixels: int 
         return loaded
 
 
-def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+def measure(
+    source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS, formats: tuple[str, ...] = FORMATS
+) -> tuple[int, int]:
     """(width, height) in px of an image standing upright, from its header alone.
 
     Raises:
         ImageError: the file is missing, empty, not an image, or larger than `max_pixels`.
     """
-    label = name or source_label(source)
+    label, known = name or source_label(source), _known(formats)
     with _damage_named(label):
         if isinstance(source, Image.Image):
             with _LENT:
@@ -90,8 +94,8 @@ def measure(source: ImageSource, *, name: str | None = None, max_pixels: int = M
         if isinstance(source, (str, os.PathLike)):
             with _readable(source, label).open("rb") as file:
                 if file.peek(len(_JPEG))[: len(_JPEG)] == _JPEG:  # other formats may say behind the pixels how they stand
-                    return _upright_size(_measured(file, label, max_pixels))
-        return _upright_size(_measured(_stream(source, label), label, max_pixels))
+                    return _upright_size(_measured(file, label, max_pixels, known))
+        return _upright_size(_measured(_stream(source, label), label, max_pixels, known))
 
 
 def source_label(source: ImageSource) -> str:
@@ -152,38 +156,38 @@ def _allowed(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _known(formats: tuple[str, ...]) -> tuple[str, ...]:
     """Those that this build of Pillow knows."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in formats if name in Image.OPEN)
 
 
-def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int) -> Image.Image:
+def _opened(source: bytes | str | os.PathLike[str], label: str, max_pixels: int, known: tuple[str, ...]) -> Image.Image:
     """The file, opened; no pixel is unpacked before its image is known to be small enough."""
     file = _stream(source, label)
-    _measured(file, label, max_pixels)  # Pillow, asked first, would warn of a large image by its own limit
-    return Image.open(file, formats=_formats())
+    _measured(file, label, max_pixels, known)  # Pillow, asked first, would warn of a large image by its own limit
+    return Image.open(file, formats=known)
 
 
-def _measured(file: IO[bytes], label: str, max_pixels: int) -> Image.Image:
+def _measured(file: IO[bytes], label: str, max_pixels: int, known: tuple[str, ...]) -> Image.Image:
     """The header, checked."""
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit is global: raised where more is allowed, never lowered again
     try:
-        header = _header(file)
+        header = _header(file, known)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"{label}: an image of more than the limit of {max_pixels / 1e6:g} MP") from None
     if header is None:
-        raise ImageError(f"{label}: not an image file that can be read ({', '.join(_formats())})")
+        raise ImageError(f"{label}: not an image file that can be read ({', '.join(known)})")
     if header.format == "JPEG2000" and isinstance(file, io.BytesIO) and b"\xff\xd9" not in file.getvalue():
         raise ImageError(f"{label}: damaged or truncated image (it has no end)")  # Pillow would show what has come as black
     return _allowed(header, label, max_pixels)
 
 
-def _header(file: IO[bytes]) -> Image.Image | None:
+def _header(file: IO[bytes], known: tuple[str, ...]) -> Image.Image | None:
     """What `Image.open` gives, without its own limit."""
     beginning = file.read(16)
-    for name in _formats():
+    for name in known:
         opener, accepts = Image.OPEN[name]
         accepted = accepts is None or accepts(beginning)
         if not accepted or isinstance(accepted, str):  # a text says which library is missing

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from visionthink.errors import ImageError
-from visionthink.images import MAX_IMAGE_PIXELS, measure, open_image, source_label
+from visionthink.images import FORMATS, MAX_IMAGE_PIXELS, measure, open_image, source_label
 from visionthink.menu import Edit
 from visionthink.resolution import check_size
 from visionthink.types import Box, Example, ImageSource, ImageView, whole
@@ -20,22 +20,40 @@ class Picture:
 
     Read-only: the members of a rollout group, both lanes of an evaluation and curation share it, so neither `image` nor the
     image of a view may be changed in place.
+
+    Args:
+        encoded: media type and bytes of a file that holds exactly these pixels and no metadata, where there is one: a view of
+            them all is sent to an endpoint as these bytes.
     """
 
-    def __init__(self, image: Image.Image, notes: Sequence[str] = (), name: str = "image"):
-        self.image, self.notes, self.name = image, tuple(notes), name
+    def __init__(
+        self,
+        image: Image.Image,
+        notes: Sequence[str] = (),
+        name: str = "image",
+        *,
+        encoded: tuple[str, bytes] | None = None,
+    ):
+        self.image, self.notes, self.name, self.encoded = image, tuple(notes), name, encoded
         self._rendering = threading.Lock()
         self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
     @classmethod
-    def open(cls, source: ImageSource, *, name: str | None = None, max_pixels: int = MAX_IMAGE_PIXELS) -> Picture:
+    def open(
+        cls,
+        source: ImageSource,
+        *,
+        name: str | None = None,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        formats: tuple[str, ...] = FORMATS,
+    ) -> Picture:
         """Decode a path, the bytes of a file, or an opened image; see `images.open_image`.
 
         Raises:
             ImageError: the file cannot be used, is larger than `max_pixels`, or its sides differ by more than a factor of 200.
         """
         label = name or source_label(source)
-        loaded = open_image(source, name=label, max_pixels=max_pixels)
+        loaded = open_image(source, name=label, max_pixels=max_pixels, formats=formats)
         _checked(loaded.image.size, label)
         return cls(loaded.image, loaded.notes, label)
 
@@ -62,13 +80,15 @@ class Picture:
         key = (box, width, height, level, edit.name if edit else "")
         with self._rendering:
             if key not in self._views:
+                pixels = self._pixels(box, width, height, edit)
                 self._views[key] = ImageView(
-                    image=self._pixels(box, width, height, edit),
+                    image=pixels,
                     box=box,
                     level=level,
                     width=width,
                     height=height,
                     visual_tokens=visual_tokens,
+                    given=self.encoded if pixels is self.image else None,
                 )
             return self._views[key]
 

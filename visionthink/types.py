@@ -7,6 +7,8 @@ not stored. What an episode leaves behind is in `transcript`.
 from __future__ import annotations
 
 import enum
+import functools
+import io
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +23,8 @@ ImageSource: TypeAlias = "Image.Image | bytes | str | os.PathLike[str]"
 Need = Literal["easy", "hard"]
 """`easy`: a quarter of the pixels suffices. `hard`: it does not. Known for generated and curated data only."""
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+"""Who speaks; a `tool` gives what a function returned, to models behind an endpoint."""
 
 
 class Box(NamedTuple):
@@ -93,6 +96,15 @@ Evidence: TypeAlias = "tuple[tuple[Box, float], ...]"
 """What an answer depends on: boxes, each with the level at which it can be read."""
 
 
+class Earlier(NamedTuple):
+    """A message before the question."""
+
+    role: Role
+    text: str
+    wire: Mapping[str, Any] = {}
+    """See `Message.wire`."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question about one image or several, after an earlier conversation or none.
@@ -113,11 +125,16 @@ class Example:
     """Other accepted spellings of the reference answer."""
     need: Need | None = None
     family: str | None = None
-    earlier: tuple[tuple[Role, str], ...] = ()
+    earlier: tuple[Earlier | tuple[Role, str], ...] = ()
     """Messages before the question, oldest first: who spoke, and the text."""
     evidence: Evidence = ()
     """What the answer depends on, in the first image; empty where it is not known."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def conversation(self) -> tuple[Earlier, ...]:
+        """The messages before the question."""
+        return tuple(Earlier(*message) for message in self.earlier)
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -140,6 +157,17 @@ class ImageView:
     width: int
     height: int
     visual_tokens: int
+    given: tuple[str, bytes] | None = field(default=None, repr=False, compare=False)
+    """Media type and bytes of a file that holds exactly these pixels, where there is one."""
+
+    @functools.cached_property
+    def encoded(self) -> tuple[str, bytes]:
+        """Media type and bytes of a file, the same whenever it is sent: the one that was given, else a PNG."""
+        if self.given is not None:
+            return self.given
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG", compress_level=1)
+        return "image/png", buffer.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +273,9 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    token_texts: tuple[str, ...] = field(default=(), repr=False)
+    """The text that each sampled token added, together the whole text; of a local policy where it was listened to, of an endpoint
+    where it was asked for log-probabilities. There is one of `logprobs` for each."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None
@@ -262,6 +293,10 @@ class Completion:
     """Visual tokens of all images in the context, for policies that have no ids."""
     visual_by_layer: tuple[int, ...] | None = None
     """Visual tokens of the context that entered each layer of the decoder, where the policy removes some."""
+    cached_tokens: int | None = None
+    """How many of the `prompt_tokens` an endpoint had computed before; None where it does not say."""
+    calls: tuple[Mapping[str, Any], ...] = ()
+    """Calls of functions that are not the protocol's, in the form of OpenAI's `tool_calls`: whoever offered them is to answer."""
     selection_flops: int = 0
     """Floating-point operations spent on choosing which visual tokens stay."""
 
@@ -279,6 +314,11 @@ class Message:
     role: Role
     content: Content
     completion: Completion | None = field(default=None, compare=False, repr=False)
+    _: KW_ONLY
+    wire: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What else the message has in chat completions: `tool_calls`, `tool_call_id`, `name`. Only an endpoint can be sent it."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), compare=False, repr=False)
+    """Functions of the protocol that can be called from here on, in OpenAI's form, where it is not the text that names them."""
 
 
 History: TypeAlias = "list[Message]"

@@ -30,10 +30,13 @@ class ViewSizes:
     Args:
         sizes: (width, height) in px of each image, upright.
         budget: of the model's image processor; a provider's size rule will do where there are no regions.
+        fixed: for each image the level that it is shown at for good, so that no more of it is on offer, or None; none at all
+            where the menu holds for every image.
     """
 
-    def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule):
+    def __init__(self, menu: Menu, sizes: Sequence[tuple[int, int]], budget: SizeRule, fixed: Sequence[float | None] = ()):
         self.menu, self.sizes, self.budget = menu, tuple(sizes), budget
+        self.fixed = tuple(fixed) or (None,) * len(self.sizes)
         self.image_boxes = tuple(whole(*size) for size in sizes)
 
     @functools.cached_property
@@ -48,6 +51,8 @@ class ViewSizes:
         return tuple(self._levels(image) for image in range(len(self.sizes)))
 
     def _levels(self, image: int) -> tuple[float, ...]:
+        if (level := self.fixed[image]) is not None:
+            return (level,)
         levels, box = self.menu.ladder.levels, self.image_boxes[image]
         kept = [1.0 if self.menu.beyond_levels else levels[-1]]
         for level in reversed(levels):
@@ -68,8 +73,8 @@ class ViewSizes:
         levels = self.menu.ladder.levels
         return tuple(
             f"ladder collapsed to {','.join(f'{level:g}' for level in kept)}: a lower level would save no tokens"
-            for kept in self.levels
-            if kept != levels
+            for kept, fixed in zip(self.levels, self.fixed, strict=True)
+            if kept != levels and fixed is None
         )
 
     def view_size(self, image: int, box: Box, level: float) -> ViewSize:

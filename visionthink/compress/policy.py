@@ -59,7 +59,7 @@ class CompressedPolicy:
 
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         """See `LocalPolicy.complete`."""
-        return self.policy.complete_with(self.complete_batch, histories)
+        return self.policy.complete_with(lambda part: self.complete_batch([histories[i] for i in part]), histories)
 
     def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
         """One completion per history, all read at once."""

@@ -165,7 +165,7 @@ def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
     return {
         "id": c.counts.id,
         "problem": example.question if _marked(example) else IMAGE_MARK * len(example.images) + example.question,
-        "earlier": [{"role": role, "content": text} for role, text in example.earlier],
+        "earlier": [{"role": role, "content": text} for role, text, _ in example.conversation],
         "images": [{"bytes": _bytes(image), "path": None} for image in example.images],
         "original_answer": example.answer,
         "aliases": list(example.aliases),
@@ -179,7 +179,7 @@ def _curated_row(c: Curated, example: Example) -> dict[str, Any]:
 
 def _marked(example: Example) -> bool:
     """Whether the conversation says where the images stand."""
-    return any(IMAGE_MARK in text for text in (example.question, *(text for _, text in example.earlier)))
+    return any(IMAGE_MARK in text for text in (example.question, *(text for _, text, _ in example.conversation)))
 
 
 def _bytes(image: ImageSource) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 from PIL import Image
@@ -23,6 +24,6 @@ def images_digest(images: Sequence[Image.Image]) -> str:
 
 def content_id(example: Example, image: str) -> str:
     """An id made of the conversation, the question, the reference answer and the digest of the images."""
-    said = (part for message in example.earlier for part in message)
+    said = (part for role, text, wire in example.conversation for part in (role, text, *([json.dumps(wire)] if wire else [])))
     parts = (example.question, example.answer or "", image, *said)
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,11 +1,15 @@
 """An endpoint that speaks OpenAI's chat completions: the client, and what its replies mean.
 
-`client` asks, again where that may help, and never waits without a bound; `completions` reads what came back, `failures` what
-went wrong, `breaker` when that means that the endpoint is down, `streams` bodies that are no single JSON value.
+`connection` asks, again where that may help, and never waits without a bound (`transport` is one request, `breaker` says when the
+endpoint is down); `completions` reads what came back (`endings`, `figures` and `wording` are parts of it), `failures` what went
+wrong, `reading` a reply while it comes (`events` and `streams` put it together). `client` connects callers without an event loop.
 """
 
-from visionthink.endpoint.client import Client, Connection, Endpoint
+from visionthink.endpoint.client import Client
 from visionthink.endpoint.completions import Completed
+from visionthink.endpoint.connection import Connection
+from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
+from visionthink.endpoint.reading import Delta
 
-__all__ = ["Client", "Completed", "Connection", "Endpoint", "Unanswered"]
+__all__ = ["Client", "Completed", "Connection", "Delta", "Endpoint", "Unanswered"]

@@ -7,12 +7,13 @@ is understood only in part is the latter. Whether what was said is an answer is 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from visionthink.endpoint.endings import ending_of, finish_reason
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
+from visionthink.endpoint.figures import logprobs_of, usage_of
 from visionthink.endpoint.streams import parse_body
 from visionthink.endpoint.wording import taken_apart
 from visionthink.errors import one_line
@@ -31,10 +32,16 @@ class Completed:
     completion_tokens: int | None = None
     image_tokens: int | None = None
     """How many of the prompt tokens they are."""
+    cached_tokens: int | None = None
+    """How many of the prompt tokens the server had computed before."""
+    logprobs: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    """The text that each token added, and the natural logarithm of its probability; empty where the server does not say."""
     reasoning: str = ""
     """What the server took out of the text as thinking."""
     calls: tuple[tuple[str, str], ...] = ()
     """Name, and arguments as JSON text, of the tool calls that it took out of the text."""
+    call_ids: tuple[str, ...] = ()
+    """What the server calls each of them; an empty text where it does not say."""
     note: str = ""
     """The server's words where it refused; what is uncertain about the reply elsewhere."""
 
@@ -48,60 +55,15 @@ class Completed:
         return f"the server gave {held} ({ending}{counted})" + (f": {words}" if words else "")
 
 
-# ------------------------------------------------------------------------------------------------ endings
-
-Ending = Literal["stop", "length", "refused", "failed"]
-
-_ENDS = frozenset(
-    "stop|eos|eos token|eos token id|eos found|eot|end|end turn|end of turn|end of text|end of sequence|endoftext|"
-    "stop sequence|stop token|stop string|stop string found|stop str|stop word|stop words|complete|completed|finish|finished|"
-    "done|success|succeeded|tool|tools|tool call|tool calls|tool use|function|function call|function calls".split("|")
-)
-"""The names that mean that a reply came to its end. One word more may deny it: `not_finished`, `stopped_by_user`."""
-_ENDINGS: tuple[tuple[Ending, str], ...] = (  # in this order: `error_toxic` is a refusal
-    ("failed", r"malformed|unexpected|abort|cancel|interrupt|timeout|fail|network|insufficient|overload|pause"),
-    ("refused", r"\w*filter|safety|refus|block|prohibit|recitation|spii|sensitive|moderat|guardrail|toxic|polic|flagged|armor"),
-    ("length", r"length|max|limit|window|trunc|incomplete"),
-    ("failed", r"error"),
-)
-
-
-def ending_of(name: str) -> Ending | None:
-    """What a finish reason means: the end by its whole name, anything else by a word in it; None where it is not known.
-
-    stop, eos_token, end_turn, STOP, tool_calls; length, MAX_TOKENS, model_length; content_filter, SAFETY, refusal; error, abort.
-    """
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name.rpartition(".")[2]).lower()
-    spaced = re.sub(r"[^a-z]+", " ", spaced).removeprefix("finish reason ")
-    if spaced.strip() in _ENDS:
-        return "stop"
-    return next((ending for ending, words in _ENDINGS if re.search(rf"\b(?:{words})", spaced)), None)
-
-
-def _finish_reason(choice: Mapping[str, Any]) -> str:
-    """The finish reason as the server names it; behind a router that reports a normal end, the one of the model's server."""
-    named = [_named(choice[k]) for k in ("finish_reason", "finishReason", "native_finish_reason") if choice.get(k) is not None]
-    denied = (name for name in named if ending_of(name) not in (None, "stop"))
-    return next(denied, named[0] if named else "")
-
-
-def _named(reason: Any) -> str:
-    """SGLang's engine puts it into a record."""
-    reason = reason.get("type", "") if isinstance(reason, dict) else reason
-    return reason.strip() if isinstance(reason, str) else json.dumps(reason)
-
-
-# ------------------------------------------------------------------------------------------------ replies
-
-
 @dataclass(kw_only=True)
-class _MessageParts:
+class MessageParts:
     """What a message holds, in order."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     refusal: list[str] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    call_ids: list[str] = field(default_factory=list)
 
 
 def read_reply(content: str) -> Completed:
@@ -111,9 +73,9 @@ def read_reply(content: str) -> Completed:
         Unanswered: it is none, it says that something failed, or it is understood only in part.
     """
     try:
-        return _read(_parsed(content))
+        return completed_of(_parsed(content))
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
 
 
 def read_record(content: str) -> Any:
@@ -127,7 +89,7 @@ def read_record(content: str) -> Any:
         if (error := error_of(record)) is not None:
             raise failed(error)
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     return record
 
 
@@ -139,7 +101,8 @@ def _parsed(content: str) -> Any:
         raise Unanswered("server", f"the reply is {error}: {words}" if words else "the reply is empty") from None
 
 
-def _read(record: Any) -> Completed:
+def completed_of(record: Any) -> Completed:
+    """The reply that a record holds; errors as of `read_reply`."""
     record = record[0] if isinstance(record, list) and len(record) == 1 else record
     if (error := error_of(record)) is not None:
         raise failed(error)
@@ -153,24 +116,26 @@ def _read(record: Any) -> Completed:
         raise _not_understood(f"{len(choices)} completions, and one was asked for")
     choice = choices[0]
     message = choice.get("message", choice.get("delta"))
-    name = _finish_reason(choice)
+    name = finish_reason(choice)
     error = choice.get("error") or (message.get("error") if isinstance(message, dict) else None)
     if error:
         raise failed(error)
-    said = _MessageParts()
+    said = MessageParts()
     if isinstance(message, dict):
-        _message(message, said)
+        read_message(message, said)
     if choice.get("text") and not any(said.text):  # of the older endpoint for completions
         _content(choice["text"], said)
     elif message is not None and not isinstance(message, dict):
         raise _not_understood(f"a message of the form {json.dumps(message)}")
     elif message is None and "text" not in choice and ending_of(name) in (None, "stop"):
         raise Unanswered("server", short(f"the reply holds no completion: {json.dumps(record)}"))
-    return _completed(said, name, _usage(record))
+    return _completed(said, name, usage_of(record), logprobs_of(choice))
 
 
-def _completed(said: _MessageParts, name: str, usage: Mapping[str, int | None]) -> Completed:
-    text, reasoning, refusal = (_sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
+def _completed(
+    said: MessageParts, name: str, usage: Mapping[str, int | None], logprobs: tuple[tuple[str, float], ...]
+) -> Completed:
+    text, reasoning, refusal = (sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
     thinking, text = taken_apart(text)
     reasoning, ending, note = reasoning or thinking, ending_of(name), ""
     if ending == "failed":
@@ -187,12 +152,19 @@ def _completed(said: _MessageParts, name: str, usage: Mapping[str, int | None]) 
         ended_as=name,
         reasoning=reasoning,
         calls=tuple(said.calls),
+        call_ids=tuple(said.call_ids),
+        logprobs=logprobs,
         note=note,
         **usage,
     )
 
 
-def _message(message: Mapping[str, Any], said: _MessageParts) -> None:
+def read_message(message: Mapping[str, Any], said: MessageParts) -> None:
+    """Add what a message holds.
+
+    Raises:
+        Unanswered: it holds something else, too.
+    """
     for name in ("audio", "images", "image", "video"):
         if message.get(name):
             raise _not_understood(name)
@@ -205,12 +177,13 @@ def _message(message: Mapping[str, Any], said: _MessageParts) -> None:
         names = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details", "thinking_blocks")
         said.reasoning.append(next((words for name in names if (words := _thought(message.get(name)))), ""))
     calls = message.get("tool_calls") or []
-    said.calls += map(_call, calls if isinstance(calls, list) else [calls])
-    if (older := message.get("function_call")) and (call := _call(older)) not in said.calls:
-        said.calls.append(call)
+    for call in calls if isinstance(calls, list) else [calls]:
+        _take_call(call, said)
+    if (older := message.get("function_call")) and _call(older) not in said.calls:
+        _take_call(older, said)
 
 
-def _content(content: Any, said: _MessageParts) -> None:
+def _content(content: Any, said: MessageParts) -> None:
     """Text, nothing, a part, or a list of parts."""
     for part in content if isinstance(content, list) else [content]:
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, dict) else None
@@ -223,7 +196,7 @@ def _content(content: Any, said: _MessageParts) -> None:
         elif kind == "refusal":
             said.refusal.append(_plain(part.get("refusal")))
         elif kind in ("tool_use", "tool_call", "function_call"):
-            said.calls.append(_call(part))
+            _take_call(part, said)
         else:
             raise _not_understood(f"a part of the form {json.dumps(part)}")
 
@@ -246,6 +219,12 @@ def _thought(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _take_call(call: Any, said: MessageParts) -> None:
+    name = call.get("id") if isinstance(call, dict) else None
+    said.calls.append(_call(call))
+    said.call_ids.append(name if isinstance(name, str) else "")
+
+
 def _call(call: Any) -> tuple[str, str]:
     """Name, and arguments as JSON text, of a call in any of its forms."""
     record = call if isinstance(call, dict) else {}
@@ -263,7 +242,7 @@ def _call(call: Any) -> tuple[str, str]:
     return name, json.dumps(arguments, ensure_ascii=False)
 
 
-def _too_deep() -> Unanswered:
+def too_deep() -> Unanswered:
     return Unanswered("server", "the reply is nested too deeply", final=True)
 
 
@@ -271,7 +250,7 @@ def _not_understood(what: str) -> Unanswered:
     return Unanswered("server", short(f"the reply is understood only in part; it holds {what}"), final=True)
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """Halves of a character that were sent apart are joined; one that stands alone cannot be written to a file."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -284,22 +263,3 @@ def _blocked(record: Mapping[str, Any]) -> str:
     if not reason and filtered and '"filtered": true' in json.dumps(filtered):
         reason = json.dumps(filtered)
     return short(f"the server blocked the prompt: {reason}") if reason else ""
-
-
-def _usage(record: Mapping[str, Any]) -> dict[str, int | None]:
-    usage = record.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    by_kind = details.get("multimodal_tokens")  # of vLLM
-    return {
-        "prompt_tokens": _count(usage, "prompt_tokens", "input_tokens"),
-        "completion_tokens": _count(usage, "completion_tokens", "output_tokens"),
-        "image_tokens": _count(by_kind, "image") if isinstance(by_kind, dict) else _count(details, "image_tokens"),
-    }
-
-
-def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    found = next((usage[name] for name in names if usage.get(name) is not None), None)
-    whole = int(found) if isinstance(found, float) and found.is_integer() else found
-    return whole if isinstance(whole, int) and not isinstance(whole, bool) and 0 <= whole < 1 << 53 else None

@@ -1,13 +1,15 @@
-"""The JSON in the body of a response, also where the server streamed a reply that was not to be streamed."""
+"""The JSON in the body of a response, and a reply that was streamed, put together."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from visionthink.endpoint.events import Events
 from visionthink.endpoint.failures import error_of
 
 _ONCE = ("role", "type", "id", "name", "index")
@@ -36,44 +38,72 @@ def parse_body(text: str) -> Any:
         raise
     except ValueError:
         text = text.strip()
-    lines = [line[5:].strip() for line in re.split(r"[\r\n]+", text) if line.startswith("data:")]
-    if not lines:
-        ended = re.sub(r"\s*data:\s*\[DONE\]$", "", text)  # a whole reply with the end of a stream behind it
-        try:
-            return json.loads(ended)
-        except ValueError:
-            raise ValueError("no JSON") from None
+    events, assembly = Events(), Assembly()
+    for record in itertools.chain(events.feed(text), events.finish()):
+        if error_of(record) is not None:
+            return record
+        assembly.add(record)
+    if events.found:
+        return assembly.whole(ended=events.ended)
+    ended = re.sub(r"\s*data:\s*\[DONE\]$", "", text)  # a whole reply with the end of a stream behind it
     try:
-        events = [json.loads(line) for line in lines if line and line != "[DONE]"]
+        return json.loads(ended)
     except ValueError:
-        raise ValueError("a stream that was cut off") from None
-    if not events or not all(isinstance(event, dict) for event in events):
-        raise ValueError("a stream without a reply")
-    return _assembled(events, ended="[DONE]" in lines)
+        raise ValueError("no JSON") from None
 
 
-def _assembled(events: list[dict[str, Any]], *, ended: bool) -> dict[str, Any]:
-    reply: dict[str, Any] = {}
-    choices: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if error_of(event) is not None:
-            return event
-        reply |= {name: value for name, value in event.items() if value is not None and name != "choices"}
+class Assembly:
+    """The records of a stream, put together as one reply."""
+
+    def __init__(self) -> None:
+        self._reply: dict[str, Any] = {}
+        self._choices: dict[int | str, dict[str, Any]] = {}
+
+    def add(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take a record; what its first choice adds to the reply.
+
+        Raises:
+            ValueError: it cannot be a part of a reply; the message says what the stream is.
+        """
+        self._reply |= {name: value for name, value in event.items() if value is not None and name != "choices"}
         pieces = event.get("choices")
-        for piece in pieces if isinstance(pieces, list) else []:
-            if not isinstance(piece, dict):
-                raise ValueError("a stream of an unknown form")
-            choice = choices.setdefault(json.dumps(piece.get("index", 0)), {})
+        pieces = pieces if isinstance(pieces, list) else []
+        if not all(isinstance(piece, dict) for piece in pieces):
+            raise ValueError("a stream of an unknown form")
+        first: Mapping[str, Any] = {}
+        for piece in pieces:
+            index = piece.get("index", 0)
+            place = index if type(index) is int else json.dumps(index)
+            choice = self._choices.setdefault(place, {})
             said, whole = choice.get("message"), piece.get("message")
             if said is not None and whole is not None and said != whole:
                 raise ValueError("a stream of several messages")
-            _extend(choice, {name: value for name, value in piece.items() if name != "message"})
+            _extend(choice, {name: value for name, value in piece.items() if name != "message"} if "message" in piece else piece)
             choice |= {} if whole is None else {"message": whole}
-    for choice in choices.values():
-        _joined(choice)
-    if not ended and not any(choice.get("finish_reason") for choice in choices.values()):
-        raise ValueError("a stream that was cut off")
-    return reply | ({"choices": list(choices.values())} if choices else {})
+            first = piece if place == next(iter(self._choices)) else first
+        return first
+
+    @property
+    def finished(self) -> bool:
+        """Whether the reply has come to its end, whatever may follow it."""
+        return any(choice.get("finish_reason") for choice in self._choices.values())
+
+    def whole(self, *, ended: bool) -> dict[str, Any]:
+        """The reply; to be asked for once.
+
+        Args:
+            ended: whether the stream has said that this was all.
+
+        Raises:
+            ValueError: it is not whole.
+        """
+        if not self._reply and not self._choices:
+            raise ValueError("a stream without a reply")
+        for choice in self._choices.values():
+            _joined(choice)
+        if not ended and not self.finished:
+            raise ValueError("a stream that was cut off")
+        return self._reply | ({"choices": list(self._choices.values())} if self._choices else {})
 
 
 def _joined(choice: dict[str, Any]) -> None:
@@ -125,8 +155,8 @@ def _listed(value: Any) -> list[Any]:
 def _append(items: list[Any], item: Any) -> None:
     """An item with the index of an earlier one goes on with it."""
     index = item.get("index") if isinstance(item, dict) else None
-    same = [i for i in items if isinstance(i, dict) and index is not None and i.get("index") == index]
-    if same:
-        _extend(same[0], item)
+    same = None if index is None else next((i for i in items if isinstance(i, dict) and i.get("index") == index), None)
+    if same is not None:
+        _extend(same, item)
     else:
         items.append(item)

@@ -21,7 +21,7 @@ from torch import Tensor
 from visionthink.engine.attention import share_attention, without_mask
 from visionthink.engine.decoding import Cache, Decode, Prefill
 from visionthink.engine.positions import rope_positions
-from visionthink.engine.sampling import Said, Sampling, Streams
+from visionthink.engine.sampling import Listen, Said, Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode_once
 from visionthink.engine.tree import PrefixTree, row_keys, visual
 
@@ -109,6 +109,7 @@ class Engine:
         streams: Streams | None = None,
         *,
         retain: bool = False,
+        listen: Listen | None = None,
     ) -> list[Said]:
         """What is said after each prompt.
 
@@ -118,11 +119,12 @@ class Engine:
             sampling: how tokens are drawn.
             streams: needed at a temperature above 0.
             retain: also keep what is known of conversations that are not among these; for a batch that is completed in parts.
+            listen: hears every token, and may end rows.
         """
         if not prompts:
             return []
         try:
-            return self._complete(prompts, images, sampling, streams, retain=retain)
+            return self._complete(prompts, images, sampling, streams, retain, listen)
         except BaseException:  # what is known must not be half of a call, nor stay where memory has run out
             self.forget()
             raise
@@ -133,8 +135,8 @@ class Engine:
         images: Sequence[Sequence[Image.Image]],
         sampling: Sampling,
         streams: Streams | None,
-        *,
         retain: bool,
+        listen: Listen | None,
     ) -> list[Said]:
         before = self.images.prepared
         prepared = self.images.of(images)
@@ -150,7 +152,8 @@ class Engine:
             self._keep_what_goes_on(rows)
         with sampling.numbers(streams, prompts, prepared) as numbers:
             tree, cache, logits, following = self._prefill(rows, [prepared[i] for i in first], retain=retain)
-            said, own = self._decode(self._behind(tree, cache, of), logits, following, prompts, sampling, numbers)
+            decode = self._behind(tree, cache, of)
+            said, own = self._decode(decode, logits, following, prompts, sampling, numbers, listen)
         self._remember(tree, cache, rows, of, said, own)
         return said
 
@@ -260,6 +263,7 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         numbers: list[np.random.Generator] | None,
+        listen: Listen | None,
     ) -> tuple[list[Said], list[Cache]]:
         """What every row says, and keys and values of all of it but the last token."""
         of, device = decode.of, self.model.device
@@ -278,7 +282,12 @@ class Engine:
             for row, token, logprob in zip(live, tokens, chosen.tolist(), strict=True):
                 ids[row].append(token)
                 logprobs[row].append(logprob)
-            staying = [i for i, r in enumerate(live) if ids[r][-1] not in sampling.ends and len(ids[r]) < sampling.most]
+            ended = listen(live, tokens) if listen else ()
+            staying = [
+                i
+                for i, r in enumerate(live)
+                if ids[r][-1] not in sampling.ends and len(ids[r]) < sampling.most and r not in ended
+            ]
             if len(staying) < len(live):
                 for i in set(range(len(live))) - set(staying):
                     own[live[i]] = decode.said(i)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,10 @@ class Said:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+
+Listen: TypeAlias = Callable[[Sequence[int], Sequence[int]], Collection[int]]
+"""Is given the rows that have drawn a token, and the tokens; says which of these rows end with it."""
 
 
 class Streams:

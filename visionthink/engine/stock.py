@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from visionthink.engine.sampling import Said, Sampling, Streams
+from visionthink.engine.sampling import Listen, Said, Sampling, Streams
 from visionthink.engine.tower import Pixels, PreparedImages
 
 
@@ -44,14 +44,17 @@ class StockGeneration:
         images: Sequence[Sequence[Image.Image]],
         sampling: Sampling,
         streams: Streams | None = None,
+        *,
+        listen: Listen | None = None,
     ) -> list[Said]:
-        """What is said after each prompt; see `engine.Engine.complete`."""
+        """What is said after each prompt; see `engine.Engine.complete`. A row that ends early is computed on, to no effect, until
+        the last one has ended."""
         if not prompts:
             return []
         prepared = self.images.of(images)
         self.images.keep({image.number for row in prepared for image in row})  # a second round shows the first view again
         with sampling.numbers(streams, prompts, prepared) as numbers:
-            draws = _Draws(sampling, numbers)
+            draws = _Draws(sampling, numbers, listen)
             output = self.model.generate(
                 **self.inputs(prompts, prepared),
                 max_new_tokens=sampling.most,
@@ -63,7 +66,10 @@ class StockGeneration:
         self.first_token = draws.first_token
         sampled = output[:, max(map(len, prompts)) :].tolist()
         logprobs = torch.stack(draws.logprobs, 1).tolist()
-        return [_until(sampling.ends, ids, scores) for ids, scores in zip(sampled, logprobs, strict=True)]
+        return [
+            Said(ids=tuple(ids[:length]), logprobs=tuple(scores[:length]))
+            for ids, scores, length in zip(sampled, logprobs, draws.lengths, strict=True)
+        ]
 
     def inputs(self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Pixels]]) -> dict[str, Tensor]:
         """Left-padded input_ids and attention_mask [prompts, longest], pixel_values [patches, values of a patch], image_grid_thw
@@ -82,28 +88,36 @@ class StockGeneration:
         return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def _until(ends: frozenset[int], ids: list[int], logprobs: list[float]) -> Said:
-    """What a row said up to its end; padding stands behind it."""
-    length = next((i for i, token in enumerate(ids, 1) if token in ends), len(ids))
-    return Said(ids=tuple(ids[:length]), logprobs=tuple(logprobs[:length]))
-
-
 class _Draws(LogitsProcessor):
     """Draws the next tokens by our rule, and leaves `generate` no other choice.
 
     It is the only processor, so that the scores are the model's own logits.
     """
 
-    def __init__(self, sampling: Sampling, streams: Sequence[np.random.Generator] | None):
-        self._sampling, self._streams = sampling, streams
+    def __init__(self, sampling: Sampling, streams: Sequence[np.random.Generator] | None, listen: Listen | None):
+        self._sampling, self._streams, self._listen = sampling, streams, listen
+        self.lengths: list[int] = []
+        """Tokens of each row up to its end; padding stands behind it."""
+        self._live: list[int] = []
         self.logprobs: list[Tensor] = []
         """The log-probabilities of the tokens that were drawn, one tensor [prompts] for each step."""
         self.first_token = 0.0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         drawn, logprobs = self._sampling.draw(scores, input_ids[:, -self._sampling.memory :].tolist(), self._streams)
+        tokens = drawn.tolist()  # a GPU is waited for
         if not self.logprobs:
-            drawn.tolist()  # a GPU is waited for
             self.first_token = time.perf_counter()
+            self.lengths, self._live = [0] * len(tokens), list(range(len(tokens)))
         self.logprobs.append(logprobs)
+        of_live = [tokens[row] for row in self._live]
+        for row in self._live:
+            self.lengths[row] += 1
+        ended = self._listen(self._live, of_live) if self._listen else ()
+        over = [row for row in range(len(tokens)) if row not in self._live]
+        if over:  # these were to draw no more: `generate` is told that they end
+            drawn = drawn.index_fill(0, torch.tensor(over, device=drawn.device), min(self._sampling.ends))
+        self._live = [
+            row for row, token in zip(self._live, of_live, strict=True) if token not in self._sampling.ends and row not in ended
+        ]
         return torch.full_like(scores, -torch.inf).scatter(1, drawn[:, None], 0.0)

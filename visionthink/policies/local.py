@@ -26,13 +26,12 @@ from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.hearing import Hearing, Listener
 from visionthink.policies.render import Renderer, shown, within_context
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
 log = logging.getLogger(__name__)
-
-CompleteBatch = Callable[[Sequence[History]], list[Completion]]
 
 
 class LocalPolicy:
@@ -58,11 +57,7 @@ class LocalPolicy:
         batch_size: int | None = None,
         seed: int = 0,
     ):
-        for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-            if (value is not None or name == "max_new_tokens") and not (isinstance(value, int) and value >= 1):
-                raise OptionError(f"{name} {value!r}: must be a whole number of at least 1")
-        if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
-            raise OptionError(f"temperature {temperature!r}: must be a number of at least 0")
+        _check(temperature, max_new_tokens=max_new_tokens, **({} if batch_size is None else {"batch_size": batch_size}))
         self.checkpoint, self.batch_size, self.seed = checkpoint, batch_size, seed
         self.renderer = Renderer(checkpoint.tokenizer, (protocol or checkpoint.protocol).boundary)
         self._sampling = Sampling(
@@ -109,6 +104,31 @@ class LocalPolicy:
         """The same policy with its sampling begun anew; it shares the weights."""
         return self._with(seed=seed, _streams=Streams(seed))
 
+    def sampling_as(
+        self, *, temperature: float | None = None, max_new_tokens: int | None = None, seed: int | None = None
+    ) -> Self:
+        """The same policy with another rule of sampling, where one is given; it shares the weights.
+
+        Raises:
+            OptionError: a value that cannot be.
+        """
+        rule = self._sampling
+        most = rule.most if max_new_tokens is None else max_new_tokens
+        temperature = rule.temperature if temperature is None else temperature
+        _check(temperature, max_new_tokens=most)
+        own = self if seed is None else self.seeded(seed)
+        return own._with(_sampling=dataclasses.replace(rule, most=most, temperature=temperature))
+
+    def samples_like(self, other: LocalPolicy) -> bool:
+        """Whether prompts of both can be completed in one call, but for the length of the replies."""
+        one, another = (dataclasses.replace(policy._sampling, most=1) for policy in (self, other))
+        return one == another and (not one.temperature or self._streams is other._streams)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens of a reply."""
+        return self._sampling.most
+
     def reading_whole(self) -> Self:
         """The same policy, which has `generate` of transformers read every prompt as a whole; it shares the weights."""
         return self._with(_generation=self._stock)
@@ -118,15 +138,29 @@ class LocalPolicy:
         vars(other).update(changes)
         return other
 
-    def complete(self, histories: Sequence[History]) -> list[Completion]:
-        """One completion per history; an error where the prompt leaves the model's context no room for an answer."""
-        return self.complete_with(self.complete_batch, histories)
+    def complete(self, histories: Sequence[History], listeners: Sequence[Listener] = ()) -> list[Completion]:
+        """One completion per history; an error where the prompt leaves the model's context no room for an answer.
 
-    def complete_with(self, complete_batch: CompleteBatch, histories: Sequence[History]) -> list[Completion]:
-        """As `complete`, where `complete_batch` completes as many histories at once as fit into memory."""
+        Args:
+            listeners: one for each history, or none. A reply that is sampled again, because memory ran out, is heard again.
+        """
+
+        def complete_batch(part: Sequence[int]) -> list[Completion]:
+            return self.complete_batch([histories[i] for i in part], [listeners[i] for i in part] if listeners else ())
+
+        return self.complete_with(complete_batch, histories)
+
+    def complete_with(
+        self, complete_batch: Callable[[Sequence[int]], list[Completion]], histories: Sequence[History]
+    ) -> list[Completion]:
+        """As `complete`.
+
+        Args:
+            complete_batch: gets the indices of as many histories as fit into memory, and completes these at once.
+        """
         context = self.checkpoint.model.config.get_text_config().max_position_embeddings
         prompts = [self.renderer.prompt_ids(history) for history in histories]
-        complete = memory.halving(lambda part: complete_batch([histories[i] for i in part]))
+        complete = memory.halving(complete_batch)
 
         def in_parts(fitting: Sequence[int]) -> list[Completion]:
             return memory.complete_in_parts(fitting, [len(ids) for ids in prompts], self._fitting, complete)
@@ -141,19 +175,23 @@ class LocalPolicy:
         free = memory.free_bytes(model.device) + self._generation.bytes_held  # which is dropped, or spares as much
         return memory.fitting([n + self._sampling.most for n in lengths], per_token, free)
 
-    def complete_batch(self, histories: Sequence[History]) -> list[Completion]:
-        """One completion per history, all read at once."""
+    def complete_batch(self, histories: Sequence[History], listeners: Sequence[Listener] = ()) -> list[Completion]:
+        """One completion per history, all read at once; see `complete`."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         images = shown(histories)
         with self._lock, torch.inference_mode():
             started = time.perf_counter()
             # the engine passes by the model's own forward, and what is hooked in there (`compress.compress`)
             generation = self._stock if self.checkpoint.model.model._forward_pre_hooks else self._generation
-            said = generation.complete(prompts, images, self._sampling, self._streams)
+            heard = Hearing(self.renderer, listeners) if listeners else None
+            said = generation.complete(prompts, images, self._sampling, self._streams, listen=heard)
             first_token = generation.first_token
         share = 1 / len(histories)
         seconds, first_token_seconds = (time.perf_counter() - started) * share, (first_token - started) * share
-        return [self._completion(prompt, each, seconds, first_token_seconds) for prompt, each in zip(prompts, said, strict=True)]
+        completions = [
+            self._completion(prompt, each, seconds, first_token_seconds) for prompt, each in zip(prompts, said, strict=True)
+        ]
+        return heard.noted(completions) if heard else completions
 
     def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
         """What transformers is given of prompts and the views of their histories, see `engine.stock.StockGeneration.inputs`."""
@@ -171,3 +209,11 @@ class LocalPolicy:
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
+
+
+def _check(temperature: float, **counts: int) -> None:
+    for name, value in counts.items():
+        if not (isinstance(value, int) and value >= 1):
+            raise OptionError(f"{name} {value!r}: must be a whole number of at least 1")
+    if not (isinstance(temperature, (int, float)) and 0 <= temperature < math.inf):
+        raise OptionError(f"temperature {temperature!r}: must be a number of at least 0")

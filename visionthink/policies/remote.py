@@ -1,8 +1,8 @@
 """A policy behind an endpoint that speaks OpenAI's chat completions: vLLM, SGLang, `transformers serve`, or a vendor.
 
-In prompt mode: the tool stands in the text, and a request comes back as text or, where the server parses it, as a call that is
-written out again; so any server will do. A reply without an answer and without a request is a failure with the server's words,
-never an empty answer. A view is sent as the same PNG bytes in every round, so that a prefix cache finds it.
+The tool stands in the text (prompt mode), or beside it where the dialect says so (`native`). A request comes back as text or,
+where the server parses it, as a call that is written out again; so any server will do. A reply without an answer and without a
+request is a failure with the server's words, never an empty answer.
 What the server says about tokens is written down as it says it; where it does not count image tokens, those that the model's own
 rule gives are.
 """
@@ -10,16 +10,18 @@ rule gives are.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
+import copy
+import dataclasses
+import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, Self
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError, one_line
-from visionthink.protocol import Protocol, written_out
-from visionthink.types import Completion, Failure, History, ImageView, Message
+from visionthink.policies.wire import by_token, call_of, functions_of, messages_of, named
+from visionthink.protocol import Answer, Protocol, Reply, Request, Writing, written_out
+from visionthink.types import Completion, Failure, History
 
 
 class RemotePolicy:
@@ -51,6 +53,7 @@ class RemotePolicy:
         for name in omit:
             if name not in fields:
                 raise OptionError(f"omit {name!r}: is no field of the request; it has {', '.join(fields)}")
+        self._omitted = frozenset(omit)
         self._sampling = {name: value for name, value in fields.items() if name not in omit}
         self._client, self._model = Client(endpoint), endpoint.model
 
@@ -62,17 +65,86 @@ class RemotePolicy:
         """
         return self._client.run(lambda connection: self._complete(connection, histories))
 
+    async def speak(self, history: History, until: Callable[[str], bool] | None = None) -> AsyncGenerator[str | Completion]:
+        """Pieces of the text as they are said, then the completion, which counts: it is what `complete` gives for the same reply,
+        and what a server took apart wrongly is put right only there.
+
+        Closing the generator closes the connection to the endpoint. The event loop's own connection is used, see `aclose`.
+
+        Args:
+            until: is asked with the whole text so far after each piece; where it is true the reply ends there.
+        """
+        connection = self._client.here()
+        try:
+            model = self._model or await connection.only_model()
+        except OptionError as error:
+            cause = error.__cause__
+            yield Completion.failed(cause.kind if isinstance(cause, Unanswered) else "bad_request", str(error))
+            return
+        async with connection.slots:
+            await connection.turn()
+            started, first = time.monotonic(), None
+            body = await asyncio.to_thread(self._body, model, history)  # views are encoded there
+            completion: Completion | None = None
+            writing, tokens = Writing(), list[tuple[str, float]]()
+            reply = connection.stream(body, started + connection.endpoint.deadline)
+            try:
+                async for item in reply:
+                    seconds = time.monotonic() - started
+                    if isinstance(item, Completed):
+                        completion = self._completion(item, seconds)
+                        piece = "" if completion.error else writing.finish(completion.text)
+                    else:
+                        tokens += item.logprobs
+                        piece = writing.add(item.text, item.reasoning)
+                    if piece:
+                        first = seconds if first is None else first
+                        yield piece
+                        if until is not None and until(writing.text):
+                            break
+            except Unanswered as failure:
+                completion = _failed(failure, time.monotonic() - started)
+            finally:
+                await reply.aclose()
+            if completion is None:  # the server was not heard out, and has counted nothing
+                completion = Completion(writing.text, seconds=time.monotonic() - started, **by_token(tokens, writing.text))
+        if completion.finish_reason == "length" and until is not None and until(writing.text):
+            completion = dataclasses.replace(completion, finish_reason="stop")
+        yield dataclasses.replace(completion, first_token_seconds=first)
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Self:
+        """The same policy with other fields of the request body, over the same connections. None, or an empty list,
+        leaves a field out; those that the endpoint does not take (`omit`) stay out."""
+        other = copy.copy(self)
+        kept = dict(self._sampling)
+        if "max_completion_tokens" in fields:  # the newer name of the same
+            kept.pop("max_tokens", None)
+        chosen = {name: value for name, value in {**kept, **fields}.items() if value not in (None, [], ())}
+        other._sampling = {name: value for name, value in chosen.items() if name not in self._omitted}
+        return other
+
+    async def models(self) -> list[str]:
+        """Names of what the endpoint serves.
+
+        Raises:
+            Unanswered: it does not say.
+        """
+        return await self._client.here().models()
+
     def close(self) -> None:
         """Close connections; a policy that is used again opens new ones."""
         self._client.close()
 
-    async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
-        if not self._model:
-            self._model = await connection.only_model()
-        return await asyncio.gather(*(self._ask(connection, history, i) for i, history in enumerate(histories)))
+    async def aclose(self) -> None:
+        """Close the connection that `speak` has opened in the event loop that is running."""
+        await self._client.aclose()
 
-    async def _ask(self, connection: Connection, history: History, number: int) -> Completion:
-        body = {"model": self._model, "messages": [self._message(m) for m in history], **self._sampling}
+    async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
+        model = self._model or await connection.only_model()
+        bodies = [self._body(model, history) for history in histories]
+        return await asyncio.gather(*(self._ask(connection, body, i) for i, body in enumerate(bodies)))
+
+    async def _ask(self, connection: Connection, body: dict[str, Any], number: int) -> Completion:
         if body.get("seed") is not None and body.get("temperature"):
             body["seed"] += number  # members of a group have one prompt, and must not be one sample
         async with connection.slots:
@@ -84,16 +156,28 @@ class RemotePolicy:
                 return _failed(failure, time.monotonic() - started)
             return self._completion(completed, time.monotonic() - started)
 
+    def _body(self, model: str, history: History) -> dict[str, Any]:
+        body = {"model": model, "messages": messages_of(history), **self._sampling}
+        if ours := functions_of(history):
+            theirs = list(body.get("tools") or ())
+            if body.get("tool_choice") == "none":  # which is said of theirs
+                theirs = []
+                del body["tool_choice"]
+            body["tools"] = [*theirs, *ours]
+        return body
+
     def _completion(self, completed: Completed, seconds: float) -> Completion:
-        text, error = written_out(completed.text, completed.reasoning, completed.calls), None
+        ours, theirs = self._calls(completed)
+        text, error = written_out(completed.text, completed.reasoning, ours), None
         reason, note = completed.finish_reason, completed.note
         if reason == "refused":
             error = Failure("refused", completed.note)
         elif reason != "length":
-            heard = self.protocol.turn_text(completed.text, completed.reasoning, completed.calls)
+            heard = text if theirs else self.protocol.turn_text(completed.text, completed.reasoning, ours)
+            whole = all(_is_json(call["function"]["arguments"]) for call in theirs)
             if heard is None:
                 error = Failure("server", completed.why_no_answer)
-            elif reason == "unknown" and not self.protocol.is_whole(heard):
+            elif reason == "unknown" and not (whole if theirs else self.protocol.is_whole(heard)):
                 error = Failure(
                     "server", f"{completed.note}, and the reply may have been cut off: {one_line(heard, 120, end=True)}"
                 )
@@ -108,20 +192,30 @@ class RemotePolicy:
             prompt_tokens=completed.prompt_tokens,
             output_tokens=completed.completion_tokens,
             visual_tokens=completed.image_tokens,
+            cached_tokens=completed.cached_tokens,
+            calls=theirs if reason in ("stop", "unknown") and not error else (),
+            **by_token(completed.logprobs, text),
         )
 
-    def _message(self, message: Message) -> dict[str, Any]:
-        if all(isinstance(part, str) for part in message.content):
-            return {"role": message.role, "content": "".join(map(str, message.content))}
-        return {"role": message.role, "content": [self._part(part) for part in message.content if part]}
+    def _calls(self, completed: Completed) -> tuple[list[tuple[str, str]], tuple[dict[str, Any], ...]]:
+        """Calls to be written out, and those of functions that the caller offered. One that asks to see more does only that."""
+        offered = named(self._sampling.get("tools"))
+        known = list(zip(completed.calls, completed.call_ids, strict=True))
+        ours = [call for call, _ in known if call[0] not in offered or isinstance(self._heard("", "", [call]), Request)]
+        if not isinstance(self._heard(completed.text, completed.reasoning, ours), Answer):
+            return ours, ()
+        return ours, tuple(call_of(*call, known_as) for call, known_as in known if call not in ours)
 
-    def _part(self, part: str | ImageView) -> dict[str, Any]:
-        if isinstance(part, str):
-            return {"type": "text", "text": part}
-        buffer = io.BytesIO()
-        part.image.save(buffer, "PNG", compress_level=1)
-        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        return {"type": "image_url", "image_url": {"url": url}}
+    def _heard(self, text: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> Reply:
+        return self.protocol.parse(written_out(text, reasoning, calls))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _failed(failure: Unanswered, seconds: float) -> Completion:

@@ -40,7 +40,8 @@ class Renderer:
         self.end_ids = sorted({self.end_id, *(vocabulary[t] for t in (chatml.END_OF_TEXT,) if t in vocabulary)})
         named = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
         marks = {vocabulary[t] for t in (*chatml.CONTROL_TOKENS, *chatml.NEVER_SAMPLED) if t in vocabulary}
-        self._not_said = marks | {token for token in named if token is not None}
+        self.not_said = marks | {token for token in named if token is not None}
+        """Ids that are no text."""
         self.never_sampled = sorted(vocabulary[t] for t in chatml.NEVER_SAMPLED if t in vocabulary)
 
     def prompt_ids(self, history: History) -> list[int]:
@@ -80,7 +81,7 @@ class Renderer:
 
         What a tokenizer calls special is not left out for that: a model may be tuned to say <answer> as a special token.
         """
-        said = [token for token in ids if token not in self._not_said]
+        said = [token for token in ids if token not in self.not_said]
         return self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def own_ids(self, text: str) -> list[int]:

@@ -6,7 +6,9 @@ ScriptedPolicy(lambda history: "<answer>red</answer>")      # or whatever a func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from visionthink.errors import OptionError
 from visionthink.policies.render import Renderer
@@ -31,6 +33,17 @@ class ScriptedPolicy:
     def complete(self, histories: Sequence[History]) -> list[Completion]:
         return [self._reply(history) for history in histories]
 
+    async def speak(self, history: History, until: Callable[[str], bool] | None = None) -> AsyncGenerator[str | Completion]:
+        """The same word by word, see `episode.Speaker`."""
+        completion, said = self._reply(history), ""
+        for word in re.findall(r"\s*\S+|\s+", completion.text):
+            yield word
+            said += word
+            if until is not None and until(said) and said != completion.text:
+                yield dataclasses.replace(self._dressed(Completion(said), history), finish_reason="stop")
+                return
+        yield completion
+
     def _reply(self, history: History) -> Completion:
         if callable(self.script):
             said = self.script(history)
@@ -39,5 +52,7 @@ class ScriptedPolicy:
             if turn >= len(self.script):
                 raise OptionError(f"the script has {len(self.script)} lines and turn {turn + 1} was asked for")
             said = self.script[turn]
-        completion = said if isinstance(said, Completion) else Completion(said)
+        return self._dressed(said if isinstance(said, Completion) else Completion(said), history)
+
+    def _dressed(self, completion: Completion, history: History) -> Completion:
         return self.renderer.dress(completion, history) if self.renderer else completion

@@ -7,7 +7,19 @@ text). The strings live in `prompts/`, byte for byte as published; a variant of 
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.protocol import Protocol
-from visionthink.protocol.replies import Answer, Malformed, Reply, Request, after_thinking, extract_answer, written_out
+from visionthink.protocol.reader import Piece, Reader, turn_end
+from visionthink.protocol.replies import (
+    Answer,
+    Malformed,
+    Reply,
+    Request,
+    Writing,
+    after_thinking,
+    answer_start,
+    extract_answer,
+    taken_out,
+    written_out,
+)
 
 __all__ = [
     "DIALECTS",
@@ -18,11 +30,17 @@ __all__ = [
     "Dialect",
     "Grammar",
     "Malformed",
+    "Piece",
     "Protocol",
+    "Reader",
     "Reply",
     "Request",
+    "Writing",
     "after_thinking",
+    "answer_start",
     "extract_answer",
     "prompt",
+    "taken_out",
+    "turn_end",
     "written_out",
 ]

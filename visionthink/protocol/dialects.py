@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from visionthink.protocol.grammar import GRAMMARS, Grammar
 
@@ -23,6 +25,12 @@ def prompt(name: str) -> str:
     return (resources.files("visionthink") / "prompts" / f"{name}.txt").read_bytes().decode("utf-8")
 
 
+@functools.cache
+def function(name: str) -> Mapping[str, Any]:
+    """The schema of a function in `prompts/NAME.json`, in OpenAI's form."""
+    return json.loads((resources.files("visionthink") / "prompts" / f"{name}.json").read_bytes())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
     """One wording of the protocol. `system`, `user`, `shown` and `error` name files in `prompts/`, which are joined."""
@@ -34,6 +42,8 @@ class Dialect:
     """The dialect that is spoken where nothing is on offer; it does not mention the tool."""
     call: str | None = None
     """The grammar of its calls; None where no tool is advertised."""
+    functions: tuple[str, ...] = ()
+    """Schemas in `prompts/` of the functions that are named beside the text, and called as an endpoint's model calls any."""
     shown: tuple[str, ...] = ("resized",)
     """The user turn that shows what was asked for."""
     one_text_per_view: bool = False
@@ -114,6 +124,16 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(name="compact_single", user=("compact_single_user",), without_tool="compact_single", thinks=False),
         # the question alone, to a model that was not trained for any of these
         Dialect(name="plain", thinks=False, answer_tags=False),
+        # the question alone, and a function beside it: to a model behind an endpoint that was trained to call any
+        Dialect(
+            name="native",
+            call="tool_call",
+            functions=("native_resize",),
+            shown=("native_shown",),
+            error=("native_error",),
+            thinks=False,
+            answer_tags=False,
+        ),
         # AdaptVision (arXiv 2512.03794)
         Dialect(
             name="adaptvision",

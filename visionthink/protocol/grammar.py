@@ -36,6 +36,10 @@ class Grammar:
     write: Callable[[Calls], str]
     opens: str
     """The string that every call begins with; a reply without it is an answer."""
+    closes: str
+    """The string that ends a call; empty where the one that opens it is all of it."""
+    several: bool = False
+    """Whether another call may follow in the same reply."""
     asks: frozenset[Asked]
     """Kinds of what a call can ask for. For `level` there is a call without arguments, which asks for the next one."""
     form: str
@@ -217,6 +221,8 @@ def _box_tool(
         read=read,
         write=write,
         opens="<tool_call>",
+        closes="</tool_call>",
+        several=several != "refuse",
         form=one if several != "all" else rf"{one}(?:\s*{one})*",
         asks=frozenset({"box"}),
         unit=unit,
@@ -317,6 +323,7 @@ GRAMMARS = {
         read=_read_resize,
         write=lambda calls: _tool_call(_RESIZE),
         opens="<tool_call>",
+        closes="</tool_call>",
         form=rf"<tool_call>{PLAIN}</tool_call>",
         asks=frozenset({"level"}),
     ),
@@ -324,6 +331,7 @@ GRAMMARS = {
         read=_read_level,
         write=_write_level,
         opens="<tool_call>",
+        closes="</tool_call>",
         form=rf"<tool_call>{PLAIN}</tool_call>",
         asks=frozenset({"level"}),
         names_levels=True,
@@ -333,6 +341,7 @@ GRAMMARS = {
         read=_read_resize_pair,
         write=lambda calls: "<resize></resize>",
         opens="<resize>",
+        closes="</resize>",
         form=rf"{PLAIN}<resize></resize>",
         asks=frozenset({"level"}),
     ),
@@ -340,6 +349,7 @@ GRAMMARS = {
         read=_read_resize_mark,
         write=lambda calls: "<resize>",
         opens="<resize>",
+        closes="",
         form=rf"{PLAIN}<resize>",
         asks=frozenset({"level"}),
     ),
@@ -351,6 +361,8 @@ GRAMMARS = {
         read=_read_grounding,
         write=_write_grounding,
         opens="<grounding>",
+        closes="</grounding>",
+        several=True,
         form=rf"<grounding>{_PLAIN_TOO}</grounding>",
         plain=_PLAIN_TOO,
         asks=frozenset({"box"}),
@@ -362,6 +374,7 @@ GRAMMARS = {
         read=_read_crops,
         write=_write_crops,
         opens="GET_CROPS",
+        closes="]",
         form=r"GET_CROPS:? ?\[[^\]]*\]",
         asks=frozenset({"region"}),
         images="one",
@@ -371,6 +384,7 @@ GRAMMARS = {
         read=_read_crops_as_released,
         write=lambda calls: f"GET_CROPS:['{''.join(calls[0].regions)}']",
         opens="GET_CROPS",
+        closes="]",
         form=r"GET_CROPS:?\[[^\]]*\]",
         asks=frozenset({"region"}),
         images="one",
@@ -379,6 +393,8 @@ GRAMMARS = {
         read=functools.partial(_read_looks, unit="id"),
         write=_write_looks,
         opens="<look>",
+        closes="</look>",
+        several=True,
         lists_regions=True,
         form=r"(?:<look>[^<]*</look>)+",
         plain=_PLAIN_TOO,
@@ -389,6 +405,8 @@ GRAMMARS = {
         read=functools.partial(_read_looks, unit="cell"),
         write=_write_looks,
         opens="<look>",
+        closes="</look>",
+        several=True,
         form=r"(?:<look>[^<]*</look>)+",
         plain=_PLAIN_TOO,
         asks=frozenset({"box"}),

@@ -9,8 +9,9 @@ from typing import cast
 
 from visionthink.errors import DataError, OptionError, is_blank
 from visionthink.menu import Menu
-from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
+from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, function, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
+from visionthink.protocol.reader import Reader
 from visionthink.protocol.replies import (
     TAGGED_ANSWER,
     Answer,
@@ -22,7 +23,7 @@ from visionthink.protocol.replies import (
     spoken,
     written_out,
 )
-from visionthink.types import Asked, Call, CallError, Content, Frame, ImageView, Message, Role, Unit
+from visionthink.types import Asked, Call, CallError, Content, Earlier, Frame, ImageView, Message, Role, Unit
 
 # what a published string leaves open; an image stands as a name, or as the wire text of one image
 _SLOT = re.compile(
@@ -106,7 +107,7 @@ class Protocol:
         views: Sequence[ImageView],
         *,
         can_request: bool,
-        earlier: Sequence[tuple[Role, str]] = (),
+        earlier: Sequence[Earlier | tuple[Role, str]] = (),
         levels: Sequence[float] = (),
     ) -> list[Message]:
         """System, earlier and user messages of the first turn. Where nothing can be asked for, the tool is not mentioned.
@@ -121,19 +122,21 @@ class Protocol:
             DataError: the number of `<image>` marks is neither 0 nor the number of images.
         """
         dialect = self._spoken(can_request)
-        marks = question.count(IMAGE_MARK) + sum(text.count(IMAGE_MARK) for _, text in earlier)
+        before = [Earlier(*message) for message in earlier]
+        marks = question.count(IMAGE_MARK) + sum(message.text.count(IMAGE_MARK) for message in before)
         if marks not in (0, len(views)):
             raise DataError(f"the question {question[:60]!r}: {marks} {IMAGE_MARK} marks for {len(views)} image(s)")
         left = iter(views)
-        said = [(role, self._placed(text, left)) for role, text in earlier]
+        said = [Message(role, self._placed(text, left), wire=wire) for role, text, wire in before]
         asked: Content = (*(() if marks else left), *self._placed(question, left))
         offered = ", ".join(f"{level:g}" for level in levels)
         ours = _filled(dialect.system, {"levels": (offered,)}) if dialect.system else ()
-        theirs = [content for role, content in said if role == "system"]
+        theirs = [message.content for message in said if message.role == "system"]
         system = _between([*theirs, *([ours] if ours else [])], "\n\n")
         messages = [Message("system", system)] if system else []
-        messages += [Message(role, content) for role, content in said if role != "system"]
-        return [*messages, Message("user", _filled(dialect.user, {"question": asked}))]
+        messages += [message for message in said if message.role != "system"]
+        tools = tuple(map(function, dialect.functions))
+        return [*messages, Message("user", _filled(dialect.user, {"question": asked}), tools=tools)]
 
     @staticmethod
     def _placed(text: str, views: Iterable[ImageView]) -> Content:
@@ -167,6 +170,11 @@ class Protocol:
         grammar = self._spoken(can_request).grammar
         reply = grammar.read(spoken(text)) if grammar else Answer(text)
         return Answer(text) if isinstance(reply, Answer) else reply
+
+    def reader(self, *, can_request: bool = True) -> Reader:
+        """For one reply, read while it is said."""
+        grammar = DIALECTS[self.dialect].grammar
+        return Reader(self._spoken(can_request), grammar.opens if grammar else "")
 
     def turn_text(self, content: str, reasoning: str = "", calls: Sequence[tuple[str, str]] = ()) -> str | None:
         """The turn that a server took apart, as one text; None where it holds neither an answer nor a request.

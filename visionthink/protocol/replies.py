@@ -35,6 +35,7 @@ class Malformed:
 
 Reply: TypeAlias = Answer | Request | Malformed
 
+_CALL = r"<tool_call>(.*?)</tool_call>"
 TAGGED_ANSWER = r"<answer>((?:(?!</?answer>).)*)</answer>"
 
 
@@ -49,6 +50,12 @@ def extract_answer(text: str) -> str:
     boxed = _last_boxed(visible)
     answer = (visible if boxed is None else boxed).strip()
     return "" if is_blank(answer) else answer
+
+
+def answer_start(text: str) -> int:
+    """Where the answer begins, in characters: behind the last `<answer>`, or else behind the thinking."""
+    begin = max(text.rfind("<answer>") + len("<answer>"), text.rfind("</think>") + len("</think>"))
+    return begin if "<answer>" in text or "</think>" in text else 0
 
 
 def spoken(text: str) -> str:
@@ -72,7 +79,7 @@ def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) 
     What the server left in the content as well is not said twice.
     """
     thought = f"<think>{reasoning}</think>" if reasoning and reasoning.strip() not in content.partition("</think>")[0] else ""
-    said = [_json(body) for body in re.findall(r"<tool_call>(.*?)</tool_call>", content, re.DOTALL)]
+    said = [_json(body) for body in re.findall(_CALL, content, re.DOTALL)]
     parts = [thought, content]
     for name, arguments in calls:
         call = _json(arguments)
@@ -80,6 +87,53 @@ def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) 
         if call not in said:
             parts.append(f"<tool_call>\n{call if isinstance(call, str) else json.dumps(call, ensure_ascii=False)}\n</tool_call>")
     return "".join(parts)
+
+
+class Writing:
+    """`written_out`, piece by piece: what a server takes out of the text while it is said."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        """All that was written so far."""
+        self._thought = ""
+        self._thinking: bool | None = None
+        """Whether a thought is open; None where there was none."""
+        self._spoken = False
+
+    def add(self, content: str, reasoning: str) -> str:
+        """What a piece of either adds to the text. A thought after the first word is left to the end: it stands before that."""
+        piece = ""
+        if reasoning and not self._spoken:
+            self._thought += reasoning
+            if self._thinking:
+                piece = reasoning
+            elif self._thought.strip():
+                self._thinking, piece = True, f"<think>{self._thought}"
+        if content:
+            piece += f"</think>{content}" if self._thinking else content
+            self._thinking, self._spoken = False, True
+        self.text += piece
+        return piece
+
+    def finish(self, whole: str) -> str:
+        """What is missing from the whole; nothing where that is another text than what was written."""
+        rest = whole[len(self.text) :] if whole.startswith(self.text) else ""
+        self.text += rest
+        return rest
+
+
+def taken_out(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """What a turn says behind its thinking and beside its tool calls, and those: name, and arguments as the JSON of an object.
+
+    Where a call is none, its name is empty, or its arguments are.
+    """
+    bodies = re.findall(_CALL, spoken(text), re.DOTALL)
+    calls = []
+    for body in map(_json, bodies):
+        name, arguments = (body.get("name"), body.get("arguments")) if isinstance(body, dict) else ("", {})
+        arguments = json.dumps(arguments if isinstance(arguments, dict) else {}, ensure_ascii=False)
+        calls.append((name if isinstance(name, str) else "", arguments))
+    return after_thinking(re.sub(_CALL, "", text, flags=re.DOTALL)), calls
 
 
 def _json(text: str) -> Any:

@@ -1,0 +1,57 @@
+"""Numbers that a server says beside its words: what a reply cost, and how probable its tokens were. Not said is None."""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def usage_of(record: Mapping[str, Any]) -> dict[str, int | None]:
+    """Counts of tokens, by their names in `Completed`."""
+    usage = record.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    by_kind = details.get("multimodal_tokens")  # of vLLM
+    cached = _count(details, "cached_tokens")
+    return {
+        "prompt_tokens": _count(usage, "prompt_tokens", "input_tokens"),
+        "completion_tokens": _count(usage, "completion_tokens", "output_tokens"),
+        "image_tokens": _count(by_kind, "image") if isinstance(by_kind, dict) else _count(details, "image_tokens"),
+        "cached_tokens": _count(usage, "prompt_cache_hit_tokens", "cache_read_input_tokens") if cached is None else cached,
+    }
+
+
+def logprobs_of(choice: Mapping[str, Any], spell: Callable[[bytes], str] | None = None) -> tuple[tuple[str, float], ...]:
+    """The text that each token added, and the logarithm of its probability; nothing where one of them is not known.
+
+    A character whose bytes are spread over several tokens is added by the last of them.
+
+    Args:
+        spell: decodes their bytes in order, where earlier tokens of the same reply were read with it.
+    """
+    said = choice.get("logprobs")
+    tokens = said.get("content") if isinstance(said, dict) else None
+    found: list[tuple[str, float]] = []
+    spell = spell or codecs.getincrementaldecoder("utf-8")("replace").decode
+    for token in tokens if isinstance(tokens, list) else []:
+        text, value = (token.get("token"), token.get("logprob")) if isinstance(token, dict) else (None, None)
+        if (
+            not isinstance(text, str)
+            or not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
+            return ()
+        spelled = token.get("bytes")
+        whole = isinstance(spelled, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelled)
+        found.append((spell(bytes(spelled)) if whole else text, float(value)))
+    return tuple(found)
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int | None:
+    found = next((usage[name] for name in names if usage.get(name) is not None), None)
+    whole = int(found) if isinstance(found, float) and found.is_integer() else found
+    return whole if isinstance(whole, int) and not isinstance(whole, bool) and 0 <= whole < 1 << 53 else None

@@ -1,0 +1,90 @@
+"""One request over HTTP: the response, or what went wrong, by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from visionthink.endpoint.failures import Unanswered, error_of, failed, words_of
+from visionthink.endpoint.reading import MOST_BYTES, too_large
+from visionthink.endpoint.streams import parse_body
+from visionthink.errors import OptionError
+
+try:
+    import aiohttp
+except ModuleNotFoundError as missing:
+    raise OptionError(f"an endpoint needs {missing.name}: pip install 'visionthink[remote]'") from None
+
+
+@contextlib.contextmanager
+def failures_named(too_late: str, *, met: bool) -> Iterator[None]:
+    """What a request raises, as the failure that it is.
+
+    Args:
+        too_late: what is said of a timeout.
+        met: whether the endpoint has ever answered: where it has not, nobody may be there.
+    """
+    try:
+        yield
+    except TimeoutError:
+        raise Unanswered("timeout", too_late) from None
+    except (aiohttp.InvalidURL, ValueError) as error:
+        raise Unanswered("bad_request", str(error), final=True) from None
+    except (aiohttp.ClientError, OSError) as error:
+        nobody = isinstance(error, aiohttp.ClientConnectorError) and not met
+        said = f"cannot connect ({error.os_error.strerror})" if isinstance(error, aiohttp.ClientConnectorError) else error
+        raise Unanswered("unreachable", f"{said or type(error).__name__}", final=nobody) from None
+
+
+async def content_of(response: aiohttp.ClientResponse) -> bytes:
+    """The body.
+
+    Raises:
+        Unanswered: it is too large.
+    """
+    content = bytearray()
+    while more := await response.content.readany():
+        content += more
+        if len(content) > MOST_BYTES:
+            raise too_large()
+    return bytes(content)
+
+
+def refused(response: aiohttp.ClientResponse, content: bytes, body: Mapping[str, Any], url: str) -> Unanswered:
+    """What a response of another status than 200 says.
+
+    Args:
+        body: of the request; one of its fields may be the cause.
+        url: the endpoint's, as it was configured.
+    """
+    status, headers, text = response.status, response.headers, content.decode("utf-8", "replace")
+    if 300 <= status < 400:
+        place = headers.get("Location") or "an address that it does not name"
+        return failed(f"redirects to {place}, which is not followed; give the address that answers", status=status)
+    after = _seconds(headers.get("Retry-After"))
+    try:
+        error = error_of(parse_body(text)) or text
+        if status in (404, 405) and not urlsplit(url).path.strip("/"):
+            error = f"{words_of(error)} (an address usually ends in /v1)"
+        sent = [name for name in body if name not in ("model", "messages")]
+        return failed(error, status=status, after=after, sent=sent)
+    except (ValueError, RecursionError):  # no JSON, or too deep
+        return failed(text, status=status, after=after)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in seconds: a number, or a date."""
+    if not retry_after:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,249 @@
+"""From a conversation to the events of its answer: the only place where the gateway drives a model.
+
+Images are shown as their details say. Whether those that may be looked at again are is decided by the model, which asks, or by a
+gate on the confidence of an answer from the low views.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Literal, TypeVar
+
+from visionthink.episode import Episode, Speaker
+from visionthink.policies.gate import confidence
+from visionthink.serve.bill import Bill
+from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
+from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked
+from visionthink.serve.paying import Paying
+from visionthink.serve.questions import example_of, texts_of
+from visionthink.serve.sources import Images, Received
+from visionthink.serve.telling import Teller
+from visionthink.serve.upstreams import Upstream
+from visionthink.transcript import Transcript
+from visionthink.types import Completion, FinishReason, Message, StopReason
+
+T = TypeVar("T")
+
+Levels = Sequence[float | None]
+"""For each image the level that it is shown at for good; None where that is decided on the way."""
+_REASONS: dict[FinishReason, Literal["stop", "length", "content_filter"]] = {
+    "stop": "stop",
+    "length": "length",
+    "refused": "content_filter",
+}
+
+
+class Answering:
+    """Answers conversations.
+
+    Args:
+        images: opens the images of requests.
+        rule: who decides, where a request does not say.
+        threshold: of the gate, where a request does not say; see `Override.threshold`.
+    """
+
+    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.9):
+        self.upstream, self.images, self.rule, self.threshold = upstream, images, rule, threshold
+        self.paying = Paying()
+
+    async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
+        """What happens while a conversation is answered; the last event is `Ended` or `Failed`.
+
+        Args:
+            key: name of the client's key.
+
+        Raises:
+            InputError: an image cannot be used, or the conversation does not fit the model.
+            ApiError: it wants what the upstream does not have.
+        """
+        started = time.perf_counter()
+        inputs = [part for message in conversation.messages for part in message.content if isinstance(part, ImageInput)]
+        rule = conversation.override.rule or self.rule
+        speaker = self.upstream.speaker(conversation, key=key, logprobs=rule == "gate" and bool(inputs))
+        async with self.images.opened([image.source for image in inputs]) as received:
+            answer = _Answer(self, conversation, received, speaker, started)
+            details = [conversation.override.mode or image.detail for image in inputs]
+            events = answer.events(details, rule) if inputs else answer.without_images()
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    yield event
+
+
+class _Answer:
+    """One conversation, answered by one episode or two."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        conversation: Conversation,
+        received: Sequence[Received],
+        speaker: Speaker,
+        started: float,
+    ):
+        self._answering, self._conversation, self._speaker = answering, conversation, speaker
+        self._model, self._received, self._started = answering.upstream.model, received, started
+        self._teller = Teller(started)
+        self._transcripts: list[Transcript] = []
+        self._completions: list[Completion] = []
+
+    # ------------------------------------------------------------------------------------------------ what is decided
+
+    async def events(self, details: Sequence[Detail], rule: Rule) -> AsyncGenerator[Event]:
+        """The answer, with images of these details."""
+        low = self._model.menu.ladder.levels[0]
+        levels: Levels = [{"auto": None, "low": low, "high": 1.0, "original": 1.0}[detail] for detail in details]
+        why_not = "" if None not in levels else await self._work(lambda: self._why_not(levels, rule))
+        if None not in levels:
+            yield Decided("fixed", f"The request says how much is shown: {', '.join(dict.fromkeys(details))}.")
+            events = self._episode(levels, "fixed")
+        elif why_not:
+            yield Decided("skipped", why_not)
+            events = self._episode(_filled(levels, 1.0), "skipped")
+        elif rule == "gate":
+            events = self._gated(levels, low)
+        else:
+            events = self._asking(levels)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _episode(self, levels: Levels, rule: str) -> AsyncGenerator[Event]:
+        async for event in self._lane(levels):
+            yield event
+        for event in self._end(rule):
+            yield event
+
+    async def _asking(self, levels: Levels) -> AsyncGenerator[Event]:
+        """The model decides. Where it asks for what there is not and has answered nothing, it is shown all there is."""
+        async for event in self._lane(levels):
+            yield event
+        transcript = self._transcripts[-1]
+        lost = transcript.stop_reason in (StopReason.ASKED_ON_LAST_LEVEL, StopReason.OVER_LIMIT, StopReason.MALFORMED_CALL)
+        if transcript.stop_reason != StopReason.POLICY_ERROR:
+            self._answering.paying.record(transcript.requested or lost)
+        if lost and not self._teller.answering:
+            yield Decided("model", "The model asked for what there is not: the question is put again with the full views.")
+            async for event in self._lane(_filled(levels, 1.0)):
+                yield event
+        elif transcript.answered and not transcript.requested:
+            yield Decided("model", "The model answered without asking for more.")
+        for event in self._end("model"):
+            yield event
+
+    async def _gated(self, levels: Levels, low: float) -> AsyncGenerator[Event]:
+        """The gate decides: an answer from the low views is given out if it is sure enough, else the question is put again."""
+        held: list[Event] = []
+        async for event in self._lane(_filled(levels, low)):
+            if isinstance(event, Looked):
+                yield event
+            else:
+                held.append(event)
+        stop, sure = self._transcripts[-1].stop_reason, confidence(self._completions[-1])
+        if stop == StopReason.POLICY_ERROR:
+            for event in self._end("gate"):
+                yield event
+            return
+        if sure is None:
+            words = "the rule gate needs log-probabilities of tokens, and the upstream gives none; use the rule model"
+            yield Failed("bad_request", words)
+            return
+        own = self._conversation.override.threshold
+        threshold = self._answering.threshold if own is None else own
+        kept = stop == StopReason.ANSWERED and sure >= threshold
+        self._answering.paying.record(not kept)
+        said = f"confidence {sure:.3g}, threshold {threshold:g}"
+        if kept:
+            yield Decided("gate", f"The answer from the low views is sure enough ({said}).")
+            for event in held:
+                yield event
+        else:
+            yield Decided("gate", f"The answer from the low views is not sure enough ({said}): the full views are shown.")
+            self._teller = Teller(self._started)
+            async for event in self._lane(_filled(levels, 1.0)):
+                yield event
+        for event in self._end("gate"):
+            yield event
+
+    def _why_not(self, levels: Levels, rule: Rule) -> str:
+        """Why looking twice cannot pay, or cannot be; empty where it may."""
+        model = self._model
+        if rule == "model" and not model.protocol.can_ask:
+            return "The model has no way to ask for more; the rule gate does without."
+        asking, silent = self._begun(levels), self._begun(_filled(levels, 1.0))
+        overhead = max(0, _characters(asking.opening()) - _characters(silent.opening())) // 4 if rule == "model" else 0
+        return self._answering.paying.why_not(asking.space.tokens(asking.space.opening), asking.space.full_tokens, overhead)
+
+    # ------------------------------------------------------------------------------------------------ how it is done
+
+    async def _lane(self, levels: Levels) -> AsyncGenerator[Event]:
+        """One episode; its transcript is the last one afterwards."""
+        episode = await self._work(lambda: self._begun(levels))
+        turns = len(self._completions)
+        yield Looked(turns, episode.space.shown(episode.space.opening))
+        while not episode.done:
+            reader = self._model.protocol.reader(can_request=episode.can_request)
+            async with contextlib.aclosing(self._teller.reply(self._speaker, episode.history, reader)) as replies:
+                async for event in replies:
+                    yield event
+            self._completions.append(self._teller.completion)
+            step = await self._work(lambda: episode.step(self._teller.completion))
+            if step.looks:
+                yield Decided("model", "The model asked to see more.")
+                yield Looked(len(self._completions), episode.space.shown(step.looks))
+        self._transcripts.append(episode.transcript())
+
+    def _begun(self, levels: Levels) -> Episode:
+        pictures, model = [image.picture for image in self._received], self._model
+        example = example_of(self._conversation.messages, pictures)
+        return Episode(example, pictures, model.menu, model.protocol, budget=model.budget, fixed=levels)
+
+    async def without_images(self) -> AsyncGenerator[Event]:
+        """The answer to a conversation that has none."""
+        protocol = self._model.protocol
+        earlier, question = texts_of(self._conversation.messages)
+        history = protocol.opening(question, [], can_request=False, earlier=earlier)
+        reader = protocol.reader(can_request=False)
+        async with contextlib.aclosing(self._teller.reply(self._speaker, history, reader)) as replies:
+            async for reply in replies:
+                yield reply
+        self._completions.append(self._teller.completion)
+        for event in self._end("fixed"):
+            yield event
+
+    def _work(self, work: Callable[[], T]) -> Awaitable[T]:
+        return self._answering.images.work(work)
+
+    def _end(self, rule: str) -> list[Event]:
+        """The last events."""
+        last = self._completions[-1]
+        if last.error is not None and not (last.finish_reason == "refused" and self._teller.answering):
+            return [Failed(last.error.kind, f"upstream: {last.error.text}")]
+        if last.calls:
+            return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
+        reason = _REASONS[last.finish_reason]
+        if reason == "stop" and not self._teller.answering:
+            return [Failed("server", "the model gave no answer")]
+        return [Ended(reason, self._bill(rule))]
+
+    def _bill(self, rule: str) -> Bill:
+        said = self._completions
+        measured = all(completion.prompt_ids or completion.visual_tokens is not None for completion in said)
+        return Bill.of(
+            self._transcripts,
+            said,
+            rule=rule,
+            measured=measured or not self._received,
+            seconds=time.perf_counter() - self._started,
+            first_token_seconds=self._teller.first_token_seconds,
+        )
+
+
+def _filled(levels: Levels, level: float) -> list[float]:
+    """The levels with one for all that are not fixed."""
+    return [level if fixed is None else fixed for fixed in levels]
+
+
+def _characters(messages: Sequence[Message]) -> int:
+    return sum(len(part) for message in messages for part in message.content if isinstance(part, str))

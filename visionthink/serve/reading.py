@@ -1,0 +1,175 @@
+"""What requests of both APIs have in common on their way to a `Conversation`: texts, images, tools and overrides."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias, get_args
+
+from visionthink.errors import InputError
+from visionthink.protocol import IMAGE_MARK, MARKUP
+from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override, Rule
+from visionthink.serve.errors import ApiError, of_exception
+from visionthink.serve.fields import Request
+
+ReadImage: TypeAlias = Callable[[str], bytes | str]
+"""What stands in `image_url` to the bytes of a data URL, or to an address that is allowed. It raises an `InputError`."""
+
+WORD_JOINER = "\u2060"
+"""A character without width. Behind the `<` of a mark it leaves what is read and takes away what it would do."""
+_FORGED = (IMAGE_MARK, *(tag for tag in MARKUP if tag.strip("</>") == "tool_response"))
+_ARMED = re.compile(f"<(?=[|｜][^<>\s]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _FORGED)})")
+
+
+def disarmed(text: str) -> str:
+    """A client's text in which nothing stands for an image, opens a turn or answers a call.
+
+    A `<` is followed by a WORD JOINER where it begins `<image>`, `<|...|>`, `<tool_response>` or `</tool_response>`.
+    """
+    return _ARMED.sub("<" + WORD_JOINER, text)
+
+
+def disarmed_record(value: Any, place: str) -> Any:
+    """A client's JSON with all of its texts disarmed, keys included.
+
+    Raises:
+        ApiError: a number in it is too large to be one.
+    """
+    if isinstance(value, str):
+        return disarmed(value)
+    if isinstance(value, Mapping):
+        return {disarmed(key): disarmed_record(one, place) for key, one in value.items()}
+    if isinstance(value, list):
+        return [disarmed_record(one, place) for one in value]
+    return finite(value, place)
+
+
+def finite(value: Any, place: str) -> Any:
+    """JSON as it is.
+
+    Raises:
+        ApiError: a number in it is too large to be one.
+    """
+    for one in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        finite(one, place)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ApiError(400, f"{place}: has a number that is too large", param=place, code="invalid_value")
+    return value
+
+
+def image_input(url: str, detail: Detail | None, place: str, read: ReadImage) -> ImageInput:
+    """An image of a request.
+
+    Raises:
+        ApiError: it cannot be read; the message names the place.
+    """
+    try:
+        return ImageInput(source=read(url), detail=detail or "auto")
+    except ApiError as error:
+        raise ApiError(
+            error.status, f"{place}: {error.message}", param=place, code=error.code, type=error.type, headers=error.headers
+        ) from None
+    except InputError as error:
+        raise of_exception(error, place) from None
+
+
+def check_answers(messages: Iterable[tuple[str, ClientMessage]]) -> None:
+    """Every answer of a tool belongs to a call of the assistant's that stands right before it.
+
+    Args:
+        messages: each with the place of what answers.
+
+    Raises:
+        ApiError: one does not.
+    """
+    waiting: set[str] = set()
+    for place, message in messages:
+        if message.role != "tool":
+            waiting = {call["id"] for call in message.wire.get("tool_calls", ())}
+        elif (answered := message.wire["tool_call_id"]) in waiting:
+            waiting.remove(answered)
+        else:
+            raise ApiError(400, f"{place}: answers no call of the assistant right before it", param=place, code="invalid_value")
+
+
+def check_stream(request: Request) -> None:
+    """How a stream is sent is said of streams only.
+
+    Raises:
+        ApiError: it is not.
+    """
+    if request.stream_options and not request.stream:
+        raise ApiError(400, "stream_options: is for streams only; set stream", param="stream_options", code="invalid_value")
+
+
+def check_tools(tools: Iterable[Mapping[str, Any]], choice: Any) -> None:
+    """Tools have different names, and a choice is one of them.
+
+    Raises:
+        ApiError: they have not, or it is not.
+    """
+    names = [tool["function"]["name"] for tool in tools]
+    if len(set(names)) < len(names):
+        raise ApiError(400, "tools: two of them have the same name", param="tools", code="invalid_value")
+    wanted = choice["function"]["name"] if isinstance(choice, Mapping) else None
+    if (wanted is not None and wanted not in names) or (choice == "required" and not names):
+        raise ApiError(400, "tool_choice: there is no such tool in tools", param="tool_choice", code="invalid_value")
+
+
+def tool_definition(function: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """One of the client's own tools, in the form of chat completions."""
+    return {"type": "function", "function": disarmed_record(function, place)}
+
+
+# ------------------------------------------------------------------------------------------------ overrides
+
+HEADER = "x-visionthink-"
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def override_of(headers: Mapping[str, str], request: Request, default: Override) -> Override:
+    """What a request changes of the server's defaults: a header comes before the field in the body.
+
+    Args:
+        headers: by names in lower case.
+
+    Raises:
+        ApiError: a header has a value that is none of its own; the message names it.
+    """
+    options = request.visionthink.model_dump() if request.visionthink else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, read in (("mode", _mode), ("rule", _rule), ("threshold", _threshold), ("events", _events)):
+        said = headers.get(HEADER + name)
+        if said is not None:
+            given[name] = read(said.strip().lower(), HEADER + name)
+    return replace(default, **given)
+
+
+def _one_of(said: str, names: tuple[str, ...], header: str) -> str:
+    if said not in names:
+        raise ApiError(400, f"{header}: must be {', '.join(names[:-1])} or {names[-1]}", param=header, code="invalid_value")
+    return said
+
+
+def _mode(said: str, header: str) -> str:
+    return _one_of(said, get_args(Detail), header)
+
+
+def _rule(said: str, header: str) -> str:
+    return _one_of(said, get_args(Rule), header)
+
+
+def _events(said: str, header: str) -> bool:
+    return _one_of(said, (*_YES, *_NO), header) in _YES
+
+
+def _threshold(said: str, header: str) -> float:
+    try:
+        number = float(said)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ApiError(400, f"{header}: must be a number from 0 to 1", param=header, code="invalid_value")
+    return number

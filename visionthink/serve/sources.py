@@ -1,0 +1,302 @@
+"""From the `image_url` of a request to an opened picture: data URLs, and addresses where a server fetches them.
+
+What a client sends is not trusted. Errors name an image by its place in the request, and hold neither its data nor its address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from visionthink.errors import ImageError, OptionError
+from visionthink.images import measure
+from visionthink.picture import Picture
+from visionthink.serve.limits import DECODING, Limits
+from visionthink.serve.structure import readable, without_metadata
+
+try:
+    import pybase64  # in the standard library, an image of 10 MB would hold up all requests for 70 ms; here it takes 1 ms
+except ModuleNotFoundError as missing:
+    raise OptionError(f"the gateway needs {missing.name}: pip install 'visionthink[serve]'") from None
+
+T = TypeVar("T")
+
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+"""The formats that are read, by Pillow's names."""
+
+_ACCEPTED = "JPEG, PNG, WEBP and GIF are accepted"
+_CLAIMED = {"", *MEDIA_TYPES.values(), "image/jpg", "image/pjpeg"}
+_DATA = re.compile(r"data:([^,]{0,200}),", re.IGNORECASE)
+_MEDIA_TYPE = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,40}")
+_SPACES = b" \t\r\n\f\v"
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_OTHER = tuple(bytes([byte]) for byte in b"-_" + _SPACES)
+_BEGINNINGS = (
+    ("JPEG", rb"\xff\xd8\xff"),
+    ("PNG", rb"\x89PNG\r\n\x1a\n"),
+    ("GIF", rb"GIF8[79]a"),
+    ("WEBP", rb"RIFF....WEBP"),
+    ("BMP", rb"BM"),
+    ("TIFF", rb"II\*\0|MM\0\*|II\+\0|MM\0\+"),
+    ("AVIF", rb"....ftypavi[fs]"),
+    ("HEIC", rb"....ftyp(?:hei|hev|mif|msf)"),
+    ("JPEG 2000", rb"....jP  |\xff\x4f\xff\x51"),
+    ("ICO", rb"\0\0[\1\2]\0"),
+    ("PSD", rb"8BPS"),
+    ("PDF", rb"%PDF"),
+    ("SVG", rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,400}?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg\b"),
+    ("HTML", rb"\s*<(?:!DOCTYPE html|html|head|body|script)\b"),
+)
+_KINDS = tuple((kind, re.compile(beginning, re.DOTALL | re.IGNORECASE)) for kind, beginning in _BEGINNINGS)
+
+
+class Fetcher(Protocol):
+    """Where images at addresses come from; see `fetching.Fetcher`."""
+
+    async def fetch(self, url: str, *, name: str, most: int) -> bytes: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """An image of a request, opened."""
+
+    picture: Picture
+    content: bytes = field(repr=False)
+    """The file as it came."""
+    kind: str
+    """Its format, by Pillow's name."""
+
+    def unchanged(self) -> tuple[bytes, str] | None:
+        """The file without metadata and its media type, to be passed on where the whole picture is shown in its own size.
+
+        None where that cannot be: the format cannot be copied without metadata, or others would not see what is shown here, since
+        the picture was turned, laid on white, or converted.
+        """
+        if self.picture.notes:
+            return None
+        content = without_metadata(self.content, self.kind)
+        return (content, MEDIA_TYPES[self.kind]) if content else None
+
+
+def image_name(index: int, count: int) -> str:
+    """What errors call an image of a request."""
+    return f"image {index + 1} of {count}"
+
+
+def read_source(url: str, *, limits: Limits, name: str = "the image", fetched: bool = False) -> bytes | str:
+    """The bytes of a data URL; an http address as it is, where addresses are `fetched`.
+
+    Raises:
+        ImageError: it is neither, or more than `limits.image_bytes`.
+    """
+    scheme = url[:8].lower()
+    if scheme.startswith("data:"):
+        content = _decoded(url, name, limits)
+        image_kind(content, name)
+        return content
+    if scheme.startswith(("http:", "https:")):
+        if fetched:
+            return url
+        raise ImageError(f"{name}: this server does not fetch images from addresses; send a data URL in base64")
+    if scheme.startswith("file:"):
+        raise ImageError(f"{name}: files of the server are never read; send a data URL in base64")
+    raise ImageError(f"{name}: not a data URL in base64")
+
+
+def image_kind(content: bytes, name: str) -> str:
+    """The format of a file, by its first bytes.
+
+    Raises:
+        ImageError: it is not one of `MEDIA_TYPES`.
+    """
+    beginning = content[:1024]
+    kind = next((kind for kind, pattern in _KINDS if pattern.match(beginning)), None)
+    if kind in MEDIA_TYPES:
+        return kind
+    raise ImageError(f"{name}: {'not an image' if kind is None else f'a file of the format {kind}'}; {_ACCEPTED}")
+
+
+def _decoded(url: str, name: str, limits: Limits) -> bytes:
+    head = _DATA.match(url)
+    if head is None:
+        raise ImageError(f"{name}: a data URL without a comma after its media type")
+    media_type, *options = (part.strip().lower() for part in head[1].split(";"))
+    if media_type not in _CLAIMED:
+        said = media_type if _MEDIA_TYPE.fullmatch(media_type) else "something else"
+        raise ImageError(f"{name}: the data URL says that it is {said}; {_ACCEPTED}")
+    if len(url) - head.end() > 4 * limits.image_bytes:  # more than percent signs and line breaks account for
+        raise _too_large(name, limits)
+    try:
+        text = url[head.end() :].encode("ascii")
+    except UnicodeEncodeError:
+        raise ImageError(f"{name}: a data URL holds other than ASCII characters") from None
+    if b"%" in text:
+        text = unquote_to_bytes(text)
+    if "base64" not in options:
+        content = text
+    else:
+        if any(byte in text for byte in _OTHER):  # copying megabytes takes longer than decoding them
+            text = text.translate(_STANDARD, _SPACES)
+        text = text.rstrip(b"=")
+        if 3 * len(text) // 4 > limits.image_bytes:
+            raise _too_large(name, limits)
+        try:
+            content = pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        except binascii.Error:
+            raise ImageError(f"{name}: a data URL that is not valid base64") from None
+    if len(content) > limits.image_bytes:
+        raise _too_large(name, limits)
+    if not content:
+        raise ImageError(f"{name}: a data URL without data")
+    return content
+
+
+def _too_large(name: str, limits: Limits) -> ImageError:
+    return ImageError(f"{name}: more than the limit of {limits.image_bytes / 1e6:g} MB")
+
+
+class Memory:
+    """Bytes that may be taken at once. Who comes first is served first, so that large requests are not passed over for ever."""
+
+    def __init__(self, total: int):
+        self.total = self.free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, amount: int) -> None:
+        """Wait until `amount` is free, and take it."""
+        if amount <= self.free and not self._waiting:
+            self.free -= amount
+            return
+        turn = asyncio.get_running_loop().create_future()
+        entry = (amount, turn)
+        self._waiting.append(entry)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it was given in the same moment
+                self.give_back(amount)
+            else:
+                self._waiting.remove(entry)
+                self.give_back(0)  # those behind may fit
+            raise
+
+    def give_back(self, amount: int) -> None:
+        self.free += amount
+        while self._waiting and self._waiting[0][0] <= self.free:
+            amount, turn = self._waiting.popleft()
+            self.free -= amount
+            turn.set_result(None)
+
+
+class Images:
+    """Opens the images of requests in threads, within the memory that `limits` allow for all of them together."""
+
+    def __init__(self, limits: Limits, fetcher: Fetcher | None = None):
+        self.limits, self.fetcher = limits, fetcher
+        self.memory = Memory(limits.memory_bytes)
+        self._threads = ThreadPoolExecutor(limits.decoders, thread_name_prefix="images")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def work(self, work: Callable[[], T]) -> Awaitable[T]:
+        """What has to do with pixels, in one of the threads."""
+        return asyncio.wrap_future(self._threads.submit(work))
+
+    @contextlib.asynccontextmanager
+    async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Received, ...]]:
+        """The images of a request, in order; their memory counts as taken until the end of the block.
+
+        Raises:
+            ImageError: an image cannot be used, or all together are too many or too large.
+        """
+        if len(sources) > self.limits.images:
+            raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
+        names = [image_name(index, len(sources)) for index in range(len(sources))]
+        contents = await self._contents(sources, names)
+        files = await self.work(lambda: self._examined(contents, names))
+        held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
+        await self.memory.take(held + scratch)
+        job, received = None, []
+        try:
+            for file in files:
+                job = self._threads.submit(file.open, self.limits)
+                received.append(await asyncio.wrap_future(job))
+            self.memory.give_back(scratch)
+            scratch = 0
+            yield tuple(received)
+        finally:
+            self._give_back(held + scratch, job)
+
+    def _give_back(self, amount: int, job: Future[Received] | None) -> None:
+        """Once a job is over: a thread that decodes cannot be stopped."""
+        if job is None or job.done() or job.cancel():
+            self.memory.give_back(amount)
+            return
+        loop = asyncio.get_running_loop()
+
+        def over(_: Future[Received]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.memory.give_back, amount)
+
+        job.add_done_callback(over)
+
+    async def _contents(self, sources: Sequence[bytes | str], names: Sequence[str]) -> list[bytes]:
+        """The files, those at addresses fetched one after the other, so that they take no more memory than a body may."""
+        contents: list[bytes] = []
+        for source, name in zip(sources, names, strict=True):
+            if isinstance(source, str):
+                if self.fetcher is None:
+                    raise ImageError(f"{name}: this server does not fetch images from addresses")
+                left = self.limits.body_bytes - sum(map(len, contents))
+                source = await self.fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
+            contents.append(source)
+        return contents
+
+    def _examined(self, contents: Sequence[bytes], names: Sequence[str]) -> list[_File]:
+        """The files, all headers read before any pixel is unpacked."""
+        files = [_File.examined(content, name, self.limits) for content, name in zip(contents, names, strict=True)]
+        pixels = sum(file.pixels for file in files)
+        if pixels > self.limits.request_pixels:
+            most = self.limits.request_pixels / 1e6
+            raise ImageError(f"{len(files)} images of {pixels / 1e6:.1f} MP are more than the limit of {most:g} MP in a request")
+        return files
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A file whose header is known to be allowed."""
+
+    content: bytes = field(repr=False)
+    kind: str
+    name: str
+    pixels: int
+
+    @classmethod
+    def examined(cls, content: bytes, name: str, limits: Limits) -> _File:
+        if len(content) > limits.image_bytes:
+            raise _too_large(name, limits)
+        kind = image_kind(content, name)
+        try:
+            content = readable(content, kind)
+            width, height = measure(content, name=name, max_pixels=limits.image_pixels, formats=(kind,))
+        except ImageError as error:
+            raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+        return cls(content=content, kind=kind, name=name, pixels=width * height)
+
+    def open(self, limits: Limits) -> Received:
+        picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
+        received = Received(picture=picture, content=self.content, kind=self.kind)
+        if same := received.unchanged():
+            picture.encoded = (same[1], same[0])
+        return received
