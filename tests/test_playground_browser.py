@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from playground_examples import FOLDER
 from playground_server import BREAK, Play, bill, decided, ended, looked, playground_server, said, view
 from playground_states import FULL, LOW, STATES, answered_low, asked_for_more, open_page, photo, take_example
 from playwright.sync_api import expect, sync_playwright
+from servers import serving
 
+expect.set_options(timeout=15_000)  # both cores may be busy with other tests
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.network,
@@ -58,7 +61,7 @@ def new_page(browser):
     def opened(width=1300, scheme="light"):
         contexts.append(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(15_000)
         page.told = []
         page.on("console", lambda message: page.told.append(message.text))
         page.on("pageerror", lambda error: page.told.append(str(error)))
@@ -453,6 +456,14 @@ def test_stop_closes_the_connection(page, server, tmp_path):
     assert_asks_again(page, server)
 
 
+def test_a_stream_that_is_not_understood_is_left(page, server, tmp_path):
+    take_example(page, server, tmp_path)
+    server.play(said("so"), b"data: <p>\n\n", threading.Event())
+    page.click("#ask")
+    expect(page.locator("#error")).to_contain_text("does not understand")
+    assert server.gone.wait(2)
+
+
 def test_a_stream_cut_anywhere_reads_the_same(page, server, tmp_path):
     """Every pair of pieces, every kind of line end, a character of several bytes, comments and fields that are passed over."""
     open_page(page, server, tmp_path)
@@ -583,4 +594,37 @@ def test_the_whole_flow_by_keyboard(page, server, tmp_path):
     page.keyboard.press("Enter")
     expect(page.locator("#python")).to_be_visible()
     tab_to(page, "BODY")
+    assert page.told == []
+
+
+# ------------------------------------------------------------------------------------------------ the gateway itself
+
+
+def test_the_examples_on_the_gateway(page):
+    """With the built-in model and nothing else: answers, looks and bills of every example, the time of always-full, the gate."""
+    command = [sys.executable, "-m", "visionthink", "serve"]
+    found = []
+    with serving(command, os.environ | {"OMP_NUM_THREADS": "1"}, seconds=60) as url:
+        page.goto(url)
+        examples = page.locator("#examples button")
+        expect(examples).to_have_count(8)
+        for number in range(8):
+            examples.nth(number).click()
+            expect(page.locator("#ask")).to_be_focused()
+            page.keyboard.press("Enter")
+            expect(page.locator("#bill")).to_be_visible()
+            read = [page.locator(f"#{name}").inner_text() for name in ("answer", "tokens", "tokens-full")]
+            found.append((*read, page.locator("#steps .closer").count()))
+        page.click("#measure")
+        expect(page.locator("#answer-full")).not_to_have_text("not asked")
+        assert float(page.locator("#seconds-full").inner_text()) > 0
+        page.click("#options summary")
+        page.check("input[name=rule][value=gate]")
+        page.fill("#threshold", "1")
+        page.click("#ask")
+        expect(page.locator(".decision")).to_contain_text("Decided by the threshold")
+        expect(page.locator("#bill")).to_be_visible()
+    low, full = ("4", "16", 0), ("20", "16", 1)
+    answers = ["orange", "horizontal", "8", "6", "blue", "4", "8", "vertical"]
+    assert found == [(answer, *cost) for answer, cost in zip(answers, [low, full] * 4, strict=True)]
     assert page.told == []
