@@ -121,6 +121,7 @@ class PlaygroundServer:
             for piece in script:
                 if piece is BREAK:
                     finished = True
+                    await asyncio.sleep(0.3)  # what was sent is read before: a browser may drop what it has not read yet
                     raise ConnectionResetError
                 if isinstance(piece, threading.Event):
                     while not piece.is_set():

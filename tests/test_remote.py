@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from servers import replying, transformers_serve
 
 from visionthink.data import synth
+from visionthink.episode import run_async
 from visionthink.errors import OptionError
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import evaluate
@@ -60,6 +62,28 @@ def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
     assert 0 < sum(line["stop_reason"] == "answered_after_request" for line in lines["remote"]) < 50
     assert runs["remote"]["accuracy"] == runs["local"]["accuracy"]
     assert runs["remote"]["flops"] == pytest.approx(runs["local"]["flops"], rel=0.02)  # the end of a turn is no token to a server
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_streamed_episodes_are_those_that_are_asked_whole(served):
+    """Pieces, turns and the server's counts; `transformers serve` says them in the last chunk."""
+    examples, model, pieces = synth.suite(10), load(served, checkpoint="tiny", max_new_tokens=8), []
+
+    async def stream():
+        found = [await run_async(model.episode(example), model.policy, pieces.append) for example in examples]
+        await model.policy.aclose()
+        return found
+
+    streamed, whole = asyncio.run(stream()), model.run(examples)
+    model.policy.close()
+    said = [[(t.text, t.usage.visual_tokens, t.usage.text_tokens, t.usage.output_tokens) for t in x.turns] for x in streamed]
+    assert said == [[(t.text, t.usage.visual_tokens, t.usage.text_tokens, t.usage.output_tokens) for t in x.turns] for x in whole]
+    turns = [turn for transcript in streamed for turn in transcript.turns]
+    assert "".join(pieces) == "".join(turn.text for turn in turns) and len(pieces) > 2 * len(turns)
+    times = [(turn.usage.first_token_seconds, turn.usage.seconds) for turn in turns]
+    assert all(0 < first <= seconds for first, seconds in times), times
+    assert {transcript.requested for transcript in streamed} == {False, True}
 
 
 def reply(message: dict, prompt: int, image: int, reason: str = "stop") -> tuple[int, dict]:

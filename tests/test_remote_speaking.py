@@ -166,7 +166,12 @@ def test_pieces_are_what_is_said(server, policies):
     assert pieces == ["<think>It is ", "7. \u2260", "</think><answe", "r>7</a", "nswer>"]
     server.scripts[:] = [in_pieces(REPLIES[3][1], "tool_calls", 4)]
     pieces, _ = spoken(policies["agent"])
-    assert pieces == ["I lo", "ok.", "\n", '<tool_call>\n{"name": "resize_image", "arguments": {"action": "resize"}}\n</tool_call>']
+    assert pieces == [
+        "I lo",
+        "ok.",
+        "\n",
+        '<tool_call>\n{"name": "resize_image", "arguments": {"action": "resize"}}\n</tool_call>',
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ ended early, failed
@@ -240,6 +245,24 @@ def test_probabilities_are_those_of_the_text_or_none(events, texts, logprobs, se
     _, completion = spoken(policies["plain"].with_fields({"logprobs": True}))
     assert (completion.text, completion.token_texts, completion.logprobs) == ("six", texts, logprobs)
     assert server.sent[-1]["logprobs"] is True
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        (("h", "m", "</think>", "6", "</s>"), ("<think>h", "m", "</think>", "6", "")),
+        (("<think>", "\n", "hm", "\n</think>", "\n\n", "6"), ("", "", "", "", "<think>hm</think>", "6")),
+        (("6",), ("<think>hm</think>6",)),
+        (("5",), ()),
+    ],
+)
+def test_thinking_that_was_taken_out_hides_no_probability_of_the_answer(tokens, texts, server, policies):
+    """Whether its tokens are named as they stand in the text, otherwise, or not at all."""
+    named = [{"token": token, "logprob": -1.0} for token in tokens]
+    reply = {"message": {"reasoning_content": "hm", "content": "6"}, "logprobs": {"content": named}, "finish_reason": "stop"}
+    server.scripts[:] = [Script(headers=JSON, pieces=(json.dumps({"choices": [reply]}).encode(),))]
+    [completion] = policies["plain"].complete([HISTORY])
+    assert (completion.text, completion.token_texts) == ("<think>hm</think>6", texts)
 
 
 def test_a_character_of_several_tokens_is_added_by_the_last(server, policies):
@@ -328,6 +351,10 @@ def test_in_prompt_mode_a_call_of_the_client_is_no_malformed_request(server, pol
     assert completion.text == "<think>sunny?</think>" and re.fullmatch(r"call_[0-9a-f]{32}", made["id"])
     server.scripts[:] = [tool_calls(call("weather", "{}"), content=Protocol().request())]
     assert spoken(policy)[1].calls == ()  # a request in the text comes first, too
+    same = policy.with_fields({"tools": [{"type": "function", "function": {"name": "resize_image"}}]})
+    server.scripts[:] = [tool_calls(call("resize_image", RESIZE)), tool_calls(call("resize_image", '{"width": 9}'))]
+    assert spoken(same)[1].text == Protocol().request()  # the client has one of this name, but this is ours
+    assert spoken(same)[1].calls == (call("resize_image", '{"width": 9}'),)
 
 
 # ------------------------------------------------------------------------------------------------ what was said earlier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -511,6 +512,21 @@ def test_a_body_that_is_no_request(body, words):
         with pytest.raises(ApiError) as caught:
             read(body, read=read_image)
         assert (caught.value.status, caught.value.message, caught.value.param) == (400, words, None)
+
+
+def test_a_body_of_nothing_but_brackets_is_refused_before_it_is_parsed():
+    body = b'{"model": "m", "messages": [], "x": [' + b"[]," * 8_000_000 + b"[]]}"
+    start = time.perf_counter()
+    with pytest.raises(ApiError, match=r"^the body has more than 100000 opening brackets or 500000 commas"):
+        read_chat(body, read=read_image)
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("text", ["<" + "|" * 2_000_000, "<|" * 1_000_000, "<|" + "a" * 2_000_000, "<" * 2_000_000])
+def test_texts_are_disarmed_in_a_time_that_grows_with_their_length(text):
+    start = time.perf_counter()
+    assert disarmed(text) == text
+    assert time.perf_counter() - start < 1
 
 
 def test_a_number_that_is_too_large_for_json():

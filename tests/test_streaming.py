@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import random
 import re
 import socket
 import time
@@ -14,7 +16,7 @@ from upstream import DONE, USAGE, Script, delta, event, said, streamed, upstream
 
 from visionthink.endpoint import Completed, Connection, Delta, Endpoint, Unanswered, connection
 from visionthink.endpoint.completions import read_reply
-from visionthink.endpoint.reading import Reading
+from visionthink.endpoint.reading import Reading, text_of
 from visionthink.endpoint.wording import Unfolding, taken_apart
 
 JSON = {"Content-Type": "application/json"}
@@ -160,6 +162,73 @@ def test_pieces_are_taken_apart_as_the_whole_is(text):
         pieces = [unfolding.feed(text[i : i + size]) for i in range(0, len(text), size)]
         for part, expected in zip(map("".join, zip(*pieces, strict=True)), whole, strict=True):
             assert expected.startswith(part) and len(part) >= len(expected.rstrip()) - len("<|im_end|>"), (size, pieces)
+
+
+def damaged(rng: random.Random) -> bytes:
+    """The stream with some bytes left out, said twice, exchanged, or brought from elsewhere in it."""
+    data = bytearray(STREAM)
+    for _ in range(rng.randint(0, 4)):
+        at, length = rng.randrange(len(data)), rng.choice((1, 1, 2, 8, 40))
+        kind = rng.randrange(5)
+        if kind == 0:
+            del data[at : at + length]
+        elif kind == 1:
+            data[at:at] = data[at : at + length]
+        elif kind == 2:
+            data[at] = rng.choice(b'\r\n:,{}[]" d\xff\x00\\0')
+        elif kind == 3:
+            begin = rng.randrange(len(data))
+            data[at:at] = data[begin : begin + length]
+        else:
+            data[at:at] = rng.choice(
+                (b"\n\n", b"\r", b"data: [DONE]\n\n", b"event: error\n", b"data:", b"null", b"1e999", b"</s>")
+            )
+    return bytes(data[: rng.randrange(len(data))] if rng.randrange(4) == 0 else data)
+
+
+def outcome(parts: list[bytes]) -> list[Delta | Completed | str]:
+    """What is read, and how it fails."""
+    reading, found = Reading(), []
+    try:
+        for part in parts:
+            for delta in reading.feed(part):
+                found.append(delta)
+        for item in reading.finish(None):
+            found.append(item)
+    except Unanswered as failure:
+        found.append(f"{failure.kind}: {failure}")
+    return found
+
+
+def check_damaged(count: int) -> None:
+    """Nothing but `Unanswered` is raised, the pieces do not depend on the split, and the whole is what is read unstreamed."""
+    rng, whole = random.Random(0), 0
+    for _ in range(count):
+        data = damaged(rng)
+        places = sorted(rng.sample(range(len(data) + 1), min(len(data), rng.randint(1, 5))))
+        found = outcome([data])
+        assert outcome([data[a:b] for a, b in itertools.pairwise([0, *places, len(data)])]) == found, data
+        try:
+            expected = read_reply(text_of(data, None))
+        except Unanswered as failure:
+            words = str(failure).partition(": ")[0]
+            earlier = "no text in its encoding" in words  # what stands before the byte that cannot be read may fail, too
+            assert isinstance(found[-1], str) and found[-1].startswith(f"{failure.kind}: {'' if earlier else words}"), data
+        else:
+            assert found[-1] == expected, data
+            said = "".join(delta.text for delta in found[:-1])
+            assert said == expected.text or not expected.text.startswith(said), data
+            whole += 1
+    assert whole > count * 0.2
+
+
+def test_damaged_streams():
+    check_damaged(1000)
+
+
+@pytest.mark.slow
+def test_many_damaged_streams():
+    check_damaged(100_000)
 
 
 # ------------------------------------------------------------------------------------------------ over a connection

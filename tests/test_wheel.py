@@ -28,7 +28,8 @@ def test_wheel_answers_in_an_empty_environment(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     launch = ("train/launch/ddp.yaml", "train/launch/zero3.yaml", "train/launch/zero3.json", "train/launch/fsdp2.yaml")
     prompts = ("prompts/agent_system.txt", "prompts/chatml.jinja")
-    for needed in (*prompts, "assets/tiny/tuned/model.safetensors", "recipes/tiny.py", *launch):
+    page = ("serve/playground/index.html", "serve/playground/playground.js", "serve/playground/examples/8.png")
+    for needed in (*prompts, *page, "assets/tiny/tuned/model.safetensors", "recipes/tiny.py", *launch):
         assert f"visionthink/{needed}" in names
 
     env = tmp_path / "env"

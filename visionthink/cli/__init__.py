@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, inference, sft, training
+from visionthink.cli import data, evaluation, inference, serving, sft, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
@@ -25,6 +25,7 @@ _EXTRAS = {
         "eval": "sklearn matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
+        "serve": "starlette pydantic uvicorn httptools prometheus_client",
         "ray": "ray",
     }.items()
     for library in libraries.split()
@@ -90,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, training, sft, data, evaluation):
+    for group in (inference, serving, training, sft, data, evaluation):
         group.add(command)
     return parser

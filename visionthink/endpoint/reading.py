@@ -70,7 +70,7 @@ class Reading:
             text, self._broken = error.object[: error.start].decode("utf-8-sig"), error
         yield from self._deltas(self._events.feed(text))
         if self._broken and self._events.found:  # a reply that is no stream may have another encoding
-            raise illegible(self._broken)
+            raise illegible(self._broken.reason)
         if self._events.found:
             self._content.clear()
         waiting = self._events.waiting if self._events.found else len(self._content)
@@ -121,7 +121,9 @@ class Reading:
     def _delta(self, piece: Mapping[str, Any]) -> Delta:
         """What a piece of the first choice says. Calls are understood when they are whole."""
         said, message = MessageParts(), piece.get("delta")
-        if isinstance(message, dict):
+        if isinstance(message, dict) and isinstance(content := message.get("content"), str) and _says_only_that(message):
+            said.text.append(content)  # nearly all pieces are of this form
+        elif isinstance(message, dict):
             self._said += len(str(message.get("tool_calls") or message.get("function_call") or ""))
             read_message({name: value for name, value in message.items() if name not in ("tool_calls", "function_call")}, said)
         elif isinstance(piece.get("text"), str):  # of the older endpoint for completions
@@ -147,6 +149,10 @@ class Reading:
         return Unanswered("server", f"the reply is {error}" + (f": {words}" if words else ""))
 
 
+def _says_only_that(message: Mapping[str, Any]) -> bool:
+    return not any(value and name not in ("content", "role") for name, value in message.items())
+
+
 def _behind(whole: str, said: Sequence[str]) -> str:
     """What follows what was said; nothing where the whole turned out to be something else."""
     before = "".join(said)
@@ -165,8 +171,8 @@ def text_of(content: bytes, charset: str | None) -> str:
         raise illegible(error) from None
 
 
-def illegible(error: Exception) -> Unanswered:
-    return Unanswered("server", short(f"the reply is no text in its encoding: {error}"), final=True)
+def illegible(why: object) -> Unanswered:
+    return Unanswered("server", short(f"the reply is no text in its encoding: {why}"), final=True)
 
 
 def too_large() -> Unanswered:

@@ -57,7 +57,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._reply: dict[str, Any] = {}
-        self._choices: dict[str, dict[str, Any]] = {}
+        self._choices: dict[int | str, dict[str, Any]] = {}
 
     def add(self, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take a record; what its first choice adds to the reply.
@@ -72,12 +72,13 @@ class Assembly:
             raise ValueError("a stream of an unknown form")
         first: Mapping[str, Any] = {}
         for piece in pieces:
-            place = json.dumps(piece.get("index", 0))
+            index = piece.get("index", 0)
+            place = index if type(index) is int else json.dumps(index)
             choice = self._choices.setdefault(place, {})
             said, whole = choice.get("message"), piece.get("message")
             if said is not None and whole is not None and said != whole:
                 raise ValueError("a stream of several messages")
-            _extend(choice, {name: value for name, value in piece.items() if name != "message"})
+            _extend(choice, {name: value for name, value in piece.items() if name != "message"} if "message" in piece else piece)
             choice |= {} if whole is None else {"message": whole}
             first = piece if place == next(iter(self._choices)) else first
         return first

@@ -50,6 +50,8 @@ class Unfolding:
 
     def feed(self, text: str) -> tuple[str, str]:
         """Thinking and what was said, as far as this text shows them."""
+        if self._opened is False and not self._held and not text[-1:].isspace() and not _FIRST.search(text):
+            return "", text  # as nearly all pieces are
         text, thinking = self._held + text, ""
         if self._opened is None:
             start = text.lstrip()
@@ -81,16 +83,19 @@ _OPENING_PARTS, _CLOSING_PARTS, _END_PARTS = map(_parts, (_OPENINGS, _CLOSINGS, 
 
 def _begun(text: str, parts: frozenset[str]) -> int:
     """How many characters at the end of a text may be the beginning of a mark."""
+    if not _FIRST.search(text, max(0, len(text) - _LONGEST)):
+        return 0
     return next((n for n in range(min(len(text), _LONGEST), 0, -1) if text[-n:] in parts), 0)
 
 
+_FIRST = re.compile("|".join(sorted({re.escape(mark[0]) for mark in (*_OPENINGS, *_CLOSINGS, *_ENDS)})))
 _LONGEST = max(map(len, _OPENING_PARTS | _CLOSING_PARTS | _END_PARTS))
 
 
 def _without_ends(text: str) -> str:
     end = len(text.rstrip())
-    while mark := next((mark for mark in _ENDS if text.endswith(mark, 0, end)), None):
-        end -= len(mark)
+    while text.endswith(_ENDS, 0, end):
+        end -= next(len(mark) for mark in _ENDS if text.endswith(mark, 0, end))
         while end and text[end - 1].isspace():
             end -= 1
     return text if end == len(text.rstrip()) else text[:end]

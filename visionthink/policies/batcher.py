@@ -19,6 +19,10 @@ from visionthink.types import Completion, FinishReason, History
 
 Until = Callable[[str], bool]
 
+LINGER_SECONDS = 0.005
+"""After a call with several replies, the most that the next one waits for as many again: who was answered comes back at once, and
+whoever comes first would be answered alone."""
+
 
 @dataclass(eq=False, kw_only=True)
 class _Request:
@@ -143,6 +147,7 @@ class Batcher:
                 if self._waiting:
                     break
                 self._changed.wait()
+            self._changed.wait_for(lambda: len(self._waiting) >= len(self._speaking) or self._closed, LINGER_SECONDS)
             first = self._waiting[0].policy
             alike = [request for request in self._waiting if request.policy.samples_like(first)][: self.most]
             for request in alike:

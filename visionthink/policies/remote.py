@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
 from visionthink.errors import OptionError, one_line
-from visionthink.policies.wire import call_of, functions_of, messages_of, named
-from visionthink.protocol import Answer, Protocol, Writing, written_out
+from visionthink.policies.wire import by_token, call_of, functions_of, messages_of, named
+from visionthink.protocol import Answer, Protocol, Reply, Request, Writing, written_out
 from visionthink.types import Completion, Failure, History
 
 
@@ -107,7 +107,7 @@ class RemotePolicy:
             finally:
                 await reply.aclose()
             if completion is None:  # the server was not heard out, and has counted nothing
-                completion = Completion(writing.text, seconds=time.monotonic() - started, **_by_token(tokens, writing.text))
+                completion = Completion(writing.text, seconds=time.monotonic() - started, **by_token(tokens, writing.text))
         if completion.finish_reason == "length" and until is not None and until(writing.text):
             completion = dataclasses.replace(completion, finish_reason="stop")
         yield dataclasses.replace(completion, first_token_seconds=first)
@@ -194,17 +194,20 @@ class RemotePolicy:
             visual_tokens=completed.image_tokens,
             cached_tokens=completed.cached_tokens,
             calls=theirs if reason in ("stop", "unknown") and not error else (),
-            **_by_token(completed.logprobs, text),
+            **by_token(completed.logprobs, text),
         )
 
     def _calls(self, completed: Completed) -> tuple[list[tuple[str, str]], tuple[dict[str, Any], ...]]:
         """Calls to be written out, and those of functions that the caller offered. One that asks to see more does only that."""
         offered = named(self._sampling.get("tools"))
-        ours = [call for call in completed.calls if call[0] not in offered]
-        asks = not isinstance(self.protocol.parse(written_out(completed.text, completed.reasoning, ours)), Answer)
-        known = zip(completed.calls, completed.call_ids, strict=True)
-        theirs = [call_of(*call, known_as) for call, known_as in known if call[0] in offered]
-        return ours, () if asks else tuple(theirs)
+        known = list(zip(completed.calls, completed.call_ids, strict=True))
+        ours = [call for call, _ in known if call[0] not in offered or isinstance(self._heard("", "", [call]), Request)]
+        if not isinstance(self._heard(completed.text, completed.reasoning, ours), Answer):
+            return ours, ()
+        return ours, tuple(call_of(*call, known_as) for call, known_as in known if call not in ours)
+
+    def _heard(self, text: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> Reply:
+        return self.protocol.parse(written_out(text, reasoning, calls))
 
 
 def _is_json(text: str) -> bool:
@@ -213,18 +216,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _by_token(tokens: Sequence[tuple[str, float]], text: str) -> dict[str, Any]:
-    """Log-probabilities and texts of tokens that make up the text; nothing where they are not. Marks of its end add no text."""
-    texts: list[str] = []
-    at = 0
-    for token, _ in tokens:
-        if not text.startswith(token, at) and at < len(text):
-            return {}
-        texts.append(token if at < len(text) else "")
-        at += len(texts[-1])
-    return {"token_texts": tuple(texts), "logprobs": tuple(p for _, p in tokens)} if tokens and at == len(text) else {}
 
 
 def _failed(failure: Unanswered, seconds: float) -> Completion:

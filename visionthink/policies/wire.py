@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visionthink.protocol import prompt, taken_out
+from visionthink.protocol import after_thinking, prompt, taken_out
 from visionthink.types import History, ImageView, Message
 
 
@@ -45,6 +45,27 @@ def call_of(name: str, arguments: str, known_as: str) -> dict[str, Any]:
     """A call in OpenAI's form, under a name of its own where the server gave it none."""
     known_as = known_as or f"call_{uuid.uuid4().hex}"
     return {"id": known_as, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def by_token(tokens: Sequence[tuple[str, float]], text: str) -> dict[str, Any]:
+    """`token_texts` and `logprobs` of a completion; nothing where the tokens that a server names are not those of the text.
+
+    Marks of the end add no text. Thinking that the server took out may be written otherwise than it was said, or its tokens be
+    missing: what comes before the answer is then the text of one token.
+    """
+    texts = [""] * len(tokens)
+    left, end = len(tokens), len(text)
+    while left and not text.endswith(tokens[left - 1][0]):
+        left -= 1
+    while left and text.endswith(tokens[left - 1][0], 0, end):
+        left -= 1
+        texts[left] = tokens[left][0]
+        end -= len(texts[left])
+    answer = after_thinking(text)
+    if not tokens or end > (text.rindex(answer) if answer else len(text)):
+        return {}
+    texts[max(0, left - 1)] = text[:end] + texts[max(0, left - 1)]
+    return {"token_texts": tuple(texts), "logprobs": tuple(logprob for _, logprob in tokens)}
 
 
 def _called(text: str, calls: Sequence[tuple[str, str]], usual: str, place: int) -> list[dict[str, Any]]:

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 from visionthink.episode import Episode, Speaker
-from visionthink.errors import one_line
 from visionthink.policies.gate import confidence
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
@@ -220,12 +219,12 @@ class _Answer:
         """The last events."""
         last = self._completions[-1]
         if last.error is not None and not (last.finish_reason == "refused" and self._teller.answering):
-            return [Failed(last.error.kind, last.error.text)]
+            return [Failed(last.error.kind, f"upstream: {last.error.text}")]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]
         if reason == "stop" and not self._teller.answering:
-            return [Failed("server", f"the model gave no answer ({one_line(last.text, 120) or 'not a word'})")]
+            return [Failed("server", "the model gave no answer")]
         return [Ended(reason, self._bill(rule))]
 
     def _bill(self, rule: str) -> Bill:

@@ -18,6 +18,10 @@ PIXEL = (
 """An image of 28x28 px, for examples of requests."""
 
 
+_MOST_BRACKETS, _MOST_COMMAS = 100_000, 500_000
+"""In a body, those in texts included: each may become a value, which takes memory, or a part, which takes time."""
+
+
 class Body(BaseModel):
     """A part of a request. Nothing is converted; fields that are not declared are dropped."""
 
@@ -31,8 +35,12 @@ def parsed(model: type[B], body: bytes) -> B:
     """A body as a request.
 
     Raises:
-        ApiError: it is not JSON, or a field is missing, of another type, out of range or not supported; the message names it.
+        ApiError: it is not JSON, has too many values, or a field is missing, of another type, out of range or not supported; the
+            message names it.
     """
+    if body.count(b"{") + body.count(b"[") > _MOST_BRACKETS or body.count(b",") > _MOST_COMMAS:
+        words = f"the body has more than {_MOST_BRACKETS} opening brackets or {_MOST_COMMAS} commas"
+        raise ApiError(400, words, code="too_many_values")
     try:
         record = from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -63,6 +63,8 @@ class Fetcher(Protocol):
 
     async def fetch(self, url: str, *, name: str, most: int) -> bytes: ...
 
+    async def close(self) -> None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Received:
@@ -200,7 +202,7 @@ class Images:
     """Opens the images of requests in threads, within the memory that `limits` allow for all of them together."""
 
     def __init__(self, limits: Limits, fetcher: Fetcher | None = None):
-        self.limits, self._fetcher = limits, fetcher
+        self.limits, self.fetcher = limits, fetcher
         self.memory = Memory(limits.memory_bytes)
         self._threads = ThreadPoolExecutor(limits.decoders, thread_name_prefix="images")
 
@@ -254,10 +256,10 @@ class Images:
         contents: list[bytes] = []
         for source, name in zip(sources, names, strict=True):
             if isinstance(source, str):
-                if self._fetcher is None:
+                if self.fetcher is None:
                     raise ImageError(f"{name}: this server does not fetch images from addresses")
                 left = self.limits.body_bytes - sum(map(len, contents))
-                source = await self._fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
+                source = await self.fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
             contents.append(source)
         return contents
 
@@ -294,4 +296,7 @@ class _File:
 
     def open(self, limits: Limits) -> Received:
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
-        return Received(picture=picture, content=self.content, kind=self.kind)
+        received = Received(picture=picture, content=self.content, kind=self.kind)
+        if same := received.unchanged():
+            picture.encoded = (same[1], same[0])
+        return received

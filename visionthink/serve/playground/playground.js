@@ -215,7 +215,7 @@ function busy(is) {
 /** On a narrow screen the results are below the form: go there. */
 function showResults() {
   const { top } = $("results").getBoundingClientRect();
-  if (top > innerHeight * 0.7) $("results").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  if (top > innerHeight * 0.4) $("results").scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
 function clearError() {
@@ -228,6 +228,7 @@ function fail(error, where = null) {
   if (!known) console.error(error);
   $("error").textContent = known ? error.message : `This page failed: ${error.message}. Load it again.`;
   $("error").hidden = false;
+  say("");
   if (known && error.status === 401) {
     $("key-field").hidden = false;
     where = $("key");

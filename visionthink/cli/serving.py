@@ -1,0 +1,115 @@
+"""`visionthink serve`."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from visionthink.addresses import is_endpoint
+from visionthink.cli.common import AddCommand, load, model_options, names
+from visionthink.errors import OptionError
+from visionthink.model import Model
+
+
+def add(command: AddCommand) -> None:
+    serve = command("serve", _serve, "An OpenAI-compatible server whose model looks at a part of the pixels first.")
+    model_options(serve)
+    text = "an OpenAI-compatible endpoint to stand before, as http://host:8000/v1#MODEL, instead of --model; "
+    text += "it is offered our function (dialect native) unless --dialect or --checkpoint says how it was trained"
+    serve.add_argument("--upstream", metavar="URL", help=text)
+    serve.add_argument("--name", help="what clients call the model (default: the model's own name)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    text = "keys of clients, a line each: NAME sha256:HEX; needed unless only this machine is listened to"
+    serve.add_argument("--api-key-file", metavar="FILE", help=text)
+    serve.add_argument("--new-key", metavar="NAME", help="print a new key and its line for the file of keys, and do nothing else")
+    text = "who decides on a second look: the model, which asks, or a gate on its confidence, which needs no training "
+    serve.add_argument("--rule", choices=("model", "gate"), default="model", help=text + "(default: %(default)s)")
+    text = "confidence, from 0 to 1, below which the gate takes a second look (default: %(default)s)"
+    serve.add_argument("--threshold", type=float, default=0.9, help=text)
+    serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
+    serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
+    serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")
+    text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
+    serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from visionthink.serve.keys import Keys, new_key
+
+    if options.new_key:
+        key, line = new_key(options.new_key)
+        sys.stdout.write(f"{key}\n{line}\n")
+        return
+    if not 0 <= options.threshold <= 1:
+        raise OptionError(f"--threshold {options.threshold:g}: must be a number from 0 to 1")
+    if options.upstream:
+        if not is_endpoint(options.upstream):
+            raise OptionError(f"--upstream {options.upstream}: not the address of an endpoint, such as http://localhost:8000/v1")
+        options.model = options.upstream
+        if not (options.dialect or options.checkpoint or options.menu):
+            options.dialect = "native"
+    keys = Keys.read(options.api_key_file) if options.api_key_file else None
+    if keys is None and not _is_loopback(options.host):
+        raise OptionError(
+            f"--host {options.host}: others can reach it, so that clients need keys: --api-key-file FILE "
+            "(visionthink serve --new-key NAME makes one)"
+        )
+    from visionthink.serve.limits import Limits
+
+    limits = Limits(requests=options.concurrency)
+    listening = _listening(options.host, options.port)
+    with listening:
+        _run(options, keys, limits, listening)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """The socket, before a model is loaded for nothing."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OptionError(f"--host {host} --port {port}: cannot listen there ({words})") from None
+
+
+def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.socket) -> None:
+    import uvicorn
+
+    from visionthink.serve.answering import Answering
+    from visionthink.serve.app import Gateway
+    from visionthink.serve.connections import server_options
+    from visionthink.serve.sources import Images
+
+    more = {"concurrency": limits.requests} if is_endpoint(options.model) else {}
+    upstream = _upstream(options, load(options, **more))
+    answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold)
+    gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
+    config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("visionthink.serve").setLevel(logging.INFO)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    sys.stderr.write(f"{upstream.name} at http://{shown}:{port}/v1 (playground: http://{shown}:{port}/)\n")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _upstream(options: argparse.Namespace, model: Model) -> Any:
+    from visionthink.serve.upstreams import LocalUpstream, RemoteUpstream
+
+    if is_endpoint(options.model):
+        served = options.model.partition("#")[2]
+        return RemoteUpstream(model, options.name or served or "default")
+    return LocalUpstream(model, options.name or Path(options.model).name, batch_size=options.batch_size)

@@ -1,0 +1,185 @@
+"""The gateway as an ASGI application: its routes, and what stands before them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from visionthink.serve import chat
+from visionthink.serve.admission import Admission, Slots
+from visionthink.serve.answering import Answering
+from visionthink.serve.conversation import Conversation, Override
+from visionthink.serve.document import openapi
+from visionthink.serve.errors import ApiError, error_response, of_exception
+from visionthink.serve.events import Event
+from visionthink.serve.fetching import Fetcher
+from visionthink.serve.keys import Keys, RequireKey
+from visionthink.serve.metrics import Metrics
+from visionthink.serve.page import FOLDER, page_routes
+from visionthink.serve.responses import read_responses
+from visionthink.serve.responses_stream import ResponseWriter
+from visionthink.serve.sources import read_source
+from visionthink.serve.streaming import Envelope, EventStream, WholeAnswer
+
+_READY_SECONDS = 5.0
+_OPEN = ("/", "/health", "/ready")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """What the routes work with.
+
+    Args:
+        image_hosts: hosts that images are fetched from; without any, images at addresses are refused.
+        default: what is done where a request does not say.
+    """
+
+    answering: Answering
+    keys: Keys | None = None
+    image_hosts: Sequence[str] = ()
+    default: Override = field(default_factory=Override)
+    metrics: Metrics = field(default_factory=Metrics)
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def app(self) -> Starlette:
+        """The application, to be run by a server with `connections.server_options`."""
+        limits = self.answering.images.limits
+        slots = Slots(limits)
+        self.metrics.gauge("requests_running", "Requests that are being answered.", lambda: slots.running)
+        self.metrics.gauge("requests_waiting", "Requests that wait for their turn.", lambda: slots.waiting)
+        memory = self.answering.images.memory
+        self.metrics.gauge("image_memory_bytes", "Memory of decoded images.", lambda: memory.total - memory.free)
+        self.metrics.gauge("request_ratio", "Share of the last adaptive answers that took a second look.", self._request_ratio)
+        files = [f"/playground/{path.relative_to(FOLDER).as_posix()}" for path in FOLDER.rglob("*") if path.is_file()]
+        return Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/responses", self._responses, methods=["POST"]),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/health", _health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+                Route("/openapi.json", _document),
+                *page_routes(),
+            ],
+            middleware=[
+                Middleware(RequireKey, keys=self.keys, open_paths=[*_OPEN, *files]),
+                Middleware(Admission, limits=limits, slots=slots),
+            ],
+            exception_handlers={HTTPException: _of_starlette, Exception: _of_ours, ApiError: _of_ours},
+            lifespan=self._running,
+        )
+
+    @asynccontextmanager
+    async def _running(self, _: Starlette) -> AsyncIterator[None]:
+        images = self.answering.images
+        images.fetcher = Fetcher(self.image_hosts) if self.image_hosts else None
+        yield
+        await self.answering.upstream.aclose()
+        if images.fetcher is not None:
+            await images.fetcher.close()
+        images.close()
+
+    def _request_ratio(self) -> float:
+        return self.answering.paying.request_ratio or 0.0
+
+    # ------------------------------------------------------------------------------------------------ answers
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.body()
+        read = functools.partial(chat.read_chat, body, read=self._read, headers=request.headers, default=self.default)
+        conversation = await self.answering.images.work(read)
+        envelope = Envelope.of(conversation, "chatcmpl-")
+        events = self._answered(conversation, envelope, request, "chat")
+        if conversation.stream:
+            return EventStream(chat.chunks(events, envelope), chat.late)
+        return WholeAnswer(chat.completion(events, envelope))
+
+    async def _responses(self, request: Request) -> Response:
+        body = await request.body()
+        read = functools.partial(read_responses, body, read=self._read, headers=request.headers, default=self.default)
+        conversation, said_again = await self.answering.images.work(read)
+        envelope = Envelope.of(conversation, "resp_")
+        writer = ResponseWriter(envelope, said_again)
+        events = self._answered(conversation, envelope, request, "responses")
+        if conversation.stream:
+            return EventStream(writer.stream(events), writer.late)
+        return WholeAnswer(writer.whole(events))
+
+    def _read(self, url: str) -> bytes | str:
+        return read_source(url, name="the image", limits=self.answering.images.limits, fetched=bool(self.image_hosts))
+
+    def _answered(self, conversation: Conversation, envelope: Envelope, request: Request, api: str) -> AsyncGenerator[Event]:
+        self._known(conversation.model)
+        key = request.scope["state"]["key"]
+        events = self.answering.answer(conversation, key=key or "")
+        return self.metrics.counted(events, api=api, id=envelope.id, key=key)
+
+    # ------------------------------------------------------------------------------------------------ the rest
+
+    def _known(self, name: str) -> None:
+        """
+        Raises:
+            ApiError: there is no model of this name.
+        """
+        served = self.answering.upstream.name
+        if name != served:
+            raise ApiError(
+                404,
+                f"model: there is no model of this name here; the one that is served is {served}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def _record(self) -> dict[str, object]:
+        return {"id": self.answering.upstream.name, "object": "model", "created": self.started, "owned_by": "visionthink"}
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._record()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._known(request.path_params["name"])
+        return JSONResponse(self._record())
+
+    async def _ready(self, _: Request) -> Response:
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                why_not = await self.answering.upstream.ready()
+        except TimeoutError:
+            why_not = f"no reply within {_READY_SECONDS:g} s"
+        if why_not:
+            return error_response(503, f"the model cannot be reached: {why_not}", code="upstream_unreachable")
+        return JSONResponse({"status": "ready"})
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _health(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def _document(_: Request) -> Response:
+    return JSONResponse(openapi())
+
+
+async def _of_starlette(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "there is nothing at this path", 405: "this method is not allowed here"}
+    return error_response(error.status_code, words.get(error.status_code, error.detail), headers=error.headers)
+
+
+async def _of_ours(_: Request, error: Exception) -> Response:
+    return of_exception(error).response()
