@@ -376,7 +376,9 @@ def test_headers_that_do_not_come(server, data):
 def test_headers_of_a_second_request_that_do_not_come(server, data):
     with socket.create_connection(("127.0.0.1", server.port), timeout=3) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        got = b""
+        while not got.endswith(b"}"):
+            got += connection.recv(65536)
         began = time.monotonic()
         connection.sendall(data)
         assert connection.recv(65536) == b"" and 0.4 < time.monotonic() - began < 1.5
