@@ -21,7 +21,8 @@ from visionthink.images import open_image
 from visionthink.serve import sources
 from visionthink.serve.errors import of_exception
 from visionthink.serve.limits import Limits
-from visionthink.serve.sources import Images, Memory, Received, read_source
+from visionthink.serve.memory import Memory
+from visionthink.serve.sources import Images, Received, read_source
 from visionthink.serve.structure import readable, without_metadata
 
 NAME = "image 1 of 1"
