@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from visionthink.serve.admission import Slots
+from visionthink.serve.admission import Admission, Slots
 from visionthink.serve.limits import Limits
 
 # ---------------------------------------------------------------------------------------------------------- slots
@@ -69,6 +69,27 @@ def test_without_keys_only_all_together_count():
     async def run() -> None:
         places = slots(requests=5, requests_per_key=1, waiting=0)
         assert all(places.ask(None).done() for _ in range(5)) and places.ask(None) is None
+
+    asyncio.run(run())
+
+
+def test_a_place_that_is_given_in_the_moment_in_which_the_request_ends_is_not_lost():
+    async def unreached(*_: Any) -> None:
+        raise AssertionError
+
+    async def run() -> None:
+        places = slots(requests=1)
+        places.ask(None)
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+        admission = Admission(unreached, limits=places.limits, slots=places)
+        waiting = asyncio.create_task(admission(scope, asyncio.Event().wait, unreached))
+        await asyncio.sleep(0.01)
+        assert (places.running, places.waiting) == (1, 1)
+        places.give_back(None)
+        assert (places.running, places.waiting) == (1, 0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled() and places.running == 0
 
     asyncio.run(run())
 
@@ -348,6 +369,19 @@ def test_headers_that_do_not_come(server, data):
     began = time.monotonic()
     got, closed = server.raw(data)
     assert (got, closed) == (b"", True) and 0.4 < time.monotonic() - began < 1.5
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("data", [b"\r\n", b"GET /health HT"])
+def test_headers_of_a_second_request_that_do_not_come(server, data):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        got = b""
+        while not got.endswith(b"}"):
+            got += connection.recv(65536)
+        began = time.monotonic()
+        connection.sendall(data)
+        assert connection.recv(65536) == b"" and 0.4 < time.monotonic() - began < 1.5
 
 
 @pytest.mark.network

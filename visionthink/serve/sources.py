@@ -9,7 +9,6 @@ import asyncio
 import binascii
 import contextlib
 import re
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from visionthink.errors import ImageError, OptionError
 from visionthink.images import measure
 from visionthink.picture import Picture
 from visionthink.serve.limits import DECODING, Limits
+from visionthink.serve.memory import Memory
 from visionthink.serve.structure import readable, without_metadata
 
 try:
@@ -163,39 +163,6 @@ def _decoded(url: str, name: str, limits: Limits) -> bytes:
 
 def _too_large(name: str, limits: Limits) -> ImageError:
     return ImageError(f"{name}: more than the limit of {limits.image_bytes / 1e6:g} MB")
-
-
-class Memory:
-    """Bytes that may be taken at once. Who comes first is served first, so that large requests are not passed over for ever."""
-
-    def __init__(self, total: int):
-        self.total = self.free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, amount: int) -> None:
-        """Wait until `amount` is free, and take it."""
-        if amount <= self.free and not self._waiting:
-            self.free -= amount
-            return
-        turn = asyncio.get_running_loop().create_future()
-        entry = (amount, turn)
-        self._waiting.append(entry)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was given in the same moment
-                self.give_back(amount)
-            else:
-                self._waiting.remove(entry)
-                self.give_back(0)  # those behind may fit
-            raise
-
-    def give_back(self, amount: int) -> None:
-        self.free += amount
-        while self._waiting and self._waiting[0][0] <= self.free:
-            amount, turn = self._waiting.popleft()
-            self.free -= amount
-            turn.set_result(None)
 
 
 class Images:
