@@ -405,7 +405,7 @@ def test_what_is_fetched_is_checked_by_its_bytes_and_all_together_are_limited():
             images = Images(Limits(body_bytes=1_500, image_bytes=1_500), fetcher)
             url = f"http://allowed.example:{port}"
             async with images.opened([f"{url}/a.png", png()]) as received:
-                assert [image.picture.size for image in received] == [(3, 2), (3, 2)]
+                assert [image.size for image in received] == [(3, 2), (3, 2)]
             with pytest.raises(
                 ImageError, match=r"^image 2 of 2: a file of the format HTML; JPEG, PNG, WEBP and GIF are accepted$"
             ):

@@ -18,11 +18,12 @@ from PIL import Image, PngImagePlugin
 
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
+from visionthink.picture import Picture
 from visionthink.serve import sources
 from visionthink.serve.errors import of_exception
 from visionthink.serve.limits import Limits
 from visionthink.serve.memory import Memory
-from visionthink.serve.sources import Images, Received, read_source
+from visionthink.serve.sources import Images, read_source
 from visionthink.serve.structure import readable, without_metadata
 
 NAME = "image 1 of 1"
@@ -56,8 +57,8 @@ def url_of(content: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def opened(*contents: bytes | str, limits: Limits = LIMITS) -> tuple[Received, ...]:
-    async def run() -> tuple[Received, ...]:
+def opened(*contents: bytes | str, limits: Limits = LIMITS) -> tuple[Picture, ...]:
+    async def run() -> tuple[Picture, ...]:
         images = Images(limits)
         try:
             async with images.opened(contents) as received:
@@ -178,7 +179,7 @@ ACCEPTED = "; JPEG, PNG, WEBP and GIF are accepted"
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_formats_that_are_read(kind):
     (received,) = opened(small(kind))
-    assert received.kind == kind and received.picture.size == (3, 2)
+    assert received.size == (3, 2)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,8 @@ def test_only_the_decoder_of_the_format_is_asked(monkeypatch):
 def test_html_behind_a_png_is_not_passed_on():
     page = b"<script>alert('secret')</script>"
     (received,) = opened(PNG + page)
-    assert received.picture.image.getpixel((0, 0)) == (255, 0, 0)
-    assert received.unchanged() == (PNG, "image/png")
+    assert received.image.getpixel((0, 0)) == (255, 0, 0)
+    assert received.encoded == ("image/png", PNG)
 
 
 # --------------------------------------------------------------------------------------------------------- bombs
@@ -268,7 +269,7 @@ def test_a_frame_of_a_gif_that_is_larger_than_its_screen_counts():
 def test_sides_that_differ_too_much(width, height):
     with pytest.raises(ImageError, match=rf"^{NAME}: an image of {width}x{height} px has an aspect ratio above 200$"):
         opened(grey_png(width, height))
-    assert opened(grey_png(10, 2_000))[0].picture.size == (10, 2_000)
+    assert opened(grey_png(10, 2_000))[0].size == (10, 2_000)
 
 
 JPEG = small("JPEG")
@@ -300,7 +301,7 @@ def test_of_a_gif_with_half_a_million_frames_only_the_first_is_read():
     gif = small("GIF", "P")
     began = time.process_time()
     (received,) = opened(gif[:_at] + FRAME * 400_000 + b";")
-    assert received.picture.notes == () and received.content == gif
+    assert received.notes == ()
     assert time.process_time() - began < 0.3
 
 
@@ -310,7 +311,7 @@ def test_a_jpeg_of_thousands_of_scans():
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match=f"^{NAME}: a JPEG of more than 100 scans$"):
         opened(jpeg[:-2] + last * 10_000 + jpeg[-2:])
-    assert opened(jpeg)[0].unchanged() == (jpeg[: jpeg.index(b"\xff\xdb")] + jpeg[jpeg.index(b"\xff\xdb") :], "image/jpeg")
+    assert opened(jpeg)[0].encoded == ("image/jpeg", jpeg[: jpeg.index(b"\xff\xdb")] + jpeg[jpeg.index(b"\xff\xdb") :])
 
 
 # ------------------------------------------------------------------------------------------- of all images together
@@ -470,7 +471,7 @@ def test_metadata_is_dropped_without_encoding_again(kind):
     content = with_everything(kind)
     assert content.count(b"secret") == 4
     (received,) = opened(content)
-    stripped, media_type = received.unchanged()
+    media_type, stripped = received.encoded
     assert b"secret" not in stripped and media_type == f"image/{kind.lower()}"
     again = Image.open(io.BytesIO(stripped))
     assert again.tobytes() == open_image(content).image.tobytes() and again.info["icc_profile"] == b"a profile"
@@ -481,22 +482,22 @@ def test_metadata_is_dropped_without_encoding_again(kind):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_what_would_look_different_elsewhere_is_not_passed_on(kind):
     (turned,) = opened(with_everything(kind, orientation=6))
-    assert turned.picture.size == (48, 64) and turned.unchanged() is None
+    assert turned.size == (48, 64) and turned.encoded is None
 
 
 def test_what_others_would_show_otherwise_is_not_passed_on():
     seen = Image.new("RGBA", (4, 4), (255, 0, 0, 0))  # red, which nobody sees who looks at it
-    assert opened(saved(seen, "PNG"))[0].unchanged() is None
-    assert opened(saved(Image.new("CMYK", (4, 4)), "JPEG"))[0].unchanged() is None
-    assert opened(saved(Image.new("I;16", (4, 4)), "PNG"))[0].unchanged() is None
-    assert opened(small("WEBP"))[0].unchanged() is None and opened(small("GIF"))[0].unchanged() is None
+    assert opened(saved(seen, "PNG"))[0].encoded is None
+    assert opened(saved(Image.new("CMYK", (4, 4)), "JPEG"))[0].encoded is None
+    assert opened(saved(Image.new("I;16", (4, 4)), "PNG"))[0].encoded is None
+    assert opened(small("WEBP"))[0].encoded is None and opened(small("GIF"))[0].encoded is None
 
 
 def test_colours_of_a_palette_and_adobe_colours_are_kept():
     palette = saved(photo().quantize(16), "PNG")
-    assert opened(palette)[0].unchanged() == (palette, "image/png")
+    assert opened(palette)[0].encoded == ("image/png", palette)
     adobe = saved(photo(), "JPEG", keep_rgb=True)
-    assert opened(adobe)[0].unchanged() == (adobe, "image/jpeg")
+    assert opened(adobe)[0].encoded == ("image/jpeg", adobe)
 
 
 def test_a_jpeg_with_restarts_and_one_without_an_end_are_read_as_pillow_does():

@@ -12,13 +12,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
 
 from visionthink.episode import Episode, Speaker
+from visionthink.picture import Picture
 from visionthink.policies.gate import confidence
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked
 from visionthink.serve.paying import Paying
 from visionthink.serve.questions import example_of, texts_of
-from visionthink.serve.sources import Images, Received
+from visionthink.serve.sources import Images
 from visionthink.serve.telling import Teller
 from visionthink.serve.upstreams import Upstream
 from visionthink.transcript import Transcript
@@ -62,8 +63,8 @@ class Answering:
         inputs = [part for message in conversation.messages for part in message.content if isinstance(part, ImageInput)]
         rule = conversation.override.rule or self.rule
         speaker = self.upstream.speaker(conversation, key=key, logprobs=rule == "gate" and bool(inputs))
-        async with self.images.opened([image.source for image in inputs]) as received:
-            answer = _Answer(self, conversation, received, speaker, started)
+        async with self.images.opened([image.source for image in inputs]) as pictures:
+            answer = _Answer(self, conversation, pictures, speaker, started)
             details = [conversation.override.mode or image.detail for image in inputs]
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
@@ -78,12 +79,12 @@ class _Answer:
         self,
         answering: Answering,
         conversation: Conversation,
-        received: Sequence[Received],
+        pictures: Sequence[Picture],
         speaker: Speaker,
         started: float,
     ):
         self._answering, self._conversation, self._speaker = answering, conversation, speaker
-        self._model, self._received, self._started = answering.upstream.model, received, started
+        self._model, self._pictures, self._started = answering.upstream.model, pictures, started
         self._teller = Teller(started)
         self._transcripts: list[Transcript] = []
         self._completions: list[Completion] = []
@@ -195,9 +196,9 @@ class _Answer:
         self._transcripts.append(episode.transcript())
 
     def _begun(self, levels: Levels) -> Episode:
-        pictures, model = [image.picture for image in self._received], self._model
-        example = example_of(self._conversation.messages, pictures)
-        return Episode(example, pictures, model.menu, model.protocol, budget=model.budget, fixed=levels)
+        model = self._model
+        example = example_of(self._conversation.messages, self._pictures)
+        return Episode(example, self._pictures, model.menu, model.protocol, budget=model.budget, fixed=levels)
 
     async def without_images(self) -> AsyncGenerator[Event]:
         """The answer to a conversation that has none."""
@@ -234,7 +235,7 @@ class _Answer:
             self._transcripts,
             said,
             rule=rule,
-            measured=measured or not self._received,
+            measured=measured or not self._pictures,
             seconds=time.perf_counter() - self._started,
             first_token_seconds=self._teller.first_token_seconds,
         )

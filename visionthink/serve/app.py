@@ -119,7 +119,7 @@ class Gateway:
         return WholeAnswer(writer.whole(events))
 
     def _read(self, url: str) -> bytes | str:
-        return read_source(url, name="the image", limits=self.answering.images.limits, fetched=bool(self.image_hosts))
+        return read_source(url, limits=self.answering.images.limits, fetched=bool(self.image_hosts))
 
     def _answered(self, conversation: Conversation, envelope: Envelope, request: Request, api: str) -> AsyncGenerator[Event]:
         self._known(conversation.model)

@@ -66,28 +66,6 @@ class Fetcher(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Received:
-    """An image of a request, opened."""
-
-    picture: Picture
-    content: bytes = field(repr=False)
-    """The file as it came."""
-    kind: str
-    """Its format, by Pillow's name."""
-
-    def unchanged(self) -> tuple[bytes, str] | None:
-        """The file without metadata and its media type, to be passed on where the whole picture is shown in its own size.
-
-        None where that cannot be: the format cannot be copied without metadata, or others would not see what is shown here, since
-        the picture was turned, laid on white, or converted.
-        """
-        if self.picture.notes:
-            return None
-        content = without_metadata(self.content, self.kind)
-        return (content, MEDIA_TYPES[self.kind]) if content else None
-
-
 def image_name(index: int, count: int) -> str:
     """What errors call an image of a request."""
     return f"image {index + 1} of {count}"
@@ -181,7 +159,7 @@ class Images:
         return asyncio.wrap_future(self._threads.submit(work))
 
     @contextlib.asynccontextmanager
-    async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Received, ...]]:
+    async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Picture, ...]]:
         """The images of a request, in order; their memory counts as taken until the end of the block.
 
         Raises:
@@ -194,25 +172,25 @@ class Images:
         files = await self.work(lambda: self._examined(contents, names))
         held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
         await self.memory.take(held + scratch)
-        job, received = None, []
+        job, pictures = None, []
         try:
             for file in files:
                 job = self._threads.submit(file.open, self.limits)
-                received.append(await asyncio.wrap_future(job))
+                pictures.append(await asyncio.wrap_future(job))
             self.memory.give_back(scratch)
             scratch = 0
-            yield tuple(received)
+            yield tuple(pictures)
         finally:
             self._give_back(held + scratch, job)
 
-    def _give_back(self, amount: int, job: Future[Received] | None) -> None:
+    def _give_back(self, amount: int, job: Future[Picture] | None) -> None:
         """Once a job is over: a thread that decodes cannot be stopped."""
         if job is None or job.done() or job.cancel():
             self.memory.give_back(amount)
             return
         loop = asyncio.get_running_loop()
 
-        def over(_: Future[Received]) -> None:
+        def over(_: Future[Picture]) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self.memory.give_back, amount)
 
@@ -261,9 +239,10 @@ class _File:
             raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
         return cls(content=content, kind=kind, name=name, pixels=width * height)
 
-    def open(self, limits: Limits) -> Received:
+    def open(self, limits: Limits) -> Picture:
+        """The picture. Where it shows the pixels as they are in the file, it brings that along without its metadata, to be passed
+        on; not where it was turned, laid on white or converted, or its format cannot be copied without metadata."""
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
-        received = Received(picture=picture, content=self.content, kind=self.kind)
-        if same := received.unchanged():
-            picture.encoded = (same[1], same[0])
-        return received
+        if not picture.notes and (same := without_metadata(self.content, self.kind)):
+            picture.encoded = (MEDIA_TYPES[self.kind], same)
+        return picture
