@@ -35,6 +35,8 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
     serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
     serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")
+    text = "send the upstream a cache_salt for each key, so that vLLM's prefix cache tells no client what another one has asked"
+    serve.add_argument("--cache-salt", action="store_true", help=text)
     text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
 
@@ -111,5 +113,7 @@ def _upstream(options: argparse.Namespace, model: Model) -> Any:
 
     if is_endpoint(options.model):
         served = options.model.partition("#")[2]
-        return RemoteUpstream(model, options.name or served or "default")
+        return RemoteUpstream(model, options.name or served or "default", salted=options.cache_salt)
+    if options.cache_salt:
+        raise OptionError("--cache-salt: is for an upstream that is vLLM")
     return LocalUpstream(model, options.name or Path(options.model).name, batch_size=options.batch_size)
