@@ -19,6 +19,9 @@ from visionthink.serve.conversation import Conversation, SamplingOptions
 from visionthink.serve.errors import ApiError
 from visionthink.types import Completion, History
 
+_CHARACTERS_PER_TOKEN = 16
+"""More than any text has on average."""
+
 
 class Upstream(Protocol):
     """A model with its protocol and menu, and who speaks for it."""
@@ -73,6 +76,11 @@ class LocalUpstream:
             raise _unsupported("tools", "the model of this server calls no functions; leave tools out")
         if any(message.wire for message in conversation.messages):
             raise _unsupported("messages", "the model of this server reads no names, tool calls or their results")
+        context = self.policy.config.get_text_config().max_position_embeddings
+        characters = sum(len(part) for message in conversation.messages for part in message.content if isinstance(part, str))
+        if characters > _CHARACTERS_PER_TOKEN * context:  # known without the model, which others wait for
+            words = f"messages: {characters} characters are more than the model's context of {context} tokens holds"
+            raise ApiError(400, words, param="messages", code="context_length_exceeded")
         sampling = conversation.sampling
         refused = {"top_p": sampling.top_p not in (None, 1.0), "stop": bool(sampling.stop), **dict.fromkeys(sampling.more, True)}
         for field, asked in refused.items():
