@@ -36,7 +36,7 @@ def add(command: AddCommand) -> None:
     text = "who decides on a second look: the model, which asks, or a gate on its confidence, which needs no training "
     serve.add_argument("--rule", choices=("model", "gate"), default="model", help=text + "(default: %(default)s)")
     text = "confidence, from 0 to 1, below which the gate takes a second look (default: %(default)s)"
-    serve.add_argument("--threshold", type=float, default=0.9, help=text)
+    serve.add_argument("--threshold", type=float, default=0.8, help=text)
     serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
     serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
     serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")

@@ -47,7 +47,7 @@ class Answering:
         threshold: of the gate, where a request does not say; see `Override.threshold`.
     """
 
-    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.9):
+    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.8):
         self.upstream, self.images, self.rule, self.threshold = upstream, images, rule, threshold
         self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
