@@ -110,7 +110,8 @@ def test_a_conversation_goes_on_and_text_alone_is_answered(model):
 
 @pytest.mark.slow
 def test_the_gate_beats_a_random_mix_on_a_model_that_never_asks():
-    """The default threshold is that of 300 other questions; 300 unseen ones, each answered through the server by low views, full views and the gate."""
+    """300 questions, each answered through the server by low views, by full views and with the gate, whose default threshold
+    comes from other questions."""
     base = visionthink.load("tiny-base", max_new_tokens=16)
 
     def right(bodies, examples, address):
