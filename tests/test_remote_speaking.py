@@ -379,7 +379,7 @@ def test_functions_of_the_client_stand_beside_ours(server, policies):
 
 def test_a_function_of_the_client_with_the_name_of_ours_is_refused(policies):
     same = [WEATHER, {"type": "function", "function": {"name": "resize_image"}}]
-    with pytest.raises(DataError, match="^tools: the model is offered a function 'resize_image' by this server"):
+    with pytest.raises(DataError, match=r"^tools: the model is offered a function 'resize_image' by this"):
         policies["native"].with_fields({"tools": same})
     assert Protocol("native").function_names == ("resize_image",) and Protocol("agent").function_names == ()
 

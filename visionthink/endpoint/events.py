@@ -47,7 +47,14 @@ class Events:
         if whole and self._line:
             whole[0], self._line = "".join([*self._line, whole[0]]), []
         for line in whole:
-            yield from self._take(line)
+            if line[:7] == "data: {" and not (self._data or self._kind or self.ended):  # as nearly all are, each a record
+                record = _record(line[6:])
+                if isinstance(record, dict):
+                    self.found = True
+                    yield record
+                    continue
+            if line or self._data or self._kind:
+                yield from self._take(line)
         self._line.append(rest)
 
     def finish(self) -> Iterator[dict[str, Any]]:

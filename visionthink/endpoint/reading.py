@@ -45,6 +45,9 @@ class Reading:
         self._size = self._said = 0
         self._pending: tuple[dict[str, Any], str, list[str]] | None = None
         """Plain records that are not put together yet: the last of them, and the name and the values of what they say."""
+        self._unheard: list[str] = []
+        """Values of theirs that are in no delta yet."""
+        self._deltas: list[Delta] = []
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._halves = {"text": "", "reasoning": ""}
@@ -77,9 +80,10 @@ class Reading:
             raise illegible(self._broken.reason)
         if self._events.found:
             self._content.clear()
-        waiting = self._events.waiting if self._events.found else len(self._content)
-        if self._size > _MOST_STREAMED or max(self._said, waiting) > MOST_BYTES:
-            raise too_large()
+        if self._size > MOST_BYTES:
+            waiting = self._events.waiting if self._events.found else len(self._content)
+            if self._size > _MOST_STREAMED or max(self._said, waiting) > MOST_BYTES:
+                raise too_large()
 
     def finish(self, charset: str | None) -> Iterator[Delta | Completed]:
         """What was left to be said, and the whole.
@@ -111,25 +115,24 @@ class Reading:
 
     def _delta(self, records: Iterator[dict[str, Any]]) -> Iterator[Delta]:
         """What records say, as one delta; before a failure, what those before it say."""
-        said: list[Delta] = []
         failure: Unanswered | None = None
         try:
             for record in records:
                 self.records += 1
-                if (plain := self._plain(record)) is not None:
-                    text, reasoning = ("", plain[1]) if plain[0] != "content" else (plain[1], "")
-                    said.append(self._heard(text, reasoning))
+                if self._plain(record):
                     continue
                 if (error := error_of(record)) is not None:
                     raise failed(error)
                 self._put_together()
-                said.append(self._read(self._assembly.add(record)))
+                self._read(self._assembly.add(record))
         except RecursionError:
             failure = too_deep()
         except ValueError as error:
             failure = self._cut(error)
         except Unanswered as error:
             failure = error
+        self._hear_pending()
+        said, self._deltas = self._deltas, []
         delta = said[0] if len(said) == 1 else _merged(said)
         if delta.text or delta.reasoning or delta.logprobs:
             self._said += len(delta.text) + len(delta.reasoning)
@@ -137,42 +140,49 @@ class Reading:
         if failure is not None:
             raise failure
 
-    def _plain(self, record: dict[str, Any]) -> tuple[str, str] | None:
-        """The name and the text of a record that only goes on with what the one before it said, as nearly all do.
+    def _plain(self, record: dict[str, Any]) -> bool:
+        """Take a record that only goes on with what the one before it said, as nearly all do; whether it is one.
 
-        They are put together many at a time; the result is the same.
+        They are put together many at a time, and heard as many as come together; the result is the same.
         """
         choices = record.get("choices")
         if not (record.keys() <= _HEAD and type(choices) is list and len(choices) == 1 and self._assembly.alone):
-            return None
+            return False
         choice, name, text = choices[0], "", ""
         if type(choice) is not dict or type(delta := choice.get("delta")) is not dict:
-            return None
+            return False
         for key, value in choice.items():
             if key != "delta" and value is not None and (key != "index" or type(value) is not int or value != 0):
-                return None
+                return False
         for key, value in delta.items():
             if value is None or value == "" or key == "role":
                 continue
             if name or type(value) is not str or key not in _TEXTS:
-                return None
+                return False
             name, text = key, value
         if not name or record.get("usage") is not None:
-            return None
+            return False
         if self._pending is None or self._pending[1] != name:
             self._put_together()
             self._pending = (record, name, [text])
         else:
             self._pending[2].append(text)
-        return name, text
+        self._unheard.append(text)
+        return True
 
     def _put_together(self) -> None:
         if self._pending is not None:
+            self._hear_pending()
             record, name, texts = self._pending
             self._pending = None
             self._assembly.add(record | {"choices": [{"index": 0, "delta": {name: "".join(texts)}}]})
 
-    def _read(self, piece: Mapping[str, Any]) -> Delta:
+    def _hear_pending(self) -> None:
+        if self._pending is not None and self._unheard:
+            text, self._unheard = "".join(self._unheard), []
+            self._heard(text, "") if self._pending[1] == "content" else self._heard("", text)
+
+    def _read(self, piece: Mapping[str, Any]) -> None:
         """What a piece of the first choice says. Calls are understood when they are whole."""
         said, message = MessageParts(), piece.get("delta")
         if isinstance(message, dict):
@@ -181,15 +191,15 @@ class Reading:
         elif isinstance(piece.get("text"), str):  # of the older endpoint for completions
             said.text.append(piece["text"])
         logprobs = logprobs_of(piece, self._decode_tokens) if piece.get("logprobs") else ()
-        return self._heard("".join(said.text), "".join(said.reasoning), logprobs)
+        self._heard("".join(said.text), "".join(said.reasoning), logprobs)
 
-    def _heard(self, text: str, reasoning: str, logprobs: tuple[tuple[str, float], ...] = ()) -> Delta:
+    def _heard(self, text: str, reasoning: str, logprobs: tuple[tuple[str, float], ...] = ()) -> None:
         reasoning = self._joined("reasoning", reasoning)
         thinking, text = self._unfolding.feed(self._joined("text", text))
         delta = Delta(text=text, reasoning=reasoning or thinking, logprobs=logprobs)
         self._text.append(delta.text)
         self._reasoning.append(delta.reasoning)
-        return delta
+        self._deltas.append(delta)
 
     def _joined(self, kind: str, text: str) -> str:
         """Text without half a character at its end, which goes before the next."""
@@ -200,6 +210,7 @@ class Reading:
         return sound(text.removesuffix(self._halves[kind]))
 
     def _cut(self, error: ValueError) -> Unanswered:
+        self._hear_pending()
         words = one_line("".join(self._text), 120, end=True)
         return Unanswered("server", f"the reply is {error}" + (f": {words}" if words else ""))
 
