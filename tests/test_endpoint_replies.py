@@ -14,8 +14,8 @@ from servers import replying, said
 
 from visionthink.data import synth
 from visionthink.endpoint import connection
-from visionthink.endpoint.endings import ending_of
-from visionthink.endpoint.wording import taken_apart
+from visionthink.endpoint.finish_reasons import ending_of
+from visionthink.endpoint.markup import taken_apart
 from visionthink.model import load
 from visionthink.protocol import Answer as ReplyAnswer
 from visionthink.protocol import Protocol, extract_answer

@@ -106,8 +106,8 @@ def cut(text: str, size: int) -> list[str]:
     return [text[i : i + size] for i in range(0, len(text), size)]
 
 
-def in_pieces(message: dict, reason: str, size: int) -> Script:
-    """A message as a server streams it."""
+def in_pieces(message: dict, reason: str, size: int, pause: float | None = None) -> Script:
+    """A message as a server streams it, with a pause behind each piece, if any."""
     events = [delta(role="assistant", content="")]
     for name in ("reasoning_content", "content", "refusal"):
         events += [delta(**{name: piece}) for piece in cut(message.get(name) or "", size)]
@@ -118,7 +118,8 @@ def in_pieces(message: dict, reason: str, size: int) -> Script:
             delta(tool_calls=[{"index": n, "function": {"arguments": piece}}])
             for piece in cut(made["function"]["arguments"], size)
         ]
-    return streamed(*map(event, [*events, delta(reason), USAGE]), DONE)
+    sent = list(map(event, [*events, delta(reason), USAGE]))
+    return streamed(*(part for one in sent for part in ((one, pause) if pause else (one,))), DONE)
 
 
 REPLIES = [
@@ -161,10 +162,10 @@ def test_a_literal_reply_is_the_same_completion(number, size, server, policies):
 
 
 def test_pieces_are_what_is_said(server, policies):
-    server.scripts[:] = [in_pieces(REPLIES[1][1], "stop", 6)]
+    server.scripts[:] = [in_pieces(REPLIES[1][1], "stop", 6, 0.05)]
     pieces, _ = spoken(policies["agent"])
     assert pieces == ["<think>It is ", "7. \u2260", "</think><answe", "r>7</a", "nswer>"]
-    server.scripts[:] = [in_pieces(REPLIES[3][1], "tool_calls", 4)]
+    server.scripts[:] = [in_pieces(REPLIES[3][1], "tool_calls", 4, 0.05)]
     pieces, _ = spoken(policies["agent"])
     assert pieces == [
         "I lo",
@@ -178,7 +179,7 @@ def test_pieces_are_what_is_said(server, policies):
 
 
 def test_a_reply_ends_where_enough_was_said(server, policies):
-    server.scripts[:] = [streamed(*(event(delta(content=text)) for text in "abcdef"), end="hang")]
+    server.scripts[:] = [streamed(*(part for text in "abcdef" for part in (event(delta(content=text)), 0.05)), end="hang")]
     began = time.monotonic()
     pieces, completion = spoken(policies["plain"], until=lambda text: text.endswith("cd"))
     assert (pieces, timeless(completion)) == (["a", "b", "c", "d"], Completion("abcd"))
@@ -209,13 +210,46 @@ def test_the_only_model_is_found_once_and_its_absence_is_a_completion(serving, s
 
 def test_fields_of_one_request(server, serving):
     policy = RemotePolicy(Endpoint(serving[1], model="m"), temperature=0.5, max_new_tokens=9, omit=["seed"])
-    other = policy.with_fields({"temperature": None, "seed": 3, "top_p": 0.9, "stop": [], "max_completion_tokens": 4})
+    other = policy.with_fields({"temperature": None, "seed": 3, "top_p": 0.9, "stop": [], "max_tokens": 4})
     spoken(other)
     spoken(policy)
     fields = [
         {k: v for k, v in body.items() if k not in ("model", "messages", "stream", "stream_options")} for body in server.sent
     ]
-    assert fields == [{"top_p": 0.9, "max_completion_tokens": 4}, {"temperature": 0.5, "max_tokens": 9}]
+    assert fields == [{"top_p": 0.9, "max_tokens": 4}, {"temperature": 0.5, "max_tokens": 9}]
+
+
+def test_defaults_of_ours_can_be_left_to_the_server(server, serving):
+    policy = RemotePolicy(Endpoint(serving[1], model="m"))
+    spoken(policy.with_fields({"seed": None, "temperature": None, "max_tokens": None}))
+    assert server.sent[0].keys() == {"model", "messages", "stream", "stream_options"}
+
+
+def test_a_client_is_not_told_the_address_or_the_models(server, serving, caplog, monkeypatch):
+    policy = RemotePolicy(Endpoint(serving[1]))
+    monkeypatch.setattr(type(serving[0]), "served", ("secret-1", "secret-2"))
+    [], completion = spoken(policy)
+    assert completion.error.kind == "bad_request" and completion.error.text == (
+        "the endpoint does not serve exactly one model, and none was named; whoever runs this server names it as URL#MODEL"
+    )
+    assert caplog.messages == [f"{serving[1]}: serves secret-1, secret-2; name one as URL#MODEL"]
+
+
+def test_waiting_for_a_slot_is_a_failure_at_the_deadline(server, serving):
+    policy = RemotePolicy(Endpoint(serving[1], model="m", concurrency=1, deadline=0.2))
+
+    async def run() -> list[str | Completion]:
+        server.scripts[:] = [streamed(event(delta(content="6")), 1.0, event(delta("stop")), DONE)]
+        slow = policy.speak(HISTORY)
+        await anext(slow)
+        waiting = [item async for item in policy.speak(HISTORY)]
+        rest = [item async for item in slow]
+        await policy.aclose()
+        return [*waiting, *rest]
+
+    waiting, slow = asyncio.run(run())
+    assert (waiting.error.kind, waiting.error.text) == ("timeout", "all 1 requests at once were taken until the deadline")
+    assert slow.text == "6" and slow.error is None and len(server.sent) == 1
 
 
 # ------------------------------------------------------------------------------------------------ probabilities of tokens
@@ -343,6 +377,13 @@ def test_functions_of_the_client_stand_beside_ours(server, policies):
     assert "tool_choice" not in server.sent[-1]
 
 
+def test_a_function_of_the_client_with_the_name_of_ours_is_refused(policies):
+    same = [WEATHER, {"type": "function", "function": {"name": "resize_image"}}]
+    with pytest.raises(DataError, match=r"^tools: the model is offered a function 'resize_image' by this"):
+        policies["native"].with_fields({"tools": same})
+    assert Protocol("native").function_names == ("resize_image",) and Protocol("agent").function_names == ()
+
+
 def test_in_prompt_mode_a_call_of_the_client_is_no_malformed_request(server, policies):
     policy = policies["agent"].with_fields({"tools": [WEATHER]})
     server.scripts[:] = [tool_calls(call("weather", "{}", ""), content="<think>sunny?</think>")]
@@ -378,6 +419,21 @@ def test_earlier_messages_with_calls_are_sent_as_they_were(server, policies):
     assert calling == {"role": "assistant", "content": None, "tool_calls": [call("weather", "{}", "w")]}
     assert answer == {"role": "tool", "content": "sunny", "tool_call_id": "w"}
     assert (assistant, question["content"]) == ({"role": "assistant", "content": "Sunny."}, "What colour?")
+
+
+@pytest.mark.parametrize("dialect", ["plain", "native", "agent"])
+def test_a_conversation_that_ends_with_a_result_ends_with_it(dialect, server, policies):
+    """No empty message of the user stands behind it; functions are named all the same."""
+    picture = Picture(Image.new("RGB", (448, 448), "red"))
+    example = Example("a", "", b"", earlier=EARLIER[:4])
+    found = Episode(example, [picture], Menu(), Protocol(dialect))
+    spoken(policies[dialect], list(found.history))
+    [body] = server.sent
+    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "tool"]
+    assert body["messages"][-1] == {"role": "tool", "content": "sunny", "tool_call_id": "w"}
+    assert ("tools" in body) == (dialect == "native")
+    unplaced = Protocol(dialect).opening("", found.history[1].content[1:], can_request=True, earlier=[("assistant", "Hm.")])
+    assert [message.role for message in unplaced][-2:] == ["assistant", "user"]
 
 
 def test_a_local_model_is_told_what_only_an_endpoint_can_be_sent():

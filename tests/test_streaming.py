@@ -16,8 +16,9 @@ from upstream import DONE, USAGE, Script, delta, event, said, streamed, upstream
 
 from visionthink.endpoint import Completed, Connection, Delta, Endpoint, Unanswered, connection
 from visionthink.endpoint.completions import read_reply
+from visionthink.endpoint.markup import Unfolding, taken_apart
 from visionthink.endpoint.reading import Reading, text_of
-from visionthink.endpoint.wording import Unfolding, taken_apart
+from visionthink.endpoint.transport import encoded
 
 JSON = {"Content-Type": "application/json"}
 
@@ -101,29 +102,40 @@ def read(parts: list[bytes]) -> list[Delta | Completed]:
     return [*found, *reading.finish(None)]
 
 
-def test_every_split_of_a_stream_gives_the_same_pieces_and_the_same_reply():
-    expected = [
+def joined(found: list) -> list:
+    """What was said together, and what follows it."""
+    deltas = [item for item in found if isinstance(item, Delta)]
+    return ["".join(d.text for d in deltas), "".join(d.reasoning for d in deltas), *found[len(deltas) :]]
+
+
+def test_every_split_of_a_stream_says_the_same_and_gives_the_same_reply():
+    text, reasoning = "sieben \u2260 \U0001f600\U0001f600 <|im_x |", "h\u00e9 ok"
+    completed = Completed(
+        text=text,
+        reasoning=reasoning,
+        ended_as="tool_calls",
+        calls=(("look", '{"box": [1, 2]}'), ("wait", "{}")),
+        call_ids=("a", "b"),
+        prompt_tokens=9,
+        completion_tokens=2,
+        image_tokens=5,
+        cached_tokens=4,
+    )
+    for place in range(len(STREAM) + 1):
+        assert joined(read([STREAM[:place], STREAM[place:]])) == [text, reasoning, completed], place
+    assert read([STREAM[i : i + 1] for i in range(len(STREAM))]) == [
         Delta(reasoning="h\u00e9 "),
         Delta(reasoning="ok"),
         Delta(text="sieben \u2260 \U0001f600"),
         Delta(text="\U0001f600"),
         Delta(text=" <|im_x |"),
-        Completed(
-            text="sieben \u2260 \U0001f600\U0001f600 <|im_x |",
-            reasoning="h\u00e9 ok",
-            ended_as="tool_calls",
-            calls=(("look", '{"box": [1, 2]}'), ("wait", "{}")),
-            call_ids=("a", "b"),
-            prompt_tokens=9,
-            completion_tokens=2,
-            image_tokens=5,
-            cached_tokens=4,
-        ),
+        completed,
     ]
-    for place in range(len(STREAM) + 1):
-        assert read([STREAM[:place], STREAM[place:]]) == expected, place
-    assert read([STREAM[i : i + 1] for i in range(len(STREAM))]) == expected
-    assert expected[-1] == read_reply(STREAM.decode("utf-8-sig"))
+    assert completed == read_reply(STREAM.decode("utf-8-sig"))
+
+
+def test_what_comes_together_is_one_delta():
+    assert read([STREAM])[:-1] == [Delta(text="sieben \u2260 \U0001f600\U0001f600 <|im_x |", reasoning="h\u00e9 ok")]
 
 
 def test_a_stream_that_ends_anywhere_before_its_last_reason_is_a_failure():
@@ -207,7 +219,8 @@ def check_damaged(count: int) -> None:
         data = damaged(rng)
         places = sorted(rng.sample(range(len(data) + 1), min(len(data), rng.randint(1, 5))))
         found = outcome([data])
-        assert outcome([data[a:b] for a, b in itertools.pairwise([0, *places, len(data)])]) == found, data
+        parts = [data[a:b] for a, b in itertools.pairwise([0, *places, len(data)])]
+        assert joined(outcome(parts)) == joined(found), data
         try:
             expected = read_reply(text_of(data, None))
         except Unanswered as failure:
@@ -235,13 +248,51 @@ def test_many_damaged_streams():
 
 
 def test_pieces_come_as_they_are_said_and_usage_is_asked_for(server, url):
-    server.scripts[:] = [streamed(*said("six", " or seven"))]
+    first, *rest = said("six", " or seven")
+    server.scripts[:] = [streamed(first, 0.1, *rest)]
     *pieces, last, opened = ask(url)
     assert pieces == [Delta(text="six"), Delta(text=" or seven")]
     assert (last.text, last.prompt_tokens, last.cached_tokens, last.finish_reason) == ("six or seven", 9, 4, "stop")
     [body] = server.sent
     assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
     assert (opened.requests, opened.retries) == (1, 0) and opened.working
+
+
+def test_log_probabilities_that_a_server_refuses_are_not_asked_for_again(server, url, caplog):
+    error = json.dumps({"error": {"message": "logprobs are not supported with reasoning models", "param": "logprobs"}}).encode()
+    server.rest = lambda body: Script(status=400, headers=JSON, pieces=(error,)) if "logprobs" in body else streamed(*said("7"))
+    *_, last, _ = ask(url, body={"model": "m", "messages": [], "logprobs": True})
+    server.rest = lambda _: streamed(*said("7"))
+    assert (last.text, last.logprobs, len(server.sent)) == ("7", (), 2)
+    assert ["logprobs are not asked for any more" in message for message in caplog.messages] == [True]
+
+
+def test_what_is_json_already_is_sent_as_it_is():
+    body = {"model": "m\u00e9", "messages": b'[{"role": "user"}]', "stop": ["\ud800"], "seed": None}
+    assert encoded(body) == b'{"model":"m\\u00e9","messages":[{"role": "user"}],"stop":["\\ud800"],"seed":null}'
+    assert encoded({}) == b"{}"
+
+
+def test_a_large_body_is_encoded_once_whatever_is_tried_again(server, url):
+    messages = json.dumps([{"role": "user", "content": "x" * 3_000_000}])
+    server.scripts[:] = [Script(status=500, pieces=(b"not now",))]
+    *_, last, _ = ask(url, body={"model": "m", "messages": messages.encode()}, timeout=20, deadline=40)
+    assert last.text == "7" and [body["messages"] for body in server.sent] == [json.loads(messages)] * 2
+
+
+def test_waiting_for_a_slot_ends_at_the_deadline(url):
+    async def run() -> None:
+        opened = Connection(Endpoint(url, concurrency=1))
+        async with opened.slot(time.monotonic() + 9):
+            with pytest.raises(Unanswered, match="all 1 requests at once were taken until the deadline") as failure:
+                async with opened.slot(time.monotonic() + 0.1):
+                    pass
+            assert failure.value.kind == "timeout"
+        async with opened.slot(time.monotonic() + 9):  # it was given back
+            pass
+        await opened.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("refusing", ["stream_options", "stream"])
@@ -361,14 +412,20 @@ def test_nobody_is_there():
     assert kind == "unreachable" and words.startswith("cannot connect (")
 
 
-def test_a_slow_reply_may_take_longer_than_a_pause_and_no_longer_than_the_deadline(server, url):
-    pieces = [part for text in "abcdef" for part in (event(delta(content=text)), 0.1)]
+def test_a_reply_that_has_begun_may_take_longer_than_the_deadline(server, url):
+    pieces = [part for text in "abcdef" for part in (event(delta(content=text)), 0.2)]
     server.scripts[:] = [streamed(*pieces, event(delta("stop")), DONE)]
-    assert ask(url, timeout=0.3)[-2].text == "abcdef"
-    server.scripts[:] = [streamed(*pieces, *pieces)]
+    assert ask(url, timeout=0.6, deadline=0.6)[-2].text == "abcdef"
+
+
+@pytest.mark.parametrize("spoken", [False, True])
+def test_comments_are_no_reply(spoken, server, url):
+    """They keep a connection open, and neither the deadline nor the pause that is allowed."""
+    begun = [event(delta(content="six"))] if spoken else []
+    server.scripts[:] = [streamed(*begun, *[b": wait\n\n", 0.05] * 100)]
     began = time.monotonic()
-    assert failure_of(ask(url, timeout=0.5, deadline=0.5))[0] == "timeout"
-    assert time.monotonic() - began < 0.7
+    kind, words = failure_of(ask(url, timeout=0.5, deadline=60 if spoken else 0.5))
+    assert kind == "timeout" and "-0" not in words and time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("form", ["text", "one event", "a page"])

@@ -27,6 +27,9 @@ class Script:
 class Upstream:
     """`scripts` holds the next responses, `rest` says what follows them, given a request."""
 
+    served = ("only",)
+    """Names of models."""
+
     def __init__(self) -> None:
         self.scripts: list[Script] = []
         self.rest: Callable[[dict[str, Any]], Script] = lambda _: streamed(*said("7"))
@@ -72,7 +75,7 @@ class Upstream:
         return response
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "only"}]})
+        return web.json_response({"data": [{"id": name} for name in self.served]})
 
 
 @contextlib.contextmanager

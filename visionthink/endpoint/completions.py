@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from visionthink.endpoint.endings import ending_of, finish_reason
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
-from visionthink.endpoint.figures import logprobs_of, usage_of
+from visionthink.endpoint.finish_reasons import ending_of, finish_reason
+from visionthink.endpoint.markup import taken_apart
 from visionthink.endpoint.streams import parse_body
-from visionthink.endpoint.wording import taken_apart
+from visionthink.endpoint.usage import logprobs_of, usage_of
 from visionthink.errors import one_line
 
 

@@ -1,9 +1,10 @@
 """Requests to an endpoint, and everything that can go wrong on the way to it.
 
 An attempt ends within `timeout` seconds whatever the server does, a question within `deadline`: nothing waits without a bound.
-A reply that is streamed may take longer, but pause for no longer than `timeout`. Passing failures (429, 5xx, resets, half a
-reply, a reply that is no JSON) are tried again after a pause that doubles, or that the server asks for, as long as nothing was
-given to the caller; others are not. An endpoint from which nothing but failures comes is not asked for a while (`breaker`).
+A reply that is streamed begins before the deadline and may then go on, but not pause for longer than `timeout`. Passing failures
+(429, 5xx, resets, half a reply, a reply that is no JSON) are tried again after a pause that doubles, or that the server asks for,
+as long as nothing was given to the caller; others are not. An endpoint from which nothing but failures comes is not asked for a
+while (`breaker`).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from visionthink.endpoint.breaker import Breaker
@@ -23,7 +25,7 @@ from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
 from visionthink.endpoint.reading import Delta, Reading, text_of
-from visionthink.endpoint.transport import aiohttp, content_of, failures_named, refused
+from visionthink.endpoint.transport import aiohttp, content_of, encoded, failures_named, refused
 from visionthink.errors import OptionError
 
 try:
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LAST_WAIT = 0.1
 """Seconds that a response may take to end after it has said that this was all; its connection is then used again."""
+_AT_ONCE = 1 << 16
+"""Bytes of a request that are sent at once."""
 _STREAMED = {"stream_options": {"include_usage": True}, "stream": True}
 
 
@@ -104,6 +108,23 @@ class Connection:
         self._only_model = served[0]
         return self._only_model
 
+    @contextlib.asynccontextmanager
+    async def slot(self, end: float) -> AsyncIterator[None]:
+        """One of the requests at once, in its turn by the rate limit.
+
+        Raises:
+            Unanswered: there is none before `end` on the monotonic clock.
+        """
+        async with contextlib.AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(end - time.monotonic()):
+                    await held.enter_async_context(self.slots)
+                    await self.turn()
+            except TimeoutError:
+                words = f"all {self.endpoint.concurrency} requests at once were taken until the deadline"
+                raise Unanswered("timeout", words, final=True) from None
+            yield
+
     async def turn(self) -> None:
         """Wait for what the rate limit allows."""
         if self._rate:
@@ -112,7 +133,8 @@ class Connection:
     async def complete(self, body: Mapping[str, Any], end: float) -> Completed:
         """The reply to a request body of chat completions, before `end` on the monotonic clock.
 
-        A server that wants `max_tokens` under its newer name gets it so from then on.
+        A field that is bytes holds JSON already: messages with images are encoded once, whatever is tried again. A server that
+        wants `max_tokens` under its newer name gets it so from then on, and one that refuses `logprobs` is not asked for them.
 
         Raises:
             Unanswered: there is none.
@@ -126,7 +148,8 @@ class Connection:
     async def stream(self, body: Mapping[str, Any], end: float) -> AsyncGenerator[Delta | Completed]:
         """What the reply to a request body says as it comes, and at last the whole, as `complete` gives it.
 
-        It is tried again only while nothing has come. Closing the generator closes the connection.
+        Its first piece comes before `end`. It is tried again only while nothing has come. Closing the generator closes the
+        connection.
 
         Raises:
             Unanswered: there is no reply, or it was broken off.
@@ -159,9 +182,19 @@ class Connection:
                 with self._named(seconds):
                     async with asyncio.timeout(seconds):
                         raise refused(response, await content_of(response), body, self.endpoint.url)
-            while not reading.ended and (data := await self._more(response, reading, end)):
+            spoken, patience = False, self.endpoint.timeout
+            while not reading.ended:
+                asked, before = time.monotonic(), reading.records
+                data = await self._more(response, reading, patience if spoken else min(patience, end - asked))
+                if not data:
+                    break
                 for delta in reading.feed(data):
+                    spoken = True
                     yield delta
+                if not spoken or reading.records > before:
+                    patience = self.endpoint.timeout
+                else:  # comments keep a connection open and say nothing
+                    patience -= time.monotonic() - asked
             if reading.ended:
                 with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
                     async with asyncio.timeout(_LAST_WAIT):
@@ -172,12 +205,10 @@ class Connection:
         finally:
             response.close()
 
-    async def _more(self, response: aiohttp.ClientResponse, reading: Reading, end: float) -> bytes:
+    async def _more(self, response: aiohttp.ClientResponse, reading: Reading, seconds: float) -> bytes:
         """The next bytes of a body; none at its end, or where the reply is whole and nothing more comes."""
-        left = end - time.monotonic()
-        seconds = min(self.endpoint.timeout, left)
         try:
-            with failures_named(f"nothing more within {seconds:.0f} s", met=True):
+            with failures_named(f"nothing more within {max(0.0, seconds):.0f} s", met=True):
                 async with asyncio.timeout(seconds):
                     return await response.content.readany()
         except Unanswered:
@@ -205,9 +236,12 @@ class Connection:
         elif name in _STREAMED:
             self._adapted[name] = None
             self._adapted["stream_options"] = None  # without a stream it is refused, too
+        elif name == "logprobs" and name not in self._adapted:
+            log.warning("%s: logprobs are not asked for any more, as the server refuses them: %s", self.endpoint.url, failure)
+            self._adapted[name] = None
 
     def _adapt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._adapted.keys() & body.keys() or "max_completion_tokens" in body:
+        if not self._adapted.keys() & body.keys():
             return body
         named = ((self._adapted.get(name, name), value) for name, value in body.items())
         return {name: value for name, value in named if name is not None}
@@ -258,7 +292,15 @@ class Connection:
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> aiohttp.ClientResponse:
         self.requests += 1
-        url = self.endpoint.address(path)
+        url, content = self.endpoint.address(path), encoded(body) if body is not None else None
+        # a large body goes in pieces, between which others are served
+        data = io.BytesIO(content) if content is not None and len(content) > _AT_ONCE else content
         return await self._session.request(
-            method, url, json=body, params=self.endpoint.query, allow_redirects=False, timeout=aiohttp.ClientTimeout(None)
+            method,
+            url,
+            data=data,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            params=self.endpoint.query,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(None),
         )

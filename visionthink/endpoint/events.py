@@ -11,6 +11,7 @@ from visionthink.endpoint.failures import error_of
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _END = "[DONE]"
+_DECODE = json.JSONDecoder().raw_decode  # with less around it than `loads`, which counts for a record a token
 
 
 class Events:
@@ -42,10 +43,18 @@ class Events:
         if not text:
             return
         self._returned = text.endswith("\r")
-        *whole, rest = _LINE_END.split(text)
+        *whole, rest = _LINE_END.split(text) if "\r" in text else text.split("\n")
+        if whole and self._line:
+            whole[0], self._line = "".join([*self._line, whole[0]]), []
         for line in whole:
-            line, self._line = "".join([*self._line, line]), []
-            yield from self._take(line)
+            if line[:7] == "data: {" and not (self._data or self._kind or self.ended):  # as nearly all are, each a record
+                record = _record(line[6:])
+                if isinstance(record, dict):
+                    self.found = True
+                    yield record
+                    continue
+            if line or self._data or self._kind:
+                yield from self._take(line)
         self._line.append(rest)
 
     def finish(self) -> Iterator[dict[str, Any]]:
@@ -66,8 +75,8 @@ class Events:
     def _take(self, line: str) -> list[dict[str, Any]]:
         if self.ended:
             return []
-        if not line.strip():
-            return self._dispatched()
+        if not line or line.isspace():
+            return self._dispatched() if self._data or self._kind else []
         name, _, value = line.partition(":")
         value = value.strip()
         if name == "event":
@@ -105,7 +114,8 @@ class Events:
 def _record(text: str) -> Any:
     """The value, or None."""
     try:
-        return json.loads(text)
+        value, end = _DECODE(text)
+        return value if end == len(text) else json.loads(text)
     except RecursionError:
         raise
     except ValueError:

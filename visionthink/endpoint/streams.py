@@ -84,6 +84,11 @@ class Assembly:
         return first
 
     @property
+    def alone(self) -> bool:
+        """Whether the reply has begun, with the pieces of one choice, the first."""
+        return len(self._choices) == 1 and "delta" in self._choices.get(0, ()) and "message" not in self._choices[0]
+
+    @property
     def finished(self) -> bool:
         """Whether the reply has come to its end, whatever may follow it."""
         return any(choice.get("finish_reason") for choice in self._choices.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,14 @@ try:
     import aiohttp
 except ModuleNotFoundError as missing:
     raise OptionError(f"an endpoint needs {missing.name}: pip install 'visionthink[remote]'") from None
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """A request body as JSON; a value that is bytes is JSON already."""
+    parts: list[bytes] = []
+    for name, value in body.items():
+        parts += (b",", json.dumps(name).encode(), b":", value if isinstance(value, bytes) else json.dumps(value).encode())
+    return b"".join((b"{", *parts[1:], b"}"))
 
 
 @contextlib.contextmanager

@@ -10,18 +10,35 @@ rule gives are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import dataclasses
 import json
+import logging
 import time
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
-from visionthink.errors import OptionError, one_line
-from visionthink.policies.wire import by_token, call_of, functions_of, messages_of, named
-from visionthink.protocol import Answer, Protocol, Reply, Request, Writing, written_out
-from visionthink.types import Completion, Failure, History
+from visionthink.errors import DataError, OptionError, one_line
+from visionthink.policies.wire import align_logprobs, messages_of
+from visionthink.protocol import (
+    Answer,
+    IncrementalText,
+    Protocol,
+    Reply,
+    Request,
+    call_of,
+    functions_of,
+    names_of,
+    written_out,
+)
+from visionthink.types import Completion, Failure, History, ImageView
+
+log = logging.getLogger(__name__)
+
+_NO_MODEL = "the endpoint does not serve exactly one model, and none was named; whoever runs this server names it as URL#MODEL"
 
 
 class RemotePolicy:
@@ -74,52 +91,55 @@ class RemotePolicy:
         Args:
             until: is asked with the whole text so far after each piece; where it is true the reply ends there.
         """
-        connection = self._client.here()
+        connection, started = self._client.here(), time.monotonic()
         try:
             model = self._model or await connection.only_model()
         except OptionError as error:
-            cause = error.__cause__
-            yield Completion.failed(cause.kind if isinstance(cause, Unanswered) else "bad_request", str(error))
+            log.warning("%s", error)  # the address and the names of models are nothing for clients
+            cause, seconds = error.__cause__, time.monotonic() - started
+            yield _failed(cause, seconds) if isinstance(cause, Unanswered) else Completion.failed("bad_request", _NO_MODEL)
             return
-        async with connection.slots:
-            await connection.turn()
-            started, first = time.monotonic(), None
-            body = await asyncio.to_thread(self._body, model, history)  # views are encoded there
-            completion: Completion | None = None
-            writing, tokens = Writing(), list[tuple[str, float]]()
-            reply = connection.stream(body, started + connection.endpoint.deadline)
-            try:
-                async for item in reply:
-                    seconds = time.monotonic() - started
-                    if isinstance(item, Completed):
-                        completion = self._completion(item, seconds)
-                        piece = "" if completion.error else writing.finish(completion.text)
-                    else:
-                        tokens += item.logprobs
-                        piece = writing.add(item.text, item.reasoning)
-                    if piece:
-                        first = seconds if first is None else first
-                        yield piece
-                        if until is not None and until(writing.text):
-                            break
-            except Unanswered as failure:
-                completion = _failed(failure, time.monotonic() - started)
-            finally:
-                await reply.aclose()
-            if completion is None:  # the server was not heard out, and has counted nothing
-                completion = Completion(writing.text, seconds=time.monotonic() - started, **by_token(tokens, writing.text))
+        end = time.monotonic() + connection.endpoint.deadline
+        completion: Completion | None = None
+        first: float | None = None
+        writing, tokens = IncrementalText(), list[tuple[str, float]]()
+        try:
+            async with connection.slot(end):
+                started = time.monotonic()
+                body = await self._body(model, history)
+                async with contextlib.aclosing(connection.stream(body, end)) as reply:
+                    async for item in reply:
+                        if isinstance(item, Completed):
+                            completion = self._completion(item, time.monotonic() - started)
+                            piece = "" if completion.error else writing.finish(completion.text)
+                        else:
+                            tokens += item.logprobs
+                            piece = writing.add(item.text, item.reasoning)
+                        if piece:
+                            first = time.monotonic() - started if first is None else first
+                            yield piece
+                            if until is not None and until(writing.text):
+                                break
+        except Unanswered as failure:
+            completion = _failed(failure, time.monotonic() - started)
+        if completion is None:  # the server was not heard out, and has counted nothing
+            completion = Completion(writing.text, seconds=time.monotonic() - started, **align_logprobs(tokens, writing.text))
         if completion.finish_reason == "length" and until is not None and until(writing.text):
             completion = dataclasses.replace(completion, finish_reason="stop")
         yield dataclasses.replace(completion, first_token_seconds=first)
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same policy with other fields of the request body, over the same connections. None, or an empty list,
-        leaves a field out; those that the endpoint does not take (`omit`) stay out."""
+        leaves a field out; those that the endpoint does not take (`omit`) stay out.
+
+        Raises:
+            DataError: one of the `tools` has the name of the protocol's own function, which is named beside them.
+        """
+        for name in names_of(fields.get("tools")):
+            if name in self.protocol.function_names:
+                raise DataError(f"tools: the model is offered a function {name!r} by this server; give yours another name")
         other = copy.copy(self)
-        kept = dict(self._sampling)
-        if "max_completion_tokens" in fields:  # the newer name of the same
-            kept.pop("max_tokens", None)
-        chosen = {name: value for name, value in {**kept, **fields}.items() if value not in (None, [], ())}
+        chosen = {name: value for name, value in {**self._sampling, **fields}.items() if value not in (None, [], ())}
         other._sampling = {name: value for name, value in chosen.items() if name not in self._omitted}
         return other
 
@@ -141,13 +161,13 @@ class RemotePolicy:
 
     async def _complete(self, connection: Connection, histories: Sequence[History]) -> list[Completion]:
         model = self._model or await connection.only_model()
-        bodies = [self._body(model, history) for history in histories]
-        return await asyncio.gather(*(self._ask(connection, body, i) for i, body in enumerate(bodies)))
+        return await asyncio.gather(*(self._ask(connection, model, history, i) for i, history in enumerate(histories)))
 
-    async def _ask(self, connection: Connection, body: dict[str, Any], number: int) -> Completion:
-        if body.get("seed") is not None and body.get("temperature"):
-            body["seed"] += number  # members of a group have one prompt, and must not be one sample
-        async with connection.slots:
+    async def _ask(self, connection: Connection, model: str, history: History, number: int) -> Completion:
+        async with connection.slots:  # for as long as it takes: the deadline is that of a request
+            body = await self._body(model, history)
+            if body.get("seed") is not None and body.get("temperature"):
+                body["seed"] += number  # members of a group have one prompt, and must not be one sample
             await connection.turn()
             started = time.monotonic()
             try:
@@ -156,8 +176,11 @@ class RemotePolicy:
                 return _failed(failure, time.monotonic() - started)
             return self._completion(completed, time.monotonic() - started)
 
-    def _body(self, model: str, history: History) -> dict[str, Any]:
-        body = {"model": model, "messages": messages_of(history), **self._sampling}
+    async def _body(self, model: str, history: History) -> dict[str, Any]:
+        """The request body. Where it holds images, they are encoded in a thread, and as JSON at once."""
+        images = any(isinstance(part, ImageView) for message in history for part in message.content)
+        messages = await asyncio.to_thread(_encoded, history) if images else _encoded(history)
+        body = {"model": model, "messages": messages, **self._sampling}
         if ours := functions_of(history):
             theirs = list(body.get("tools") or ())
             if body.get("tool_choice") == "none":  # which is said of theirs
@@ -194,20 +217,26 @@ class RemotePolicy:
             visual_tokens=completed.image_tokens,
             cached_tokens=completed.cached_tokens,
             calls=theirs if reason in ("stop", "unknown") and not error else (),
-            **by_token(completed.logprobs, text),
+            **align_logprobs(completed.logprobs, text),
         )
 
     def _calls(self, completed: Completed) -> tuple[list[tuple[str, str]], tuple[dict[str, Any], ...]]:
         """Calls to be written out, and those of functions that the caller offered. One that asks to see more does only that."""
-        offered = named(self._sampling.get("tools"))
+        if not completed.calls:
+            return [], ()
+        offered = names_of(self._sampling.get("tools"))
         known = list(zip(completed.calls, completed.call_ids, strict=True))
         ours = [call for call, _ in known if call[0] not in offered or isinstance(self._heard("", "", [call]), Request)]
         if not isinstance(self._heard(completed.text, completed.reasoning, ours), Answer):
             return ours, ()
-        return ours, tuple(call_of(*call, known_as) for call, known_as in known if call not in ours)
+        return ours, tuple(call_of(*call, known_as or f"call_{uuid.uuid4().hex}") for call, known_as in known if call not in ours)
 
     def _heard(self, text: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> Reply:
         return self.protocol.parse(written_out(text, reasoning, calls))
+
+
+def _encoded(history: History) -> bytes:
+    return json.dumps(messages_of(history)).encode()
 
 
 def _is_json(text: str) -> bool:

@@ -6,18 +6,18 @@ text). The strings live in `prompts/`, byte for byte as published; a variant of 
 
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
 from visionthink.protocol.grammar import MARKUP, Grammar
+from visionthink.protocol.native import call_of, functions_of, names_of, with_calls
 from visionthink.protocol.protocol import Protocol
 from visionthink.protocol.reader import Piece, Reader, turn_end
 from visionthink.protocol.replies import (
     Answer,
+    IncrementalText,
     Malformed,
     Reply,
     Request,
-    Writing,
     after_thinking,
     answer_start,
     extract_answer,
-    taken_out,
     written_out,
 )
 
@@ -29,18 +29,21 @@ __all__ = [
     "Boundary",
     "Dialect",
     "Grammar",
+    "IncrementalText",
     "Malformed",
     "Piece",
     "Protocol",
     "Reader",
     "Reply",
     "Request",
-    "Writing",
     "after_thinking",
     "answer_start",
+    "call_of",
     "extract_answer",
+    "functions_of",
+    "names_of",
     "prompt",
-    "taken_out",
     "turn_end",
+    "with_calls",
     "written_out",
 ]

@@ -113,7 +113,8 @@ class Protocol:
         """System, earlier and user messages of the first turn. Where nothing can be asked for, the tool is not mentioned.
 
         Images stand where the conversation has `<image>`, in order; without any, all stand before the question. A system message
-        of an earlier conversation stands before ours, in one message.
+        of an earlier conversation stands before ours, in one message. Where nothing is asked behind the conversation, it ends as
+        it did, with the result of a function, say: several servers refuse an empty message.
 
         Args:
             levels: those on offer, for dialects that name them.
@@ -136,7 +137,9 @@ class Protocol:
         messages = [Message("system", system)] if system else []
         messages += [message for message in said if message.role != "system"]
         tools = tuple(map(function, dialect.functions))
-        return [*messages, Message("user", _filled(dialect.user, {"question": asked}), tools=tools)]
+        if asked or not messages:
+            messages.append(Message("user", _filled(dialect.user, {"question": asked})))
+        return [*messages[:-1], replace(messages[-1], tools=tools)]
 
     @staticmethod
     def _placed(text: str, views: Iterable[ImageView]) -> Content:
@@ -217,6 +220,11 @@ class Protocol:
                 f"dialect {self.dialect}: asks for {said or 'nothing'}, and the menu offers {offered}; "
                 f"choose another dialect or menu{', or a ladder of one level' if must_ask else ''}"
             )
+
+    @property
+    def function_names(self) -> tuple[str, ...]:
+        """Functions of the dialect that are named beside the text."""
+        return tuple(function(name)["function"]["name"] for name in DIALECTS[self.dialect].functions)
 
     @property
     def asks_of_any_image(self) -> bool:

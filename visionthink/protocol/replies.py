@@ -89,7 +89,7 @@ def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) 
     return "".join(parts)
 
 
-class Writing:
+class IncrementalText:
     """`written_out`, piece by piece: what a server takes out of the text while it is said."""
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Writing:
         return rest
 
 
-def taken_out(text: str) -> tuple[str, list[tuple[str, str]]]:
+def split_calls(text: str) -> tuple[str, list[tuple[str, str]]]:
     """What a turn says behind its thinking and beside its tool calls, and those: name, and arguments as the JSON of an object.
 
     Where a call is none, its name is empty, or its arguments are.

@@ -24,18 +24,18 @@ def usage_of(record: Mapping[str, Any]) -> dict[str, int | None]:
     }
 
 
-def logprobs_of(choice: Mapping[str, Any], spell: Callable[[bytes], str] | None = None) -> tuple[tuple[str, float], ...]:
+def logprobs_of(choice: Mapping[str, Any], decode: Callable[[bytes], str] | None = None) -> tuple[tuple[str, float], ...]:
     """The text that each token added, and the logarithm of its probability; nothing where one of them is not known.
 
     A character whose bytes are spread over several tokens is added by the last of them.
 
     Args:
-        spell: decodes their bytes in order, where earlier tokens of the same reply were read with it.
+        decode: decodes their bytes in order, where earlier tokens of the same reply were read with it.
     """
     said = choice.get("logprobs")
     tokens = said.get("content") if isinstance(said, dict) else None
     found: list[tuple[str, float]] = []
-    spell = spell or codecs.getincrementaldecoder("utf-8")("replace").decode
+    decode = decode or codecs.getincrementaldecoder("utf-8")("replace").decode
     for token in tokens if isinstance(tokens, list) else []:
         text, value = (token.get("token"), token.get("logprob")) if isinstance(token, dict) else (None, None)
         if (
@@ -47,7 +47,7 @@ def logprobs_of(choice: Mapping[str, Any], spell: Callable[[bytes], str] | None 
             return ()
         spelled = token.get("bytes")
         whole = isinstance(spelled, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelled)
-        found.append((spell(bytes(spelled)) if whole else text, float(value)))
+        found.append((decode(bytes(spelled)) if whole else text, float(value)))
     return tuple(found)
 
 

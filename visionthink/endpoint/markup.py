@@ -50,9 +50,11 @@ class Unfolding:
 
     def feed(self, text: str) -> tuple[str, str]:
         """Thinking and what was said, as far as this text shows them."""
-        if self._opened is False and not self._held and not text[-1:].isspace() and not _FIRST.search(text):
-            return "", text  # as nearly all pieces are
         text, thinking = self._held + text, ""
+        if self._opened is False and not _FIRST.search(text):  # as nearly all pieces are
+            end = len(text.rstrip())
+            self._held = text[end:]
+            return "", text[:end]
         if self._opened is None:
             start = text.lstrip()
             if start in _OPENING_PARTS or not start:
