@@ -174,7 +174,7 @@ def test_a_key_has_a_name_and_open_paths_need_none(keys):
     assert asked(keys, "/ready", (b"authorization", b"Bearer x"))[::2] == (200, {"key": None})
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]:8000"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.2:8000", "[::1]:8000"])
 def test_without_keys_this_machine_is_answered(host):
     assert asked(None, "/v1/models", (b"host", host.encode()))[::2] == (200, {"key": None})
 
@@ -187,6 +187,9 @@ def test_without_keys_this_machine_is_answered(host):
         "localhost.evil.example",
         "127.0.0.1.evil.example",
         "192.168.0.2",
+        "127.1",
+        "[127.0.0.1]x",
+        "[192.168.0.2]",
         "",
         "localhost, evil.example",
     ],

@@ -237,7 +237,6 @@ class _Answer:
             rule=rule,
             measured=measured or not self._pictures,
             seconds=time.perf_counter() - self._started,
-            first_token_seconds=self._teller.first_token_seconds,
         )
 
 
