@@ -130,7 +130,7 @@ def test_a_new_key(tmp_path):
 # ------------------------------------------------------------------------------------------------- the middleware
 
 
-def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], dict]:
+def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes], method: str = "GET") -> tuple[int, dict[str, str], dict]:
     """Status, headers and body of the answer to a request; an application that is reached says who asks."""
     sent: list[dict] = []
 
@@ -144,7 +144,7 @@ def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes]) -> tuple[
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "headers": list(headers), "method": "POST"}
+    scope = {"type": "http", "path": path, "headers": list(headers), "method": method}
     asyncio.run(RequireKey(app, keys=keys)(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, json.loads(body)
@@ -172,6 +172,12 @@ def test_a_key_has_a_name_and_open_paths_need_none(keys):
     assert asked(keys, "/v1/models", (b"authorization", b"Bearer vt-ben"))[::2] == (200, {"key": "ben"})
     assert asked(keys, "/health")[::2] == (200, {"key": None})
     assert asked(keys, "/ready", (b"authorization", b"Bearer x"))[::2] == (200, {"key": None})
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_open_paths_are_open_to_be_read_alone(keys, method):
+    assert asked(keys, "/health", method=method)[::2] == (401, REFUSED)
+    assert asked(keys, "/health", method="HEAD")[0] == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.2:8000", "[::1]:8000"])

@@ -25,7 +25,11 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _MOST_FILLED = 64
 """Bytes between the segments of a JPEG: padding, which decoders skip one byte at a time."""
 _START_OF_SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
-_KEPT = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}
+_KEPT = {
+    0xE0: re.compile(rb"JFIF\0.{7}\0\0", re.DOTALL),  # without a thumbnail
+    0xE2: re.compile(rb"ICC_PROFILE\0"),
+    0xEE: re.compile(rb"Adobe"),
+}
 """Segments of applications that say what the colours are, by what they begin with."""
 _ALONE = (0x01, 0xD8, _END)
 """Markers without a segment."""
@@ -106,7 +110,7 @@ def _role(kind: int, content: bytes, at: int) -> Literal["needed", "scan", "othe
     if kind == _START_OF_SCAN:
         return "scan"
     if kind in _KEPT:
-        return "needed" if content.startswith(_KEPT[kind], at) else "other"
+        return "needed" if _KEPT[kind].match(content, at) else "other"
     return "other" if 0xE0 <= kind <= 0xEF or kind == _COMMENT else "needed"
 
 
