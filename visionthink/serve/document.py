@@ -68,7 +68,7 @@ def openapi(name: str) -> dict[str, Any]:
 def _asked(summary: str, request: dict[str, Any]) -> dict[str, Any]:
     answers = {
         "application/json": {"schema": _ANSWER},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": {"description": "Events, each with JSON as its data."}},
     }
     return {
         "summary": summary,
