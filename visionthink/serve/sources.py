@@ -229,5 +229,5 @@ class _File:
         on; not where it was turned, laid on white or converted, or its format cannot be copied without metadata."""
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
         if not picture.notes and (same := without_metadata(self.content, self.kind)):
-            picture.encoded = (MEDIA_TYPES[self.kind], same)
+            picture.encoded = (MEDIA_TYPES[self.kind], self.content if same == self.content else same)  # held once
         return picture
