@@ -91,11 +91,11 @@ def test_a_row_leaves_within_one_token_and_the_others_finish_unchanged(tiny, bat
     alone = long.complete(asked)
     assert {len(completion.token_ids) for completion in alone} == {16}
     rows: list[int] = []
-    listen_to = long.complete
+    complete = long.complete
 
-    def counting(histories, listeners):
-        wrapped = [lambda text, i=i, listener=listener: rows.append(i) or listener(text) for i, listener in enumerate(listeners)]
-        return listen_to(histories, wrapped)
+    def counting(histories, callbacks):
+        wrapped = [lambda *said, i=i, take=take: rows.append(i) or take(*said) for i, take in enumerate(callbacks)]
+        return complete(histories, wrapped)
 
     long.complete = counting
     go = threading.Event()
@@ -133,7 +133,7 @@ def test_lengths_may_differ_within_a_call_and_other_rules_wait(tiny, batcher):
     warm = batcher.policy.sampling_as(temperature=1.0, seed=3)
 
     async def one(policy, history):
-        async with contextlib.aclosing(batcher.speak_as(policy, history)) as stream:
+        async with contextlib.aclosing(batcher.speak(history, policy=policy)) as stream:
             return [piece async for piece in stream][-1]
 
     async def all_of_them():
@@ -159,18 +159,31 @@ def test_whole_episodes_are_those_of_a_batch(tiny, batcher):
     assert [(t.answer, t.stop_reason, t.token_ids) for t in found] == [(t.answer, t.stop_reason, t.token_ids) for t in expected]
 
 
-def test_an_error_of_a_call_reaches_all_who_wait_and_the_next_call_works(tiny, batcher):
-    complete = batcher.policy.complete
+def test_an_error_is_that_of_its_own_request(tiny, batcher):
+    """A call that fails is repeated request by request."""
+    complete, asked = batcher.policy.complete, histories(tiny, 4)
 
-    def failing(*_):
-        batcher.policy.complete = complete
-        raise RuntimeError("the GPU is gone")
+    def failing(histories, callbacks):
+        if asked[2] in histories:
+            raise RuntimeError("the image is bad")
+        return complete(histories, callbacks)
 
-    batcher.policy.complete = failing
-    [history] = histories(tiny, 1)
-    with pytest.raises(RuntimeError, match="the GPU is gone"):
-        asyncio.run(heard(batcher, history))
-    assert asyncio.run(heard(batcher, history))[1].error is None
+    go = threading.Event()
+
+    async def all_of_them():
+        batcher.policy.complete = lambda *arguments: go.wait(10) and failing(*arguments)
+        tasks = await queued(batcher, [heard(batcher, history) for history in asked])
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(all_of_them())
+    assert [str(each) if isinstance(each, Exception) else each[1].error for each in found] == [
+        None,
+        None,
+        "the image is bad",
+        None,
+    ]
+    assert asyncio.run(heard(batcher, asked[0]))[1].error is None
 
 
 def test_closing_ends_those_that_wait(tiny):

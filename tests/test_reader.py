@@ -29,7 +29,7 @@ def read(protocol: Protocol, parts) -> tuple[str, str, int | None]:
     reader = protocol.reader()
     pieces = [piece for part in parts for piece in reader.feed(part)] + reader.finish()
     thought, text = ("".join(piece.text for piece in pieces if piece.kind == kind) for kind in ("thought", "text"))
-    return thought, text, reader.end
+    return thought, text, reader.end("".join(parts))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -90,8 +90,9 @@ def test_an_answer_flows_and_what_may_become_a_request_is_held():
     assert not reader.holding
     assert reader.feed("5 ") == [Piece("text", "5")]
     assert reader.feed("km</answer>") == [Piece("text", " km")]
-    assert not reader.ends(reader.text) and not reader.ends(reader.text + "\n")
-    assert reader.ends(reader.text + "\n<")
+    said = "<think>The text is small.</think>\n\nIt says <answer>125 km</answer>"
+    assert not reader.ends(said) and not reader.ends(said + "\n")
+    assert reader.ends(said + "\n<")
 
 
 def test_what_is_held_can_be_released_but_a_request_stays_hidden():

@@ -17,7 +17,7 @@ from visionthink.errors import DataError, VisionThinkError
 from visionthink.menu import Menu
 from visionthink.picture import Picture
 from visionthink.protocol import IMAGE_MARK, Answer, Malformed, Protocol, Request, extract_answer
-from visionthink.resolution import QWEN2_5_VL, PixelBudget
+from visionthink.resolution import QWEN2_5_VL, SizeRule
 from visionthink.transcript import Transcript, Turn, Usage
 from visionthink.types import (
     ActionKind,
@@ -93,7 +93,7 @@ class Episode:
         menu: Menu | None = None,
         protocol: Protocol | None = None,
         *,
-        budget: PixelBudget = QWEN2_5_VL,
+        budget: SizeRule = QWEN2_5_VL,
         fixed: Sequence[float | None] = (),
     ):
         self.example, self.pictures, self.protocol = example, tuple(pictures), protocol or Protocol()

@@ -18,7 +18,7 @@ from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
 from visionthink.policies.attention import check_attention
 from visionthink.protocol import Protocol
-from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder
+from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder, SizeRule
 from visionthink.transcript import Transcript
 from visionthink.types import Example, ImageSource
 
@@ -52,7 +52,7 @@ class Model:
         policy: Policy,
         protocol: Protocol,
         menu: Menu,
-        budget: PixelBudget,
+        budget: SizeRule,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ):
         protocol.check_menu(menu)

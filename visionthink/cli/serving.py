@@ -14,14 +14,19 @@ from visionthink.addresses import is_endpoint
 from visionthink.cli.common import AddCommand, load, model_options, names
 from visionthink.errors import OptionError
 from visionthink.model import Model
+from visionthink.providers import SIZE_RULES
 
 
 def add(command: AddCommand) -> None:
     serve = command("serve", _serve, "An OpenAI-compatible server whose model looks at a part of the pixels first.")
     model_options(serve)
-    text = "an OpenAI-compatible endpoint to stand before, as http://host:8000/v1#MODEL, instead of --model; "
+    text = "an OpenAI-compatible endpoint that answers, as http://host:8000/v1#MODEL, instead of --model; "
     text += "it is offered our function (dialect native) unless --dialect or --checkpoint says how it was trained"
     serve.add_argument("--upstream", metavar="URL", help=text)
+    text = (
+        f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} (default: that of --checkpoint, else qwen2.5-vl)"
+    )
+    serve.add_argument("--profile", metavar="NAME", help=text)
     serve.add_argument("--name", help="what clients call the model (default: the model's own name)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
@@ -31,10 +36,12 @@ def add(command: AddCommand) -> None:
     text = "who decides on a second look: the model, which asks, or a gate on its confidence, which needs no training "
     serve.add_argument("--rule", choices=("model", "gate"), default="model", help=text + "(default: %(default)s)")
     text = "confidence, from 0 to 1, below which the gate takes a second look (default: %(default)s)"
-    serve.add_argument("--threshold", type=float, default=0.9, help=text)
+    serve.add_argument("--threshold", type=float, default=0.8, help=text)
     serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
     serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
     serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")
+    text = "send the upstream a cache_salt for each key, so that vLLM's prefix cache tells no client what another one has asked"
+    serve.add_argument("--cache-salt", action="store_true", help=text)
     text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
 
@@ -52,8 +59,12 @@ def _serve(options: argparse.Namespace) -> None:
         if not is_endpoint(options.upstream):
             raise OptionError(f"--upstream {options.upstream}: not the address of an endpoint, such as http://localhost:8000/v1")
         options.model = options.upstream
-        if not (options.dialect or options.checkpoint or options.menu):
-            options.dialect = "native"
+    if is_endpoint(options.model) and not (options.dialect or options.checkpoint or options.menu):
+        options.dialect = "native"
+    if options.profile and options.profile not in SIZE_RULES:
+        raise OptionError(f"--profile {options.profile!r}: choose one of {', '.join(SIZE_RULES)}")
+    if options.profile and not is_endpoint(options.model):
+        raise OptionError("--profile: is for an upstream; a model of this process says itself what images cost")
     keys = Keys.read(options.api_key_file) if options.api_key_file else None
     if keys is None and not _is_loopback(options.host):
         raise OptionError(
@@ -109,7 +120,11 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
 def _upstream(options: argparse.Namespace, model: Model) -> Any:
     from visionthink.serve.upstreams import LocalUpstream, RemoteUpstream
 
+    if options.profile:
+        model.budget = SIZE_RULES[options.profile]
     if is_endpoint(options.model):
         served = options.model.partition("#")[2]
-        return RemoteUpstream(model, options.name or served or "default")
+        return RemoteUpstream(model, options.name or served or "default", salted=options.cache_salt)
+    if options.cache_salt:
+        raise OptionError("--cache-salt: is for an upstream that is vLLM")
     return LocalUpstream(model, options.name or Path(options.model).name, batch_size=options.batch_size)

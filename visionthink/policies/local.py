@@ -26,8 +26,8 @@ from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.hearing import Hearing, Listener
 from visionthink.policies.render import Renderer, shown, within_context
+from visionthink.policies.token_streams import TextCallback, TokenStreams
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
@@ -138,15 +138,15 @@ class LocalPolicy:
         vars(other).update(changes)
         return other
 
-    def complete(self, histories: Sequence[History], listeners: Sequence[Listener] = ()) -> list[Completion]:
+    def complete(self, histories: Sequence[History], callbacks: Sequence[TextCallback] = ()) -> list[Completion]:
         """One completion per history; an error where the prompt leaves the model's context no room for an answer.
 
         Args:
-            listeners: one for each history, or none. A reply that is sampled again, because memory ran out, is heard again.
+            callbacks: one for each history, or none. One hears a reply again that is sampled again, because memory ran out.
         """
 
         def complete_batch(part: Sequence[int]) -> list[Completion]:
-            return self.complete_batch([histories[i] for i in part], [listeners[i] for i in part] if listeners else ())
+            return self.complete_batch([histories[i] for i in part], [callbacks[i] for i in part] if callbacks else ())
 
         return self.complete_with(complete_batch, histories)
 
@@ -175,7 +175,7 @@ class LocalPolicy:
         free = memory.free_bytes(model.device) + self._generation.bytes_held  # which is dropped, or spares as much
         return memory.fitting([n + self._sampling.most for n in lengths], per_token, free)
 
-    def complete_batch(self, histories: Sequence[History], listeners: Sequence[Listener] = ()) -> list[Completion]:
+    def complete_batch(self, histories: Sequence[History], callbacks: Sequence[TextCallback] = ()) -> list[Completion]:
         """One completion per history, all read at once; see `complete`."""
         prompts = [self.renderer.prompt_ids(history) for history in histories]
         images = shown(histories)
@@ -183,15 +183,15 @@ class LocalPolicy:
             started = time.perf_counter()
             # the engine passes by the model's own forward, and what is hooked in there (`compress.compress`)
             generation = self._stock if self.checkpoint.model.model._forward_pre_hooks else self._generation
-            heard = Hearing(self.renderer, listeners) if listeners else None
-            said = generation.complete(prompts, images, self._sampling, self._streams, listen=heard)
+            streams = TokenStreams(self.renderer, callbacks) if callbacks else None
+            said = generation.complete(prompts, images, self._sampling, self._streams, listen=streams)
             first_token = generation.first_token
         share = 1 / len(histories)
         seconds, first_token_seconds = (time.perf_counter() - started) * share, (first_token - started) * share
         completions = [
             self._completion(prompt, each, seconds, first_token_seconds) for prompt, each in zip(prompts, said, strict=True)
         ]
-        return heard.noted(completions) if heard else completions
+        return streams.noted(completions) if streams else completions
 
     def model_inputs(self, prompts: Sequence[list[int]], histories: Sequence[History]) -> dict[str, torch.Tensor]:
         """What transformers is given of prompts and the views of their histories, see `engine.stock.StockGeneration.inputs`."""

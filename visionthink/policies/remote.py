@@ -53,7 +53,7 @@ class RemotePolicy:
         for name in omit:
             if name not in fields:
                 raise OptionError(f"omit {name!r}: is no field of the request; it has {', '.join(fields)}")
-        self._omitted = frozenset(omit)
+        self._omitted, self.max_new_tokens = frozenset(omit), max_new_tokens
         self._sampling = {name: value for name, value in fields.items() if name not in omit}
         self._client, self._model = Client(endpoint), endpoint.model
 

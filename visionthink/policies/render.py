@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_REMEMBERED = 20_000
+"""Characters of a text whose ids are kept: prompts of ours and most questions."""
+
+
 class Renderer:
     """Turns a conversation into the ids a Qwen-VL model reads.
 
@@ -71,7 +75,7 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """Ids of text in which control tokens are only characters."""
-        return list(self._ids_of(text))
+        return list(self._ids_of(text) if len(text) <= _REMEMBERED else self._tokenised(text))
 
     def _tokenised(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

@@ -15,12 +15,15 @@ from visionthink.protocol.dialects import Dialect
 _THINK, _THOUGHT = "<think>", "</think>"
 _ANSWER, _ANSWERED = "<answer>", "</answer>"
 
+Kind = Literal["thought", "text"]
+_Mode = Literal["outside", "thinking", "answer", "over"]
+
 
 @dataclass(frozen=True)
 class Piece:
     """A part of a reply that can be shown."""
 
-    kind: Literal["thought", "text"]
+    kind: Kind
     text: str
 
 
@@ -30,8 +33,11 @@ def turn_end(text: str, dialect: Dialect) -> int | None:
 
     A request to which others may be added ends the turn when something else follows.
     """
+    grammar = dialect.grammar
+    closing = ([grammar.closes or grammar.opens] if grammar else []) + ([_ANSWERED] if dialect.answer_tags else [])
+    if not any(mark in text for mark in closing):
+        return None
     for start, end in _outside(text):
-        grammar = dialect.grammar
         asked = text.find(grammar.opens, start, end) if grammar else -1
         answered = text.find(_ANSWER, start, end) if dialect.answer_tags else -1
         if answered >= 0 and (asked < 0 or answered < asked):
@@ -70,7 +76,7 @@ def _outside(text: str) -> list[tuple[int, int]]:
 
 
 class Reader:
-    """Reads one reply.
+    """Reads one reply. What it does with a piece takes time in proportion to the piece.
 
     Args:
         dialect: the one that is spoken.
@@ -79,85 +85,100 @@ class Reader:
 
     def __init__(self, dialect: Dialect, opens: str = ""):
         self._dialect, self._opens = dialect, opens
-        self._tags = [tag for tag in (_THINK, _THOUGHT, _ANSWER, _ANSWERED, self._opens) if tag]
+        tags = [_THINK, _THOUGHT, *([_ANSWER, _ANSWERED] if dialect.answer_tags else []), *([opens] if opens else [])]
+        self._tags = re.compile("|".join(map(re.escape, tags)))
+        self._begins = tuple({tag[:n] for tag in tags for n in range(1, len(tag))})
         self._flowing = dialect.grammar is None and not dialect.answer_tags
         """Whether text is given out that is not marked as the answer."""
-        self.text = ""
-        """All that was said so far."""
-        self._given = {"thought": 0, "text": 0}
-        """Characters."""
+        self._mode: _Mode = "outside"
+        self._before_thinking: _Mode = "outside"
+        self._unread = ""
+        """What may be the beginning of a tag."""
+        self._held = ""
+        self._blank: dict[Kind, str | None] = {"thought": None, "text": None}
+        """White space that is given out if something follows; None where nothing was given out yet."""
 
     def feed(self, text: str) -> list[Piece]:
         """What can be shown now that this was said."""
-        self.text += text
-        return self._pieces(ended=False)
+        self._unread += text
+        pieces: list[Piece] = []
+        at = 0
+        for tag in self._tags.finditer(self._unread):
+            self._say(self._unread[at : tag.start()], pieces)
+            self._pass(tag[0], pieces)
+            at = tag.end()
+        rest = self._unread[at:]
+        kept = max((len(begin) for begin in self._begins if rest.endswith(begin)), default=0)
+        self._say(rest[: len(rest) - kept], pieces)
+        self._unread = rest[len(rest) - kept :]
+        return pieces
 
     def finish(self) -> list[Piece]:
         """What can be shown now that the reply has ended."""
-        return self._pieces(ended=True)
+        pieces: list[Piece] = []
+        self._say(self._unread, pieces)
+        self._unread = ""
+        if self._mode in ("outside", "thinking"):
+            self._give("text", self._held, pieces)
+        self._held = ""
+        return pieces
 
     def release(self) -> list[Piece]:
         """Hold nothing back any more but what is a request for sure."""
-        self._flowing = self._flowing or self.holding
-        return self._pieces(ended=False)
+        pieces: list[Piece] = []
+        if self.holding:
+            self._flowing = True
+            self._give("text", self._held, pieces)
+            self._held = ""
+        return pieces
 
     @property
     def holding(self) -> bool:
         """Whether something was said that is not thinking and is not shown, since it may become a request."""
-        outside = self._split(self.text)[1]
-        return not self._flowing and bool(outside.strip()) and not self._shown(outside, ended=False)
-
-    @property
-    def end(self) -> int | None:
-        """Where the turn has come to its end, in characters; see `turn_end`."""
-        return turn_end(self.text, self._dialect)
+        return self._mode in ("outside", "thinking") and bool((self._held + self._unread).strip())
 
     def ends(self, text: str) -> bool:
         """Whether something follows in a reply behind the end of its turn, so that the rest need not be heard."""
-        end = turn_end(text, self._dialect)
+        end = self.end(text)
         return end is not None and bool(text[end:].strip())
 
-    def _pieces(self, *, ended: bool) -> list[Piece]:
-        text = self.text[: self.end]
-        if not ended:
-            text = text[: len(text) - _tag_begun(text, self._tags)]
-        thought, outside = self._split(text)
-        found: list[tuple[Literal["thought", "text"], str]] = [("thought", thought), ("text", self._shown(outside, ended=ended))]
-        pieces = []
-        for kind, whole in found:
-            whole = whole.strip()
-            if new := whole[self._given[kind] :]:
-                pieces.append(Piece(kind, new))
-                self._given[kind] = len(whole)
-        return pieces
+    def end(self, text: str) -> int | None:
+        """Where the turn of a reply has come to its end, in characters; see `turn_end`."""
+        return turn_end(text, self._dialect)
 
-    def _split(self, text: str) -> tuple[str, str]:
-        """Thinking, and what is said outside of it."""
-        thought = outside = ""
-        thinks = False
-        for part in re.split(rf"({_THINK}|{_THOUGHT})", text):
-            if part not in (_THINK, _THOUGHT):
-                thought, outside = (thought + part, outside) if thinks else (thought, outside + part)
-            elif part == _THOUGHT and not thinks and not self._flowing:  # it opened before the turn
-                thought, outside = thought + outside, ""
-            thinks = part == _THINK or (thinks and part != _THOUGHT)
-        return thought, outside
+    def _pass(self, tag: str, pieces: list[Piece]) -> None:
+        """Go from one part of the reply to the next."""
+        if self._mode == "over":
+            return
+        if tag == _THINK and self._mode != "thinking":
+            self._before_thinking, self._mode = self._mode, "thinking"
+        elif tag == _THOUGHT:
+            if self._mode == "thinking":
+                self._mode = self._before_thinking
+            elif self._mode == "outside" and not self._flowing:  # it opened before the turn
+                self._give("thought", self._held, pieces)
+                self._held = ""
+        elif self._mode == "thinking":
+            self._say(tag, pieces)
+        elif tag == _ANSWER:
+            self._mode, self._held = "answer", ""
+        elif tag == self._opens or self._mode == "answer":
+            self._mode, self._held = "over", ""
 
-    def _shown(self, outside: str, *, ended: bool) -> str:
-        """What can be shown of what is said outside of thinking."""
-        asked = outside.find(self._opens) if self._opens else -1
-        answered = outside.find(_ANSWER) if self._dialect.answer_tags else -1
-        before = outside if asked < 0 else outside[:asked]
-        if self._flowing:
-            return before.replace(_ANSWER, "").replace(_ANSWERED, "") if self._dialect.answer_tags else before
-        if answered >= 0 and (asked < 0 or answered < asked):
-            return outside[answered + len(_ANSWER) :].partition(_ANSWERED)[0]
-        return before if ended and asked < 0 else ""
+    def _say(self, text: str, pieces: list[Piece]) -> None:
+        if self._mode == "thinking":
+            self._give("thought", text, pieces)
+        elif self._mode == "answer" or (self._mode == "outside" and self._flowing):
+            self._give("text", text, pieces)
+        elif self._mode == "outside":
+            self._held += text
 
-
-def _tag_begun(text: str, tags: list[str]) -> int:
-    """Characters at the end of a text that may be the beginning of a tag."""
-    return max(
-        (n for tag in tags for n in range(1, len(tag)) if text.endswith(tag[:n])),
-        default=0,
-    )
+    def _give(self, kind: Kind, text: str, pieces: list[Piece]) -> None:
+        """Without white space at the beginning and at the end of all that is given out of a kind."""
+        blank = self._blank[kind]
+        whole = text.lstrip() if blank is None else blank + text
+        shown = whole.rstrip()
+        if shown:
+            pieces.append(Piece(kind, shown))
+        if shown or blank is not None:
+            self._blank[kind] = whole[len(shown) :]

@@ -1,1 +1,1 @@
-"""The gateway: an OpenAI-compatible server before a model that looks at a part of the pixels first."""
+"""The gateway: an OpenAI-compatible server in front of a model that looks at a part of the pixels first."""

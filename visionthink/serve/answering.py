@@ -7,6 +7,7 @@ gate on the confidence of an answer from the low views.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
@@ -17,10 +18,10 @@ from visionthink.policies.gate import confidence
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked
-from visionthink.serve.paying import Paying
 from visionthink.serve.questions import example_of, texts_of
+from visionthink.serve.reply_stream import ReplyStream
+from visionthink.serve.savings import SavingsEstimate
 from visionthink.serve.sources import Images
-from visionthink.serve.telling import Teller
 from visionthink.serve.upstreams import Upstream
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, FinishReason, Message, StopReason
@@ -34,6 +35,7 @@ _REASONS: dict[FinishReason, Literal["stop", "length", "content_filter"]] = {
     "length": "length",
     "refused": "content_filter",
 }
+_UNANSWERED = (StopReason.ASKED_ON_LAST_LEVEL, StopReason.OVER_LIMIT, StopReason.MALFORMED_CALL)
 
 
 class Answering:
@@ -45,9 +47,9 @@ class Answering:
         threshold: of the gate, where a request does not say; see `Override.threshold`.
     """
 
-    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.9):
+    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.8):
         self.upstream, self.images, self.rule, self.threshold = upstream, images, rule, threshold
-        self.paying = Paying()
+        self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
     async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
         """What happens while a conversation is answered; the last event is `Ended` or `Failed`.
@@ -85,7 +87,7 @@ class _Answer:
     ):
         self._answering, self._conversation, self._speaker = answering, conversation, speaker
         self._model, self._pictures, self._started = answering.upstream.model, pictures, started
-        self._teller = Teller(started)
+        self._replies = ReplyStream(streamed=conversation.stream)
         self._transcripts: list[Transcript] = []
         self._completions: list[Completion] = []
 
@@ -95,12 +97,12 @@ class _Answer:
         """The answer, with images of these details."""
         low = self._model.menu.ladder.levels[0]
         levels: Levels = [{"auto": None, "low": low, "high": 1.0, "original": 1.0}[detail] for detail in details]
-        why_not = "" if None not in levels else await self._work(lambda: self._why_not(levels, rule))
+        reason = await self._reason_to_skip(levels, rule) if None in levels else ""
         if None not in levels:
             yield Decided("fixed", f"The request says how much is shown: {', '.join(dict.fromkeys(details))}.")
             events = self._episode(levels, "fixed")
-        elif why_not:
-            yield Decided("skipped", why_not)
+        elif reason:
+            yield Decided("skipped", reason)
             events = self._episode(_filled(levels, 1.0), "skipped")
         elif rule == "gate":
             events = self._gated(levels, low)
@@ -111,22 +113,22 @@ class _Answer:
                 yield event
 
     async def _episode(self, levels: Levels, rule: str) -> AsyncGenerator[Event]:
-        async for event in self._lane(levels):
+        async for event in self._run_episode(levels):
             yield event
         for event in self._end(rule):
             yield event
 
     async def _asking(self, levels: Levels) -> AsyncGenerator[Event]:
-        """The model decides. Where it asks for what there is not and has answered nothing, it is shown all there is."""
-        async for event in self._lane(levels):
+        """The model decides. Where it asks for what it cannot be shown, the question is put again with the full views."""
+        async for event in self._run_episode(levels):
             yield event
         transcript = self._transcripts[-1]
-        lost = transcript.stop_reason in (StopReason.ASKED_ON_LAST_LEVEL, StopReason.OVER_LIMIT, StopReason.MALFORMED_CALL)
+        unanswered = transcript.stop_reason in _UNANSWERED
         if transcript.stop_reason != StopReason.POLICY_ERROR:
-            self._answering.paying.record(transcript.requested or lost)
-        if lost and not self._teller.answering:
-            yield Decided("model", "The model asked for what there is not: the question is put again with the full views.")
-            async for event in self._lane(_filled(levels, 1.0)):
+            self._answering.savings["model"].record(transcript.requested or unanswered)
+        if unanswered:
+            yield Decided("model", "The model asked for what it cannot be shown: the question is put again with the full views.")
+            async for event in self._run_episode(_filled(levels, 1.0)):
                 yield event
         elif transcript.answered and not transcript.requested:
             yield Decided("model", "The model answered without asking for more.")
@@ -136,60 +138,61 @@ class _Answer:
     async def _gated(self, levels: Levels, low: float) -> AsyncGenerator[Event]:
         """The gate decides: an answer from the low views is given out if it is sure enough, else the question is put again."""
         held: list[Event] = []
-        async for event in self._lane(_filled(levels, low)):
+        async for event in self._run_episode(_filled(levels, low)):
             if isinstance(event, Looked):
                 yield event
             else:
                 held.append(event)
-        stop, sure = self._transcripts[-1].stop_reason, confidence(self._completions[-1])
-        if stop == StopReason.POLICY_ERROR:
-            for event in self._end("gate"):
-                yield event
-            return
-        if sure is None:
+        said, transcript = self._completions[-1], self._transcripts[-1]
+        own = self._conversation.override.threshold
+        threshold = self._answering.threshold if own is None else own
+        sure = confidence(said) if transcript.answered and not said.calls else None
+        if said.error is not None:
+            held = []
+        elif transcript.answered and not said.calls and said.logprobs is None:
             words = "the rule gate needs log-probabilities of tokens, and the upstream gives none; use the rule model"
             yield Failed("bad_request", words)
             return
-        own = self._conversation.override.threshold
-        threshold = self._answering.threshold if own is None else own
-        kept = stop == StopReason.ANSWERED and sure >= threshold
-        self._answering.paying.record(not kept)
-        said = f"confidence {sure:.3g}, threshold {threshold:g}"
-        if kept:
-            yield Decided("gate", f"The answer from the low views is sure enough ({said}).")
-            for event in held:
-                yield event
-        else:
-            yield Decided("gate", f"The answer from the low views is not sure enough ({said}): the full views are shown.")
-            self._teller = Teller(self._started)
-            async for event in self._lane(_filled(levels, 1.0)):
-                yield event
-        for event in self._end("gate"):
+        elif not said.calls:
+            kept = sure is not None and sure >= threshold
+            words = "no answer" if sure is None else f"confidence {sure:.3g}, threshold {threshold:g}"
+            if own is None:
+                self._answering.savings["gate"].record(not kept)
+            if kept:
+                yield Decided("gate", f"The answer from the low views is sure enough ({words}).")
+            else:
+                held = []
+                yield Decided("gate", f"The low views were not enough ({words}): the full views are shown.")
+                self._replies = ReplyStream(streamed=self._conversation.stream)
+                async for event in self._run_episode(_filled(levels, 1.0)):
+                    yield event
+        for event in (*held, *self._end("gate")):
             yield event
 
-    def _why_not(self, levels: Levels, rule: Rule) -> str:
+    async def _reason_to_skip(self, levels: Levels, rule: Rule) -> str:
         """Why looking twice cannot pay, or cannot be; empty where it may."""
         model = self._model
         if rule == "model" and not model.protocol.can_ask:
             return "The model has no way to ask for more; the rule gate does without."
-        asking, silent = self._begun(levels), self._begun(_filled(levels, 1.0))
+        asking, silent = await self._work(lambda: (self._begun(levels), self._begun(_filled(levels, 1.0))))
+        low, full = (episode.space.tokens(episode.space.opening) for episode in (asking, silent))
         overhead = max(0, _characters(asking.opening()) - _characters(silent.opening())) // 4 if rule == "model" else 0
-        return self._answering.paying.why_not(asking.space.tokens(asking.space.opening), asking.space.full_tokens, overhead)
+        return self._answering.savings[rule].reason_to_skip(low, full, overhead)
 
     # ------------------------------------------------------------------------------------------------ how it is done
 
-    async def _lane(self, levels: Levels) -> AsyncGenerator[Event]:
+    async def _run_episode(self, levels: Levels) -> AsyncGenerator[Event]:
         """One episode; its transcript is the last one afterwards."""
         episode = await self._work(lambda: self._begun(levels))
         turns = len(self._completions)
         yield Looked(turns, episode.space.shown(episode.space.opening))
         while not episode.done:
-            reader = self._model.protocol.reader(can_request=episode.can_request)
-            async with contextlib.aclosing(self._teller.reply(self._speaker, episode.history, reader)) as replies:
+            reader = self._model.protocol.reader(can_request=episode.can_request and bool(episode.offers))
+            async with contextlib.aclosing(self._replies.reply(self._speaker, episode.history, reader)) as replies:
                 async for event in replies:
                     yield event
-            self._completions.append(self._teller.completion)
-            step = await self._work(lambda: episode.step(self._teller.completion))
+            self._completions.append(self._replies.completion)
+            step = await self._work(lambda: episode.step(self._replies.completion))
             if step.looks:
                 yield Decided("model", "The model asked to see more.")
                 yield Looked(len(self._completions), episode.space.shown(step.looks))
@@ -206,10 +209,10 @@ class _Answer:
         earlier, question = texts_of(self._conversation.messages)
         history = protocol.opening(question, [], can_request=False, earlier=earlier)
         reader = protocol.reader(can_request=False)
-        async with contextlib.aclosing(self._teller.reply(self._speaker, history, reader)) as replies:
+        async with contextlib.aclosing(self._replies.reply(self._speaker, history, reader)) as replies:
             async for reply in replies:
                 yield reply
-        self._completions.append(self._teller.completion)
+        self._completions.append(self._replies.completion)
         for event in self._end("fixed"):
             yield event
 
@@ -219,13 +222,13 @@ class _Answer:
     def _end(self, rule: str) -> list[Event]:
         """The last events."""
         last = self._completions[-1]
-        if last.error is not None and not (last.finish_reason == "refused" and self._teller.answering):
+        if last.error is not None and not (last.finish_reason == "refused" and self._replies.answered):
             return [Failed(last.error.kind, f"upstream: {last.error.text}")]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]
-        if reason == "stop" and not self._teller.answering:
-            return [Failed("server", "the model gave no answer")]
+        if reason == "stop" and not self._replies.answered:
+            return [Failed("server", "the model ended without an answer; ask again, or with detail high")]
         return [Ended(reason, self._bill(rule))]
 
     def _bill(self, rule: str) -> Bill:
@@ -246,4 +249,6 @@ def _filled(levels: Levels, level: float) -> list[float]:
 
 
 def _characters(messages: Sequence[Message]) -> int:
-    return sum(len(part) for message in messages for part in message.content if isinstance(part, str))
+    """Of the texts of messages, and of the functions that are named beside them."""
+    texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
+    return texts + sum(len(json.dumps(tool)) for message in messages for tool in message.tools)

@@ -108,7 +108,7 @@ class Gateway:
         images.close()
 
     def _request_ratio(self) -> float:
-        return self.answering.paying.request_ratio or 0.0
+        return self.answering.savings[self.answering.rule].request_ratio or 0.0
 
     # ------------------------------------------------------------------------------------------------ answers
 

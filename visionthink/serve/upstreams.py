@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,10 @@ from visionthink.policies.local import LocalPolicy
 from visionthink.policies.remote import RemotePolicy
 from visionthink.serve.conversation import Conversation, SamplingOptions
 from visionthink.serve.errors import ApiError
+from visionthink.types import Completion, History
+
+_CHARACTERS_PER_TOKEN = 16
+"""More than any text has on average."""
 
 
 class Upstream(Protocol):
@@ -45,14 +50,14 @@ class Upstream(Protocol):
 
 
 @dataclass(frozen=True)
-class _Voice:
-    """A batcher's reply by one request's rule of sampling."""
+class _Sampled:
+    """A batcher that samples by the rule of one request."""
 
     batcher: Batcher
     policy: LocalPolicy
 
-    def speak(self, history: Any, until: Any = None) -> Any:
-        return self.batcher.speak_as(self.policy, history, until)
+    def speak(self, history: History, until: Callable[[str], bool] | None = None) -> AsyncGenerator[str | Completion]:
+        return self.batcher.speak(history, until, policy=self.policy)
 
 
 class LocalUpstream:
@@ -63,7 +68,7 @@ class LocalUpstream:
             raise OptionError(f"{name}: not a model that transformers runs in this process")
         self.model, self.name = model, name
         self.policy = model.policy
-        self.batcher = Batcher(model.policy, most=batch_size)
+        self.batcher = Batcher(model.policy, batch_size=batch_size)
 
     def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
         """See `Upstream`. Log-probabilities are always given."""
@@ -71,6 +76,11 @@ class LocalUpstream:
             raise _unsupported("tools", "the model of this server calls no functions; leave tools out")
         if any(message.wire for message in conversation.messages):
             raise _unsupported("messages", "the model of this server reads no names, tool calls or their results")
+        context = self.policy.config.get_text_config().max_position_embeddings
+        characters = sum(len(part) for message in conversation.messages for part in message.content if isinstance(part, str))
+        if characters > _CHARACTERS_PER_TOKEN * context:  # known without the model, which others wait for
+            words = f"messages: {characters} characters are more than the model's context of {context} tokens holds"
+            raise ApiError(400, words, param="messages", code="context_length_exceeded")
         sampling = conversation.sampling
         refused = {"top_p": sampling.top_p not in (None, 1.0), "stop": bool(sampling.stop), **dict.fromkeys(sampling.more, True)}
         for field, asked in refused.items():
@@ -80,13 +90,13 @@ class LocalUpstream:
         if (sampling.temperature, sampling.max_tokens, sampling.seed) != (None, None, None):
             most = None if sampling.max_tokens is None else min(sampling.max_tokens, policy.max_new_tokens)
             policy = policy.sampling_as(temperature=sampling.temperature, max_new_tokens=most, seed=sampling.seed)
-        return _Voice(self.batcher, policy)
+        return _Sampled(self.batcher, policy)
 
     async def ready(self) -> str:
         return ""
 
     async def aclose(self) -> None:
-        self.batcher.close()
+        await asyncio.to_thread(self.batcher.close)
 
 
 class RemoteUpstream:
@@ -104,14 +114,27 @@ class RemoteUpstream:
 
     def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
         """See `Upstream`."""
-        fields: dict[str, Any] = dict(_fields(conversation.sampling))
+        fields = self._fields(conversation.sampling)
         if conversation.tools:
             fields |= {"tools": list(conversation.tools), "tool_choice": conversation.tool_choice}
         if logprobs:
             fields["logprobs"] = True
         if self.salted:
             fields["cache_salt"] = hashlib.sha256(f"visionthink {key}".encode()).hexdigest()
-        return self.policy.with_fields({name: value for name, value in fields.items() if value is not None})
+        return self.policy.with_fields(fields)
+
+    def _fields(self, sampling: SamplingOptions) -> dict[str, Any]:
+        """Fields of the request to the endpoint. What the client leaves to the server keeps its default, but for the seed: who
+        asks twice without one wants two answers."""
+        most = self.policy.max_new_tokens
+        fields = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": None if sampling.max_tokens is None else min(sampling.max_tokens, most),
+            "stop": list(sampling.stop) or None,
+            **sampling.more,
+        }
+        return {name: value for name, value in fields.items() if value is not None} | {"seed": sampling.seed}
 
     async def ready(self) -> str:
         try:
@@ -122,18 +145,6 @@ class RemoteUpstream:
 
     async def aclose(self) -> None:
         await self.policy.aclose()
-
-
-def _fields(sampling: SamplingOptions) -> Mapping[str, Any]:
-    """Fields of the request to an endpoint; None where the client leaves it to the server."""
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-        "stop": list(sampling.stop) or None,
-        **sampling.more,
-    }
 
 
 def _unsupported(field: str, words: str) -> ApiError:

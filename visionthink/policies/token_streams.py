@@ -1,4 +1,4 @@
-"""Replies of a local model heard while they are sampled: ids to text, text to whoever listens."""
+"""Replies of a local model while they are sampled: ids to text, text to callbacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tokenizers.decoders import DecodeStream
 from visionthink.policies.render import Renderer
 from visionthink.types import Completion, FinishReason
 
-Listener: TypeAlias = Callable[[str], FinishReason | None]
-"""Is given all that a reply has said so far, after every token; the reason, where the reply ends there."""
+TextCallback: TypeAlias = Callable[[str, int], FinishReason | None]
+"""Is given the text of a reply so far and its number of tokens, after every token; says how the reply ends there, if it does."""
 
 
 class TextStream:
@@ -31,18 +31,20 @@ class TextStream:
         self.text += self.added[-1]
 
 
-class Hearing:
-    """Hands the tokens of rows to their listeners as text; see `engine.sampling.Listen`."""
+class TokenStreams:
+    """Hands the tokens of rows to their callbacks as text; see `engine.sampling.Listen`."""
 
-    def __init__(self, renderer: Renderer, listeners: Sequence[Listener]):
-        self._listeners = listeners
-        self._streams = [TextStream(renderer) for _ in listeners]
+    def __init__(self, renderer: Renderer, callbacks: Sequence[TextCallback]):
+        self._callbacks, self._end_ids = callbacks, frozenset(renderer.end_ids)
+        self._streams = [TextStream(renderer) for _ in callbacks]
         self._endings: dict[int, FinishReason] = {}
 
     def __call__(self, rows: Sequence[int], tokens: Sequence[int]) -> Collection[int]:
         for row, token in zip(rows, tokens, strict=True):
-            self._streams[row].add(token)
-            if ending := self._listeners[row](self._streams[row].text):
+            stream = self._streams[row]
+            stream.add(token)
+            ending = self._callbacks[row](stream.text, len(stream.added))
+            if ending and token not in self._end_ids:
                 self._endings[row] = ending
         return self._endings
 
