@@ -12,21 +12,24 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from visionthink.errors import ImageError
 from visionthink.serve import chat, responses
+from visionthink.serve.admission import Admission
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation
 from visionthink.serve.errors import ApiError
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked, Text, Thought
+from visionthink.serve.limits import Limits
 from visionthink.serve.responses_stream import ResponseWriter
-from visionthink.serve.streaming import Envelope, EventStream, WholeAnswer
+from visionthink.serve.streaming import Envelope, EventStream
 from visionthink.types import Box, Shown
 
 BILL = Bill(
     prompt_tokens=300,
     completion_tokens=12,
+    prompt_image_tokens=96,
     image_tokens=80,
     image_tokens_full=64,
     cached_tokens=128,
@@ -35,7 +38,6 @@ BILL = Bill(
     measured=True,
     rule="model",
     seconds=0.123456,
-    first_token_seconds=0.05,
 )
 LOW = Shown(box=Box(0, 0, 224, 224), level=0.25, width=112, height=112, visual_tokens=16)
 FULL = Shown(box=Box(0, 0, 224, 224), level=1.0, width=224, height=224, visual_tokens=64)
@@ -74,6 +76,7 @@ class Gateway:
         self.app.post("/v1/chat/completions")(self.chat)
         self.app.post("/v1/responses")(self.responses)
         self.app.exception_handler(ApiError)(self.refused)
+        self.app.add_middleware(Admission, limits=Limits())
 
     async def play(self, script: str) -> AsyncGenerator[Event]:
         try:
@@ -91,7 +94,8 @@ class Gateway:
         envelope, events = Envelope.of(asked, "chatcmpl-"), self.play(asked.model)
         if asked.stream:
             return EventStream(chat.chunks(events, envelope), chat.late, every=self.every)
-        return WholeAnswer(chat.completion(events, envelope))
+        record, headers = await chat.completion(events, envelope)
+        return JSONResponse(record, headers=headers)
 
     async def responses(self, request: Request) -> Response:
         asked, said_again = responses.read_responses(await request.body(), read=decoded, headers=request.headers)
@@ -99,7 +103,8 @@ class Gateway:
         writer, events = ResponseWriter(Envelope.of(asked, "resp_"), said_again), self.play(asked.model)
         if asked.stream:
             return EventStream(writer.stream(events), writer.late, every=self.every)
-        return WholeAnswer(writer.whole(events))
+        record, headers = await writer.whole(events)
+        return JSONResponse(record, headers=headers)
 
     async def refused(self, request: Request, error: Any) -> Response:
         return error.response()

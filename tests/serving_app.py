@@ -66,7 +66,7 @@ routes = [
     Route("/echo", echo, methods=["POST"]),
     Route("/sleep", sleeping, methods=["POST"]),
     Route("/stream", stream, methods=["POST"]),
-    Route("/health", state),
+    Route("/health", state, methods=["GET", "POST"]),
     Route("/metrics", state),
 ]
 options = json.loads(sys.argv[2])

@@ -68,7 +68,7 @@ FAULTS = {
     "reset in the middle": (streamed(event(delta(content="<think>")), end="abort"), "upstream_unreachable"),
     "429": (Script(status=429, headers={"Retry-After": "0"}, pieces=[b'{"error": {"message": "slow down"}}']), None),
     "500": (Script(status=500, pieces=[b"oops"]), None),
-    "401": (Script(status=401, pieces=[b'{"error": {"message": "no such key"}}']), "upstream_refused_request"),
+    "401": (Script(status=401, pieces=[b'{"error": {"message": "no such key"}}']), "upstream_no_access"),
     "hang": (streamed(end="hang at once"), "upstream_timeout"),
     "hang in the middle": (streamed(event(delta(content="<think>")), end="hang"), "upstream_timeout"),
     "half an event": (streamed(b'data: {"choices": [{"ind'), "upstream_error"),
@@ -133,7 +133,7 @@ def test_two_rounds_are_billed_and_the_same_bytes_are_sent_again(gateway, server
     assert (status, record["choices"][0]["message"]["content"]) == (200, "42")
     assert record["choices"][0]["message"]["reasoning_content"] == "small\n\nok"
     assert (record["usage"]["prompt_tokens"], record["usage"]["completion_tokens"]) == (3200, 4)
-    assert record["usage"]["prompt_tokens_details"] == {"image_tokens": 2160, "cached_tokens": 690}
+    assert record["usage"]["prompt_tokens_details"] == {"image_tokens": 2592, "cached_tokens": 690}
     bill = {name: record["visionthink"][name] for name in ("looks", "rounds", "image_tokens_full", "saved", "measured")}
     assert bill == {"looks": 1, "rounds": 2, "image_tokens_full": 1728, "saved": -432, "measured": True}
     first, second = server.sent

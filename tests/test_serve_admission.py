@@ -207,6 +207,30 @@ def test_a_body_within_the_limit_comes_whole(server):
 
 
 @pytest.mark.network
+def test_no_body_but_that_of_a_post(server):
+    refused = error("only POST requests have a body here; leave it out", "invalid_request_error", "body_not_allowed")
+    assert server.ask("GET", "/health", b"{}")[::2] == (400, refused)
+    assert server.ask("DELETE", "/echo", iter([b"x"]))[::2] == (400, refused)
+    begun = time.monotonic()
+    got, closed = server.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 25000000\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 400 ") and closed and time.monotonic() - begun < 3
+
+
+@pytest.mark.network
+def test_bodies_of_all_requests_have_a_limit_together():
+    with serving(body_bytes=1_000_000, image_bytes=1_000_000, bodies_bytes=1_000_000, waiting_seconds=0.5) as server:
+        first = server.connection()
+        body = json.dumps({"seconds": 0.8, "more": "x" * 600_000})
+        first.request("POST", "/sleep", body, {"Content-Type": "application/json"})
+        server.until(running=1)
+        assert server.ask("POST", "/echo", bytes(300_000))[0] == 200  # there is room for it
+        status, headers, said = server.ask("POST", "/echo", bytes(500_000))
+        assert (status, headers["retry-after"], said) == (429, "2", busy("no place was free within 0.5 s"))
+        assert answer(first)[0] == 200
+        assert server.ask("POST", "/echo", iter([bytes(500_000)]))[0] == 200  # its length is not known before
+
+
+@pytest.mark.network
 def test_a_length_beyond_the_limit_is_refused_before_anything_is_sent(server):
     begun = server.state["begun"]
     connection = server.connection()
@@ -459,6 +483,17 @@ def test_a_stream_that_is_left_ends(narrow):
 
     connection.close()
     narrow.until(running=0, cancelled=cancelled + 1)
+
+
+@pytest.mark.network
+def test_without_a_key_no_place_is_taken(narrow):
+    head = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    with contextlib.ExitStack() as slow:
+        for _ in range(4):
+            sent = slow.enter_context(socket.create_connection(("127.0.0.1", narrow.port)))
+            sent.sendall(head)
+            assert sent.recv(65536).startswith(b"HTTP/1.1 401 ")
+        assert answer(sleeping(narrow, "anna", 0))[0] == 200
 
 
 @pytest.mark.network

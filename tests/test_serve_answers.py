@@ -21,7 +21,7 @@ from visionthink.resolution import ResolutionLadder
 from visionthink.serve import chat
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Override
-from visionthink.serve.errors import FAILURES, ApiError, error_response, of_exception, of_failure
+from visionthink.serve.errors import FAILURES, ApiError, of_exception, of_failure
 from visionthink.serve.events import CalledTools, Ended, Thought
 from visionthink.serve.streaming import Envelope
 from visionthink.types import Completion, Example, FailureKind
@@ -54,10 +54,11 @@ FULL = Run(Completion("<answer>blue</answer>", prompt_tokens=98, output_tokens=5
 
 
 def test_the_bill_of_an_answer_that_looked_again_costs_more_than_always_full():
-    bill = bill_of(LOOKED, first_token_seconds=0.1)
+    bill = bill_of(LOOKED)
     assert bill == Bill(
         prompt_tokens=280,
         completion_tokens=13,
+        prompt_image_tokens=96,  # 16 in the first round, 16 and 64 in the second
         image_tokens=80,
         image_tokens_full=64,
         cached_tokens=96,
@@ -66,7 +67,6 @@ def test_the_bill_of_an_answer_that_looked_again_costs_more_than_always_full():
         measured=True,
         rule="model",
         seconds=2.0,
-        first_token_seconds=0.1,
     )
     assert bill.saved == -16
 
@@ -89,8 +89,30 @@ def test_the_bill_of_an_answer_without_images():
     assert (bill.prompt_tokens, bill.completion_tokens, bill.image_tokens, bill.saved, bill.looks) == (3, 1, 0, 0, 0)
 
 
-def test_what_is_known_of_the_prompt_where_the_model_does_not_count_it():
-    assert bill_of(Run(Completion("<answer>red</answer>"), levels=(0.25,))).prompt_tokens == 16  # its views, at least
+def test_what_nobody_counts_is_estimated_and_said_to_be():
+    silent = Run(Completion("<answer>red</answer>"), levels=(0.25,))  # 20 characters
+    characters = len(silent.transcript.turns[0].prompt)
+    bill = bill_of(silent)
+    assert (bill.prompt_tokens, bill.completion_tokens) == (16 + -(-characters // 4), 5)
+    assert (bill.image_tokens, bill.measured) == (16, False)
+    pieces = Run(
+        Completion("<answer>red</answer>", prompt_tokens=50, token_texts=("<answer>", "red", "</answer>")), levels=(0.25,)
+    )
+    assert (bill_of(pieces).completion_tokens, bill_of(pieces).measured) == (3, False)
+    assert bill_of(LOW).measured
+    second = Run(Completion(CALL), Completion("<answer>red</answer>"))
+    first, again = (len(turn.prompt) for turn in second.transcript.turns)
+    said = len(CALL) if not second.transcript.turns[1].restarted else 0
+    assert bill_of(second).prompt_tokens == 16 + 80 + -(-first // 4) + -(-(first + said + again) // 4)
+    texts = Bill.of([], [Completion("Hi there")], rule="fixed", measured=True, seconds=1.0, asked="How are you?")
+    assert (texts.prompt_tokens, texts.completion_tokens, texts.measured) == (3, 2, False)
+
+
+@pytest.mark.parametrize(("counted", "measured"), [(16, True), (18, False), (64, False)])
+def test_a_bill_is_measured_where_the_upstream_counts_images_as_we_do(counted, measured):
+    run = Run(Completion("<answer>red</answer>", prompt_tokens=99, output_tokens=4, visual_tokens=counted), levels=(0.25,))
+    bill = bill_of(run)
+    assert (bill.image_tokens, bill.image_tokens_full, bill.measured) == (counted, 64, measured)
 
 
 def test_what_a_client_is_told_of_a_bill():
@@ -169,6 +191,7 @@ def test_every_kind_of_failure_has_a_status_and_a_code():
         "rate_limit": (429, "rate_limit_exceeded", "rate_limit_error"),
         "refused": (400, "content_filter", "invalid_request_error"),
         "bad_request": (400, "upstream_refused_request", "invalid_request_error"),
+        "no_access": (502, "upstream_no_access", "server_error"),
         "context": (400, "context_length_exceeded", "invalid_request_error"),
         "out_of_memory": (503, "out_of_memory", "server_error"),
         "server": (502, "upstream_error", "server_error"),
@@ -201,7 +224,7 @@ def test_exceptions_as_errors():
 
 
 def test_an_error_response():
-    response = error_response(429, "busy", code="too_many_requests", headers={"retry-after": "2"})
+    response = ApiError(429, "busy", code="too_many_requests", headers={"retry-after": "2"}).response()
     assert (response.status_code, response.headers["retry-after"]) == (429, "2")
     assert json.loads(response.body) == {
         "error": {"message": "busy", "type": "rate_limit_error", "param": None, "code": "too_many_requests"}

@@ -130,7 +130,7 @@ def test_a_new_key(tmp_path):
 # ------------------------------------------------------------------------------------------------- the middleware
 
 
-def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes]) -> tuple[int, dict[str, str], dict]:
+def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes], method: str = "GET") -> tuple[int, dict[str, str], dict]:
     """Status, headers and body of the answer to a request; an application that is reached says who asks."""
     sent: list[dict] = []
 
@@ -144,7 +144,7 @@ def asked(keys: Keys | None, path: str, *headers: tuple[bytes, bytes]) -> tuple[
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "headers": list(headers), "method": "POST"}
+    scope = {"type": "http", "path": path, "headers": list(headers), "method": method}
     asyncio.run(RequireKey(app, keys=keys)(scope, receive, send))
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, json.loads(body)
@@ -174,7 +174,13 @@ def test_a_key_has_a_name_and_open_paths_need_none(keys):
     assert asked(keys, "/ready", (b"authorization", b"Bearer x"))[::2] == (200, {"key": None})
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:8000", "[::1]:8000"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_open_paths_are_open_to_be_read_alone(keys, method):
+    assert asked(keys, "/health", method=method)[::2] == (401, REFUSED)
+    assert asked(keys, "/health", method="HEAD")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.2:8000", "[::1]:8000"])
 def test_without_keys_this_machine_is_answered(host):
     assert asked(None, "/v1/models", (b"host", host.encode()))[::2] == (200, {"key": None})
 
@@ -187,6 +193,9 @@ def test_without_keys_this_machine_is_answered(host):
         "localhost.evil.example",
         "127.0.0.1.evil.example",
         "192.168.0.2",
+        "127.1",
+        "[127.0.0.1]x",
+        "[192.168.0.2]",
         "",
         "localhost, evil.example",
     ],

@@ -67,7 +67,7 @@ def test_a_whole_completion(client, gateway):
     assert (answer.object, answer.model, answer.id[:9]) == ("chat.completion", "looks", "chatcmpl-")
     usage = answer.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (300, 12, 312)
-    assert (usage.prompt_tokens_details.image_tokens, usage.prompt_tokens_details.cached_tokens) == (80, 128)
+    assert (usage.prompt_tokens_details.image_tokens, usage.prompt_tokens_details.cached_tokens) == (96, 128)
     assert usage.completion_tokens_details.reasoning_tokens is None
     assert usage.visionthink == answer.visionthink == RECORD
     assert {name: value for name, value in raw.headers.items() if name.startswith("x-visionthink")} == {
@@ -217,7 +217,7 @@ def test_a_whole_response(client, gateway):
     assert answer.output[0].content[0].text == "Too small to read."
     assert (answer.instructions, answer.metadata, answer.max_output_tokens, answer.store) == ("Be brief.", {"a": "b"}, 50, False)
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (300, 12, 312)
-    assert (answer.usage.input_tokens_details.cached_tokens, answer.usage.input_tokens_details.image_tokens) == (128, 80)
+    assert (answer.usage.input_tokens_details.cached_tokens, answer.usage.input_tokens_details.image_tokens) == (128, 96)
     assert answer.visionthink == answer.usage.visionthink == RECORD
     asked = gateway.asked[-1]
     assert [(m.role, m.content[0]) for m in asked.messages] == [("system", "Be brief."), ("user", "Which?")]

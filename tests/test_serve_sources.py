@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 import zlib
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 import pybase64
@@ -382,6 +383,14 @@ def test_memory_is_given_back_by_who_gives_up_or_fails():
         given.cancel()  # in the moment in which it is given
         await asyncio.wait({given})
         assert given.cancelled() and memory.free == 10
+        await memory.take(10)
+        waits = [asyncio.create_task(memory.take(amount)) for amount in (7, 3)]
+        await asyncio.sleep(0)
+        waits[0].cancel()  # in the same moment, before it can know
+        memory.give_back(10)
+        await asyncio.wait(waits)
+        assert waits[0].cancelled() and waits[1].done() and memory.free == 7
+        memory.give_back(3)
 
         images = Images(LIMITS)
         with pytest.raises(ImageError, match="damaged"):
@@ -394,36 +403,47 @@ def test_memory_is_given_back_by_who_gives_up_or_fails():
     asyncio.run(run())
 
 
-def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_thread_ends(monkeypatch):
-    decoding, may_end = threading.Event(), threading.Event()
-    really = sources.Picture.open
+def held_up(images: Images, job: Callable[[Images, Callable], Awaitable[object]]) -> None:
+    """Cancel what works in a thread: memory is taken until the thread ends."""
+    working, may_end = threading.Event(), threading.Event()
 
-    def slow(*args: object, **options: object) -> object:
-        decoding.set()
+    def slow() -> None:
+        working.set()
         assert may_end.wait(5)
-        return really(*args, **options)
-
-    monkeypatch.setattr(sources.Picture, "open", slow)
 
     async def run() -> None:
-        images = Images(LIMITS)
-
-        async def ask() -> None:
-            async with images.opened([PNG, grey_png(10, 10)]):
-                raise AssertionError
-
-        asking = asyncio.create_task(ask())
-        while not decoding.is_set():
-            await asyncio.sleep(0.001)  # the loop is free while a thread decodes
+        asking = asyncio.ensure_future(job(images, slow))
+        while not working.is_set():
+            await asyncio.sleep(0.001)  # the loop is free while a thread works
+        taken = images.memory.free
         asking.cancel()
-        await asyncio.wait({asking}, timeout=1)
-        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes - 4 * (6 + 100) - 24 * 100
+        await asyncio.wait({asking}, timeout=0.05)
+        assert not asking.done() and images.memory.free == taken < LIMITS.memory_bytes
         may_end.set()
-        while images.memory.free < LIMITS.memory_bytes:
-            await asyncio.sleep(0.001)
-        images.close()
+        await asyncio.wait({asking}, timeout=1)
+        assert asking.cancelled() and images.memory.free == LIMITS.memory_bytes
 
     asyncio.run(run())
+    images.close()
+
+
+def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_thread_ends(monkeypatch):
+    really = sources.Picture.open
+
+    async def job(images: Images, slow: Callable[[], None]) -> None:
+        monkeypatch.setattr(sources.Picture, "open", lambda *args, **options: (slow(), really(*args, **options))[1])
+        async with images.opened([PNG, grey_png(10, 10)]):
+            raise AssertionError
+
+    held_up(Images(LIMITS), job)
+
+
+def test_memory_of_images_that_a_thread_works_on_is_not_given_back_before_it_ends():
+    async def job(images: Images, slow: Callable[[], None]) -> None:
+        async with images.opened([PNG]):
+            await images.work(slow)
+
+    held_up(Images(LIMITS), job)
 
 
 @pytest.mark.parametrize(
@@ -463,13 +483,14 @@ def with_everything(kind: str, orientation: int = 1) -> bytes:
         info.add_text("Comment", "secret words")
         info.add_itxt("XML:com.adobe.xmp", "secret xmp")
         return saved(photo(), kind, pnginfo=info, **options) + b"secret behind"
-    return saved(photo(), kind, comment=b"secret words", xmp=b"secret xmp", progressive=True, **options) + b"secret behind"
+    jpeg = saved(photo(), kind, comment=b"secret words", xmp=b"secret xmp", progressive=True, **options) + b"secret behind"
+    return jpeg[:20] + b"\xff\xe0\0\x15JFXX\0secret thumb" + b"\0\0" + jpeg[20:]  # behind JFIF
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_metadata_is_dropped_without_encoding_again(kind):
     content = with_everything(kind)
-    assert content.count(b"secret") == 4
+    assert content.count(b"secret") == (5 if kind == "JPEG" else 4)
     (received,) = opened(content)
     media_type, stripped = received.encoded
     assert b"secret" not in stripped and media_type == f"image/{kind.lower()}"
@@ -477,6 +498,7 @@ def test_metadata_is_dropped_without_encoding_again(kind):
     assert again.tobytes() == open_image(content).image.tobytes() and again.info["icc_profile"] == b"a profile"
     assert not again.getexif() and not {"exif", "xmp", "comment", "Comment"} & set(again.info)
     assert without_metadata(stripped, kind) == stripped
+    assert kind == "PNG" or stripped[6:11] == b"JFIF\0"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -1,7 +1,8 @@
-"""What counts as the address of an endpoint; known without the libraries that talk to one."""
+"""What counts as the address of an endpoint, and as this machine; known without the libraries that talk to one."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 
@@ -28,3 +29,11 @@ def is_endpoint(name: str) -> bool:
         rest = name[found.end() :] if "//" in found[0] else name
         raise OptionError(f"{name}: the address of an endpoint begins with http:// or https://; write http://{rest}")
     return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an IP address, is this machine for itself alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -247,8 +247,18 @@ FinishReason = Literal["stop", "length", "refused", "error"]
 Decider = Literal["model", "forced", "gate"]
 """Who decided what to say: the model, or whoever took its decision from it."""
 FailureKind = Literal[
-    "unreachable", "timeout", "rate_limit", "refused", "bad_request", "context", "out_of_memory", "server", "cancelled"
+    "unreachable",
+    "timeout",
+    "rate_limit",
+    "refused",
+    "bad_request",
+    "no_access",
+    "context",
+    "out_of_memory",
+    "server",
+    "cancelled",
 ]
+"""`no_access`: the endpoint takes no request of ours, since the key, the name of the model or the money is missing."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
     elif _CONTEXT.search(f"{said} {labels}"):
         kind = "context"
     elif known is not None and known < 500:
-        kind = "rate_limit" if known == 429 else "bad_request"
+        kind = "rate_limit" if known == 429 else "no_access" if known in _OF_THE_ENDPOINT else "bad_request"
     spent = "insufficient_quota" in f"{said} {labels}"
     final = kind in ("refused", "context") or known not in _PASSING or spent
     by_endpoint = kind not in ("refused", "context") and (not final or spent or known in _OF_THE_ENDPOINT)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from visionthink.serve.errors import error_response
+from visionthink.serve.errors import ApiError
 from visionthink.serve.limits import Limits
+from visionthink.serve.memory import Memory
 from visionthink.serve.refusals import header, refuse
 
 _AHEAD = 1 << 16
 """Bytes of the body that are held of a request that waits: most bodies without images, of which one sees then that the client
 leaves."""
 _RETRY_SECONDS = 2
-_CODES = {408: "body_too_slow", 413: "body_too_large", 415: "unsupported_media_type"}
 
 
 class Slots:
@@ -72,59 +73,76 @@ class Slots:
 
 class Admission:
     """Middleware: what stands behind it gets POST requests with a place and their whole body, in JSON, and is cancelled when the
-    client leaves before the response is complete. Other methods need no place.
+    client leaves before the response is complete. Requests of other methods have no body and need no place.
 
     It stands behind `RequireKey`, which says whose request it is.
     """
 
     def __init__(self, app: ASGIApp, *, limits: Limits, slots: Slots | None = None):
         self.app, self.limits, self.slots = app, limits, slots or Slots(limits)
+        self.bodies = Memory(limits.bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if response := self._refused(scope):
-            await refuse(response, receive, send)
-            return
-        body = _Body(receive, self.limits)
-        try:
-            if scope["method"] != "POST":
-                await body.read()
-                await _until_left(self.app, scope, body, send)
-                return
-            key = scope.get("state", {}).get("key")
-            await self._wait(key, body)
-            try:
-                await body.read()
-                await _until_left(self.app, scope, body, send)
-            finally:
-                self.slots.give_back(key)
-        except _Refused as refused:
-            await refuse(refused.response, receive, send)
-        except _Left:
-            return
+        error = self._refused(scope)
+        if error is None and scope["method"] != "POST":
+            await self.app(scope, receive, send)
+        elif error is None:
+            error = await self._post(scope, receive, send)
+        if error is not None:
+            await refuse(error, receive, send)
 
-    def _refused(self, scope: Scope) -> JSONResponse | None:
+    def _refused(self, scope: Scope) -> ApiError | None:
         """What the headers say."""
+        length = _length(scope)
+        if scope["method"] != "POST":
+            has_body = length or header(scope, b"transfer-encoding")
+            words = "only POST requests have a body here; leave it out"
+            return ApiError(400, words, code="body_not_allowed") if has_body else None
         if (header(scope, b"content-encoding") or "identity").strip().lower() != "identity":
-            return _refusal(415, "bodies that are compressed are not read; send it without Content-Encoding")
-        length = header(scope, b"content-length")
-        if length and length.isdecimal() and int(length[:20]) > self.limits.body_bytes:
+            return _unread("bodies that are compressed are not read; send it without Content-Encoding")
+        if length and length > self.limits.body_bytes:
             return _too_large(self.limits)
-        if scope["method"] == "POST":
-            media_type, _, options = (header(scope, b"content-type") or "").lower().partition(";")
-            charset = options.replace(" ", "").replace('"', "")
-            if media_type.strip() != "application/json" or charset not in ("", "charset=utf-8"):
-                return _refusal(415, "the body must be JSON in UTF-8; send Content-Type: application/json")
+        media_type, _, options = (header(scope, b"content-type") or "").lower().partition(";")
+        charset = options.replace(" ", "").replace('"', "")
+        if media_type.strip() != "application/json" or charset not in ("", "charset=utf-8"):
+            return _unread("the body must be JSON in UTF-8; send Content-Type: application/json")
         return None
 
-    async def _wait(self, key: str | None, body: _Body) -> None:
-        """Until there is a place."""
-        turn = self.slots.ask(key)
-        if turn is None:
-            raise _Refused(_busy("too many requests are waiting"))
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        """Why the request is refused; None where it was answered, or the client has left."""
+        body = _Body(receive, self.limits)
+        async with AsyncExitStack() as held:
+            try:
+                await self._let_in(scope, body, held)
+            except ApiError as refused:
+                return refused
+            except _Left:
+                return None
+            await _until_left(self.app, scope, body, send)
+        return None
+
+    async def _let_in(self, scope: Scope, body: _Body, held: AsyncExitStack) -> None:
+        """Take a place and memory for the body, and read it. `held` gives back what was taken.
+
+        Memory of a body is taken until the end of the request: its images are held as they came, beside the pixels.
+        """
+        key = scope.get("state", {}).get("key")
+        place = self.slots.ask(key)
+        if place is None:
+            raise _busy("too many requests are waiting")
+        await self._wait(place, body, held, lambda: self.slots.give_back(key))
+        length = _length(scope)
+        most = self.limits.body_bytes if length is None else length
+        await self._wait(self.bodies.ask(most), body, held, lambda: self.bodies.give_back(most))
+        await body.read()
+
+    async def _wait(self, turn: asyncio.Future[None], body: _Body, held: AsyncExitStack, give_back: Callable[[], None]) -> None:
+        """Until it is this request's turn."""
         if turn.done():
+            held.callback(give_back)
             return
         leaving = asyncio.create_task(body.read_ahead())
         try:
@@ -135,11 +153,12 @@ class Admission:
                 await asyncio.wait({leaving})
             failure = None if leaving.cancelled() else leaving.exception()
             if not turn.done():
-                raise failure or _Refused(_busy(f"no place was free within {self.limits.waiting_seconds:g} s"))
+                raise failure or _busy(f"no place was free within {self.limits.waiting_seconds:g} s")
         except BaseException:
             if not turn.cancel():
-                self.slots.give_back(key)
+                give_back()
             raise
+        held.callback(give_back)
 
 
 class _Body:
@@ -155,7 +174,7 @@ class _Body:
         """To its end.
 
         Raises:
-            _Refused: it is too large, or does not come in time.
+            ApiError: it is too large, or does not come in time.
             _Left: the client has left.
         """
         try:
@@ -163,7 +182,8 @@ class _Body:
                 while not self._complete:
                     await self._take()
         except TimeoutError:
-            raise _Refused(_refusal(408, f"the body did not come within {self.limits.body_seconds:g} s")) from None
+            words = f"the body did not come within {self.limits.body_seconds:g} s"
+            raise ApiError(408, words, code="body_too_slow") from None
 
     async def read_ahead(self) -> None:
         """As much as may be held of a request that waits. Ends only with an exception, those of `read`."""
@@ -183,7 +203,7 @@ class _Body:
                 self._complete = not message.get("more_body", False)
             if len(self._content) > self.limits.body_bytes:
                 self._content.clear()
-                self._failure = _Refused(_too_large(self.limits))
+                self._failure = _too_large(self.limits)
         if self._failure is not None:
             raise self._failure
 
@@ -237,21 +257,19 @@ class _Left(Exception):
     """The client has left."""
 
 
-class _Refused(Exception):
-    """A request is refused."""
-
-    def __init__(self, response: JSONResponse):
-        self.response = response
-
-
-def _refusal(status: int, message: str) -> JSONResponse:
-    return error_response(status, message, code=_CODES[status])
+def _length(scope: Scope) -> int | None:
+    """What a request says of the length of its body."""
+    said = header(scope, b"content-length")
+    return int(said[:20]) if said and said.isdecimal() else None
 
 
-def _too_large(limits: Limits) -> JSONResponse:
-    return _refusal(413, f"the body is larger than the limit of {limits.body_bytes / 1e6:g} MB")
+def _unread(message: str) -> ApiError:
+    return ApiError(415, message, code="unsupported_media_type")
 
 
-def _busy(message: str) -> JSONResponse:
-    retry = {"Retry-After": str(_RETRY_SECONDS)}
-    return error_response(429, message, code="too_many_requests", headers=retry)
+def _too_large(limits: Limits) -> ApiError:
+    return ApiError(413, f"the body is larger than the limit of {limits.body_bytes / 1e6:g} MB", code="body_too_large")
+
+
+def _busy(message: str) -> ApiError:
+    return ApiError(429, message, code="too_many_requests", headers={"Retry-After": str(_RETRY_SECONDS)})

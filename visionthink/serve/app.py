@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,24 +17,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from visionthink.errors import VisionThinkError
 from visionthink.serve import chat
 from visionthink.serve.admission import Admission, Slots
 from visionthink.serve.answering import Answering
 from visionthink.serve.conversation import Conversation, Override
 from visionthink.serve.document import openapi
-from visionthink.serve.errors import ApiError, error_response, of_exception
+from visionthink.serve.errors import ApiError, of_exception
 from visionthink.serve.events import Event
-from visionthink.serve.fetching import Fetcher
+from visionthink.serve.fetching import Fetcher, Host
 from visionthink.serve.keys import Keys, RequireKey
 from visionthink.serve.metrics import Metrics
 from visionthink.serve.page import FOLDER, page_routes
 from visionthink.serve.responses import read_responses
 from visionthink.serve.responses_stream import ResponseWriter
 from visionthink.serve.sources import read_source
-from visionthink.serve.streaming import Envelope, EventStream, WholeAnswer
+from visionthink.serve.streaming import Envelope, EventStream, within
+from visionthink.serve.upstreams import Upstream
 
-_READY_SECONDS = 5.0
+T = TypeVar("T")
+
+_SMALL = 1 << 16
+"""Bytes of a body that is read at once: it has no image that takes long to decode, and need not wait for one that does."""
+_READY_SECONDS, _READY_KEPT = 5.0, 1.0
 _OPEN = ("/", "/health", "/ready")
+_PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/metrics", "/health", "/ready", "/openapi.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,9 @@ class Gateway:
     Args:
         image_hosts: hosts that images are fetched from; without any, images at addresses are refused.
         default: what is done where a request does not say.
+
+    Raises:
+        OptionError: an entry of `image_hosts` is no name of a host; see `fetching.Host`.
     """
 
     answering: Answering
@@ -52,10 +63,14 @@ class Gateway:
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
 
+    def __post_init__(self) -> None:
+        for host in self.image_hosts:
+            Host.parse(host)
+
     def app(self) -> Starlette:
         """The application, to be run by a server with `connections.server_options`."""
         limits = self.answering.images.limits
-        slots = Slots(limits)
+        slots, readiness = Slots(limits), _Readiness(self.answering.upstream)
         self.metrics.gauge("requests_running", "Requests that are being answered.", lambda: slots.running)
         self.metrics.gauge("requests_waiting", "Requests that wait for their turn.", lambda: slots.waiting)
         memory = self.answering.images.memory
@@ -69,16 +84,16 @@ class Gateway:
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", _health),
-                Route("/ready", self._ready),
+                Route("/ready", readiness.answer),
                 Route("/metrics", self._metrics),
-                Route("/openapi.json", _document),
+                Route("/openapi.json", self._document),
                 *page_routes(),
             ],
             middleware=[
                 Middleware(RequireKey, keys=self.keys, open_paths=[*_OPEN, *files]),
                 Middleware(Admission, limits=limits, slots=slots),
             ],
-            exception_handlers={HTTPException: _of_starlette, Exception: _of_ours, ApiError: _of_ours},
+            exception_handlers={HTTPException: _of_starlette, VisionThinkError: _of_ours, Exception: _of_any},
             lifespan=self._running,
         )
 
@@ -98,25 +113,35 @@ class Gateway:
     # ------------------------------------------------------------------------------------------------ answers
 
     async def _chat(self, request: Request) -> Response:
-        body = await request.body()
-        read = functools.partial(chat.read_chat, body, read=self._read, headers=request.headers, default=self.default)
-        conversation = await self.answering.images.work(read)
+        conversation = await self._asked(request, chat.read_chat)
         envelope = Envelope.of(conversation, "chatcmpl-")
         events = self._answered(conversation, envelope, request, "chat")
         if conversation.stream:
-            return EventStream(chat.chunks(events, envelope), chat.late)
-        return WholeAnswer(chat.completion(events, envelope))
+            return self._stream(chat.chunks(events, envelope), chat.late)
+        return await self._whole(chat.completion(events, envelope))
 
     async def _responses(self, request: Request) -> Response:
-        body = await request.body()
-        read = functools.partial(read_responses, body, read=self._read, headers=request.headers, default=self.default)
-        conversation, said_again = await self.answering.images.work(read)
+        conversation, said_again = await self._asked(request, read_responses)
         envelope = Envelope.of(conversation, "resp_")
         writer = ResponseWriter(envelope, said_again)
         events = self._answered(conversation, envelope, request, "responses")
         if conversation.stream:
-            return EventStream(writer.stream(events), writer.late)
-        return WholeAnswer(writer.whole(events))
+            return self._stream(writer.stream(events), writer.late)
+        return await self._whole(writer.whole(events))
+
+    async def _asked(self, request: Request, read: Callable[..., T]) -> T:
+        """What is asked. Nobody holds the body afterwards."""
+        body = b"".join([piece async for piece in request.stream()])
+        reading = functools.partial(read, body, read=self._read, headers=request.headers, default=self.default)
+        return reading() if len(body) < _SMALL else await self.answering.images.work(reading)
+
+    def _stream(self, source: AsyncGenerator[bytes], late: Callable[[ApiError], bytes]) -> Response:
+        return EventStream(source, late, seconds=self.answering.images.limits.response_seconds)
+
+    async def _whole(self, making: Awaitable[tuple[dict[str, Any], dict[str, str]]]) -> Response:
+        async with within(self.answering.images.limits.response_seconds):
+            record, headers = await making
+        return JSONResponse(record, headers=headers)
 
     def _read(self, url: str) -> bytes | str:
         return read_source(url, limits=self.answering.images.limits, fetched=bool(self.image_hosts))
@@ -153,33 +178,49 @@ class Gateway:
         self._known(request.path_params["name"])
         return JSONResponse(self._record())
 
-    async def _ready(self, _: Request) -> Response:
-        try:
-            async with asyncio.timeout(_READY_SECONDS):
-                why_not = await self.answering.upstream.ready()
-        except TimeoutError:
-            why_not = f"no reply within {_READY_SECONDS:g} s"
-        if why_not:
-            return error_response(503, f"the model cannot be reached: {why_not}", code="upstream_unreachable")
-        return JSONResponse({"status": "ready"})
-
     async def _metrics(self, _: Request) -> Response:
         return Response(self.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _document(self, _: Request) -> Response:
+        return JSONResponse(openapi(self.answering.upstream.name))
+
+
+class _Readiness:
+    """Whether an answer can be had. Anybody may ask, so that the upstream is asked once at a time, and not again for a while."""
+
+    def __init__(self, upstream: Upstream):
+        self._upstream, self._why_not, self._until, self._asking = upstream, "", 0.0, asyncio.Lock()
+
+    async def answer(self, _: Request) -> Response:
+        async with self._asking:
+            if time.monotonic() >= self._until:
+                try:
+                    async with asyncio.timeout(_READY_SECONDS):
+                        self._why_not = await self._upstream.ready()
+                except TimeoutError:
+                    self._why_not = f"no reply within {_READY_SECONDS:g} s"
+                self._until = time.monotonic() + _READY_KEPT
+        if self._why_not:
+            raise ApiError(503, f"the model cannot be reached: {self._why_not}", code="upstream_unreachable")
+        return JSONResponse({"status": "ready"})
 
 
 async def _health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _document(_: Request) -> Response:
-    return JSONResponse(openapi())
-
-
 async def _of_starlette(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "there is nothing at this path", 405: "this method is not allowed here"}
-    return error_response(error.status_code, words.get(error.status_code, error.detail), headers=error.headers)
+    words = {404: f"there is nothing at this path; there is {', '.join(_PATHS)}", 405: "this method is not allowed here"}
+    return ApiError(error.status_code, words.get(error.status_code, error.detail), headers=error.headers).response()
 
 
 async def _of_ours(_: Request, error: Exception) -> Response:
+    answer = of_exception(error)
+    if answer is not error and answer.status >= 500:
+        raise error  # for the log of the server; the response is that of any exception
+    return answer.response()
+
+
+async def _of_any(_: Request, error: Exception) -> Response:
     return of_exception(error).response()

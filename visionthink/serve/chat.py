@@ -17,8 +17,8 @@ from visionthink.serve.chat_models import (
     ToolMessage,
 )
 from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, Override, SamplingOptions
-from visionthink.serve.errors import ApiError, of_failure
-from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked, Text, Thought
+from visionthink.serve.errors import ApiError
+from visionthink.serve.events import CalledTools, Decided, Ended, Event, Looked, Text, Thought
 from visionthink.serve.fields import parsed
 from visionthink.serve.reading import (
     ReadImage,
@@ -32,7 +32,7 @@ from visionthink.serve.reading import (
     override_of,
     tool_definition,
 )
-from visionthink.serve.streaming import DONE, Envelope, collected, data, told
+from visionthink.serve.streaming import DONE, Envelope, collected, complete, data, told
 
 # ------------------------------------------------------------------------------------------------ what is asked
 
@@ -157,16 +157,11 @@ async def chunks(events: AsyncGenerator[Event], envelope: Envelope) -> AsyncGene
     before that still has a status of its own.
 
     Raises:
-        ApiError: there is no answer, and nothing was sent yet.
+        ApiError: see `complete`.
     """
     begun = thought = False
-    async with aclosing(events):
-        async for event in events:
-            if isinstance(event, Failed) and not begun:
-                raise of_failure(event.kind, event.text)
-            if isinstance(event, Failed):
-                yield late(of_failure(event.kind, event.text))
-                return
+    async with aclosing(complete(events)) as whole:
+        async for event in whole:
             if isinstance(event, Looked | Decided) and not envelope.events:
                 continue
             if not begun:
@@ -184,13 +179,8 @@ async def chunks(events: AsyncGenerator[Event], envelope: Envelope) -> AsyncGene
                 if envelope.usage:
                     yield data(_head(envelope) | {"choices": [], "usage": event.bill.chat_usage(thought=thought)})
                 yield DONE
-                return
-            else:
+            elif isinstance(event, Looked | Decided):
                 yield _chunk(envelope, {}, visionthink=told(event))
-    ended_early = of_failure("server", "the answer broke off")
-    if not begun:
-        raise ended_early
-    yield late(ended_early)
 
 
 def late(error: ApiError) -> bytes:

@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEADER_BYTES = 16_384
 HEADER_SECONDS = 10.0
 UNREAD_SECONDS = 30.0
+CONNECTIONS = 1000
+"""Others are answered with 503."""
 
 
 class StrictConnection(HttpToolsProtocol):
@@ -96,12 +98,12 @@ class StrictConnection(HttpToolsProtocol):
             self._headers_late = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
 
-def server_options(*, connections: int = 1000) -> dict[str, Any]:
-    """Options for `uvicorn.Config` that the gateway's limits rely on. Beyond so many connections a server answers 503."""
+def server_options() -> dict[str, Any]:
+    """Options for `uvicorn.Config` that the gateway's limits rely on."""
     return {
         "http": StrictConnection,
         "ws": "none",
-        "limit_concurrency": connections,
+        "limit_concurrency": CONNECTIONS,
         "timeout_keep_alive": 5,
         "access_log": False,  # it would hold the queries of addresses
         "server_header": False,

@@ -32,12 +32,20 @@ _MODELS = {"type": "object", "required": ["data"], "properties": {"data": {"type
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
-def openapi() -> dict[str, Any]:
-    """Paths, requests and answers."""
+def openapi(name: str) -> dict[str, Any]:
+    """Paths, requests and answers.
+
+    Args:
+        name: what clients call the model that is served.
+    """
     models = [(ChatRequest, "validation"), (ResponsesRequest, "validation")]
     names, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     schemas = dict(definitions.get("$defs", {})) | {"Error": _ERROR}
     chat, responses = (names[model] for model in models)  # type: ignore[index]
+    for model, _ in models:
+        schema = schemas[model.__name__]
+        schema["properties"]["model"] |= {"enum": [name], "examples": [name]}
+        schema["examples"] = [example | {"model": name} for example in schema["examples"]]
     return {
         "openapi": "3.1.0",
         "info": {"title": "visionthink", "version": __version__},
@@ -60,7 +68,7 @@ def openapi() -> dict[str, Any]:
 def _asked(summary: str, request: dict[str, Any]) -> dict[str, Any]:
     answers = {
         "application/json": {"schema": _ANSWER},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": {"description": "Events, each with JSON as its data."}},
     }
     return {
         "summary": summary,

@@ -24,6 +24,7 @@ FAILURES: dict[FailureKind, tuple[int, str]] = {
     "rate_limit": (429, "rate_limit_exceeded"),
     "refused": (400, "content_filter"),
     "bad_request": (400, "upstream_refused_request"),
+    "no_access": (502, "upstream_no_access"),
     "context": (400, "context_length_exceeded"),
     "out_of_memory": (503, "out_of_memory"),
     "server": (502, "upstream_error"),
@@ -70,19 +71,6 @@ class ApiError(VisionThinkError):
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body(), self.status, headers=self.headers)
-
-
-def error_response(
-    status: int,
-    message: str,
-    *,
-    type: str | None = None,
-    param: str | None = None,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """An error as a response."""
-    return ApiError(status, message, param=param, code=code, type=type, headers=headers).response()
 
 
 def of_failure(kind: FailureKind, text: str) -> ApiError:
@@ -132,6 +120,8 @@ _FOUND = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
     "literal_error": "must be {expected}",
     "string_too_short": "must have at least {min_length} character(s)",
     "string_too_long": "must have at most {max_length} characters",
@@ -160,10 +150,10 @@ def place_of(parts: Sequence[str | int]) -> str:
     return place
 
 
-def of_validation(error: ValidationError) -> ApiError:
-    """The first thing that pydantic finds wrong with a request."""
+def of_validation(error: ValidationError, prefix: str = "") -> ApiError:
+    """The first thing that pydantic finds wrong with a request. `prefix` comes before the names of its fields."""
     found = error.errors(include_url=False, include_input=False)[0]
-    kind, place = found["type"], place_of(found["loc"])
+    kind, place = found["type"], prefix + place_of(found["loc"])
     ours = kind in (UNSUPPORTED, INVALID)
     words = found["msg"] if ours else _FOUND.get(kind, "is not valid").format_map(found.get("ctx", {}))
     code = {"missing": "missing_required_parameter", UNSUPPORTED: UNSUPPORTED}.get(kind, INVALID)

@@ -91,7 +91,7 @@ class Fetcher:
 
     Args:
         hosts: NAME, or NAME:PORT for other ports than the usual one.
-        http: whether addresses without TLS are allowed.
+        http: whether addresses without TLS are allowed; the gateway never allows them, a host on loopback has no certificate.
         seconds: for an image, from asking for the host's address to the last byte.
         resolver: how names are asked for.
         public: which addresses may be connected to.

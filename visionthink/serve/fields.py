@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -74,7 +75,7 @@ class Only:
         rest = f"; {self.remedy}" if self.remedy else ""
         if not self.harmless:
             raise unsupported(f"is not supported{rest}")
-        allowed = " or ".join(str(one).lower() if isinstance(one, bool) else str(one) for one in self.harmless)
+        allowed = " or ".join(one if isinstance(one, str) else json.dumps(one) for one in self.harmless)
         raise unsupported(f"only {allowed} is supported{rest}")
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

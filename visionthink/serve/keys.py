@@ -17,14 +17,15 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from visionthink.addresses import is_loopback
 from visionthink.errors import OptionError
-from visionthink.serve.errors import error_response
+from visionthink.serve.errors import ApiError
 from visionthink.serve.refusals import header, refuse
 
 log = logging.getLogger(__name__)
 
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})\s+sha256:(?P<digest>[0-9a-fA-F]{64})")
-_LOCAL = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::\d{1,5})?", re.IGNORECASE | re.ASCII)
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9.-]+))(?::\d{1,5})?", re.IGNORECASE | re.ASCII)
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
 
 
@@ -97,7 +98,7 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 class RequireKey:
-    """Lets nothing pass without a key but the paths that are open. The key's name is in `scope["state"]["key"]`, else None.
+    """Lets nothing pass without a key but what reads the paths that are open. `scope["state"]["key"]` is the key's name, or None.
 
     A server without keys is for this machine alone: it answers only where it is called by a name of this machine, since a page of
     any site may let its own name point here.
@@ -112,20 +113,21 @@ class RequireKey:
             return
         holder = None
         if self.keys is None:
-            if not _LOCAL.fullmatch(header(scope, b"host") or ""):
+            host = _HOST.fullmatch(header(scope, b"host") or "")
+            if host is None or not is_loopback(host["ipv6"] or host["name"]):
                 local = "this server has no keys and answers only as localhost or 127.0.0.1; start it with --api-key-file"
-                await refuse(error_response(403, local, code="host_not_allowed"), receive, send)
+                await refuse(ApiError(403, local, code="host_not_allowed"), receive, send)
                 return
-        elif scope["path"] not in self.open_paths:
+        elif scope["path"] not in self.open_paths or scope["method"] not in ("GET", "HEAD"):
             holder = self.keys.holder(header(scope, b"authorization"))
             if holder is None:
-                response = error_response(
+                error = ApiError(
                     401,
                     "no valid API key; send it as Authorization: Bearer KEY",
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-                await refuse(response, receive, send)
+                await refuse(error, receive, send)
                 return
         scope.setdefault("state", {})["key"] = holder
         await self.app(scope, receive, send)

@@ -20,6 +20,8 @@ class Limits:
     """
 
     body_bytes: int = 25_000_000
+    bodies_bytes: int = 1 << 29
+    """Of the bodies of all requests that are read or answered: requests wait where they come to more."""
     body_seconds: float = 30
     """From the first byte that is read of a body to its last."""
     requests: int = 64
@@ -29,6 +31,8 @@ class Limits:
     waiting: int = 128
     """That wait for their turn; others are refused."""
     waiting_seconds: float = 30
+    response_seconds: float = 600
+    """From the end of the body to the end of the answer. Images are held until then."""
     images: int = 8
     """Of a request."""
     image_bytes: int = 10_000_000
@@ -49,6 +53,8 @@ class Limits:
                 raise OptionError(f"{field.name} {value}: must be {whole}at least {least:g}")
         if self.image_bytes > self.body_bytes:
             raise OptionError(f"image_bytes {self.image_bytes}: more than body_bytes {self.body_bytes}")
+        if self.body_bytes > self.bodies_bytes:
+            raise OptionError(f"body_bytes {self.body_bytes}: more than bodies_bytes {self.bodies_bytes}")
         needed = 4 * self.request_pixels + DECODING * self.image_pixels
         if needed > self.memory_bytes:
             raise OptionError(

@@ -13,27 +13,35 @@ class Memory:
         self.total = self.free = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def ask(self, amount: int) -> asyncio.Future[None]:
+        """What is done once `amount` is taken. Who gives up cancels it, or gives the amount back if it is done already."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, turn))
+        self._serve()
+        if not turn.done():
+            turn.add_done_callback(lambda turn: self._serve() if turn.cancelled() else None)  # those behind may fit
+        return turn
+
     async def take(self, amount: int) -> None:
         """Wait until `amount` is free, and take it."""
-        if amount <= self.free and not self._waiting:
-            self.free -= amount
-            return
-        turn = asyncio.get_running_loop().create_future()
-        entry = (amount, turn)
-        self._waiting.append(entry)
+        turn = self.ask(amount)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it was given in the same moment
+            if not turn.cancelled():  # it was given in the same moment
                 self.give_back(amount)
-            else:
-                self._waiting.remove(entry)
-                self.give_back(0)  # those behind may fit
             raise
 
     def give_back(self, amount: int) -> None:
         self.free += amount
-        while self._waiting and self._waiting[0][0] <= self.free:
-            amount, turn = self._waiting.popleft()
-            self.free -= amount
-            turn.set_result(None)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            amount, turn = self._waiting[0]
+            if not turn.done():
+                if amount > self.free:
+                    return
+                self.free -= amount
+                turn.set_result(None)
+            self._waiting.popleft()  # who has given up is passed over

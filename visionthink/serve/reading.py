@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
 
 from visionthink.errors import InputError
 from visionthink.protocol import IMAGE_MARK, MARKUP
-from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override, Rule
-from visionthink.serve.errors import ApiError, of_exception
-from visionthink.serve.fields import Request
+from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override
+from visionthink.serve.errors import ApiError, of_exception, of_validation
+from visionthink.serve.fields import Request, VisionThinkOptions
 
 ReadImage: TypeAlias = Callable[[str], bytes | str]
 """What stands in `image_url` to the bytes of a data URL, or to an address that is allowed. It raises an `InputError`."""
@@ -126,7 +128,6 @@ def tool_definition(function: Mapping[str, Any], place: str) -> Mapping[str, Any
 # ------------------------------------------------------------------------------------------------ overrides
 
 HEADER = "x-visionthink-"
-_YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def override_of(headers: Mapping[str, str], request: Request, default: Override) -> Override:
@@ -138,38 +139,10 @@ def override_of(headers: Mapping[str, str], request: Request, default: Override)
     Raises:
         ApiError: a header has a value that is none of its own; the message names it.
     """
-    options = request.visionthink.model_dump() if request.visionthink else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, read in (("mode", _mode), ("rule", _rule), ("threshold", _threshold), ("events", _events)):
-        said = headers.get(HEADER + name)
-        if said is not None:
-            given[name] = read(said.strip().lower(), HEADER + name)
-    return replace(default, **given)
-
-
-def _one_of(said: str, names: tuple[str, ...], header: str) -> str:
-    if said not in names:
-        raise ApiError(400, f"{header}: must be {', '.join(names[:-1])} or {names[-1]}", param=header, code="invalid_value")
-    return said
-
-
-def _mode(said: str, header: str) -> str:
-    return _one_of(said, get_args(Detail), header)
-
-
-def _rule(said: str, header: str) -> str:
-    return _one_of(said, get_args(Rule), header)
-
-
-def _events(said: str, header: str) -> bool:
-    return _one_of(said, (*_YES, *_NO), header) in _YES
-
-
-def _threshold(said: str, header: str) -> float:
+    said = {name: headers[HEADER + name].strip().lower() for name in VisionThinkOptions.model_fields if HEADER + name in headers}
     try:
-        number = float(said)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 1:
-        raise ApiError(400, f"{header}: must be a number from 0 to 1", param=header, code="invalid_value")
-    return number
+        own = VisionThinkOptions.model_validate_strings(said, strict=False)
+    except ValidationError as error:
+        raise of_validation(error, HEADER) from None
+    given = request.visionthink.model_dump(exclude_none=True) if request.visionthink else {}
+    return replace(default, **given | own.model_dump(exclude_none=True))

@@ -6,14 +6,15 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from visionthink.serve.errors import ApiError, of_failure
-from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked, Text, Thought
-from visionthink.serve.streaming import Envelope, data, told
+from visionthink.serve.errors import ApiError
+from visionthink.serve.events import CalledTools, Decided, Ended, Event, Looked, Text, Thought
+from visionthink.serve.streaming import Envelope, complete, data, told
 
 Kind = Literal["reasoning", "message"]
 Status = Literal["completed", "incomplete"]
+Record: TypeAlias = dict[str, Any]
 
 _UNFINISHED = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why a response is incomplete, by the reason that an answer ends for."""
@@ -51,24 +52,13 @@ class ResponseWriter:
         that still has a status of its own.
 
         Raises:
-            ApiError: there is no answer, and nothing was sent yet.
+            ApiError: see `complete`.
         """
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Failed):
-                    break
-                if isinstance(event, Looked | Decided) and not self.envelope.events:
-                    continue
-                for one in self._take(event):
-                    yield one
-                if isinstance(event, Ended):
-                    return
-            else:
-                event = Failed("server", "the answer broke off")
-        error = of_failure(event.kind, event.text)
-        if not self._number:
-            raise error
-        yield self.late(error)
+        async with aclosing(complete(events)) as whole:
+            async for event in whole:
+                if not isinstance(event, Looked | Decided) or self.envelope.events:
+                    for record in self._take(event):
+                        yield data(record, record["type"])
 
     async def whole(self, events: AsyncGenerator[Event]) -> tuple[dict[str, Any], dict[str, str]]:
         """The response as one object, and the headers that go with it.
@@ -76,37 +66,40 @@ class ResponseWriter:
         Raises:
             ApiError: there is none; what was said of it is dropped.
         """
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, Failed):
-                    raise of_failure(event.kind, event.text)
+        headers = dict[str, str]()
+        async with aclosing(complete(events)) as whole:
+            async for event in whole:
                 for _ in self._take(event):
                     pass
                 if isinstance(event, Ended):
-                    return self.response, event.bill.headers()
-        raise of_failure("server", "the answer broke off")
+                    headers = event.bill.headers()
+        return self.response, headers
 
     def late(self, error: ApiError) -> bytes:
         """The end of a response that failed after it had begun."""
+        return b"".join(data(record, record["type"]) for record in self._failed(error))
+
+    def _failed(self, error: ApiError) -> Iterator[Record]:
         code = "invalid_prompt" if error.status < 500 else "server_error"
         code = "rate_limit_exceeded" if error.status == 429 else code
-        said = [*self._begun(), *self._closed("incomplete")]
+        yield from self._begun()
+        yield from self._closed("incomplete")
         self.response |= {"status": "failed", "error": {"code": code, "message": error.message}}
-        return b"".join([*said, self._event("response.failed", response=self.response)])
+        yield self._event("response.failed", response=self.response)
 
     # -------------------------------------------------------------------------------------------- one event of an answer
 
-    def _event(self, kind: str, **fields: Any) -> bytes:
-        record = {"type": kind, "sequence_number": self._number, **fields}
+    def _event(self, kind: str, **fields: Any) -> Record:
+        """An event, to be written down before the next one is made: both refer to what grows."""
         self._number += 1
-        return data(record, kind)
+        return {"type": kind, "sequence_number": self._number - 1, **fields}
 
-    def _begun(self) -> Iterator[bytes]:
+    def _begun(self) -> Iterator[Record]:
         if not self._number:
             yield self._event("response.created", response=self.response)
             yield self._event("response.in_progress", response=self.response)
 
-    def _take(self, event: Event) -> Iterator[bytes]:
+    def _take(self, event: Event) -> Iterator[Record]:
         yield from self._begun()
         if isinstance(event, Thought):
             yield from self._piece("reasoning", event.text)
@@ -126,11 +119,11 @@ class ResponseWriter:
     def _at(self) -> int:
         return len(self.response["output"]) - 1
 
-    def _added(self, item: dict[str, Any]) -> bytes:
+    def _added(self, item: dict[str, Any]) -> Record:
         self.response["output"].append(item)
         return self._event("response.output_item.added", output_index=self._at(), item=item)
 
-    def _piece(self, kind: Kind, text: str) -> Iterator[bytes]:
+    def _piece(self, kind: Kind, text: str) -> Iterator[Record]:
         if self._open is None or self._open[0]["type"] != kind:
             yield from self._closed("completed")
             yield from self._opened(kind)
@@ -139,7 +132,7 @@ class ResponseWriter:
         self._pieces.append(text)
         yield self._event(self._name(".delta"), **self._place(item), delta=text, **self._logprobs())
 
-    def _opened(self, kind: Kind) -> Iterator[bytes]:
+    def _opened(self, kind: Kind) -> Iterator[Record]:
         item: dict[str, Any] = {"type": kind, "status": "in_progress", "content": []}
         part: dict[str, Any] = {"text": ""}
         if kind == "message":
@@ -153,7 +146,7 @@ class ResponseWriter:
         self._open = item, part
         yield self._event("response.content_part.added", **self._place(item), part=part)
 
-    def _closed(self, status: Status) -> Iterator[bytes]:
+    def _closed(self, status: Status) -> Iterator[Record]:
         if self._open is None:
             return
         item, part = self._open
@@ -176,7 +169,7 @@ class ResponseWriter:
         assert self._open is not None
         return {"logprobs": []} if self._open[0]["type"] == "message" else {}
 
-    def _call(self, call: Mapping[str, Any]) -> Iterator[bytes]:
+    def _call(self, call: Mapping[str, Any]) -> Iterator[Record]:
         function = call["function"]
         item = {
             "type": "function_call",
@@ -193,7 +186,7 @@ class ResponseWriter:
         yield self._event("response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"])
         yield self._event("response.output_item.done", output_index=self._at(), item=item)
 
-    def _ended(self, event: Ended) -> Iterator[bytes]:
+    def _ended(self, event: Ended) -> Iterator[Record]:
         why = _UNFINISHED.get(event.finish_reason)
         yield from self._closed("incomplete" if why else "completed")
         self.response["usage"] = event.bill.responses_usage()

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import binascii
 import contextlib
+import functools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import measure
 from visionthink.picture import Picture
+from visionthink.serve.fetching import Fetcher
 from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.memory import Memory
 from visionthink.serve.structure import readable, without_metadata
@@ -56,14 +58,6 @@ _BEGINNINGS = (
     ("HTML", rb"\s*<(?:!DOCTYPE html|html|head|body|script)\b"),
 )
 _KINDS = tuple((kind, re.compile(beginning, re.DOTALL | re.IGNORECASE)) for kind, beginning in _BEGINNINGS)
-
-
-class Fetcher(Protocol):
-    """Where images at addresses come from; see `fetching.Fetcher`."""
-
-    async def fetch(self, url: str, *, name: str, most: int) -> bytes: ...
-
-    async def close(self) -> None: ...
 
 
 def image_name(index: int, count: int) -> str:
@@ -154,9 +148,16 @@ class Images:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def work(self, work: Callable[[], T]) -> Awaitable[T]:
-        """What has to do with pixels, in one of the threads."""
-        return asyncio.wrap_future(self._threads.submit(work))
+    async def work(self, work: Callable[[], T]) -> T:
+        """What has to do with pixels, in one of the threads. It is over when this returns, also where this is cancelled: a thread
+        cannot be stopped, and memory that it works on must not be given back before."""
+        job = self._threads.submit(work)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if not job.cancel():
+                await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
+            raise
 
     @contextlib.asynccontextmanager
     async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Picture, ...]]:
@@ -172,29 +173,13 @@ class Images:
         files = await self.work(lambda: self._examined(contents, names))
         held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
         await self.memory.take(held + scratch)
-        job, pictures = None, []
         try:
-            for file in files:
-                job = self._threads.submit(file.open, self.limits)
-                pictures.append(await asyncio.wrap_future(job))
+            pictures = [await self.work(functools.partial(file.open, self.limits)) for file in files]
             self.memory.give_back(scratch)
             scratch = 0
             yield tuple(pictures)
         finally:
-            self._give_back(held + scratch, job)
-
-    def _give_back(self, amount: int, job: Future[Picture] | None) -> None:
-        """Once a job is over: a thread that decodes cannot be stopped."""
-        if job is None or job.done() or job.cancel():
-            self.memory.give_back(amount)
-            return
-        loop = asyncio.get_running_loop()
-
-        def over(_: Future[Picture]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self.memory.give_back, amount)
-
-        job.add_done_callback(over)
+            self.memory.give_back(held + scratch)
 
     async def _contents(self, sources: Sequence[bytes | str], names: Sequence[str]) -> list[bytes]:
         """The files, those at addresses fetched one after the other, so that they take no more memory than a body may."""
@@ -244,5 +229,5 @@ class _File:
         on; not where it was turned, laid on white or converted, or its format cannot be copied without metadata."""
         picture = Picture.open(self.content, name=self.name, max_pixels=limits.image_pixels, formats=(self.kind,))
         if not picture.notes and (same := without_metadata(self.content, self.kind)):
-            picture.encoded = (MEDIA_TYPES[self.kind], same)
+            picture.encoded = (MEDIA_TYPES[self.kind], self.content if same == self.content else same)  # held once
         return picture

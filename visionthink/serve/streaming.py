@@ -6,12 +6,12 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from visionthink.serve.conversation import Conversation
@@ -78,28 +78,42 @@ class Answer:
     ended: Ended
 
 
+async def complete(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """The events of an answer, up to `Ended`.
+
+    Raises:
+        ApiError: it failed or broke off, whatever was said before.
+    """
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Failed):
+                raise of_failure(event.kind, event.text)
+            yield event
+            if isinstance(event, Ended):
+                return
+    raise of_failure("server", "the answer broke off")
+
+
 async def collected(events: AsyncGenerator[Event]) -> Answer:
     """All of an answer.
 
     Raises:
-        ApiError: it failed, whatever was said before.
+        ApiError: see `complete`.
     """
     text, thoughts, calls, looked = list[str](), list[str](), list[Mapping[str, Any]](), list[dict[str, Any]]()
-    async with aclosing(events):
-        async for event in events:
+    async with aclosing(complete(events)) as whole:
+        async for event in whole:
             if isinstance(event, Text):
                 text.append(event.text)
             elif isinstance(event, Thought):
                 thoughts.append(event.text)
             elif isinstance(event, CalledTools):
                 calls += event.calls
-            elif isinstance(event, Failed):
-                raise of_failure(event.kind, event.text)
-            elif isinstance(event, Ended):
-                return Answer(text="".join(text), thoughts="".join(thoughts), calls=tuple(calls), told=looked, ended=event)
-            else:
+            elif isinstance(event, Looked | Decided):
                 looked.append(told(event))
-    raise of_failure("server", "the answer broke off")
+            elif isinstance(event, Ended):
+                ended = event
+    return Answer(text="".join(text), thoughts="".join(thoughts), calls=tuple(calls), told=looked, ended=ended)
 
 
 def data(record: Mapping[str, Any], event: str = "") -> bytes:
@@ -108,14 +122,26 @@ def data(record: Mapping[str, Any], event: str = "") -> bytes:
     return f"{name}data: {_JSON(record)}\n\n".encode("ascii")
 
 
-class _ClientGone(Exception):
-    """Nobody is there to be sent anything."""
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """
+    Raises:
+        ApiError: the block takes longer.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ApiError(504, f"the answer was not complete within {seconds:g} s", code="answer_too_slow") from None
 
 
 @dataclass(eq=False, kw_only=True)
 class _Line:
     """The connection while a stream is sent."""
 
+    response: Response
     send: Send
     heard: float
     """When something was last sent."""
@@ -123,33 +149,40 @@ class _Line:
     ended: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def say(self, event: bytes, response: Response, *, last: bool = False) -> None:
+    async def say(self, event: bytes, *, last: bool = False) -> None:
         """Send an event, the headers before the first; nothing where the response has ended meanwhile."""
         async with self.lock:
             if self.ended:
                 return
-            try:
-                if not self.begun:
-                    self.begun = True
-                    start = {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
-                    await self.send(start)
-                self.heard, self.ended = asyncio.get_running_loop().time(), last
-                await self.send({"type": "http.response.body", "body": event, "more_body": not last})
-            except OSError:
-                raise _ClientGone from None
+            if not self.begun:
+                self.begun = True
+                status, headers = self.response.status_code, self.response.raw_headers
+                await self.send({"type": "http.response.start", "status": status, "headers": headers})
+            self.heard, self.ended = asyncio.get_running_loop().time(), last
+            await self.send({"type": "http.response.body", "body": event, "more_body": not last})
+
+    async def keep_alive(self, every: float) -> None:
+        """Say a comment after so many seconds of silence; has no end."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(max(0.0, self.heard + every - clock()))
+            if clock() - self.heard >= every:
+                await self.say(KEEP_ALIVE)
 
 
 class EventStream(Response):
     """A response of server-sent events.
 
-    It begins with the first one; while nothing is said, comments keep the connection alive. An `ApiError` before anything was
-    sent is a response of its own. When the client goes away the source is closed at once, whatever it waits for; it is run and
-    closed in one task, so that timeouts and locks inside it work.
+    It begins with the first one; while nothing is said, comments keep the connection alive. What is raised before anything was
+    sent is raised, and has a response of its own; afterwards it is the last event. The source is run and closed in one task, the
+    one that the response is sent in, so that timeouts and locks inside it work. A client that goes away is not seen here:
+    `Admission` cancels the task.
 
     Args:
         source: the events; of it, nothing is lost or held back.
         late: an error as an event, where the response has begun.
         every: seconds of silence after which a comment is sent.
+        seconds: after which the source is closed, however slowly the client reads.
     """
 
     media_type = "text/event-stream"
@@ -159,105 +192,29 @@ class EventStream(Response):
         source: AsyncGenerator[bytes],
         late: Callable[[ApiError], bytes],
         *,
-        headers: Mapping[str, str] | None = None,
         every: float = KEEP_ALIVE_SECONDS,
+        seconds: float = 600.0,
     ):
-        self.source, self.late, self.every = source, late, every
+        self.source, self.late, self.every, self.seconds = source, late, every, seconds
         self.status_code, self.background = 200, None
-        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **(headers or {})})
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        clock = asyncio.get_running_loop().time
-        line = _Line(send=send, heard=clock())
-
-        async def keep_alive() -> float:
-            if clock() - line.heard >= self.every:
-                with suppress(_ClientGone):
-                    await line.say(KEEP_ALIVE, self)
-            return line.heard + self.every - clock()
-
-        if not await _finished(self._write(line, scope, receive), receive, keep_alive) and not line.begun:
-            await _nobody(scope, receive, send)
-
-    async def _write(self, line: _Line, scope: Scope, receive: Receive) -> None:
-        async with aclosing(self.source):
-            try:
+        line = _Line(response=self, send=send, heard=asyncio.get_running_loop().time())
+        keeping = asyncio.create_task(line.keep_alive(self.every))
+        try:
+            async with within(self.seconds), aclosing(self.source):
                 async for event in self.source:
-                    await line.say(event, self)
-                await line.say(b"", self, last=True)
-            except _ClientGone:
-                return
-            except Exception as error:
-                answer = of_exception(error)
-                await self._fail(line, answer, scope, receive)
-                if answer is not error and answer.status >= 500:
-                    raise  # for the log of the server; the response is complete
-
-    async def _fail(self, line: _Line, error: ApiError, scope: Scope, receive: Receive) -> None:
-        async with line.lock:
+                    await line.say(event)
+            await line.say(b"", last=True)
+        except Exception as error:
             if not line.begun:
-                line.begun = line.ended = True
-                await error.response()(scope, receive, line.send)
-        if not line.ended:
-            with suppress(_ClientGone):
-                await line.say(self.late(error), self, last=True)
-
-
-class WholeAnswer(Response):
-    """A response of one JSON object that is made while the client waits. When the client goes away, the making is cancelled.
-
-    Args:
-        making: the object and headers; an `ApiError` is a response of its own.
-    """
-
-    def __init__(self, making: Coroutine[Any, Any, tuple[dict[str, Any], dict[str, str]]]):
-        self.making = making
-        self.status_code, self.background = 200, None
-        self.init_headers()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def make() -> None:
-            try:
-                record, headers = await self.making
-            except ApiError as error:
-                await error.response()(scope, receive, send)
-            else:
-                await JSONResponse(record, headers=headers)(scope, receive, send)
-
-        if not await _finished(make(), receive):
-            self.making.close()  # where it had not begun
-            await _nobody(scope, receive, send)
-
-
-async def _finished(
-    work: Coroutine[Any, Any, None], receive: Receive, meanwhile: Callable[[], Awaitable[float]] | None = None
-) -> bool:
-    """Whether work was done before the client went away; it is cancelled then, and over when this returns.
-
-    Args:
-        meanwhile: is called now and then; it says after how many seconds again.
-    """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        while not task.done() and not gone.done():
-            wait = None if meanwhile is None else max(0.0, await meanwhile())
-            await asyncio.wait((task, gone), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-        finished = task.done()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.wait((task, gone))
-    if not task.cancelled():
-        task.result()
-    return finished
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
-    """The end of a request whose client has gone: nobody reads it, but what stands around us counts it."""
-    with suppress(OSError):
-        await of_failure("cancelled", "the client closed the connection").response()(scope, receive, send)
+                line.ended = True  # no comment may come in between
+                raise
+            answer = of_exception(error)
+            await line.say(self.late(answer), last=True)
+            if answer is not error and answer.status >= 500:
+                raise  # for the log of the server; the response is complete
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)

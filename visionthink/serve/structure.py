@@ -24,7 +24,13 @@ _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """What is not part of a JPEG's coded pixels: there, 255 is followed by 0 or by the number of a restart."""
 _MOST_FILLED = 64
 """Bytes between the segments of a JPEG: padding, which decoders skip one byte at a time."""
-_START_OF_SCAN, _END, _COMMENT, _COLOUR_PROFILE, _ADOBE = 0xDA, 0xD9, 0xFE, 0xE2, 0xEE
+_START_OF_SCAN, _END, _COMMENT = 0xDA, 0xD9, 0xFE
+_KEPT = {
+    0xE0: re.compile(rb"JFIF\0.{7}\0\0", re.DOTALL),  # without a thumbnail
+    0xE2: re.compile(rb"ICC_PROFILE\0"),
+    0xEE: re.compile(rb"Adobe"),
+}
+"""Segments of applications that say what the colours are, by what they begin with."""
 _ALONE = (0x01, 0xD8, _END)
 """Markers without a segment."""
 
@@ -103,8 +109,9 @@ def _segments(content: bytes) -> Iterator[Part]:
 def _role(kind: int, content: bytes, at: int) -> Literal["needed", "scan", "other"]:
     if kind == _START_OF_SCAN:
         return "scan"
-    profile = kind == _COLOUR_PROFILE and content.startswith(b"ICC_PROFILE\0", at)
-    return "needed" if profile or kind == _ADOBE or not (0xE1 <= kind <= 0xEF or kind == _COMMENT) else "other"
+    if kind in _KEPT:
+        return "needed" if _KEPT[kind].match(content, at) else "other"
+    return "other" if 0xE0 <= kind <= 0xEF or kind == _COMMENT else "needed"
 
 
 def _end_of_first_image(content: bytes) -> int:
