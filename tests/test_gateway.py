@@ -25,6 +25,7 @@ from upstream import delta, event, said, streamed, upstream
 import visionthink
 from visionthink import Protocol, run_batch
 from visionthink.data import synth
+from visionthink.serve.limits import Limits
 
 PHOTO = data_url(Image.linear_gradient("L").resize((1344, 1008)).convert("RGB"))
 
@@ -158,7 +159,7 @@ def test_two_hundred_streams_of_which_a_third_leave():
 
     with upstream() as (server, url):
         server.rest = reply
-        gateway = before(url)
+        gateway = before(url, limits=Limits(waiting=200))
         with serving(gateway) as address:
             streams = asyncio.run(run(address))
             end = time.monotonic() + 5

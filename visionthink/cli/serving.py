@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from visionthink.addresses import is_endpoint
+from visionthink.addresses import is_endpoint, is_loopback
 from visionthink.cli.common import AddCommand, load, model_options, names
 from visionthink.errors import OptionError
 from visionthink.model import Model
@@ -66,24 +65,20 @@ def _serve(options: argparse.Namespace) -> None:
     if options.profile and not is_endpoint(options.model):
         raise OptionError("--profile: is for an upstream; a model of this process says itself what images cost")
     keys = Keys.read(options.api_key_file) if options.api_key_file else None
-    if keys is None and not _is_loopback(options.host):
+    if keys is None and not is_loopback(options.host):
         raise OptionError(
             f"--host {options.host}: others can reach it, so that clients need keys: --api-key-file FILE "
             "(visionthink serve --new-key NAME makes one)"
         )
+    from visionthink.serve.fetching import Host
     from visionthink.serve.limits import Limits
 
+    for host in options.image_hosts:
+        Host.parse(host)
     limits = Limits(requests=options.concurrency)
     listening = _listening(options.host, options.port)
     with listening:
         _run(options, keys, limits, listening)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listening(host: str, port: int) -> socket.socket:

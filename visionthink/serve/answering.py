@@ -240,6 +240,7 @@ class _Answer:
             rule=rule,
             measured=measured or not self._pictures,
             seconds=time.perf_counter() - self._started,
+            asked="".join(p for message in self._conversation.messages for p in message.content if isinstance(p, str)),
         )
 
 
