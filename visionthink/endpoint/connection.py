@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import io
 import logging
 import math
 import random
@@ -25,7 +24,7 @@ from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
 from visionthink.endpoint.reading import Delta, Reading, text_of
-from visionthink.endpoint.transport import aiohttp, content_of, encoded, failures_named, refused
+from visionthink.endpoint.transport import aiohttp, content_of, failures_named, payload, refused
 from visionthink.errors import OptionError
 
 try:
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LAST_WAIT = 0.1
 """Seconds that a response may take to end after it has said that this was all; its connection is then used again."""
-_AT_ONCE = 1 << 16
-"""Bytes of a request that are sent at once."""
 _STREAMED = {"stream_options": {"include_usage": True}, "stream": True}
 
 
@@ -292,13 +289,10 @@ class Connection:
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> aiohttp.ClientResponse:
         self.requests += 1
-        url, content = self.endpoint.address(path), encoded(body) if body is not None else None
-        # a large body goes in pieces, between which others are served
-        data = io.BytesIO(content) if content is not None and len(content) > _AT_ONCE else content
         return await self._session.request(
             method,
-            url,
-            data=data,
+            self.endpoint.address(path),
+            data=None if body is None else payload(body),
             headers={"Content-Type": "application/json"} if body is not None else None,
             params=self.endpoint.query,
             allow_redirects=False,

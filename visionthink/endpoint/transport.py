@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -21,12 +22,22 @@ except ModuleNotFoundError as missing:
     raise OptionError(f"an endpoint needs {missing.name}: pip install 'visionthink[remote]'") from None
 
 
+_AT_ONCE = 1 << 16
+"""Bytes of a request that are sent at once."""
+
+
 def encoded(body: Mapping[str, Any]) -> bytes:
     """A request body as JSON; a value that is bytes is JSON already."""
     parts: list[bytes] = []
     for name, value in body.items():
         parts += (b",", json.dumps(name).encode(), b":", value if isinstance(value, bytes) else json.dumps(value).encode())
     return b"".join((b"{", *parts[1:], b"}"))
+
+
+def payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
+    """A request body as it is sent: a large one in pieces, between which others are served."""
+    content = encoded(body)
+    return io.BytesIO(content) if len(content) > _AT_ONCE else content
 
 
 @contextlib.contextmanager
