@@ -88,12 +88,13 @@ def test_arguments_that_are_none_are_told_the_model_and_not_the_client(gateway, 
 
 def test_what_is_held_back_flows_after_a_while_and_in_the_last_round_at_once(gateway, server):
     words = [f"w{i} " for i in range(60)]
-    server.scripts[:] = [streamed(*said(*words))]
+    paced = [each for piece in said(*words) for each in (piece, 0.01)]  # so that each is read by itself
+    server.scripts[:] = [streamed(*paced)]
     status, content = post(gateway, asking("What?", PHOTO, stream=True))
     texts = [c["delta"]["content"] for r in events(content)[:-1] for c in r["choices"] if c["delta"].get("content")]
     assert status == 200 and "".join(texts) == "".join(words).strip()
     assert texts[0].count("w") == 48 and len(texts) > 10
-    server.scripts[:] = [streamed(*calling("resize_image", '{"action": "resize"}')), streamed(*said(*words))]
+    server.scripts[:] = [streamed(*calling("resize_image", '{"action": "resize"}')), streamed(*paced)]
     status, content = post(gateway, asking("What?", PHOTO, stream=True))
     texts = [c["delta"]["content"] for r in events(content)[:-1] for c in r["choices"] if c["delta"].get("content")]
     assert "".join(texts) == "".join(words).strip() and texts[0].count("w") == 1
