@@ -40,7 +40,13 @@ def write(calls) -> str:
 @pytest.fixture
 def rotating(monkeypatch):
     grammar = Grammar(
-        read=read, write=write, opens="<rotate>", form=r"<rotate>\d+</rotate>", asks=frozenset({"edit"}), images="one"
+        read=read,
+        write=write,
+        opens="<rotate>",
+        closes="</rotate>",
+        form=r"<rotate>\d+</rotate>",
+        asks=frozenset({"edit"}),
+        images="one",
     )
     dialect = Dialect(name="rotating", call="rotate", shown=("compact_resized",), error=("compact_tool_error",), thinks=False)
     monkeypatch.setitem(GRAMMARS, "rotate", grammar)

@@ -67,9 +67,9 @@ def test_what_a_step_computes(tmp_path, monkeypatch, lora_rank, passes):
     trainer = make_trainer(config, examples)
     engine, renderer, decode = trainer.engine, trainer.sampler.policy.renderer, Engine._decode
 
-    def scripted(self, decoding, logits, following, prompts, sampling, draws):
+    def scripted(self, decoding, logits, following, prompts, sampling, draws, listen):
         rows = [iter(ids) for ids in words(renderer, prompts, reply())]
-        return decode(self, decoding, logits, following, prompts, sampling, rows)
+        return decode(self, decoding, logits, following, prompts, sampling, rows, listen)
 
     monkeypatch.setattr(Engine, "_decode", scripted)
     monkeypatch.setattr(Sampling, "_drawn", lambda self, logits, before, rows: torch.tensor([next(row) for row in rows]))
