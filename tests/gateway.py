@@ -37,9 +37,9 @@ def asking(question: str, *images: str, model: str = "m", detail: str | None = N
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 
-def before(url: str, *, dialect: str = "agent", limits: Limits | None = None, **options: Any) -> Gateway:
-    """A gateway before an endpoint, whose model is called `m`."""
-    model = load(f"{url}#m", dialect=dialect, timeout=0.5, deadline=1.5, concurrency=64, max_new_tokens=64)
+def before(url: str, *, dialect: str = "agent", limits: Limits | None = None, patience: float = 0.5, **options: Any) -> Gateway:
+    """A gateway in front of an endpoint, whose model is called `m`. It waits `patience` seconds for a piece of a reply."""
+    model = load(f"{url}#m", dialect=dialect, timeout=patience, deadline=3 * patience, concurrency=64, max_new_tokens=64)
     return Gateway(answering=Answering(RemoteUpstream(model, "m"), Images(limits or Limits()), **options))
 
 

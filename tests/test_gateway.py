@@ -159,7 +159,7 @@ def test_two_hundred_streams_of_which_a_third_leave():
 
     with upstream() as (server, url):
         server.rest = reply
-        gateway = before(url, limits=Limits(waiting=200))
+        gateway = before(url, limits=Limits(waiting=200), patience=10)
         with serving(gateway) as address:
             streams = asyncio.run(run(address))
             end = time.monotonic() + 5
