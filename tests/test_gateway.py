@@ -132,12 +132,13 @@ def test_the_gate_beats_a_random_mix_on_a_model_that_never_asks():
 
 @pytest.mark.network
 def test_two_hundred_streams_of_which_a_third_leave():
-    """All others complete, and the endpoint answers nobody any more."""
+    """All others complete, and the endpoint answers nobody any more. The model asks where it can: after 20 requests in a row it
+    cannot, since looking twice does not pay."""
     request, answer = Protocol("agent").request(), "<answer>" + "word " * 20 + "</answer>"
 
     def reply(body):
-        asked = sum(m["role"] == "assistant" for m in body["messages"])
-        text = f"<think>ok</think>{answer}" if asked else f"<think>small</think>{request}"
+        asks = len(body["messages"]) == 2 and "resize_image" in json.dumps(body["messages"][0])
+        text = f"<think>small</think>{request}" if asks else f"<think>ok</think>{answer}"
         pieces = [event(delta(content=text[i : i + 6])) for i in range(0, len(text), 6)]
         return streamed(*(x for piece in pieces for x in (piece, 0.02)), *said()[-3:])
 
