@@ -38,7 +38,7 @@ because the same request meets the same filter again, and clients repeat a reque
 """
 
 _LONGEST = 300
-_DATA = re.compile(r"data:[\w/+.;=-]*,?\S*|[A-Za-z0-9+/_=-]{80,}")
+_DATA = re.compile(r"data:[\w/+.;=-]*,?\S*|https?://\S+|[A-Za-z0-9+/_=-]{80,}")
 
 
 class ApiError(VisionThinkError):
