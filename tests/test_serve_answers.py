@@ -202,7 +202,10 @@ def test_every_kind_of_failure_has_a_status_and_a_code():
 def test_words_of_an_upstream_are_one_line_without_data():
     said = f"HTTP 400 cannot\n decode data:image/png;base64,{'A' * 5000} or {'B' * 200}"
     assert of_failure("bad_request", said).message == "HTTP 400 cannot decode ... or ..."
-    assert of_failure("bad_request", "redirects to http://10.0.0.7:8000/v1/x, not followed").message == "redirects to ... not followed"
+    assert (
+        of_failure("bad_request", "redirects to http://10.0.0.7:8000/v1/x, not followed").message
+        == "redirects to ... not followed"
+    )
     assert len(of_failure("server", "no " * 1000).message) == 300
     assert of_failure("server", " ").message == "the model gave no answer"
 

@@ -97,7 +97,7 @@ def test_a_whole_conversation():
                     "Which?",
                     ImageInput(source=IMAGE),
                     ImageInput(source=IMAGE, detail="high"),
-                    ImageInput(source=IMAGE, detail="auto"),
+                    ImageInput(source=IMAGE),
                 ),
             ),
             ClientMessage(role="assistant", wire={"tool_calls": [CALL]}),
@@ -229,7 +229,7 @@ def test_the_examples_of_the_schemas_are_requests():
     one = read_chat(json.dumps(EXAMPLE).encode(), read=read_image)
     other, _ = read_responses(json.dumps(RESPONSES_EXAMPLE).encode(), read=read_image)
     assert one.messages == other.messages
-    assert one.messages[0].content == ("Which colour is this?", ImageInput(source=IMAGE))
+    assert one.messages[0].content == ("Which colour is this?", ImageInput(source=IMAGE, detail="auto"))
 
 
 # ------------------------------------------------------------------------------------------------ overrides

@@ -36,6 +36,8 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--rule", choices=("model", "gate"), default="model", help=text + "(default: %(default)s)")
     text = "confidence, from 0 to 1, below which the gate takes a second look (default: %(default)s)"
     serve.add_argument("--threshold", type=float, default=0.8, help=text)
+    text = "how images are shown whose detail a request does not say: auto, low or high (default: %(default)s)"
+    serve.add_argument("--detail", choices=("auto", "low", "high"), default="auto", help=text)
     serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
     serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
     serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")
@@ -101,7 +103,7 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
 
     more = {"concurrency": limits.requests} if is_endpoint(options.model) else {}
     upstream = _upstream(options, load(options, **more))
-    answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold)
+    answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold, detail=options.detail)
     gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
     config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -45,10 +45,19 @@ class Answering:
         images: opens the images of requests.
         rule: who decides, where a request does not say.
         threshold: of the gate, where a request does not say; see `Override.threshold`.
+        detail: of images whose detail a request does not say.
     """
 
-    def __init__(self, upstream: Upstream, images: Images, *, rule: Rule = "model", threshold: float = 0.8):
-        self.upstream, self.images, self.rule, self.threshold = upstream, images, rule, threshold
+    def __init__(
+        self,
+        upstream: Upstream,
+        images: Images,
+        *,
+        rule: Rule = "model",
+        threshold: float = 0.8,
+        detail: Detail = "auto",
+    ):
+        self.upstream, self.images, self.rule, self.threshold, self.detail = upstream, images, rule, threshold, detail
         self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
     async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
@@ -67,7 +76,7 @@ class Answering:
         speaker = self.upstream.speaker(conversation, key=key, logprobs=rule == "gate" and bool(inputs))
         async with self.images.opened([image.source for image in inputs]) as pictures:
             answer = _Answer(self, conversation, pictures, speaker, started)
-            details = [conversation.override.mode or image.detail for image in inputs]
+            details = [conversation.override.mode or image.detail or self.detail for image in inputs]
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
                 async for event in events:

@@ -20,7 +20,8 @@ class ImageInput:
 
     source: bytes | str = field(repr=False)
     """The bytes of a decoded data URL, or an http(s) address where those are allowed."""
-    detail: Detail = "auto"
+    detail: Detail | None = None
+    """None where the client does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
