@@ -82,7 +82,7 @@ def test_streamed_episodes_are_those_that_are_asked_whole(served):
     turns = [turn for transcript in streamed for turn in transcript.turns]
     assert "".join(pieces) == "".join(turn.text for turn in turns) and len(pieces) > 2 * len(turns)
     times = [(turn.usage.first_token_seconds, turn.usage.seconds) for turn in turns]
-    assert all(0 < first <= seconds for first, seconds in times), times
+    assert all(0 < first <= seconds for first, seconds in times), times  # the last piece may be the first
     assert {transcript.requested for transcript in streamed} == {False, True}
 
 

@@ -126,7 +126,8 @@ class RemotePolicy:
             completion = Completion(writing.text, seconds=time.monotonic() - started, **align_logprobs(tokens, writing.text))
         if completion.finish_reason == "length" and until is not None and until(writing.text):
             completion = dataclasses.replace(completion, finish_reason="stop")
-        yield dataclasses.replace(completion, first_token_seconds=first)
+        seconds = max(completion.seconds, first or 0.0)  # all may have come at once
+        yield dataclasses.replace(completion, first_token_seconds=first, seconds=seconds)
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same policy with other fields of the request body, over the same connections. None, or an empty list,
