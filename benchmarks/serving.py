@@ -50,6 +50,7 @@ def free_port() -> int:
 def process(command: Sequence[str], port: int, core: int, path: str = "/v1/models") -> Iterator[psutil.Process]:
     """A server on one core, from the moment it answers until the end of the block."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
     log = subprocess.DEVNULL
     running = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:

@@ -25,13 +25,19 @@ def add(command: AddCommand) -> None:
     text = (
         f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} (default: that of --checkpoint, else qwen2.5-vl)"
     )
+    text_of_deadline = "seconds until the first piece of an upstream's reply, further attempts included (default: %(default)g)"
+    serve.add_argument("--deadline", type=float, default=60.0, help=text_of_deadline)
     serve.add_argument("--profile", metavar="NAME", help=text)
     serve.add_argument("--name", help="what clients call the model (default: the model's own name)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     text = "keys of clients, a line each: NAME sha256:HEX; needed unless only this machine is listened to"
     serve.add_argument("--api-key-file", metavar="FILE", help=text)
-    serve.add_argument("--new-key", metavar="NAME", help="print a new key and its line for the file of keys, and do nothing else")
+    serve.add_argument(
+        "--new-key",
+        metavar="NAME",
+        help="make a key: its line for the file of keys goes to standard output, the key itself to standard error",
+    )
     text = "who decides on a second look: the model, which asks, or a gate on its confidence, which needs no training "
     serve.add_argument("--rule", choices=("model", "gate"), default="model", help=text + "(default: %(default)s)")
     text = "confidence, from 0 to 1, below which the gate takes a second look (default: %(default)s)"
@@ -52,7 +58,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.new_key:
         key, line = new_key(options.new_key)
-        sys.stdout.write(f"{key}\n{line}\n")
+        sys.stderr.write(f"the key, which is shown only now: {key}\n")
+        sys.stdout.write(f"{line}\n")
         return
     if not 0 <= options.threshold <= 1:
         raise OptionError(f"--threshold {options.threshold:g}: must be a number from 0 to 1")
@@ -101,7 +108,7 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
     from visionthink.serve.connections import server_options
     from visionthink.serve.sources import Images
 
-    more = {"concurrency": limits.requests} if is_endpoint(options.model) else {}
+    more = {"concurrency": limits.requests, "deadline": options.deadline} if is_endpoint(options.model) else {}
     upstream = _upstream(options, load(options, **more))
     answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold, detail=options.detail)
     gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)

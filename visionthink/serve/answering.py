@@ -106,7 +106,9 @@ class _Answer:
         """The answer, with images of these details."""
         low = self._model.menu.ladder.levels[0]
         levels: Levels = [{"auto": None, "low": low, "high": 1.0, "original": 1.0}[detail] for detail in details]
-        reason = await self._reason_to_skip(levels, rule) if None in levels else ""
+        own = self._conversation.override
+        wanted = own.rule is not None or own.mode == "auto"  # who asks for a second look by name is not refused one
+        reason = await self._reason_to_skip(levels, rule) if None in levels and not wanted else ""
         if None not in levels:
             yield Decided("fixed", f"The request says how much is shown: {', '.join(dict.fromkeys(details))}.")
             events = self._episode(levels, "fixed")
@@ -232,12 +234,12 @@ class _Answer:
         """The last events."""
         last = self._completions[-1]
         if last.error is not None and not (last.finish_reason == "refused" and self._replies.answered):
-            return [Failed(last.error.kind, f"upstream: {last.error.text}")]
+            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text)]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]
-        if reason == "stop" and not self._replies.answered:
-            return [Failed("server", "the model ended without an answer; ask again, or with detail high")]
+        if reason == "stop" and not self._replies.answered and self._pictures:
+            return [Failed("server", "the model ended without an answer")]
         return [Ended(reason, self._bill(rule))]
 
     def _bill(self, rule: str) -> Bill:

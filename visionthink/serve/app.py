@@ -90,6 +90,7 @@ class Gateway:
                 *page_routes(),
             ],
             middleware=[
+                Middleware(self.metrics.counting),
                 Middleware(RequireKey, keys=self.keys, open_paths=[*_OPEN, *files]),
                 Middleware(Admission, limits=limits, slots=slots),
             ],

@@ -106,6 +106,7 @@ UNSUPPORTED, INVALID = "unsupported_value", "invalid_value"
 
 _FOUND = {
     "missing": "is missing",
+    "extra_forbidden": "is not known here",
     "string_type": "must be a string",
     "bool_type": "must be true or false",
     "int_type": "must be an integer",

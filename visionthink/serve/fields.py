@@ -153,7 +153,9 @@ Never = Annotated[Any, Only()]
 
 
 class VisionThinkOptions(Body):
-    """What a request changes of the server's defaults."""
+    """What a request changes of the server's defaults. A field that is not known is a mistake: it is for this server alone."""
+
+    model_config = ConfigDict(extra="forbid")
 
     mode: Detail | None = Field(None, description="How every image is shown, whatever its own detail says.")
     rule: Rule | None = Field(None, description="Who decides whether to look again.")

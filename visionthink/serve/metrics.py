@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionthink.serve.errors import of_exception
 from visionthink.serve.events import Ended, Event, Failed, Text, Thought
@@ -32,6 +33,9 @@ class Metrics:
         self.image_tokens_full = Counter(
             "visionthink_image_tokens_full", "Visual tokens if every image had been shown at full.", registry=own
         )
+        self.responses = Counter(
+            "visionthink_responses", "Responses by status, refused requests included.", ["status"], registry=own
+        )
         self.failures = Counter("visionthink_upstream_failures", "Failures of the model or endpoint.", ["kind"], registry=own)
         self.first_token = Histogram(
             "visionthink_first_token_seconds", "From the request to the first piece of an answer.", buckets=_SECONDS, registry=own
@@ -43,6 +47,19 @@ class Metrics:
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A value that is read when it is asked for."""
         Gauge(f"visionthink_{name}", text, registry=self.registry).set_function(read)
+
+    def counting(self, app: ASGIApp) -> ASGIApp:
+        """Middleware: an application whose responses are counted."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sending(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self.responses.labels(str(message["status"])).inc()
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        return counted
 
     def page(self) -> bytes:
         """All of them, as Prometheus reads it."""

@@ -139,7 +139,10 @@ def override_of(headers: Mapping[str, str], request: Request, default: Override)
     Raises:
         ApiError: a header has a value that is none of its own; the message names it.
     """
-    said = {name: headers[HEADER + name].strip().lower() for name in VisionThinkOptions.model_fields if HEADER + name in headers}
+    named = [(name.lower().removeprefix(HEADER), value) for name, value in headers.items() if name.lower().startswith(HEADER)]
+    said = {name: value.strip().lower() for name, value in named}
+    if len(said) < len(named):
+        raise ApiError(400, f"{HEADER}...: one of these headers is sent twice", param=HEADER, code="invalid_value")
     try:
         own = VisionThinkOptions.model_validate_strings(said, strict=False)
     except ValidationError as error:

@@ -46,4 +46,5 @@ class SavingsEstimate:
         self._skipped += 1
         if self._skipped % _PROBE == 0:
             return ""
-        return f"{100 * expected:.0f} % of the last answers took a second look, which costs more than it saves."
+        often = f"{100 * expected:.0f} % of the last answers took a second look"
+        return f"{often}, which costs more than it saves, the text of the offer included."

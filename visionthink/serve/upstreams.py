@@ -29,6 +29,8 @@ class Upstream(Protocol):
     model: Model
     name: str
     """What clients call it."""
+    error_prefix: str
+    """Before the words of a failure that is its own."""
 
     def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
         """Who answers a conversation.
@@ -62,6 +64,8 @@ class _Sampled:
 
 class LocalUpstream:
     """A model of this process; requests that come together are answered in one call."""
+
+    error_prefix = ""
 
     def __init__(self, model: Model, name: str, *, batch_size: int = 32):
         if not isinstance(model.policy, LocalPolicy):
@@ -105,6 +109,8 @@ class RemoteUpstream:
     Args:
         salted: whether the endpoint takes `cache_salt` (vLLM), so that what is cached for one key is not used for another.
     """
+
+    error_prefix = "upstream: "
 
     def __init__(self, model: Model, name: str, *, salted: bool = False):
         if not isinstance(model.policy, RemotePolicy):
