@@ -20,8 +20,9 @@ from visionthink.serve.answering import Answering
 from visionthink.serve.app import Gateway
 from visionthink.serve.connections import server_options
 from visionthink.serve.limits import Limits
+from visionthink.serve.local_upstream import LocalUpstream
 from visionthink.serve.sources import Images
-from visionthink.serve.upstreams import LocalUpstream, RemoteUpstream
+from visionthink.serve.upstreams import RemoteUpstream
 
 
 def data_url(image: Image.Image, kind: str = "PNG") -> str:

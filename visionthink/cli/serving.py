@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import socket
 import sys
@@ -118,17 +119,21 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     sys.stderr.write(f"{upstream.name} at http://{shown}:{port}/v1 (playground: http://{shown}:{port}/)\n")
+    gc.collect()
+    gc.freeze()  # what is loaded stays; a collection that went through all of it would stop every stream for a moment
     uvicorn.Server(config).run(sockets=[listening])
 
 
 def _upstream(options: argparse.Namespace, model: Model) -> Any:
-    from visionthink.serve.upstreams import LocalUpstream, RemoteUpstream
-
     if options.profile:
         model.budget = SIZE_RULES[options.profile]
     if is_endpoint(options.model):
         served = options.model.partition("#")[2]
+        from visionthink.serve.upstreams import RemoteUpstream
+
         return RemoteUpstream(model, options.name or served or "default", salted=options.cache_salt)
     if options.cache_salt:
         raise OptionError("--cache-salt: is for an upstream that is vLLM")
+    from visionthink.serve.local_upstream import LocalUpstream
+
     return LocalUpstream(model, options.name or Path(options.model).name, batch_size=options.batch_size)
