@@ -130,3 +130,12 @@ def test_the_gate_in_front_of_an_endpoint(server):
         server.scripts[:] = [streamed(*said("A cat"))]
         status, content = post(gateway, asking("Which animal?", PHOTO))
         assert status == 400 and "log-probabilities" in json.loads(content)["error"]["message"]
+
+
+def test_a_model_that_cannot_ask_is_shown_everything_also_where_its_rule_is_named(server):
+    server.rest = lambda _: streamed(*said("A dog."))
+    with serving(before(server.url, dialect="plain")) as gateway:
+        for options in ({}, {"rule": "model"}, {"mode": "auto"}):
+            status, content = post(gateway, asking("Which animal?", PHOTO, visionthink=options))
+            assert (status, json.loads(content)["visionthink"]["rule"]) == (200, "skipped")
+            assert PHOTO in json.dumps(server.sent[-1])

@@ -32,9 +32,9 @@ def read_image(url: str) -> bytes | str:
     raise ImageError("addresses of images are not allowed; send a data URL")
 
 
-def chat(headers: dict[str, str] | None = None, default: Override | None = None, /, **fields: Any) -> Conversation:
+def chat(headers: dict[str, str] | None = None, /, **fields: Any) -> Conversation:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return read_chat(json.dumps(body).encode(), read=read_image, headers=headers, default=default)
+    return read_chat(json.dumps(body).encode(), read=read_image, headers=headers)
 
 
 def of_responses(**fields: Any) -> Conversation:
@@ -235,18 +235,17 @@ def test_the_examples_of_the_schemas_are_requests():
 # ------------------------------------------------------------------------------------------------ overrides
 
 
-def test_headers_come_before_the_body_and_the_body_before_the_defaults_of_the_server():
-    default = Override(mode="auto", rule="gate", threshold=0.4)
-    assert chat(None, default).override == default
+def test_headers_come_before_the_body_and_what_is_not_said_is_left_to_the_server():
+    assert chat().override == Override(mode=None, rule=None, threshold=None, events=False)
     body = {"mode": "low", "threshold": 0.5, "events": True}
-    assert chat(None, default, visionthink=body).override == Override(mode="low", rule="gate", threshold=0.5, events=True)
+    assert chat(visionthink=body).override == Override(mode="low", rule=None, threshold=0.5, events=True)
     headers = {
         "x-visionthink-mode": "High",
         "x-visionthink-rule": "model",
         "x-visionthink-threshold": " 0.25 ",
         "x-visionthink-events": "0",
     }
-    assert chat(headers, default, visionthink=body).override == Override(mode="high", rule="model", threshold=0.25)
+    assert chat(headers, visionthink=body).override == Override(mode="high", rule="model", threshold=0.25)
 
 
 @pytest.mark.parametrize(

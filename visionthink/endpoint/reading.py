@@ -16,7 +16,7 @@ from visionthink.endpoint.usage import logprobs_of
 from visionthink.errors import one_line
 
 MOST_BYTES = 1 << 20
-"""Of a reply, without what is wrapped around each piece of one that is streamed."""
+"""The most bytes of a reply. What is wrapped around each piece of a streamed one does not count."""
 _MOST_STREAMED = 16 * MOST_BYTES
 
 

@@ -15,7 +15,7 @@ from visionthink.errors import one_line
 SENTENCE = "What is the colour of the shape on the left, and how many shapes are there?"
 
 _ROUNDING = 0.05
-"""Of log-probabilities in half precision, where sums are made in another order."""
+"""How far log-probabilities in half precision may lie apart, since sums are made in another order."""
 _ANSWER = 3
 """Tokens of an answer: the first is read off the prompt, the others are decoded behind it."""
 

@@ -29,8 +29,8 @@ from visionthink.transcript import Transcript
 from visionthink.types import StopReason
 
 FIGURES = ("flops", "seconds", "retained_tokens", "kv_bytes")
-"""Of each: operations with every round read again; wall time; visual tokens averaged over the decoder's layers; bytes of keys and
-values."""
+"""What is compared, in this order: operations, where every round is read again; wall time; visual tokens, averaged over the
+decoder's layers; bytes of keys and values."""
 
 Figures: TypeAlias = "dict[str, float | None]"
 Cheaper: TypeAlias = Literal["never", "below", "always"]

@@ -13,7 +13,7 @@ from visionthink.transcript import Transcript
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one episode, all rounds together.
+    """What one episode costs, all rounds together.
 
     `flops` is what runs when every round reads its whole context again, as `generate` of transformers does; `flops_cached` when a
     round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the

@@ -8,7 +8,7 @@ from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialec
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.native import call_of, functions_of, names_of, with_calls
 from visionthink.protocol.protocol import Protocol
-from visionthink.protocol.reader import Piece, Reader, turn_end
+from visionthink.protocol.reader import Piece, Reader
 from visionthink.protocol.replies import (
     Answer,
     IncrementalText,
@@ -43,7 +43,6 @@ __all__ = [
     "functions_of",
     "names_of",
     "prompt",
-    "turn_end",
     "with_calls",
     "written_out",
 ]

@@ -106,9 +106,7 @@ class _Answer:
         """The answer, with images of these details."""
         low = self._model.menu.ladder.levels[0]
         levels: Levels = [{"auto": None, "low": low, "high": 1.0, "original": 1.0}[detail] for detail in details]
-        own = self._conversation.override
-        wanted = own.rule is not None or own.mode == "auto"  # who asks for a second look by name is not refused one
-        reason = await self._reason_to_skip(levels, rule) if None in levels and not wanted else ""
+        reason = await self._reason_to_skip(levels, rule) if None in levels else ""
         if None not in levels:
             yield Decided("fixed", f"The request says how much is shown: {', '.join(dict.fromkeys(details))}.")
             events = self._episode(levels, "fixed")
@@ -185,6 +183,9 @@ class _Answer:
         model = self._model
         if rule == "model" and not model.protocol.can_ask:
             return "The model has no way to ask for more; the rule gate does without."
+        own = self._conversation.override
+        if own.rule is not None or own.mode == "auto":  # who asks for a second look by name is not refused one
+            return ""
         asking, silent = await self._work(lambda: (self._begun(levels), self._begun(_filled(levels, 1.0))))
         low, full = (episode.space.tokens(episode.space.opening) for episode in (asking, silent))
         overhead = max(0, _characters(asking.opening()) - _characters(silent.opening())) // 4 if rule == "model" else 0

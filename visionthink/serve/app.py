@@ -21,7 +21,7 @@ from visionthink.errors import VisionThinkError
 from visionthink.serve import chat
 from visionthink.serve.admission import Admission, Slots
 from visionthink.serve.answering import Answering
-from visionthink.serve.conversation import Conversation, Override
+from visionthink.serve.conversation import Conversation
 from visionthink.serve.document import openapi
 from visionthink.serve.errors import ApiError, of_exception
 from visionthink.serve.events import Event
@@ -50,7 +50,6 @@ class Gateway:
 
     Args:
         image_hosts: hosts that images are fetched from; without any, images at addresses are refused.
-        default: what is done where a request does not say.
 
     Raises:
         OptionError: an entry of `image_hosts` is no name of a host; see `fetching.Host`.
@@ -59,7 +58,6 @@ class Gateway:
     answering: Answering
     keys: Keys | None = None
     image_hosts: Sequence[str] = ()
-    default: Override = field(default_factory=Override)
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -133,7 +131,7 @@ class Gateway:
     async def _asked(self, request: Request, read: Callable[..., T]) -> T:
         """What is asked. Nobody holds the body afterwards."""
         body = b"".join([piece async for piece in request.stream()])
-        reading = functools.partial(read, body, read=self._read, headers=request.headers, default=self.default)
+        reading = functools.partial(read, body, read=self._read, headers=request.headers)
         return reading() if len(body) < _SMALL else await self.answering.images.work(reading)
 
     def _stream(self, source: AsyncGenerator[bytes], late: Callable[[ApiError], bytes]) -> Response:

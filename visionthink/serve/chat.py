@@ -16,7 +16,7 @@ from visionthink.serve.chat_models import (
     TextPart,
     ToolMessage,
 )
-from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, Override, SamplingOptions
+from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, SamplingOptions
 from visionthink.serve.errors import ApiError
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Looked, Text, Thought
 from visionthink.serve.fields import parsed
@@ -37,21 +37,18 @@ from visionthink.serve.streaming import DONE, Envelope, collected, complete, dat
 # ------------------------------------------------------------------------------------------------ what is asked
 
 
-def read_chat(
-    body: bytes, *, read: ReadImage, headers: Mapping[str, str] | None = None, default: Override | None = None
-) -> Conversation:
+def read_chat(body: bytes, *, read: ReadImage, headers: Mapping[str, str] | None = None) -> Conversation:
     """A request's body as what is asked. It may take long where images are decoded, and does not wait.
 
     Args:
         headers: by names in lower case, or without regard to case.
-        default: what the server does where a request does not say.
 
     Raises:
         ApiError: it cannot be answered as it is; the message names the place.
     """
     request = parsed(ChatRequest, body)
     check_stream(request)
-    override = override_of(headers or {}, request, default or Override())
+    override = override_of(headers or {}, request)
     tools = tuple(
         tool_definition(tool.function.model_dump(exclude_none=True), f"tools[{i}]") for i, tool in enumerate(request.tools or ())
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
@@ -130,7 +129,7 @@ def tool_definition(function: Mapping[str, Any], place: str) -> Mapping[str, Any
 HEADER = "x-visionthink-"
 
 
-def override_of(headers: Mapping[str, str], request: Request, default: Override) -> Override:
+def override_of(headers: Mapping[str, str], request: Request) -> Override:
     """What a request changes of the server's defaults: a header comes before the field in the body.
 
     Args:
@@ -148,4 +147,4 @@ def override_of(headers: Mapping[str, str], request: Request, default: Override)
     except ValidationError as error:
         raise of_validation(error, HEADER) from None
     given = request.visionthink.model_dump(exclude_none=True) if request.visionthink else {}
-    return replace(default, **given | own.model_dump(exclude_none=True))
+    return Override(**given | own.model_dump(exclude_none=True))

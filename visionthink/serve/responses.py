@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, Override, SamplingOptions
+from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, SamplingOptions
 from visionthink.serve.errors import ApiError
 from visionthink.serve.fields import parsed
 from visionthink.serve.reading import (
@@ -36,20 +36,19 @@ from visionthink.serve.responses_models import (
 
 
 def read_responses(
-    body: bytes, *, read: ReadImage, headers: Mapping[str, str] | None = None, default: Override | None = None
+    body: bytes, *, read: ReadImage, headers: Mapping[str, str] | None = None
 ) -> tuple[Conversation, dict[str, Any]]:
     """A request's body as what is asked, and the part of it that the response says again.
 
     Args:
         headers: by names in lower case, or without regard to case.
-        default: what the server does where a request does not say.
 
     Raises:
         ApiError: it cannot be answered as it is; the message names the place.
     """
     request = parsed(ResponsesRequest, body)
     check_stream(request)
-    override = override_of(headers or {}, request, default or Override())
+    override = override_of(headers or {}, request)
     tools = tuple(
         tool_definition(tool.model_dump(exclude_none=True, exclude={"type"}), f"tools[{i}]")
         for i, tool in enumerate(request.tools or ())

@@ -33,7 +33,7 @@ def mmmu(scored: Sequence[Scored]) -> Figures:
 
 
 def mmmu_pro(scored: Sequence[Scored]) -> Figures:
-    """As `mmmu`, with the mean over the sets that are there as accuracy."""
+    """Scores like `mmmu`, but the accuracy is the mean over the sets that are there."""
     figures = mmmu(scored)
     sets = [value for name, value in figures.items() if name.startswith("accuracy/") and value is not None]
     return figures | {"accuracy": ratio(sum(sets), len(sets))}
