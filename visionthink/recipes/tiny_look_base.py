@@ -26,50 +26,52 @@ from visionthink.protocol import Protocol
 from visionthink.recipes.tiny_base import BATCH_SIZE, Batches, Steps, run_phase
 from visionthink.recipes.tiny_model import CAPTION_QUESTION, poster
 from visionthink.train.demonstrations import Demonstration, collate
-from visionthink.types import Box, Call, Example
+from visionthink.transcript import COVERED
+from visionthink.types import Call, Example, Need
 
 MENU, _dialect = named_menu("ten")
 PROTOCOL = Protocol(_dialect or "")
 CROPS = ten_crops(112, 112, 0)
 _WORDS = (" in", " frame", "Are", " digits", " and", " same", " that", " points", " to")
 """Words of the questions in `data.places` that the tokenizer of the base would take apart into letters."""
+ONE_LEVEL, DIRECT, AT_RANDOM = 0.3, 0.25, 0.135
+"""Shares of the conversations: about one level, half of them of the quarter view where that suffices; answers without a look;
+looks at a random place. The others show the evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookPhase(Steps):
-    """Shares are probabilities."""
+    """What the batches of a phase hold. Shares are probabilities."""
 
     captions: float
-    """Captions; a third of them of drawings without frames."""
+    frames: float
+    """Captions, and drawings with frames among them."""
     families: Mapping[str, float]
-    """Questions, by family of `data.places`; the rest are of `data.synth`."""
-    hard: float
-    full: float
-    low: float
-    """Questions on one level; of the quarter view only easy ones."""
-    direct: float
-    """Answers without a look; the rest look."""
-    random: float
-    """Looks that are said, at a place drawn at random; the others show the evidence, and are not learnt from."""
-    several: float
-    """Looks at two crops."""
+    """Questions, by family of `data.places`, or `where`: at which place the frame of a colour is. The rest are of
+    `data.synth`."""
 
 
 LOOKING = LookPhase(
     name="looking",
-    batches=9_000,
+    batches=4_000,
     seed=2,
     peak=1e-3,
-    decay=5_000,
+    decay=1,
     captions=0.25,
+    frames=2 / 3,
     families={"framed": 0.3, "named": 0.2, "pair": 0.12, "hidden": 0.1, "all": 0.08, "period": 0.04},
-    hard=0.5,
-    full=0.15,
-    low=0.15,
-    direct=0.25,
-    random=0.3,
-    several=0.1,
 )
+FRAMES = LookPhase(
+    name="frames",
+    batches=12_000,
+    seed=3,
+    peak=1e-3,
+    decay=6_000,
+    captions=0.2,
+    frames=5 / 6,
+    families={"framed": 0.38, "where": 0.12, "pair": 0.18, "named": 0.09, "hidden": 0.05, "all": 0.05, "period": 0.03},
+)
+"""Digits in crops are read soon; to find the frame of a colour among several is learnt last."""
 
 
 def look_tokens() -> list[str]:
@@ -104,54 +106,52 @@ class Looks(Batches):
         shares = self.shares
         if rng.random() < shares.captions:
             level = 0.25 if rng.random() < 0.5 else 1.0
-            if rng.random() < 1 / 3:
-                image, caption = poster(rng, level, chart=bool(rng.random() < 0.35))
-            else:
+            if rng.random() < shares.frames:
                 image, caption = framed_poster(rng, level)
+            else:
+                image, caption = poster(rng, level, chart=bool(rng.random() < 0.35))
             return self.scripted(Example("caption", CAPTION_QUESTION, image), Menu().fixed_level(level), [caption]), False
         example = self._question(rng)
-        answer = self.protocol.format_answer(example.answer or "")
-        kind = rng.random()
-        if kind < shares.full:
-            return self.scripted(example, Menu().full(), [answer]), False
-        if kind < shares.full + shares.low:
-            return self.scripted(example, Menu().low() if example.need == "easy" else Menu().full(), [answer]), False
-        if kind < shares.full + shares.low + shares.direct:
+        answer, branch = self.protocol.format_answer(example.answer or ""), rng.random()
+        if branch < ONE_LEVEL:
+            low = example.need == "easy" and rng.random() < 0.5
+            return self.scripted(example, Menu().low() if low else Menu().full(), [answer]), False
+        if branch < ONE_LEVEL + DIRECT:
             return self.scripted(example, MENU, [answer]), False
-        if rng.random() < shares.random:
-            count = 2 if rng.random() < shares.several else 1
-            names = [list(CROPS)[i] for i in rng.permutation(len(CROPS))[:count]]
-            return self.scripted(example, MENU, [self._request(names), answer]), False
-        return self.scripted(example, MENU, [self._request(self._showing(rng, example)), answer]), True
+        ours = branch < 1 - AT_RANDOM
+        names = self._showing(rng, example) if ours else list(rng.permutation(list(CROPS))[: 1 + (rng.random() < 0.1)])
+        look = self.protocol.request(Call(regions=tuple(map(str, names))))
+        return self.scripted(example, MENU, [look, answer]), ours
 
     def _question(self, rng: np.random.Generator) -> Example:
-        shares, hard = self.shares.families, bool(rng.random() < self.shares.hard)
-        others = 1 - sum(shares.values())
-        family = str(rng.choice([*shares, "others"], p=[*shares.values(), others]))
-        if family in shares:
-            scene = places.compose(family, rng, hard=hard)
-            return Example(
-                family, scene.question, scene.image(), answer=scene.answer, evidence=scene.evidence,
-                need="hard" if hard else "easy",
-            )  # fmt: skip
-        family = str(rng.choice(list(synth.FAMILIES)))
-        drawn = synth.draw_scene(family, rng, hard=hard)
-        image = drawing.render(drawn.marks, drawn.paper, drawn.noise_seed)
-        return Example(
-            family, drawn.question, image, answer=drawn.answer, evidence=drawn.needed, need="hard" if hard else "easy"
-        )  # fmt: skip
-
-    def _request(self, names: list[str]) -> str:
-        return "".join(self.protocol.request(Call(regions=(name,))) for name in names)
+        shares, hard = self.shares.families, bool(rng.integers(2))
+        family = str(rng.choice([*shares, "others"], p=[*shares.values(), 1 - sum(shares.values())]))
+        if family == "others":
+            drawn = synth.draw_scene(str(rng.choice(list(synth.FAMILIES))), rng, hard=hard)
+            image, evidence = drawing.render(drawn.marks, drawn.paper, drawn.noise_seed), drawn.needed
+            question, answer = drawn.question, drawn.answer
+        else:
+            scene = places.compose("framed" if family == "where" else family, rng, hard=hard)
+            image, evidence, question, answer = scene.image(), scene.evidence, scene.question, scene.answer
+            if family == "where":
+                frame = scene.marks[0]
+                question, answer = f"Where is the {frame.colour} frame?", drawing.PLACES[_slot(frame)]
+                evidence, hard = ((evidence[0][0], 0.25),), False
+        need: Need = "hard" if hard else "easy"
+        return Example(family, question, image, answer=answer, evidence=evidence, need=need)
 
     def _showing(self, rng: np.random.Generator, example: Example) -> list[str]:
         """Crops that show the evidence: for each box one of those that do, so that a half is met as often as a quadrant."""
         names: list[str] = []
         for box, _ in example.evidence:
-            if not any(box.covered_by([CROPS[name]]) >= 0.95 for name in names):
-                enough = [name for name, crop in CROPS.items() if Box(*box).covered_by([crop]) >= 0.95]
-                names.append(str(rng.choice(enough)))
-        return names[:1] if "all" in names[:1] else [n for n in names if n != "all"] if len(names) < 2 else names
+            if box.covered_by(CROPS[name] for name in names) < COVERED:
+                names.append(str(rng.choice([name for name, crop in CROPS.items() if box.covered_by([crop]) >= COVERED])))
+        return names
+
+
+def _slot(mark: drawing.Mark) -> int:
+    """In which slot of four a mark is, in reading order."""
+    return 2 * (mark.y > places.SLOT) + (mark.x > places.SLOT)
 
 
 def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image.Image, str]:
@@ -159,7 +159,7 @@ def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image
     scene = places.compose("framed", rng, hard=bool(rng.integers(2)))
     words = ["nothing"] * 4
     for mark in scene.marks:
-        slot = 2 * (mark.y > 56) + (mark.x > 56)
+        slot = _slot(mark)
         if mark.kind == "frame":
             words[slot] = mark.colour
         elif level < 1 and mark.fine:
@@ -169,12 +169,17 @@ def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image
     return scene.image(), ", ".join(words)
 
 
-def pretrain(out: Path, phase: LookPhase = LOOKING) -> Path:
-    """Train from `tiny-base`, and save the base that can look to `out / "base"`; returns that folder. Goes on where it was
-    interrupted, see `tiny_base.run_phase`."""
+def pretrain(out: Path) -> Path:
+    """Train from `tiny-base`, in two phases, and save the base that can look to `out / "base"`; returns that folder. Goes on
+    where it was interrupted, see `tiny_base.run_phase`."""
     opened = open_checkpoint("tiny-base", dtype=torch.float32)
     tokenizer = extended(opened.tokenizer)
-    torch.manual_seed(phase.seed)
-    opened.model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
-    run_phase(phase, Looks(phase, Renderer(tokenizer, PROTOCOL.boundary)), opened.model, out, out / "base")
+    renderer = Renderer(tokenizer, PROTOCOL.boundary)
+    looking = out / LOOKING.name
+    if not looking.is_dir():
+        torch.manual_seed(LOOKING.seed)
+        opened.model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+        run_phase(LOOKING, Looks(LOOKING, renderer), opened.model, out, looking)
+    model = open_checkpoint(str(looking), dtype=torch.float32).model
+    run_phase(FRAMES, Looks(FRAMES, renderer), model, out, out / "base")
     return out / "base"
