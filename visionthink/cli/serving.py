@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from visionthink.addresses import is_endpoint, is_loopback
 from visionthink.cli.common import AddCommand, load, model_options, names
@@ -23,9 +24,8 @@ def add(command: AddCommand) -> None:
     text = "an OpenAI-compatible endpoint that answers, as http://host:8000/v1#MODEL, instead of --model; "
     text += "it is offered our function (dialect native) unless --dialect or --checkpoint says how it was trained"
     serve.add_argument("--upstream", metavar="URL", help=text)
-    text = (
-        f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} (default: that of --checkpoint, else qwen2.5-vl)"
-    )
+    text = f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} "
+    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
     text_of_deadline = "seconds until the first piece of an upstream's reply, further attempts included (default: %(default)g)"
     serve.add_argument("--deadline", type=float, default=60.0, help=text_of_deadline)
     serve.add_argument("--profile", metavar="NAME", help=text)
@@ -125,8 +125,9 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
 
 
 def _upstream(options: argparse.Namespace, model: Model) -> Any:
-    if options.profile:
-        model.budget = SIZE_RULES[options.profile]
+    known = "openai" if urlsplit(options.model).hostname == "api.openai.com" and not options.checkpoint else None
+    if profile := options.profile or known:
+        model.budget = SIZE_RULES[profile]
     if is_endpoint(options.model):
         served = options.model.partition("#")[2]
         from visionthink.serve.upstreams import RemoteUpstream

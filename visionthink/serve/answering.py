@@ -77,6 +77,8 @@ class Answering:
         async with self.images.opened([image.source for image in inputs]) as pictures:
             answer = _Answer(self, conversation, pictures, speaker, started)
             details = [conversation.override.mode or image.detail or self.detail for image in inputs]
+            for picture, detail in zip(pictures, details, strict=True):
+                picture.detail = self.upstream.details.get(detail, "")
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
                 async for event in events:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from visionthink.episode import Speaker
 from visionthink.errors import OptionError
 from visionthink.model import Model
 from visionthink.policies.batcher import Batcher
 from visionthink.policies.local import LocalPolicy
-from visionthink.serve.conversation import Conversation
+from visionthink.serve.conversation import Conversation, Detail
 from visionthink.serve.errors import ApiError
 from visionthink.types import Completion, History
 
@@ -34,6 +35,7 @@ class LocalUpstream:
     """A model of this process; requests that come together are answered in one call."""
 
     error_prefix = ""
+    details: Mapping[Detail, str] = MappingProxyType({})
 
     def __init__(self, model: Model, name: str, *, batch_size: int = 32):
         if not isinstance(model.policy, LocalPolicy):
