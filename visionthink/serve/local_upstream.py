@@ -45,9 +45,12 @@ class LocalUpstream:
         self.batcher = Batcher(model.policy, batch_size=batch_size)
 
     def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
-        """See `Upstream`. Log-probabilities are always given."""
-        if conversation.tools:
-            raise _unsupported("tools", "the model of this server calls no functions; leave tools out")
+        """See `Upstream`. Log-probabilities are always given.
+
+        Tools that may be called are left aside: the model never calls one. Chat applications send some with every question.
+        """
+        if conversation.tool_choice not in (None, "auto", "none"):
+            raise _unsupported("tool_choice", "the model of this server calls no functions; leave it out")
         if any(message.wire for message in conversation.messages):
             raise _unsupported("messages", "the model of this server reads no names, tool calls or their results")
         context = self.policy.config.get_text_config().max_position_embeddings
