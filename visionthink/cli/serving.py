@@ -52,6 +52,8 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--cache-salt", action="store_true", help=text)
     text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
+    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and the other variables of OpenTelemetry "
+    serve.add_argument("--traces", action="store_true", help=text + "say where, and how many")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -80,6 +82,7 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: others can reach it, so that clients need keys: --api-key-file FILE "
             "(visionthink serve --new-key NAME makes one)"
         )
+    traces = _traces() if options.traces else None
     from visionthink.serve.fetching import Host
     from visionthink.serve.limits import Limits
 
@@ -88,7 +91,7 @@ def _serve(options: argparse.Namespace) -> None:
     limits = Limits(requests=options.concurrency)
     listening = _listening(options.host, options.port)
     with listening:
-        _run(options, keys, limits, listening)
+        _run(options, keys, limits, listening, traces)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -101,7 +104,13 @@ def _listening(host: str, port: int) -> socket.socket:
         raise OptionError(f"--host {host} --port {port}: cannot listen there ({words})") from None
 
 
-def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.socket) -> None:
+def _traces() -> Any:
+    from visionthink.serve.tracing import OtlpTraces
+
+    return OtlpTraces()
+
+
+def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.socket, traces: Any) -> None:
     import uvicorn
 
     from visionthink.serve.answering import Answering
@@ -112,7 +121,7 @@ def _run(options: argparse.Namespace, keys: Any, limits: Any, listening: socket.
     more = {"concurrency": limits.requests, "deadline": options.deadline} if is_endpoint(options.model) else {}
     upstream = _upstream(options, load(options, **more))
     answering = Answering(upstream, Images(limits), rule=options.rule, threshold=options.threshold, detail=options.detail)
-    gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
+    gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts, traces=traces)
     config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("visionthink.serve").setLevel(logging.INFO)

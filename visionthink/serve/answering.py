@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, TypeVar
 
 from visionthink.episode import Episode, Speaker
@@ -22,6 +22,7 @@ from visionthink.serve.questions import example_of, texts_of
 from visionthink.serve.reply_stream import ReplyStream
 from visionthink.serve.savings import SavingsEstimate
 from visionthink.serve.sources import Images
+from visionthink.serve.stages import stage
 from visionthink.serve.upstreams import Upstream
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, FinishReason, Message, StopReason
@@ -230,8 +231,9 @@ class _Answer:
         for event in self._end("fixed"):
             yield event
 
-    def _work(self, work: Callable[[], T]) -> Awaitable[T]:
-        return self._answering.images.work(work)
+    async def _work(self, work: Callable[[], T]) -> T:
+        with stage("views"):
+            return await self._answering.images.work(work)
 
     def _end(self, rule: str) -> list[Event]:
         """The last events."""
