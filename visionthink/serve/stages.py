@@ -53,7 +53,7 @@ class Traces(Protocol):
         ...
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Timing:
     """The stages of one request."""
 
@@ -160,7 +160,7 @@ class Timed:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _ANSWERS:
             await self.app(scope, receive, send)
             return
-        timing, status = Timing(self._span(scope)), 0
+        timing, status = Timing(span=self._span(scope)), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
