@@ -15,7 +15,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, events, serving, text_of
 from PIL import Image
-from upstream import DONE, Script, delta, event, said, streamed, upstream
+from upstream import FAULTS, delta, event, said, streamed, upstream
 
 from visionthink import Protocol
 from visionthink.endpoint import breaker, connection
@@ -61,25 +61,6 @@ def post(address, body, seconds=10, path="/v1/chat/completions"):
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-
-
-FAULTS = {
-    "reset": (streamed(end="abort at once"), None),
-    "reset in the middle": (streamed(event(delta(content="<think>")), end="abort"), "upstream_unreachable"),
-    "429": (Script(status=429, headers={"Retry-After": "0"}, pieces=[b'{"error": {"message": "slow down"}}']), None),
-    "500": (Script(status=500, pieces=[b"oops"]), None),
-    "401": (Script(status=401, pieces=[b'{"error": {"message": "no such key"}}']), "upstream_no_access"),
-    "hang": (streamed(end="hang at once"), "upstream_timeout"),
-    "hang in the middle": (streamed(event(delta(content="<think>")), end="hang"), "upstream_timeout"),
-    "half an event": (streamed(b'data: {"choices": [{"ind'), "upstream_error"),
-    "no JSON": (streamed(b"data: not JSON\n\n", DONE), "upstream_error"),
-    "a page": (Script(headers={"Content-Type": "text/html"}, pieces=[b"<html>gateway</html>"]), None),
-    "an error event": (streamed(event({"error": {"message": "CUDA error"}}), DONE), "upstream_error"),
-    "nothing said": (streamed(event(delta("stop")), DONE), "upstream_error"),
-    "thinking only": (streamed(*said("<think>hm</think>")), "upstream_error"),
-    "ended as an error": (streamed(*said("<think>guess", reason="error")), "upstream_error"),
-}
-"""What the endpoint does, and the code that a client is told where that can not be repaired by asking again."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
