@@ -15,7 +15,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, events, serving, text_of
 from PIL import Image
-from upstream import FAULTS, delta, event, said, streamed, upstream
+from upstream import FAULTS, Script, delta, event, said, streamed, upstream
 
 from visionthink import Protocol
 from visionthink.endpoint import breaker, connection
@@ -91,6 +91,20 @@ def test_a_stream_tells_a_fault_and_ends(gateway, server, fault):
     *_, failure, end = events(content)
     assert (status, failure["error"]["code"], end) == (200, FAULTS[fault][1], "[DONE]")
     assert text_of(events(content)[:-2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said", "ours", "passed_on"),
+    [(429, "600.5", 429, "601"), (503, "600.5", 502, "601"), (503, "inf", 502, "86400"), (429, "nan", 429, None)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_when_to_ask_again_is_passed_on(gateway, server, theirs, said, ours, passed_on, stream):
+    server.rest = lambda _: Script(status=theirs, headers={"Retry-After": said}, pieces=[b"not now"])
+    body = json.dumps(asking("How many?", PHOTO, stream=stream)).encode()
+    request = urllib.request.Request(gateway + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert (refused.value.code, refused.value.headers["Retry-After"]) == (ours, passed_on)
 
 
 def test_nobody_listens_at_the_address():

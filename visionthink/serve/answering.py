@@ -239,7 +239,7 @@ class _Answer:
         """The last events."""
         last = self._completions[-1]
         if last.error is not None and not (last.finish_reason == "refused" and self._replies.answered):
-            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text)]
+            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text, last.error.after)]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from visionthink.protocol import disarmed
 from visionthink.serve.chat_models import (
     AssistantMessage,
     ChatRequest,
@@ -25,7 +26,6 @@ from visionthink.serve.reading import (
     check_answers,
     check_stream,
     check_tools,
-    disarmed,
     disarmed_record,
     finite,
     image_input,

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from visionthink.errors import InputError
-from visionthink.protocol import IMAGE_MARK, MARKUP
+from visionthink.protocol import disarmed
 from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override
 from visionthink.serve.errors import ApiError, of_exception, of_validation
 from visionthink.serve.fields import Request, VisionThinkOptions
 
 ReadImage: TypeAlias = Callable[[str], bytes | str]
 """What stands in `image_url` to the bytes of a data URL, or to an address that is allowed. It raises an `InputError`."""
-
-WORD_JOINER = "\u2060"
-"""A character without width. Behind the `<` of a mark it leaves what is read and takes away what it would do."""
-_FORGED = (IMAGE_MARK, *(tag for tag in MARKUP if tag.strip("</>") == "tool_response"))
-_ARMED = re.compile(f"<(?=[|｜][^<>\s]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _FORGED)})")
-
-
-def disarmed(text: str) -> str:
-    """A client's text in which nothing stands for an image, opens a turn or answers a call.
-
-    A `<` is followed by a WORD JOINER where it begins `<image>`, `<|...|>`, `<tool_response>` or `</tool_response>`.
-    """
-    return _ARMED.sub("<" + WORD_JOINER, text)
 
 
 def disarmed_record(value: Any, place: str) -> Any:

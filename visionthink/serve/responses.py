@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from visionthink.protocol import disarmed
 from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, SamplingOptions
 from visionthink.serve.errors import ApiError
 from visionthink.serve.fields import parsed
@@ -13,7 +14,6 @@ from visionthink.serve.reading import (
     check_answers,
     check_stream,
     check_tools,
-    disarmed,
     disarmed_record,
     finite,
     image_input,
