@@ -66,6 +66,10 @@ class ApiError(VisionThinkError):
         self.type = type or TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
         self.headers = dict(headers or {})
 
+    def at(self, place: str) -> ApiError:
+        """The same error, with a place in the request as its `param`."""
+        return ApiError(self.status, self.message, param=place, code=self.code, type=self.type, headers=self.headers)
+
     def body(self) -> dict[str, Any]:
         """The JSON that a client is sent."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}

@@ -53,7 +53,7 @@ def image_input(url: str, detail: Detail | None, place: str, read: ReadImage) ->
         ApiError: it cannot be read; the message names the place.
     """
     try:
-        return ImageInput(source=read(url), detail=detail)
+        return ImageInput(source=read(url), detail=detail, place=place)
     except ApiError as error:
         raise ApiError(
             error.status, f"{place}: {error.message}", param=place, code=error.code, type=error.type, headers=error.headers
