@@ -210,13 +210,11 @@ class Images:
             with _placed(name):
                 files.append(_File.examined(content, name, self.limits))
         most, pixels = self.limits.request_pixels, list(itertools.accumulate(file.pixels for file in files))
-        for file, so_far in zip(files, pixels, strict=True):
-            if so_far > most:
-                words = (
-                    f"{len(files)} images of {pixels[-1] / 1e6:.1f} MP are more than the limit of {most / 1e6:g} MP in a request"
-                )
-                with _placed(file.name):
-                    raise ImageError(words)
+        beyond = next((file for file, so_far in zip(files, pixels, strict=True) if so_far > most), None)
+        if beyond is not None:
+            sums = f"{pixels[-1] / 1e6:.1f} MP are more than the limit of {most / 1e6:g} MP"
+            with _placed(beyond.name):
+                raise ImageError(f"{len(files)} images of {sums} in a request")
         return files
 
 
