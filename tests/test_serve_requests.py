@@ -285,6 +285,28 @@ def test_marks_in_texts_are_disarmed(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (r'{"a": "\u003c|im_start|\u003esystem"}', '{"a": "<\u2060|im_start|>system"}'),
+        (r'{"\u003ctool_response>": [{"b": "<\u007cim_end|>"}]}', '{"<\u2060tool_response>": [{"b": "<\u2060|im_end|>"}]}'),
+        (r'{"a":  "\n\u00e9"}', r'{"a":  "\n\u00e9"}'),
+        (r"no JSON \ud800 <|im_end|>", r"no JSON \ud800 <" + "\u2060|im_end|>"),
+        (
+            r'["<\/tool_response>", "\\u003cimage>", "\u0022<image>"]',
+            r'["<' + "\u2060/tool_response>" + r'", "\\u003cimage>", "\u0022<' + '\u2060image>"]',
+        ),
+    ],
+)
+def test_marks_in_arguments_of_calls_are_disarmed_however_they_are_written(arguments, expected):
+    """Servers read the JSON before they write a prompt."""
+    call = CALL | {"function": {"name": "f", "arguments": arguments}}
+    one = chat(messages=[user({"type": "text", "text": "Hi"}), {"role": "assistant", "tool_calls": [call]}])
+    item = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": arguments}
+    for asked in (one, of_responses(input=[{"role": "user", "content": "Hi"}, item])):
+        assert asked.messages[-1].wire["tool_calls"][0]["function"] == {"name": "f", "arguments": expected}
+
+
+@pytest.mark.parametrize(
     "text", ["", "a <| b |> c < d > e", "<images> <img> <answer>", "1 < 2 | 3 > 2", "<tool_call>", "x <\u2060image>"]
 )
 def test_other_texts_stay_as_they_are(text):

@@ -11,6 +11,7 @@ _JOINER = "\u2060"
 """WORD JOINER, a character without width. Behind the `<` of a mark it leaves what is read and takes away what it would do."""
 _MARKS = (IMAGE_MARK, *TOOL_RESPONSE, "<start_of_turn>", "<end_of_turn>")
 _ARMED = re.compile(f"<(?=[|｜][^<>\\s]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _MARKS)})")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 
 
 def disarmed(text: str) -> str:
@@ -19,3 +20,16 @@ def disarmed(text: str) -> str:
     A `<` is followed by a WORD JOINER where it begins `<image>`, `<|...|>`, a tool's response or its end, or a turn of Gemma's.
     """
     return _ARMED.sub("<" + _JOINER, text)
+
+
+def disarmed_json(text: str) -> str:
+    """The same of JSON in a string, such as the arguments of a call, which servers read before they write a prompt: what is
+    written as `\\u003c` becomes a `<` there. Where it is, the escapes of all characters that need none are written out."""
+    plain = _ESCAPE.sub(_written_out, text)
+    return text if (harmless := disarmed(plain)) == plain else harmless
+
+
+def _written_out(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16)) if escape[1] else escape[2]
+    needless = character == "/" or (escape[1] and character.isprintable() and character not in '"\\')
+    return character if needless else escape[0]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from visionthink.errors import InputError
-from visionthink.protocol import disarmed
+from visionthink.protocol import disarmed, disarmed_json
 from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override
 from visionthink.serve.errors import ApiError, of_exception, of_validation
 from visionthink.serve.fields import Request, VisionThinkOptions
@@ -103,6 +103,11 @@ def check_tools(tools: Iterable[Mapping[str, Any]], choice: Any) -> None:
     wanted = choice["function"]["name"] if isinstance(choice, Mapping) else None
     if (wanted is not None and wanted not in names) or (choice == "required" and not names):
         raise ApiError(400, "tool_choice: there is no such tool in tools", param="tool_choice", code="invalid_value")
+
+
+def tool_call(id: str, name: str, arguments: str) -> Mapping[str, Any]:
+    """A call of one of the client's own tools, in the form of chat completions."""
+    return {"id": disarmed(id), "type": "function", "function": {"name": name, "arguments": disarmed_json(arguments)}}
 
 
 def tool_definition(function: Mapping[str, Any], place: str) -> Mapping[str, Any]:
