@@ -93,20 +93,6 @@ def test_a_stream_tells_a_fault_and_ends(gateway, server, fault):
     assert text_of(events(content)[:-2]) == ""
 
 
-@pytest.mark.parametrize("name", ["stream", "max_tokens max_completion_tokens", "logprobs"])
-def test_an_error_that_quotes_a_client_changes_nothing_for_others(gateway, server, name):
-    """What the endpoint does not take is learned from its errors; a name in a schema is none of these."""
-    quoted = json.dumps({"error": {"message": f"unsupported schema {name}"}}).encode()
-    server.rest = lambda _: Script(status=400, pieces=[quoted])
-    gate = {"rule": "gate"} if name == "logprobs" else {}
-    assert post(gateway, asking("How many?", PHOTO, visionthink=gate))[0] == 400
-    server.sent.clear()
-    server.rest = lambda _: streamed(*ANSWER)
-    post(gateway, asking("How many?", PHOTO, visionthink=gate))
-    assert server.sent[0]["stream"] is True and server.sent[0]["max_tokens"] == 64
-    assert ("logprobs" in server.sent[0]) is (name == "logprobs")
-
-
 @pytest.mark.parametrize(
     ("theirs", "said", "ours", "passed_on"),
     [(429, "600.5", 429, "601"), (503, "600.5", 502, "601"), (503, "inf", 502, "86400"), (429, "nan", 429, None)],

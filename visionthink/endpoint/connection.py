@@ -218,32 +218,34 @@ class Connection:
             raise
 
     async def _accepted(self, body: Mapping[str, Any], end: float, ask: Callable[[Mapping[str, Any], float], Awaitable[T]]) -> T:
-        """What comes of a request, in the form in which the endpoint takes it.
-
-        What is learned from a refusal is kept for other requests where this one is accepted then: an error that quotes the
-        request may name any field.
-        """
-        learned: dict[str, str | None] = {}
+        """What comes of a request, in the form in which the endpoint takes it."""
         while True:
-            sent = _adapted(body, self._adapted | learned)
+            sent = self._adapt(body)
             try:
-                found = await self._persist(functools.partial(ask, sent), end)
+                return await self._persist(functools.partial(ask, sent), end)
             except Unanswered as failure:
-                learned |= _lesson(failure)
-                if _adapted(body, self._adapted | learned) == sent:
+                self._learn(failure)
+                if self._adapt(body) == sent:
                     raise
-            else:
-                self._learn(learned)
-                return found
             await self.turn()
 
-    def _learn(self, learned: Mapping[str, str | None]) -> None:
-        for name in learned.keys() - self._adapted.keys():
-            if name == "max_tokens":
-                log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self.endpoint.url)
-            elif name == "logprobs":
-                log.warning("%s: logprobs are not asked for any more, as the server refuses them", self.endpoint.url)
-        self._adapted |= learned
+    def _learn(self, failure: Unanswered) -> None:
+        name = failure.parameter
+        if name == "max_tokens" and "max_completion_tokens" in str(failure) and name not in self._adapted:
+            log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self.endpoint.url)
+            self._adapted[name] = "max_completion_tokens"
+        elif name in _STREAMED:
+            self._adapted[name] = None
+            self._adapted["stream_options"] = None  # without a stream it is refused, too
+        elif name == "logprobs" and name not in self._adapted:
+            log.warning("%s: logprobs are not asked for any more, as the server refuses them: %s", self.endpoint.url, failure)
+            self._adapted[name] = None
+
+    def _adapt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._adapted.keys() & body.keys():
+            return body
+        named = ((self._adapted.get(name, name), value) for name, value in body.items())
+        return {name: value for name, value in named if name is not None}
 
     async def _persist(self, ask: Callable[[float], Awaitable[T]], end: float) -> T:
         """Try until there is an answer, the deadline, or a failure that stays."""
@@ -300,21 +302,3 @@ class Connection:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(None),
         )
-
-
-def _lesson(failure: Unanswered) -> dict[str, str | None]:
-    """Fields that a refusal says are to be named otherwise, or left out."""
-    name = failure.parameter
-    if name == "max_tokens" and "max_completion_tokens" in str(failure):
-        return {name: "max_completion_tokens"}
-    if name in _STREAMED:
-        return {name: None, "stream_options": None}  # without a stream it is refused, too
-    return {name: None} if name == "logprobs" else {}
-
-
-def _adapted(body: Mapping[str, Any], names: Mapping[str, str | None]) -> Mapping[str, Any]:
-    """A request body with other names of fields, or without those that have none."""
-    if not names.keys() & body.keys():
-        return body
-    named = ((names.get(name, name), value) for name, value in body.items())
-    return {name: value for name, value in named if name is not None}
