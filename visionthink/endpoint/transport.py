@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ except ModuleNotFoundError as missing:
 
 _AT_ONCE = 1 << 16
 """Bytes of a request that are sent at once."""
+_LONGEST_REST = 86_400.0
+"""Seconds that a server may ask for."""
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:
@@ -97,14 +100,14 @@ def refused(response: aiohttp.ClientResponse, content: bytes, body: Mapping[str,
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds: a number, or a date."""
+    """`Retry-After` in seconds, a number or a date; a day at the most."""
     if not retry_after:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_REST)
