@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
+from visionthink.evals.oracle import Knows
 from visionthink.policies.forced import ForcedAction
 
 RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
@@ -15,7 +16,10 @@ Which = Literal["all", "low", "full"]
 ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
-CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
+CHOICES = (
+    "adaptive, full, low, resize:R, random:P, oracle, oracle:knowable, forced:direct, forced:request, "
+    "or a compression method as fastv:0.5"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,9 @@ class PolicySpec:
     - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run. Without P it
       spends what `adaptive` spent.
     - `oracle`: the first decision follows what is known of the example: hard ones see what the answer depends on, at the least
-      cost; easy ones are answered directly. It sees the low view first, as the model does.
+      cost; easy ones are answered directly. It sees the low view first, as the model does. `oracle:evidence` is the same.
+    - `oracle:knowable`: the same, but it looks only where a reader could know by then that it must: what is hidden costs it all
+      of the image, and what another place tells comes in the next turn.
     - `forced:direct`, `forced:request`: the first decision is the same for all.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
@@ -45,6 +51,8 @@ class PolicySpec:
     """Of pixels (resize) or of full views (random)."""
     action: ForcedAction | None = None
     """The action of a `forced` policy."""
+    knows: Knows | None = None
+    """What an `oracle` is told."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -85,6 +93,8 @@ class PolicySpec:
             return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
         if routing == "forced" and argument in ("direct", "request"):
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
+        if routing == "oracle" and (not colon or argument in get_args(Knows)):
+            return cls(text=text, routing=routing, knows=cast("Knows", argument or "evidence"))
         if routing == "forced" or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)

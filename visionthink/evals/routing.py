@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy
 from visionthink.errors import OptionError
-from visionthink.evals.oracle import script
+from visionthink.evals.oracle import Knows, script
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.menu import Menu
 from visionthink.model import Model
@@ -50,7 +50,7 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         lane = {"adaptive": plain(model.menu), "low": low, "full": full}[spec.routing]
         return lambda example: lane
     if spec.routing == "oracle":
-        return _oracle(model)
+        return _oracle(model, spec.knows or "evidence")
     if spec.routing == "forced":
         assert spec.action is not None
         steerable = _steerable(model)
@@ -78,7 +78,7 @@ def _steerable(model: Model) -> Steerable:
     return model.policy
 
 
-def _oracle(model: Model) -> Routing:
+def _oracle(model: Model, knows: Knows) -> Routing:
     steerable = _steerable(model)
 
     @functools.cache
@@ -89,6 +89,6 @@ def _oracle(model: Model) -> Routing:
         if example.need is None:
             raise OptionError(f"--policy oracle: the need of example {example.id} is not known")
         space = ActionSpace(model.menu, measured(example, max_pixels=model.max_image_pixels), model.budget)
-        return lane(script(example, space, model.protocol))
+        return lane(script(example, space, model.protocol, knows))
 
     return route
