@@ -12,6 +12,7 @@ from visionthink.evals import paper
 from visionthink.evals.bootstrap import bootstrap
 from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
 from visionthink.evals.metrics import retention
+from visionthink.evals.mixes import one_rate, own_rates
 
 LINES = Lines.of(LOW, FULL)
 
@@ -46,12 +47,26 @@ def test_recognising_the_data_set_is_not_skill():
     run = [scored(f"x{i}", True, 100, family="x") for i in range(4)] + low[4:]
     own = {s.transcript.example_id: s for s in run}
     lines = Lines.of(low, full)
-    over_all = mix(own, lines, list(own))
+    over_all = mix(own, lines, list(own), one_rate)
     assert sum(over_all.values()) / 8 == 0.75  # half of the tokens: half of the first family is repaired
-    within = mix(own, lines, list(own), each_family=True)
+    within = mix(own, lines, list(own), own_rates)
     assert sum(within.values()) / 8 == 1.0
     found = compare(run, lines)
     assert found["against_mix"]["mean"] == 0.25 and found["against_mix_by_family"]["mean"] == 0.0
+    assert found["mix_best_rates"] == 1.0 and found["against_mix_best_rates"]["mean"] == 0.0
+
+
+def test_the_mix_with_the_best_rates_spends_where_the_full_view_gains_most():
+    """The run asks in the family that gains nothing: a mix that knows better spends the same tokens in the other one."""
+    low = [scored(f"x{i}", i < 3, 25, family="x") for i in range(4)] + [scored(f"y{i}", False, 25, family="y") for i in range(4)]
+    full = [scored(s.transcript.example_id, True, 100, family=s.transcript.family) for s in low]
+    run = [scored(f"x{i}", True, 25, 100, family="x") for i in range(3)] + low[3:]
+    found = compare(run, Lines.of(low, full))
+    # 300 tokens are spare, and a full view instead of a low one takes 75: x gains .25 a question and y 1
+    assert (found["mix"], found["mix_by_family"], found["mix_best_rates"]) == (3 / 8 + 0.5 * 5 / 8, 4 / 8, 7 / 8)
+    assert found["against_mix_best_rates"]["mean"] == -0.5
+    alone = [dataclasses.replace(s, transcript=dataclasses.replace(s.transcript, family=None)) for s in run]
+    assert compare(alone, Lines.of(low, full))["mix_best_rates"] is None
 
 
 def test_the_known_need():

@@ -12,7 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionthink.evals.bootstrap import Interval, bootstrap
-from visionthink.evals.metrics import Scored, mix_share, retained_tokens
+from visionthink.evals.metrics import Scored, retained_tokens
+from visionthink.evals.mixes import Family, Rates, best_rates, one_rate, own_rates
+
+
+MIXES: dict[str, Rates] = {"mix": one_rate, "mix_by_family": own_rates, "mix_best_rates": best_rates}
+"""What a coin may know: nothing, how much the run spends in each family, or the best rate for each."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,17 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     common = [i for i in own if _same(own[i], lines.low.get(i)) and _same(own[i], lines.full.get(i))]
     if not common:
         return {"n": 0}
-    mixed = mix(own, lines, common)
-    by_family = mix(own, lines, common, each_family=True) if any(own[i].transcript.family for i in common) else None
+    families = any(own[i].transcript.family for i in common)  # without any there is one way to mix
+    mixed = {name: mix(own, lines, common, rates) for name, rates in MIXES.items() if families or rates is one_rate}
     a = [i for i in common if not right(lines.low[i])]
     b = [i for i in common if right(lines.low[i])]
     return {
         "n": len(common),
         "against_low": _interval([right(own[i]) - right(lines.low[i]) for i in common]),
         "against_full": _interval([right(own[i]) - right(lines.full[i]) for i in common]),
-        "mix": sum(mixed.values()) / len(common),
-        "against_mix": _interval([right(own[i]) - mixed[i] for i in common]),
-        "mix_by_family": sum(by_family.values()) / len(common) if by_family else None,
-        "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]) if by_family else None,
+        **dict.fromkeys(figure for name in MIXES for figure in (name, f"against_{name}")),
+        **{name: sum(expected.values()) / len(common) for name, expected in mixed.items()},
+        **{f"against_{n}": _interval([right(own[i]) - expected[i] for i in common]) for n, expected in mixed.items()},
         "oracle": oracle(lines, common),
         "router": router({i: own[i].transcript.requested for i in common}, {i: lines.need(i) for i in common}),
         "router_known": _router_known(own),
@@ -76,21 +80,27 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     }
 
 
-def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_family: bool = False) -> dict[str, float]:
+def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], rates: Rates) -> dict[str, float]:
     """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens
-    (averaged over the layers, where some were taken out): over all examples, or within each family, so that recognising the data
-    set is not mistaken for skill."""
+    (averaged over the layers, where some were taken out). `rates` says what the coin may know of a family."""
     groups: dict[str | None, list[str]] = {}
     for i in ids:
-        groups.setdefault(own[i].transcript.family if each_family else None, []).append(i)
-    expected: dict[str, float] = {}
-    for members in groups.values():
-        low = sum(lines.low[i].transcript.visual_tokens for i in members)
-        full = sum(lines.full[i].transcript.visual_tokens for i in members)
-        spent = sum(retained_tokens(own[i].transcript) for i in members)
-        share = mix_share(low, full, spent)
-        expected |= {i: (1 - share) * right(lines.low[i]) + share * right(lines.full[i]) for i in members}
-    return expected
+        groups.setdefault(own[i].transcript.family, []).append(i)
+    families = [
+        Family(
+            right_low=sum(right(lines.low[i]) for i in members),
+            right_full=sum(right(lines.full[i]) for i in members),
+            cost_low=sum(lines.low[i].transcript.visual_tokens for i in members),
+            cost_full=sum(lines.full[i].transcript.visual_tokens for i in members),
+            spent=sum(retained_tokens(own[i].transcript) for i in members),
+        )
+        for members in groups.values()
+    ]
+    return {
+        i: (1 - rate) * right(lines.low[i]) + rate * right(lines.full[i])
+        for members, rate in zip(groups.values(), rates(families), strict=True)
+        for i in members
+    }
 
 
 def oracle(lines: Lines, ids: Sequence[str]) -> dict[str, float]:

@@ -66,11 +66,6 @@ def _retain_layers(scored: Sequence[Scored]) -> float:
     return left / sum(s.transcript.visual_tokens_full for s in scored)
 
 
-def mix_share(low: float, full: float, spent: float) -> float:
-    """Share of full views with which a coin between low and full spends as much; 1 where both cost the same."""
-    return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
-
-
 def summarise(
     scored: Sequence[Scored], *, suite: str, model: str, policy: str, architecture: Architecture | None = None
 ) -> dict[str, Any]:

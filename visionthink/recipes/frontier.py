@@ -10,7 +10,7 @@ from typing import Any
 
 from visionthink.compress.names import parse
 from visionthink.errors import InputError, OptionError
-from visionthink.evals.metrics import mix_share
+from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import routing
