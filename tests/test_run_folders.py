@@ -22,12 +22,13 @@ from rich.console import Console
 
 from visionthink.cli import main
 from visionthink.errors import DataError
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier
 from visionthink.evals.report.runs import Run, compared, read
 from visionthink.evals.run_folder import read_run, view_file, write_run
+from visionthink.evals.summary import summarise
 from visionthink.evals.table import summary_table
 from visionthink.model import load
 from visionthink.recipes.frontier import evaluate_all

@@ -265,6 +265,7 @@ class Episode:
             aliases=example.aliases,
             need=example.need,
             family=example.family,
+            evidence=example.evidence,
             notes=(*(note for picture in self.pictures for note in picture.notes), *self.space.notes),
             metadata=example.metadata,
         )

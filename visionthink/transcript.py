@@ -106,6 +106,8 @@ class Transcript:
     aliases: tuple[str, ...] = ()
     need: Need | None = None
     family: str | None = None
+    evidence: Evidence = ()
+    """What the answer depends on, in the first image; empty where it is not known."""
     notes: tuple[str, ...] = ()
     """What was done to an image or the menu: orientation applied, first frame taken, ladder collapsed."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -250,6 +252,7 @@ class Transcript:
 def _check(t: Transcript) -> None:
     """What types alone do not say, where a sum or a ratio would come out as if nothing were wrong."""
     numbers = [("sizes", side, 1, _MOST_PX) for size in t.sizes for side in size]
+    numbers += [("evidence", side, 0, _MOST_PX) for box, _ in t.evidence for side in box]
     numbers += [("visual_tokens_full", t.visual_tokens_full, 1, _MOST), *(("offers", n, 0, _MOST) for _, n in t.offers)]
     for i, turn in enumerate(t.turns):
         where, usage = f"turns[{i}].usage", dataclasses.asdict(turn.usage)

@@ -104,7 +104,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
     Raises:
         OptionError: in one of them the model answered nothing at all; the others, where there are some, are printed.
     """
-    from visionthink.evals.metrics import nothing_answered
+    from visionthink.evals.summary import nothing_answered
 
     unanswered = [s for s in summaries if nothing_answered(s)]
     if len(unanswered) < len(summaries):

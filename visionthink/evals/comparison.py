@@ -15,7 +15,6 @@ from visionthink.evals.bootstrap import Interval, bootstrap
 from visionthink.evals.metrics import Scored, retained_tokens
 from visionthink.evals.mixes import Family, Rates, best_rates, one_rate, own_rates
 
-
 MIXES: dict[str, Rates] = {"mix": one_rate, "mix_by_family": own_rates, "mix_best_rates": best_rates}
 """What a coin may know: nothing, how much the run spends in each family, or the best rate for each."""
 

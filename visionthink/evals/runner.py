@@ -18,10 +18,11 @@ from visionthink.durable import append_lines, lines_of_one, same_settings, store
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, batches, example_of
 from visionthink.evals.flops import Architecture
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.evals.run_folder import view_file, write_run
+from visionthink.evals.summary import summarise
 from visionthink.model import Model
 from visionthink.picture import ImageView
 from visionthink.pools.work import Finished

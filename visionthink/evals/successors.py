@@ -19,22 +19,23 @@ AWARES, ADAPTVISION, MINIO3 = "2603.16932", "2512.03794", "2509.07969"
 LOW, FULL = "low view", "full view"
 
 FOOTNOTES: Mapping[str, str] = {
-    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. Low and full are "
-    "the untrained model's, so that the margin holds what training gained without looking.",
-    "AwaRes, lambda 0": "The latency of 0.61 s a sample (4.4 times as fast as VisionThink) that the paper reports was measured "
-    "on this ablation: the six accuracies beside it are this row's.",
-    "AwaRes, GRPO only": "In effect a low line trained by reinforcement learning: at a share of 0.25 on ChartQA and DocVQA next to "
-    "nothing was cropped. On ChartQA that is 11.5 of the 14.8 points between the untrained low and full view.",
-    "AwaRes, ANLS reward": "The share on POPE is below that of the low view, 0.25. The paper also trained on labels by ANLS: 3.8 points "
-    "less in its Table 6, 2.8 in its text.",
-    "VisionThink": "As AwaRes measured the released checkpoint. Its margin over a mix with the best rate for each data set is the "
-    "smallest of all that look closer: most of it is knowing the data set.",
-    "AdaptVision": "In percent of the full view's score, averaged over nine benchmarks and judged by GPT-4o. Its released evaluation "
-    "crops the wrong place on images above 4.19 MP. Alpha is 2 in the paper and 0.2 to 0.1 in the script, which is the same after "
-    "normalisation.",
+    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. Low and full "
+    "are those of the untrained model, so that margins hold what training gained without looking.",
+    "AwaRes, lambda 0": "The latency that the paper reports (0.61 s a sample, 4.4 times as fast as VisionThink) was measured on "
+    "this ablation: the six accuracies beside it are this row's.",
+    "AwaRes, GRPO only": "In effect a low line trained by reinforcement learning: at a share of 0.25 on ChartQA and DocVQA next "
+    "to nothing was cropped. On ChartQA it gains 11.5 of the 14.8 points that lie between the untrained low and full view.",
+    "AwaRes, ANLS reward": "Its share on POPE is below that of the low view. Labels by ANLS, another ablation, cost 3.8 points "
+    "in the paper's Table 6 and 2.8 in its text.",
+    "VisionThink": "As AwaRes' authors measured the released checkpoint. Against the mix with the best rates little of its "
+    "margin is left: most of it is knowing the data set.",
+    "AdaptVision": "In percent of the full view's score, averaged over nine benchmarks, judged by GPT-4o. Its released "
+    "evaluation crops the wrong place on images above 4.19 MP. The weights in its script, 0.2 and 0.1, are the paper's alpha of 2 "
+    "after normalisation.",
     "VisionThink, retrained": "By AdaptVision's authors, from the public code.",
-    "DeepEyes": "Its reward pays 1.2 for a right answer with a crop, and trains looking and not economy. No visual tokens are published.",
-    "Mini-o3": "Accuracy over 32 samples at temperature 1, at up to 12 turns. No visual tokens are published.",
+    "DeepEyes": "Its reward pays 1.2 for a right answer with a crop: it trains looking, not economy. Visual tokens are not "
+    "published.",
+    "Mini-o3": "Means of 32 samples, at up to 12 turns. Visual tokens are not published.",
 }
 """By method."""
 
