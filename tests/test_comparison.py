@@ -10,7 +10,7 @@ from episodes import FULL, LOW, scored
 
 from visionthink.evals import paper
 from visionthink.evals.bootstrap import bootstrap
-from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
+from visionthink.evals.comparison import Lines, beside_trained, branches, compare, mix, oracle, router
 from visionthink.evals.metrics import retention
 from visionthink.evals.mixes import one_rate, own_rates
 
@@ -142,3 +142,19 @@ def test_numbers_of_the_paper():
     printed = paper.by_benchmark()
     assert printed["ChartQA"] == {"Vanilla Qwen2.5-VL-7B": 79.8, "Down-Sample": 62.9, "VisionThink": 79.8}
     assert printed["MMMU"]["VisionThink"] == 51.2
+
+
+def test_beside_models_that_were_trained_for_one_level():
+    """Training alone repairs a and b; the run has one answer more than the trained low line, at three full views' worth."""
+    low = [scored("a", True, 25), scored("b", True, 25), scored("c", False, 25), scored("d", False, 25)]
+    full = [scored("a", True, 100), scored("b", True, 100), scored("c", True, 100), scored("d", True, 100)]
+    run = [scored("a", True, 25), scored("b", True, 25), scored("c", True, 25, 100), scored("d", False, 25)]
+    found = beside_trained(run, low, full)
+    assert (found["n"], found["low"], found["full"]) == (4, 0.5, 1.0)
+    assert (found["against_low"]["mean"], found["against_full"]["mean"]) == (0.25, -0.25)
+    # 100 of 300 spare tokens: a third of the full views, each worth half an answer
+    assert found["mix_best_rates"] == pytest.approx(0.5 + 1 / 3 * 0.5)
+    assert found["against_mix_best_rates"]["mean"] == pytest.approx(0.75 - 2 / 3)
+    alone = beside_trained(run, None, full)
+    assert (alone["low"], alone["against_low"], alone["mix_best_rates"]) == (None, None, None) and alone["full"] == 1.0
+    assert beside_trained(run, None, None) == dict.fromkeys(found) | {"n": 4}

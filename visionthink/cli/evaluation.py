@@ -25,11 +25,16 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, resize:R, random:P, oracle, forced:direct or forced:request; or a compression method as "
-        "fastv:0.5, or both as adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual "
-        "tokens as adaptive did "
-        "(default: %(default)s)",
+        help="adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct or forced:request; or a "
+        "compression method as fastv:0.5, or both as adaptive+visionzip:0.5; separate several with commas; random without P then "
+        "spends as many visual tokens as adaptive did (default: %(default)s)",
     )
+    for line, level in (("low", "0.25"), ("full", "1")):
+        evaluate.add_argument(
+            f"--trained-{line}",
+            metavar="MODEL",
+            help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
+        )
     usual = "exact for mini and benchmarks without a judge of their own, rules for other data"
     evaluate.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
     evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
@@ -69,7 +74,7 @@ def add(command: AddCommand) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from visionthink.evals.policy_spec import PolicySpec
+    from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
     from visionthink.recipes.evaluate import EvalConfig
     from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
@@ -88,12 +93,14 @@ def _eval(options: argparse.Namespace) -> None:
     examples, judge = config.examples(), read_judge(config.judged_by)
     metric = config.task.metric if config.task else None
     common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
-    if len(models) == len(policies) == 1:
+    lines = {line: getattr(options, str(line).replace("-", "_")) for line in (TRAINED_LOW, TRAINED_FULL)}
+    trained = {line: name for line, name in lines.items() if name}
+    if len(models) == len(policies) == 1 and not trained:
         one, policy = config.open_model(models[0]), policies[0]
         common |= {"model_name": models[0], "results": config.results(models[0], policy)}
         summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:
-        common |= {"open_model": config.open_model, "results": config.results}
+        common |= {"open_model": config.open_model, "results": config.results, "trained": trained}
         summaries = evaluate_all(examples, models, policies, options.out, **common)
     _print_evaluations(summaries, options)
 

@@ -79,6 +79,21 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     }
 
 
+def beside_trained(run: Sequence[Scored], low: Sequence[Scored] | None, full: Sequence[Scored] | None) -> dict[str, Any]:
+    """A run beside models that were trained, with the same reward, to answer from the low or the full view alone: what is left is
+    what looking gains. Figures whose line is missing are None."""
+    own, lines = by_id(run), {"low": by_id(low or ()), "full": by_id(full or ())}
+    here = {name: line for name, line in lines.items() if line}
+    common = [i for i in own if all(_same(own[i], line.get(i)) for line in here.values())]
+    found: dict[str, Any] = {"n": len(common), "low": None, "full": None, "against_low": None, "against_full": None}
+    for name, line in here.items():
+        found |= {name: _share([right(line[i]) for i in common])}
+        found |= {f"against_{name}": _interval([right(own[i]) - right(line[i]) for i in common])}
+    both = mix(own, Lines(**lines), common, best_rates) if len(here) == 2 and common else {}
+    mixed = {"mix_best_rates": sum(both.values()) / len(both) if both else None}
+    return found | mixed | {"against_mix_best_rates": _interval([right(own[i]) - both[i] for i in both])}
+
+
 def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], rates: Rates) -> dict[str, float]:
     """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens
     (averaged over the layers, where some were taken out). `rates` says what the coin may know of a family."""

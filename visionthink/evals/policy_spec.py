@@ -11,11 +11,16 @@ from visionthink.policies.forced import ForcedAction
 
 RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
 Which = Literal["all", "low", "full"]
+TrainedLine = Literal["trained-low", "trained-full"]
 
 ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
+TRAINED_LINES: tuple[TrainedLine, ...] = get_args(TrainedLine)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
-CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
+CHOICES = (
+    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct, forced:request, "
+    "or a compression method as fastv:0.5"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,8 @@ class PolicySpec:
 
     - `adaptive`: the model decides, on its own menu.
     - `full`, `low`: one level for all; the tool is not mentioned.
+    - `trained-low`, `trained-full`: the same, of a model that was trained to answer from that one level; it is compared with the
+      runs of other models of the same architecture.
     - `resize:R`: the image at share R of its pixels for all, 0 < R <= 1; the tool is not mentioned.
     - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run. Without P it
       spends what `adaptive` spent.
@@ -45,6 +52,8 @@ class PolicySpec:
     """Of pixels (resize) or of full views (random)."""
     action: ForcedAction | None = None
     """The action of a `forced` policy."""
+    trained: bool = False
+    """Whether the model was trained for the one level that `routing` names."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -58,7 +67,10 @@ class PolicySpec:
             OptionError: `text` is not the name of a policy.
         """
         base, plus, method = text.partition("+")
-        if base.partition(":")[0] in ROUTINGS:
+        if base in TRAINED_LINES:
+            level = cast("RoutingName", base.removeprefix("trained-"))
+            spec = cls(text=text, routing=level, trained=True)
+        elif base.partition(":")[0] in ROUTINGS:
             spec = cls._routing(text, base)
         else:
             spec, method, plus = cls(text=text, routing="full"), text, "+"
@@ -122,4 +134,5 @@ def _share(name: str, text: str, *, above_zero: bool = False) -> float:
 
 
 ADAPTIVE, FULL, LOW = map(PolicySpec.parse, ("adaptive", "full", "low"))
+TRAINED_LOW, TRAINED_FULL = map(PolicySpec.parse, TRAINED_LINES)
 """What the others are compared with."""

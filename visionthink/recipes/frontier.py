@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from visionthink.compress.names import parse
@@ -29,6 +30,7 @@ def evaluate_all(
     policies: Sequence[PolicySpec],
     out: Path,
     *,
+    trained: Mapping[PolicySpec, str] = MappingProxyType({}),
     open_model: Callable[[str], Model],
     suite: str,
     judge: Judge,
@@ -37,8 +39,9 @@ def evaluate_all(
     results: Callable[[str, PolicySpec], Results | None] = lambda model, policy: None,
 ) -> list[dict[str, Any]]:
     """Every policy of every model into a folder of its own below `out`, then `report.html`; finished ones are not repeated.
-    Returns their summaries with what the report says of each: `comparison`, `branches`, `break_even`. `results` says what runs
-    the batches of a model and a policy, see `evals.runner.evaluate`.
+    Returns their summaries with what the report says of each: `comparison`, `trained`, `branches`, `break_even`. `trained` names
+    the models that were trained for one level, by the policy they are evaluated under. `results` says what runs the batches of a
+    model and a policy, see `evals.runner.evaluate`.
 
     `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
 
@@ -47,15 +50,18 @@ def evaluate_all(
     """
     check_names(models, policies)
     shareless, folders = _shareless(policies), list[Path]()
-    for name in models:
+    chosen = {name: list(policies) for name in models}
+    for policy, name in trained.items():
+        chosen.setdefault(name, []).append(policy)
+    for name, its in chosen.items():
         model = open_model(name)
-        for policy in policies:  # what cannot be had is found before hours of work
+        for policy in its:  # what cannot be had is found before hours of work
             if policy not in shareless:
                 route = routing(policy, with_method(policy, model))
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
         own: dict[PolicySpec, dict[str, Any]] = {}
-        for policy in sorted(policies, key=shareless.__contains__):
+        for policy in sorted(its, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
             folder = out / _slug(f"{name}-{policy}")
             own[policy] = evaluate_one(

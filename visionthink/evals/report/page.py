@@ -14,7 +14,7 @@ from visionthink.evals.benchmarks.benchmark import BENCHMARKS
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW
 from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
-from visionthink.evals.report.runs import Run, as_csv, compared, read
+from visionthink.evals.report.runs import Run, as_csv, compared, missing_lines, read
 from visionthink.evals.report.training import training
 
 
@@ -98,6 +98,9 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
         "compressed": compressed,
+        "trained": [(run.name, t) for run in runs if (t := run.trained) and (t["low"], t["full"]) != (None, None)],
+        "missing": missing_lines(runs),
+        "looks": [(run.name, run.summary["looks"]) for run in runs if run.summary["looks"]],
         "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
         "branches": [(run.name, run.branches) for run in runs if run.branches],
         "break_even": [(run.name, run.break_even) for run in runs if run.break_even and run.break_even["n"]],
@@ -122,8 +125,8 @@ def _row(run: Run) -> dict[str, Any]:
         "accuracy": s["accuracy"],
         "mix": found.get("mix"),
         "against_mix": found.get("against_mix"),
-        "mix_by_family": found.get("mix_by_family"),
         "against_mix_by_family": found.get("against_mix_by_family"),
+        "against_mix_best_rates": found.get("against_mix_best_rates"),
         "against_full": found.get("against_full"),
         "oracle": found.get("oracle"),
         "easy": need["easy"]["request_ratio"] if "easy" in need else None,

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.evals import break_even
-from visionthink.evals.comparison import Lines, branches, compare
+from visionthink.evals.comparison import Lines, beside_trained, branches, compare
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
-from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
+from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, TRAINED_FULL, TRAINED_LOW, PolicySpec
 from visionthink.evals.run_folder import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are."""
+    """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are, and
+    `trained` where the model decides."""
 
     folder: Path
     summary: dict[str, Any]
@@ -28,6 +29,7 @@ class Run:
     scored: list[Scored]
     comparison: dict[str, Any] | None = None
     branches: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
     break_even: dict[str, Any] | None = None
     """Of the model's adaptive run with this one."""
     architecture: Architecture | None = None
@@ -42,7 +44,7 @@ class Run:
         return str(self.summary.get("benchmark") or self.summary["suite"] or "a suite without a name")
 
     def to_dict(self) -> dict[str, Any]:
-        found = {"comparison": self.comparison, "branches": self.branches, "break_even": self.break_even}
+        found = {name: getattr(self, name) for name in ("comparison", "trained", "branches", "break_even")}
         return {"folder": self.folder.name, **self.summary, **found}
 
 
@@ -52,7 +54,8 @@ def read(folder: Path) -> Run:
 
 
 def compared(runs: Sequence[Run]) -> list[Run]:
-    """The same runs with what they are worth beside always-low, always-full and adaptive of the same model on the same suite."""
+    """The same runs with what they are worth beside always-low, always-full and adaptive of the same model on the same suite, and
+    beside models of the same architecture that were trained for one level."""
 
     def key(run: Run, policy: PolicySpec) -> tuple[object, ...]:
         return run.suite, run.summary["model"], run.summary.get("judge"), policy
@@ -61,6 +64,10 @@ def compared(runs: Sequence[Run]) -> list[Run]:
 
     def of(run: Run, policy: PolicySpec) -> Run | None:
         return by_policy.get(key(run, policy))
+
+    def trained(run: Run, policy: PolicySpec) -> list[Scored] | None:
+        alike = (run.suite, run.summary.get("judge"), run.architecture, policy)
+        return next((r.scored for r in runs if (r.suite, r.summary.get("judge"), r.architecture, r.policy) == alike), None)
 
     ledgers = dict[int, break_even.Ledger]()
 
@@ -76,9 +83,22 @@ def compared(runs: Sequence[Run]) -> list[Run]:
         direct, request = (of(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
         comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
         forced = branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
+        lines = (trained(run, TRAINED_LOW), trained(run, TRAINED_FULL))
+        alone = beside_trained(run.scored, *lines) if run.policy.is_adaptive else None
         even = break_even.against(ledger(own), ledger(run)) if own and run.policy.shows_one_view else None
-        result.append(dataclasses.replace(run, comparison=comparison, branches=forced, break_even=even))
+        found = dataclasses.replace(run, comparison=comparison, branches=forced, trained=alone, break_even=even)
+        result.append(found)
     return result
+
+
+def missing_lines(runs: Sequence[Run]) -> list[str]:
+    """What there is no run of beside those in which a model decides: a model that was trained for one level."""
+    decided = [run.trained for run in runs if run.trained]
+    return [
+        f"a model that was trained to answer from the {line} view alone (trained-{line})"
+        for line in ("low", "full")
+        if any(found[line] is None for found in decided)
+    ]
 
 
 def as_csv(runs: Sequence[Run]) -> str:
