@@ -26,7 +26,7 @@ LAYERS = (
     "transparency images resolution geometry menu picture view_sizes action_space transcript providers",
     "durable addresses endpoint progress pools",
     "protocol prompts chatml",
-    "episode",
+    "certainty episode",
     "engine",
     "policies",
     "rewards",

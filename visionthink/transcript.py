@@ -75,12 +75,16 @@ class Turn:
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    scores: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """How unsure the model was of what it said, by the names of `certainty.SCORES`; empty where that was not measured."""
     note: str | None = None
     """Why a call cannot be followed, what was made of it, why the policy failed, or what is uncertain about its reply."""
     failure: FailureKind | None = None
     """What kind of failure, where the policy failed."""
     restarted: bool = False
     """Whether the prompt goes on from the one of the previous turn, and not from what was said then (`Protocol.canonical`)."""
+    anew: bool = False
+    """Whether the conversation was begun again, so that the context holds nothing of the turns before."""
 
 
 @dataclass(frozen=True, kw_only=True)

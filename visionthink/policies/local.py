@@ -27,7 +27,7 @@ from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
 from visionthink.policies.render import Renderer, shown, within_context
-from visionthink.policies.token_streams import TextCallback, TokenStreams
+from visionthink.policies.token_streams import TextCallback, TokenStreams, token_texts
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
@@ -99,6 +99,10 @@ class LocalPolicy:
         if own := self.renderer.own_ids(text):
             return self._with(_sampling=dataclasses.replace(rule, banned=(*rule.banned, *own)))
         return self._with(_sampling=dataclasses.replace(rule, phrases=(*rule.phrases, tuple(self.renderer.plain(text)))))
+
+    def with_spreads(self) -> Self:
+        """The same policy, whose completions have `token_texts` and `spreads`; it shares the weights."""
+        return self._with(_sampling=dataclasses.replace(self._sampling, spreads=True))
 
     def seeded(self, seed: int) -> Self:
         """The same policy with its sampling begun anew; it shares the weights."""
@@ -206,6 +210,8 @@ class LocalPolicy:
             token_ids=said.ids,
             prompt_ids=tuple(prompt),
             logprobs=said.logprobs,
+            token_texts=token_texts(self.renderer, said.ids) if said.spreads else (),
+            spreads=said.spreads,
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )
