@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionthink.data import synth
+from visionthink.data import drawing, synth
 from visionthink.errors import DataError
 
 
@@ -23,7 +23,7 @@ def test_same_arguments_same_bytes_other_splits_other_images():
 
 
 def test_no_handwritten_digit_is_in_two_splits():
-    pools = [set(synth.scan_pool(split)) for split in synth.SPLITS]
+    pools = [set(drawing.scan_pool(split)) for split in drawing.SPLITS]
     assert [len(p) for p in pools] == [1077, 360, 360]
     assert len(set.union(*pools)) == 1797
 
@@ -68,8 +68,8 @@ def test_certificates(family):
 
 def test_nothing_of_the_answer_is_left_in_the_quarter_view():
     """Fine ink: a quarter view with a mark equals one without it to less than a level on average."""
-    mark = synth.Mark(kind="circle", value="circle", x=56, y=56, size=28, fine=True)
-    with_mark, without = (synth.render(m, (160, 160, 160), 0) for m in ([mark], []))
+    mark = drawing.Mark(kind="circle", value="circle", x=56, y=56, size=28, fine=True)
+    with_mark, without = (drawing.render(m, (160, 160, 160), 0) for m in ([mark], []))
     difference = np.abs(np.asarray(with_mark, float) - np.asarray(without, float))
     assert difference.max() > 70
     lows = [np.asarray(i.resize((56, 56), Image.Resampling.LANCZOS), float) for i in (with_mark, without)]
@@ -77,7 +77,7 @@ def test_nothing_of_the_answer_is_left_in_the_quarter_view():
 
 
 def test_a_scene_that_is_not_certified_is_refused(monkeypatch):
-    monkeypatch.setattr(synth, "_FINE_PERIOD", 16)
+    monkeypatch.setattr(drawing, "_FINE_PERIOD", 16)
     with pytest.raises(DataError, match="grating: not certified"):
         synth.draw_scene("grating", np.random.default_rng(0), hard=True)
 

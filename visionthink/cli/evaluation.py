@@ -20,7 +20,8 @@ from visionthink.progress import stage
 
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
-    evaluate.add_argument("suite", metavar="SUITE", nargs="?", help="mini, or a table of examples: a file, a folder or a hub id")
+    suites = "mini, places or another generated suite (docs/data.md), or a table of examples: a file, a folder or a hub id"
+    evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=suites)
     model_options(evaluate, several=True)
     evaluate.add_argument(
         "--policy",
@@ -35,7 +36,7 @@ def add(command: AddCommand) -> None:
             metavar="MODEL",
             help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
         )
-    usual = "exact for mini and benchmarks without a judge of their own, rules for other data"
+    usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
     evaluate.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
     evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
     evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")

@@ -11,81 +11,34 @@ and different in the full one. So the need is a fact about the pixels, not a gue
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from visionthink.data.drawing import (
+    CANVAS,
+    COLOURS,
+    MAX_LOW_RMS,
+    MIN_FULL_RMS,
+    ORIENTATIONS,
+    PLACES,
+    SHAPES,
+    SPLITS,
+    Mark,
+    draw_paper,
+    handwritten_digits,
+    pick,
+    render,
+    rms,
+    scan_pool,
+)
 from visionthink.errors import DataError
 from visionthink.types import Box, Evidence, Example, whole
 
-CANVAS = 112
-"""Side of every image in px: a multiple of 56, so that 1 and 1/4 of the pixels are both whole 28 px tokens."""
-
-COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (205, 45, 45),
-    "green": (40, 150, 60),
-    "blue": (50, 80, 215),
-    "yellow": (235, 205, 50),
-    "purple": (140, 50, 160),
-    "orange": (240, 130, 20),
-}
-SHAPES = ("circle", "square", "triangle", "cross")
-ORIENTATIONS = ("vertical", "horizontal")
-PLACES = ("top left", "top right", "bottom left", "bottom right")
-SPLITS = ("train", "validation", "test")
-
 _SLOT_CENTRES = ((28, 28), (84, 28), (28, 84), (84, 84))
-_FINE_PERIOD, _COARSE_PERIOD = 2, 16
-_FINE_AMPLITUDE = 80.0
-_MAX_LOW_RMS, _MIN_FULL_RMS = 2.0, 8.0
-_ROWS, _COLUMNS = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
-_SCREEN = 1 - 2 * ((_ROWS + _COLUMNS) % 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """One thing on the paper.
-
-    `kind` is a shape name, "scan" (a real handwritten digit), "print" (a typeset digit), "stripes" or "bar";
-    `value` is what a reader would read off it; `fine` marks are printed in fine ink and vanish in the quarter view.
-    """
-
-    kind: str
-    value: str
-    x: int
-    y: int
-    size: int
-    fine: bool = False
-    colour: str = ""
-    scan: int = 0
-    """Index into the handwritten digits, for kind "scan"."""
-    tilt: int = 0
-    """Degrees by which a scan is turned, counter-clockwise; only in training."""
-
-    @property
-    def caption(self) -> str:
-        """Two words."""
-        if self.kind in SHAPES:
-            return f"{self.colour or 'fine'} {self.kind}"
-        if self.kind == "scan":
-            return f"{'fine' if self.fine else 'scan'} {self.value}"
-        if self.kind == "print":
-            return f"{'faint' if self.fine else 'print'} {self.value}"
-        return f"{self.kind} {self.value}"
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom in px of the full canvas."""
-        if self.kind == "bar":
-            return (self.x - 14, self.y - self.size, self.x + 14, self.y)
-        half = self.size // 2 + 2
-        left, top, right, bottom = self.x - half, self.y - half, self.x + half, self.y + half
-        return (max(0, left), max(0, top), min(CANVAS, right), min(CANVAS, bottom))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,100 +80,7 @@ class Family:
     mirrors: str
 
 
-# ------------------------------------------------------------------------------------------------ drawing
-
-
-@functools.cache
-def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 real handwritten digits bundled with scikit-learn: images uint8 [1797, 8, 8], labels int [1797]."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
-
-
-def scan_pool(split: str) -> np.ndarray:
-    """Indices of the handwritten digits of a split, int [n]. No scan is shared: every fifth is test, next to it
-    validation."""
-    fold = np.arange(1797) % 5
-    return np.flatnonzero({"test": fold == 0, "validation": fold == 1, "train": fold >= 2}[split])
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)
-
-
-def _coverage(mark: Mark) -> np.ndarray:
-    """How much ink covers each pixel, float [CANVAS, CANVAS] in 0..1."""
-    x, y, half = mark.x, mark.y, mark.size / 2
-    layer = Image.new("L", (CANVAS, CANVAS))
-    pen = ImageDraw.Draw(layer)
-    if mark.kind == "scan":
-        glyph = Image.fromarray(handwritten_digits()[0][mark.scan]).resize((mark.size, mark.size), Image.Resampling.BICUBIC)
-        if mark.tilt:
-            glyph = glyph.rotate(mark.tilt, Image.Resampling.BICUBIC)
-        layer.paste(glyph, (x - mark.size // 2, y - mark.size // 2))
-    elif mark.kind == "print":
-        pen.text((x, y), mark.value, fill=255, font=_font(mark.size), anchor="mm", stroke_width=1)
-    elif mark.kind == "circle":
-        pen.ellipse([x - half, y - half, x + half, y + half], fill=255)
-    elif mark.kind == "square":
-        pen.rectangle([x - half, y - half, x + half, y + half], fill=255)
-    elif mark.kind == "triangle":
-        pen.polygon([(x, y - half), (x - half, y + half), (x + half, y + half)], fill=255)
-    elif mark.kind == "cross":
-        arm = mark.size / 6
-        pen.rectangle([x - half, y - arm, x + half, y + arm], fill=255)
-        pen.rectangle([x - arm, y - half, x + arm, y + half], fill=255)
-    elif mark.kind == "bar":
-        pen.rectangle(mark.box, fill=255)
-    if mark.fine and mark.kind != "scan":  # a sharp edge would leak the screen into the quarter view; scans are soft already
-        layer = layer.filter(ImageFilter.GaussianBlur(0.7 if mark.kind == "print" else 1.3))
-    return np.asarray(layer, np.float32) / 255
-
-
-def _grating(mark: Mark, width: int, height: int, centre_y: int, period: float, amplitude: float) -> np.ndarray:
-    """A windowed cosine grating, float [CANVAS, CANVAS]; the soft edge (a Hann window cut off at half its height) keeps its band
-    narrow."""
-    window = np.zeros((CANVAS, CANVAS), np.float32)
-    top, left = centre_y - height // 2, mark.x - width // 2
-    rise, run = (np.minimum(1, 2 * np.hanning(side)) for side in (height, width))
-    tile = np.outer(rise, run).astype(np.float32)
-    rows, cols = slice(max(0, top), min(CANVAS, top + height)), slice(max(0, left), min(CANVAS, left + width))
-    window[rows, cols] = tile[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
-    along = (_COLUMNS if mark.value == "vertical" else _ROWS)[rows, cols]
-    window[rows, cols] *= amplitude * np.cos(2 * np.pi * along / period + 0.4)
-    return window
-
-
-def render(marks: Sequence[Mark], paper: tuple[int, int, int], noise_seed: int) -> Image.Image:
-    """Draw marks on paper with a little sensor noise (sigma 2 levels). RGB, CANVAS x CANVAS."""
-    canvas = np.empty((CANVAS, CANVAS, 3), np.float32)
-    canvas[:] = paper
-    for mark in marks:
-        if mark.kind == "stripes":
-            period = _FINE_PERIOD if mark.fine else _COARSE_PERIOD
-            canvas += _grating(mark, mark.size, mark.size, mark.y, period, 75)[..., None]
-            continue
-        cover = _coverage(mark)[..., None]
-        if mark.fine:
-            canvas += _FINE_AMPLITUDE * cover * _SCREEN[..., None]
-            continue
-        ink = np.array(COLOURS.get(mark.colour, (35, 35, 40)), np.float32)
-        canvas += cover * (ink - canvas)
-        if mark.kind == "bar":
-            canvas += _grating(mark, 28, mark.size, mark.y - mark.size // 2, _FINE_PERIOD, 60)[..., None]
-    canvas += 2 * np.random.default_rng(noise_seed).standard_normal((CANVAS, CANVAS, 1), np.float32)
-    return Image.fromarray(np.clip(np.round(canvas), 0, 255).astype(np.uint8))
-
-
 # ------------------------------------------------------------------------------------------------ families
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str], besides: str | None = None) -> str:
-    left = [o for o in options if o != besides]
-    return left[int(rng.integers(len(left)))]
 
 
 def _at(rng: np.random.Generator, slot: int, jitter: int = 6) -> tuple[int, int]:
@@ -231,9 +91,7 @@ def _at(rng: np.random.Generator, slot: int, jitter: int = 6) -> tuple[int, int]
 def _shape(rng: np.random.Generator, kind: str, slot: int, *, fine: bool, colour: str = "") -> Mark:
     x, y = _at(rng, slot)
     size = int(rng.integers(22, 31))
-    return Mark(
-        kind=kind, value=kind, x=x, y=y, size=size, fine=fine, colour="" if fine else colour or _pick(rng, tuple(COLOURS))
-    )
+    return Mark(kind=kind, value=kind, x=x, y=y, size=size, fine=fine, colour="" if fine else colour or pick(rng, tuple(COLOURS)))
 
 
 def _scan(rng: np.random.Generator, slot: int, pool: np.ndarray, *, fine: bool, size: tuple[int, int] = (30, 43)) -> Mark:
@@ -249,12 +107,6 @@ def _print(rng: np.random.Generator, slot: int, *, fine: bool) -> Mark:
     return Mark(kind="print", value=str(rng.integers(10)), x=x, y=y, size=int(rng.integers(28, 39)), fine=fine)
 
 
-def draw_paper(rng: np.random.Generator) -> tuple[int, int, int]:
-    """A light, slightly tinted grey, RGB."""
-    red, green, blue = (int(v) for v in rng.integers(145, 171) + rng.integers(-6, 7, 3))
-    return red, green, blue
-
-
 def _swap(marks: Sequence[Mark], old: Mark, *new: Mark) -> tuple[Mark, ...]:
     return (*(m for m in marks if m is not old), *new)
 
@@ -266,9 +118,9 @@ def _scene(marks: tuple[Mark, ...], question: str, answer: str, evidence: Mark, 
 
 def _draw_grating(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     x, y = _at(rng, int(rng.integers(4)), 2)
-    value = _pick(rng, ORIENTATIONS)
+    value = pick(rng, ORIENTATIONS)
     mark = Mark(kind="stripes", value=value, x=x, y=y, size=52, fine=hard)
-    twin = (replace(mark, value=_pick(rng, ORIENTATIONS, value)),)
+    twin = (replace(mark, value=pick(rng, ORIENTATIONS, value)),)
     return _scene((mark,), "Which way do the stripes run?", value, mark, hard, twin)
 
 
@@ -284,7 +136,7 @@ def _draw_print(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     first, second = (int(s) for s in rng.permutation(4)[:2])
     dark, faint = _print(rng, first, fine=False), _print(rng, second, fine=True)
     asked = faint if hard else dark
-    twin = _swap((dark, faint), faint, replace(faint, value=_pick(rng, tuple("0123456789"), faint.value)))
+    twin = _swap((dark, faint), faint, replace(faint, value=pick(rng, tuple("0123456789"), faint.value)))
     return _scene((dark, faint), f"What is the {'faint' if hard else 'dark'} number?", asked.value, asked, hard, twin)
 
 
@@ -292,7 +144,7 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     colours = [list(COLOURS)[i] for i in rng.permutation(len(COLOURS))[:3]]
     heights = [int(h) + int(rng.integers(-4, 5)) for h in rng.permutation([40, 62, 84])]
     bars = tuple(
-        Mark(kind="bar", value=_pick(rng, ORIENTATIONS), x=24 + 32 * i, y=104, size=height, colour=colour)
+        Mark(kind="bar", value=pick(rng, ORIENTATIONS), x=24 + 32 * i, y=104, size=height, colour=colour)
         for i, (colour, height) in enumerate(zip(colours, heights, strict=True))
     )
     if not hard:
@@ -300,7 +152,7 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
         return _scene(bars, "Which bar is tallest?", tallest.colour, tallest, False)
     which = int(rng.integers(3))
     bar = bars[which]
-    twin = _swap(bars, bar, replace(bar, value=_pick(rng, ORIENTATIONS, bar.value)))
+    twin = _swap(bars, bar, replace(bar, value=pick(rng, ORIENTATIONS, bar.value)))
     question = f"How is the {('left', 'middle', 'right')[which]} bar hatched?"
     return _scene(bars, question, bar.value, bar, True, twin)
 
@@ -308,8 +160,8 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
 def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     slots = [int(i) for i in rng.permutation(4)]
     asked, others = slots[0], slots[1 : int(rng.integers(2, 5))]
-    shape = _shape(rng, _pick(rng, SHAPES), asked, fine=hard)
-    rest = tuple(_shape(rng, _pick(rng, SHAPES), slot, fine=hard) for slot in others)
+    shape = _shape(rng, pick(rng, SHAPES), asked, fine=hard)
+    rest = tuple(_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in others)
     there, empty = (shape, *rest), rest
     present = bool(rng.integers(2))
     marks, twin = (there, empty) if present else (empty, there)
@@ -319,12 +171,12 @@ def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Sc
 
 def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     slots = [int(s) for s in rng.permutation(4)]
-    topic = _pick(rng, ("count", "kind", "place") if hard else ("count", "kind", "place", "colour"))
+    topic = pick(rng, ("count", "kind", "place") if hard else ("count", "kind", "place", "colour"))
     n = 1 if topic == "place" else int(rng.integers(1, 5))
-    marks = tuple(_shape(rng, _pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
+    marks = tuple(_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
     first, place = marks[0], PLACES[slots[0]]
     if topic == "count":
-        more = (*marks, _shape(rng, _pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
+        more = (*marks, _shape(rng, pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
         word = ("one", "two", "three", "four")[n - 1]
         return Scene(
             marks=marks,
@@ -351,7 +203,7 @@ def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
         )
     if topic == "colour":
         return _scene(marks, f"What colour is the shape at the {place}?", first.colour, first, False)
-    kind = _pick(rng, SHAPES, first.kind)
+    kind = pick(rng, SHAPES, first.kind)
     twin = _swap(marks, first, replace(first, kind=kind, value=kind))
     return _scene(marks, f"What shape is at the {place}?", first.kind, first, hard, twin)
 
@@ -365,13 +217,13 @@ def draw_poster(rng: np.random.Generator) -> list[Mark | None]:
         if kind < 0.1:
             marks.append(None)
         elif kind < 0.35:
-            marks.append(_shape(rng, _pick(rng, SHAPES), slot, fine=fine))
+            marks.append(_shape(rng, pick(rng, SHAPES), slot, fine=fine))
         elif kind < 0.6:
             marks.append(_scan(rng, slot, pool, fine=fine))
         elif kind < 0.88:
             marks.append(_print(rng, slot, fine=fine))
         else:
-            value, (x, y) = _pick(rng, ORIENTATIONS), _at(rng, slot, 2)
+            value, (x, y) = pick(rng, ORIENTATIONS), _at(rng, slot, 2)
             marks.append(Mark(kind="stripes", value=value, x=x, y=y, size=52, fine=fine))
     return marks
 
@@ -394,16 +246,8 @@ def certificate(scene: Scene) -> tuple[float, float]:
     (quarter view, full view). Noise is the same in both, so what remains is the evidence."""
     if scene.evidence is None or not scene.twin:
         raise DataError(f"the scene {scene.question!r} has no counterfactual twin")
-    left, top, right, bottom = scene.evidence.box
-    images = [render(marks, scene.paper, scene.noise_seed) for marks in (scene.marks, scene.twin)]
-    lows = [i.resize((CANVAS // 2, CANVAS // 2), Image.Resampling.LANCZOS) for i in images]
-
-    def rms(pair: list[Image.Image], scale: int) -> float:
-        box = (left // scale, top // scale, -(-right // scale), -(-bottom // scale))
-        a, b = (np.asarray(i.crop(box), np.float64) for i in pair)
-        return float(np.sqrt(np.mean((a - b) ** 2)))
-
-    return rms(lows, 2), rms(images, 1)
+    image, twin = (render(marks, scene.paper, scene.noise_seed) for marks in (scene.marks, scene.twin))
+    return rms(image, twin, scene.evidence.box, 2), rms(image, twin, scene.evidence.box)
 
 
 def draw_scene(family: str, rng: np.random.Generator, *, hard: bool | None = None, split: str = "train") -> Scene:
@@ -417,7 +261,7 @@ def draw_scene(family: str, rng: np.random.Generator, *, hard: bool | None = Non
     scene = replace(spec.draw(rng, is_hard, scan_pool(split)), paper=paper, noise_seed=noise_seed)
     if scene.certified:
         low, full = certificate(scene)
-        if low >= _MAX_LOW_RMS or full <= _MIN_FULL_RMS:
+        if low >= MAX_LOW_RMS or full <= MIN_FULL_RMS:
             raise DataError(f"{family}: not certified, rms {low:.2f} in the quarter view and {full:.1f} in the full one")
     return scene
 
@@ -463,10 +307,12 @@ BALANCED: tuple[Cell, ...] = tuple((family, hard) for family in FAMILIES for har
 
 def suite(n: int, *, split: str = "test", seed: int = 0, cells: Sequence[Cell] = OWN_SHARES) -> list[Example]:
     """`n` items, the cells in turn; a cell may stand there twice."""
+    return [draw(family, index, split=split, seed=seed, hard=hard) for family, hard, index in in_turn(n, cells)]
+
+
+def in_turn(n: int, cells: Sequence[Cell]) -> Iterator[tuple[str, bool | None, int]]:
+    """The cells of `n` items, one after the other, with an index that no other item of its family has."""
     drawn: Counter[Cell] = Counter()
-    items = []
     for family, hard in itertools.islice(itertools.cycle(cells), n):
-        index = drawn[family, hard] if hard is None else 2 * drawn[family, hard] + hard
+        yield family, hard, drawn[family, hard] if hard is None else 2 * drawn[family, hard] + hard
         drawn[family, hard] += 1
-        items.append(draw(family, index, split=split, seed=seed, hard=hard))
-    return items

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from visionthink.data import synth
+from visionthink.data import places, synth
 from visionthink.errors import OptionError
 from visionthink.recipes import qwen
 from visionthink.recipes.recipe import Recipe
@@ -38,16 +38,23 @@ def recipe(name: str) -> Recipe:
 
 
 MINI_SIZE = 600
+SUITES: tuple[str, ...] = ("mini", *places.named_suites())
+"""Names of the generated suites."""
 
 
 def suite(name: str, limit: int | None = None) -> list[Example]:
-    """The generated suite of a name: `mini` is 600 questions, 100 of each family, unseen in training.
+    """The generated suite of a name: 600 questions unseen in training. `mini` has 100 of each family of `data.synth`; for the
+    others see `data.places.named_suites`.
 
     Raises:
         OptionError: no such suite, or a limit below 1.
     """
-    if name != "mini":
-        raise OptionError(f"unknown suite {name!r}; choose mini, or a file of examples")
+    if name not in SUITES:
+        raise OptionError(f"unknown suite {name!r}; choose {', '.join(SUITES)}, or a file of examples")
     if limit is not None and limit < 1:
         raise OptionError(f"--limit {limit}: must be at least 1")
-    return synth.suite(min(limit or MINI_SIZE, MINI_SIZE))
+    n = min(limit or MINI_SIZE, MINI_SIZE)
+    if name == "mini":
+        return synth.suite(n)
+    cells, side = places.named_suites()[name]
+    return places.suite(n, cells=cells, side=side)

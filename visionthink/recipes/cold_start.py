@@ -181,13 +181,15 @@ def _transcripts_file(place: Path) -> Path:
 
 def _evaluated(files: list[Path]) -> Mapping[str, Example]:
     """The examples that evaluations were of, as their settings name them."""
+    from visionthink.recipes import SUITES
+
     tables = set()
     for file in files:
         settings = stored_settings(file.parent) or {}
         suite, task = settings.get("suite"), settings.get("benchmark")
         if not isinstance(suite, str):
             raise OptionError(f"--data: is missing, and {file.parent} does not say what its transcripts are of")
-        if task or suite == "mini":
+        if task or suite in SUITES:
             raise OptionError(f"--demonstrations {file.parent}: of {task or suite}, which is for evaluation; use training data")
         tables.add((suite, settings.get("split") or "test", settings.get("columns") or "", settings.get("image_root") or ""))
     if len(tables) > 1:

@@ -31,9 +31,9 @@ class EvalConfig:
     """What is asked of which models. The fields in `settings` are stored with a run; another run into its folder must agree."""
 
     suite: str
-    """`mini`, the generated suite, or a table of examples."""
+    """A generated suite (`recipes.SUITES`), or a table of examples."""
     judge: str | None = None
-    """Default: `exact` for `mini` and for benchmarks without a judge of their own, `rules` for other tables."""
+    """Default: `exact` for generated suites and for benchmarks without a judge of their own, `rules` for other tables."""
     menu: str | None = None
     ladder: str | None = None
     dialect: str | None = None
@@ -68,7 +68,9 @@ class EvalConfig:
 
     @property
     def judged_by(self) -> str:
-        closed = self.suite == "mini" or (self.task is not None and not self.task.judged)
+        from visionthink.recipes import SUITES
+
+        closed = self.suite in SUITES or (self.task is not None and not self.task.judged)
         return self.judge or ("exact" if closed else "rules")
 
     @property

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from visionthink.data import synth
+from visionthink.data import drawing, synth
 from visionthink.episode import Episode, run_batch
 from visionthink.menu import Menu
 from visionthink.picture import open_pictures
@@ -155,10 +155,10 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         one_level: Branch = "low" if rng.random() < (phase.quarter_hard if scene.hard else phase.quarter_easy) else "full"
         two_levels: Branch = "request" if rng.random() < (0.7 if sum(scene.paper) > 3 * 157 else 0.3) else "direct"
         branch = one_level if rng.random() < 0.4 else two_levels
-        image = synth.render(self.turn(rng, scene.marks), scene.paper, scene.noise_seed)
+        image = drawing.render(self.turn(rng, scene.marks), scene.paper, scene.noise_seed)
         return self.demonstrate(Example(family, scene.question, image), PROTOCOL.format_answer(scene.answer), branch)
 
-    def turn(self, rng: np.random.Generator, marks: Sequence[synth.Mark]) -> list[synth.Mark]:
+    def turn(self, rng: np.random.Generator, marks: Sequence[drawing.Mark]) -> list[drawing.Mark]:
         """The marks, with the handwritten digits among them turned by a random angle."""
         if not (most := self.phase.tilt):
             return list(marks)

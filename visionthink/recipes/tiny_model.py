@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from visionthink import chatml
-from visionthink.data import synth
+from visionthink.data import drawing, synth
 from visionthink.protocol import MARKUP, prompt
 
 CAPTION_QUESTION = "Describe."
@@ -65,7 +65,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
     """1 to 16 visual tokens: larger images are shrunk to 112 x 112 px of area, the canvas the model knows."""
-    return Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": synth.CANVAS**2})
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": drawing.CANVAS**2})
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
@@ -119,7 +119,7 @@ def poster(
     level: float,
     *,
     chart: bool,
-    turn: Callable[[np.random.Generator, Sequence[synth.Mark]], Sequence[synth.Mark]] = lambda rng, marks: marks,
+    turn: Callable[[np.random.Generator, Sequence[drawing.Mark]], Sequence[drawing.Mark]] = lambda rng, marks: marks,
 ) -> tuple[Image.Image, str]:
     """A random drawing and its dense caption, slot by slot in reading order. What a quarter view cannot show is not
     captioned there. `turn` may vary the marks before they are drawn."""
@@ -131,8 +131,10 @@ def poster(
             f"{mark.colour} {('short', 'middle', 'tall')[order.index(mark.size)]}" + (f" {mark.value}" if full else "")
             for mark in scene.marks
         ]
-        return synth.render(scene.marks, scene.paper, scene.noise_seed), ", ".join(words)
+        return drawing.render(scene.marks, scene.paper, scene.noise_seed), ", ".join(words)
     marks = synth.draw_poster(rng)
     words = ["nothing" if mark is None or (mark.fine and not full) else mark.caption for mark in marks]
-    image = synth.render(turn(rng, [mark for mark in marks if mark is not None]), synth.draw_paper(rng), int(rng.integers(2**31)))
+    image = drawing.render(
+        turn(rng, [mark for mark in marks if mark is not None]), drawing.draw_paper(rng), int(rng.integers(2**31))
+    )
     return image, ", ".join(words)
