@@ -44,7 +44,7 @@ def right(scored: Scored) -> bool:
     return scored.verdict.verdict == "correct"
 
 
-def _same(a: Scored, b: Scored | None) -> bool:
+def same_question(a: Scored, b: Scored | None) -> bool:
     """Whether both are of the same question: ids may be row numbers of two tables."""
     if b is None:
         return False
@@ -54,7 +54,7 @@ def _same(a: Scored, b: Scored | None) -> bool:
 def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     """Differences with 95 % intervals, router quality, groups A and B of VTC-Bench (arXiv 2510.07143), damage and repairs."""
     own = by_id(run)
-    common = [i for i in own if _same(own[i], lines.low.get(i)) and _same(own[i], lines.full.get(i))]
+    common = [i for i in own if same_question(own[i], lines.low.get(i)) and same_question(own[i], lines.full.get(i))]
     if not common:
         return {"n": 0}
     families = any(own[i].transcript.family for i in common)  # without any there is one way to mix
@@ -84,7 +84,7 @@ def beside_trained(run: Sequence[Scored], low: Sequence[Scored] | None, full: Se
     what looking gains. Figures whose line is missing are None."""
     own, lines = by_id(run), {"low": by_id(low or ()), "full": by_id(full or ())}
     here = {name: line for name, line in lines.items() if line}
-    common = [i for i in own if all(_same(own[i], line.get(i)) for line in here.values())]
+    common = [i for i in own if all(same_question(own[i], line.get(i)) for line in here.values())]
     found: dict[str, Any] = {"n": len(common), "low": None, "full": None, "against_low": None, "against_full": None}
     for name, line in here.items():
         found |= {name: _share([right(line[i]) for i in common])}
@@ -159,7 +159,7 @@ def branches(run: Sequence[Scored], direct: Sequence[Scored], request: Sequence[
     """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is
     wrong by force where it asks, and right elsewhere; one that cannot answer because it always asks is wrong everywhere."""
     own, forced = by_id(run), {"direct": by_id(direct), "request": by_id(request)}
-    common = [i for i in own if all(_same(own[i], by.get(i)) for by in forced.values())]
+    common = [i for i in own if all(same_question(own[i], by.get(i)) for by in forced.values())]
     parts = {
         "asked": [i for i in common if own[i].transcript.requested],
         "answered_directly": [i for i in common if not own[i].transcript.requested],

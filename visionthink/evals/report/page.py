@@ -98,6 +98,8 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
         "compressed": compressed,
+        "gates": [(run.name, model, gate) for run in runs for model, gate in run.gates.items()],
+        "ungated": [run.name for run in runs if run.policy.is_adaptive and not run.gates],
         "trained": [(run.name, t) for run in runs if (t := run.trained) and (t["low"], t["full"]) != (None, None)],
         "missing": missing_lines(runs),
         "looks": [(run.name, run.summary["looks"]) for run in runs if run.summary["looks"]],
