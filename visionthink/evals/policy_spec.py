@@ -8,14 +8,18 @@ from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
 from visionthink.policies.forced import ForcedAction
+from visionthink.policies.gate import NamedGate, parse_gate
 
-RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
+RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced", "gate"]
 Which = Literal["all", "low", "full"]
 
 ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
-CHOICES = "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, or a compression method as fastv:0.5"
+CHOICES = (
+    "adaptive, full, low, resize:R, random:P, oracle, forced:direct, forced:request, gate:FILE, gate:SCORE@T, "
+    "or a compression method as fastv:0.5"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,9 @@ class PolicySpec:
     - `oracle`: the first decision follows what is known of the example: hard ones see what the answer depends on, at the least
       cost; easy ones are answered directly. It sees the low view first, as the model does.
     - `forced:direct`, `forced:request`: the first decision is the same for all.
+    - `gate:FILE`, `gate:SCORE@T`: the low view first; the question is put again where a score of the answer (`certainty.SCORES`)
+      is above a threshold, which `visionthink calibrate` has written to a file, or above T.
+    - `low:vote`: always-low, with sampled answers beside the greedy one, for the score `vote`.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
 
@@ -45,6 +52,9 @@ class PolicySpec:
     """Of pixels (resize) or of full views (random)."""
     action: ForcedAction | None = None
     """The action of a `forced` policy."""
+    gate: NamedGate | None = None
+    votes: bool = False
+    """Whether answers are sampled beside the greedy one."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -57,6 +67,8 @@ class PolicySpec:
         Raises:
             OptionError: `text` is not the name of a policy.
         """
+        if text.startswith("gate:"):
+            return cls(text=text, routing="gate", gate=parse_gate(text, "--policy"))
         base, plus, method = text.partition("+")
         if base.partition(":")[0] in ROUTINGS:
             spec = cls._routing(text, base)
@@ -83,9 +95,11 @@ class PolicySpec:
             return cls(text=text, routing=routing, share=_share(text, argument, above_zero=True))
         if routing == "random":
             return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
+        if base == "low:vote":
+            return cls(text=text, routing=routing, votes=True)
         if routing == "forced" and argument in ("direct", "request"):
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
-        if routing == "forced" or colon:
+        if routing in ("forced", "gate") or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)
 
@@ -95,7 +109,7 @@ class PolicySpec:
     @property
     def decides(self) -> bool:
         """Whether the ratio of requests means anything: False where the level is fixed or drawn at random."""
-        return self.routing in ("adaptive", "oracle", "forced")
+        return self.routing in ("adaptive", "oracle", "forced", "gate")
 
     @property
     def is_adaptive(self) -> bool:
