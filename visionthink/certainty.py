@@ -80,7 +80,7 @@ def scores_of(completion: Completion) -> dict[str, float]:
     if begin is None:
         return {}
     said = _Said(logprobs=completion.logprobs, spreads=completion.spreads, begin=begin)
-    functions = _OF_LOGPROBS | (_OF_SPREADS if said.spreads else {})
+    functions = {**_OF_LOGPROBS, **(_OF_SPREADS if said.spreads else {})}
     return {name: function(said) for name, function in functions.items()}
 
 

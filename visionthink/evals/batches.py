@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from visionthink.episode import Episode, run_batch
+from visionthink.episode import Episode
 from visionthink.errors import DataError, ImageError, InputError
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
@@ -60,9 +60,7 @@ class BatchRunner:
                 episodes.append(self._model.episode(example, lane.menu))
             except InputError as error:
                 failed[example.id] = str(error)
-        deciding = [e for e in episodes if lane.policy_for(e) is lane.policy]
-        others = [e for e in episodes if lane.policy_for(e) is not lane.policy]
-        transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
+        transcripts = lane.run(episodes)
         verdicts = judge_transcripts(self._judge, transcripts)
         scored = [Scored(t, v).to_dict() for t, v in zip(transcripts, verdicts, strict=True)]
         record: dict[str, Any] = {"batch": batch.number, "of": batch.of, "scored": scored, "failed": failed}

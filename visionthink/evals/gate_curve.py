@@ -1,4 +1,4 @@
-"""What a gate on a score would have come to on a suite, at any threshold, from the runs of its two lanes: no model is asked again.
+"""What a gate on a score comes to on a suite, at any threshold, from the runs of its two lanes: no model is asked again.
 
 The answer from the low view is kept where its score is at most the threshold, and the rest is shown more. Harm is relative to
 always-full: the full view is right and the gate is wrong. What it wins back, where always-full is wrong, is told and never set

@@ -8,8 +8,9 @@ from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
 from visionthink.policies.forced import ForcedAction
+from visionthink.policies.gate import NamedGate, parse_gate
 
-RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
+RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced", "gate"]
 Which = Literal["all", "low", "full"]
 TrainedLine = Literal["trained-low", "trained-full"]
 
@@ -18,8 +19,8 @@ TRAINED_LINES: tuple[TrainedLine, ...] = get_args(TrainedLine)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
 CHOICES = (
-    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct, forced:request, "
-    "or a compression method as fastv:0.5"
+    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct, forced:request, gate:FILE, "
+    "gate:SCORE@T, or a compression method as fastv:0.5"
 )
 
 
@@ -37,6 +38,9 @@ class PolicySpec:
     - `oracle`: the first decision follows what is known of the example: hard ones see what the answer depends on, at the least
       cost; easy ones are answered directly. It sees the low view first, as the model does.
     - `forced:direct`, `forced:request`: the first decision is the same for all.
+    - `gate:FILE`, `gate:SCORE@T`: the low view first; the question is put again where a score of the answer (`certainty.SCORES`)
+      is above a threshold, which `visionthink calibrate` has written to a file, or above T.
+    - `low:vote`: always-low, with sampled answers beside the greedy one, for the score `vote`.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
 
@@ -54,6 +58,9 @@ class PolicySpec:
     """The action of a `forced` policy."""
     trained: bool = False
     """Whether the model was trained for the one level that `routing` names."""
+    gate: NamedGate | None = None
+    votes: bool = False
+    """Whether answers are sampled beside the greedy one."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -66,6 +73,8 @@ class PolicySpec:
         Raises:
             OptionError: `text` is not the name of a policy.
         """
+        if text.startswith("gate:"):
+            return cls(text=text, routing="gate", gate=parse_gate(text, "--policy"))
         base, plus, method = text.partition("+")
         if base in TRAINED_LINES:
             level = cast("RoutingName", base.removeprefix("trained-"))
@@ -95,9 +104,11 @@ class PolicySpec:
             return cls(text=text, routing=routing, share=_share(text, argument, above_zero=True))
         if routing == "random":
             return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
+        if base == "low:vote":
+            return cls(text=text, routing=routing, votes=True)
         if routing == "forced" and argument in ("direct", "request"):
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
-        if routing == "forced" or colon:
+        if routing in ("forced", "gate") or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)
 
@@ -107,7 +118,7 @@ class PolicySpec:
     @property
     def decides(self) -> bool:
         """Whether the ratio of requests means anything: False where the level is fixed or drawn at random."""
-        return self.routing in ("adaptive", "oracle", "forced")
+        return self.routing in ("adaptive", "oracle", "forced", "gate")
 
     @property
     def is_adaptive(self) -> bool:

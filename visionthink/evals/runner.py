@@ -8,6 +8,7 @@ runs the batches, and nothing outside it is written.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, 
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
-from visionthink.evals.routing import routing
+from visionthink.evals.routing import check_judge, routing
 from visionthink.evals.run_folder import view_file, write_run
 from visionthink.evals.summary import summarise
 from visionthink.model import Model
@@ -123,11 +124,14 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
+    check_judge(policy, judge)
     if (out / "summary.json").exists() and stored_settings(out) is None:
         raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}
+    if isinstance(policy.gate, Path):  # its name may come to mean another file
+        chosen["gate"] = hashlib.sha256(policy.gate.read_bytes()).hexdigest()[:16]
     judge = steady(judge)
     run = results or functools.partial(map, BatchRunner(examples, model, policy, judge))
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:

@@ -26,6 +26,7 @@ from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.identity import weights_of
 from visionthink.policies.render import Renderer, shown, within_context
 from visionthink.policies.token_streams import TextCallback, TokenStreams, token_texts
 from visionthink.protocol import Protocol
@@ -92,6 +93,11 @@ class LocalPolicy:
     def value_bytes(self) -> int:
         """Of a weight, or of a value in the cache."""
         return self.checkpoint.model.dtype.itemsize
+
+    @property
+    def identity(self) -> str:
+        """Names the weights, see `policies.identity`."""
+        return weights_of(self.checkpoint.path, getattr(self.config, "_commit_hash", None))
 
     def forbidding(self, text: str) -> Self:
         """The same policy, unable to say `text`; it shares the weights."""

@@ -14,7 +14,7 @@ from visionthink.errors import InputError, OptionError
 from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
-from visionthink.evals.routing import routing
+from visionthink.evals.routing import check_judge, routing
 from visionthink.evals.runner import Metric, Results, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge
@@ -58,6 +58,7 @@ def evaluate_all(
         for policy in its:  # what cannot be had is found before hours of work
             if policy not in shareless:
                 route = routing(policy, with_method(policy, model))
+                check_judge(policy, judge)
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
         own: dict[PolicySpec, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 from visionthink.episode import Episode, Speaker
 from visionthink.picture import Picture
-from visionthink.policies.gate import confidence
+from visionthink.policies.gate import BY_CONFIDENCE, Gate
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked
@@ -44,7 +44,7 @@ class Answering:
     Args:
         images: opens the images of requests.
         rule: who decides, where a request does not say.
-        threshold: of the gate, where a request does not say; see `Override.threshold`.
+        gate: the gate, where a request does not say; see `Override.threshold`.
         detail: of images whose detail a request does not say.
     """
 
@@ -54,10 +54,10 @@ class Answering:
         images: Images,
         *,
         rule: Rule = "model",
-        threshold: float = 0.8,
+        gate: Gate = BY_CONFIDENCE,
         detail: Detail = "auto",
     ):
-        self.upstream, self.images, self.rule, self.threshold, self.detail = upstream, images, rule, threshold, detail
+        self.upstream, self.images, self.rule, self.gate, self.detail = upstream, images, rule, gate, detail
         self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
     async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
@@ -154,8 +154,8 @@ class _Answer:
                 held.append(event)
         said, transcript = self._completions[-1], self._transcripts[-1]
         own = self._conversation.override.threshold
-        threshold = self._answering.threshold if own is None else own
-        sure = confidence(said) if transcript.answered and not said.calls else None
+        gate = self._answering.gate if own is None else Gate.of_confidence(own)
+        score = transcript.turns[-1].scores.get(gate.score) if transcript.answered and not said.calls else None
         if said.error is not None:
             held = []
         elif transcript.answered and not said.calls and said.logprobs is None:
@@ -163,8 +163,8 @@ class _Answer:
             yield Failed("bad_request", words)
             return
         elif not said.calls:
-            kept = sure is not None and sure >= threshold
-            words = "no answer" if sure is None else f"confidence {sure:.3g}, threshold {threshold:g}"
+            kept = score is not None and score <= gate.threshold
+            words = "no answer" if score is None else f"{gate.score} {score:.3g}, threshold {gate.threshold:.3g}"
             if own is None:
                 self._answering.savings["gate"].record(not kept)
             if kept:
