@@ -79,6 +79,18 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     }
 
 
+def beside_adaptive(control: Sequence[Scored], adaptive: Sequence[Scored]) -> dict[str, Any]:
+    """A control beside the run that was shown what it asked for, over the examples in which that run looked."""
+    own, shown = by_id(control), {i: s for i, s in by_id(adaptive).items() if s.transcript.requested}
+    common = [i for i in shown if same_question(shown[i], own.get(i))]
+    return {
+        "n": len(common),
+        "accuracy": _share([right(own[i]) for i in common]),
+        "adaptive": _share([right(shown[i]) for i in common]),
+        "difference": _interval([right(own[i]) - right(shown[i]) for i in common]),
+    }
+
+
 def beside_trained(run: Sequence[Scored], low: Sequence[Scored] | None, full: Sequence[Scored] | None) -> dict[str, Any]:
     """A run beside models that were trained, with the same reward, to answer from the low or the full view alone: what is left is
     what looking gains. Figures whose line is missing are None."""

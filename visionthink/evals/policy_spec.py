@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
+from visionthink.evals.controls import CONTROLS, Control
 from visionthink.policies.forced import ForcedAction
 from visionthink.policies.gate import NamedGate, parse_gate
 
-RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced", "gate"]
+RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced", "gate", "control"]
 Which = Literal["all", "low", "full"]
 TrainedLine = Literal["trained-low", "trained-full"]
 
@@ -20,7 +21,7 @@ METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop
 """Families of `compress.names`, which this package does not import."""
 CHOICES = (
     "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct, forced:request, gate:FILE, "
-    "gate:SCORE@T, or a compression method as fastv:0.5"
+    "gate:SCORE@T, control:NAME, or a compression method as fastv:0.5"
 )
 
 
@@ -41,6 +42,7 @@ class PolicySpec:
     - `gate:FILE`, `gate:SCORE@T`: the low view first; the question is put again where a score of the answer (`certainty.SCORES`)
       is above a threshold, which `visionthink calibrate` has written to a file, or above T.
     - `low:vote`: always-low, with sampled answers beside the greedy one, for the score `vote`.
+    - `control:NAME`: the model decides, and is shown other pixels than it asks for, see `controls.CONTROLS`.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
 
@@ -61,6 +63,8 @@ class PolicySpec:
     gate: NamedGate | None = None
     votes: bool = False
     """Whether answers are sampled beside the greedy one."""
+    control: Control | None = None
+    """What is changed in what the model is shown."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -108,7 +112,9 @@ class PolicySpec:
             return cls(text=text, routing=routing, votes=True)
         if routing == "forced" and argument in ("direct", "request"):
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
-        if routing in ("forced", "gate") or colon:
+        if routing == "control" and argument in CONTROLS:
+            return cls(text=text, routing=routing, control=argument)
+        if routing in ("forced", "gate", "control") or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)
 
@@ -118,7 +124,7 @@ class PolicySpec:
     @property
     def decides(self) -> bool:
         """Whether the ratio of requests means anything: False where the level is fixed or drawn at random."""
-        return self.routing in ("adaptive", "oracle", "forced", "gate")
+        return self.routing in ("adaptive", "oracle", "forced", "gate", "control")
 
     @property
     def is_adaptive(self) -> bool:

@@ -44,8 +44,8 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         gate = open_gate(spec.gate, model.policy, model.protocol, model.menu, model.budget)
         gated = _gated(gate, model, low, full)
         return lambda example: gated
-    if spec.routing in ("adaptive", "low", "full"):
-        lane = {"adaptive": plain(model.menu), "low": low, "full": full}[spec.routing]
+    if spec.routing in ("adaptive", "control", "low", "full"):
+        lane = {"low": low, "full": full}.get(spec.routing) or plain(model.menu)
         return lambda example: lane
     if spec.routing == "oracle":
         return _oracle(model)

@@ -126,9 +126,20 @@ def with_method(policy: PolicySpec, model: Model) -> Model:
     return Model(compressed_policy, model.protocol, model.menu, model.budget, model.max_image_pixels)
 
 
+def twin_of(example: Example) -> Example:
+    """A generated example with its last piece of evidence exchanged, the one that holds the answer.
+
+    Raises:
+        DataError: it has no counterfactual twin.
+    """
+    from visionthink.data import places
+
+    return places.twins(example)[-1]
+
+
 def evaluate_one(policy: PolicySpec, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
     """`evaluate`, with the model compressed where the policy says so."""
-    return evaluate(examples, with_method(policy, model), policy, out, **settings)
+    return evaluate(examples, with_method(policy, model), policy, out, twin_of=twin_of, **settings)
 
 
 def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]]) -> PolicySpec:

@@ -103,6 +103,7 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "trained": [(run.name, t) for run in runs if (t := run.trained) and (t["low"], t["full"]) != (None, None)],
         "missing": missing_lines(runs),
         "looks": [(run.name, run.summary["looks"]) for run in runs if run.summary["looks"]],
+        "controls": [(run.name, run.control) for run in runs if run.control and run.control["n"]],
         "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
         "branches": [(run.name, run.branches) for run in runs if run.branches],
         "break_even": [(run.name, run.break_even) for run in runs if run.break_even and run.break_even["n"]],

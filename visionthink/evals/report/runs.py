@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionthink.evals import break_even
-from visionthink.evals.comparison import Lines, beside_trained, branches, compare
+from visionthink.evals.comparison import Lines, beside_adaptive, beside_trained, branches, compare
 from visionthink.evals.flops import Architecture
 from visionthink.evals.gate_baseline import beside_gate
 from visionthink.evals.metrics import Scored
@@ -33,6 +33,8 @@ class Run:
     trained: dict[str, Any] | None = None
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By the model on whose low view a gate stands: its own, and others of the same architecture, as that it was trained from."""
+    control: dict[str, Any] | None = None
+    """Of a control with the model's adaptive run."""
     break_even: dict[str, Any] | None = None
     """Of the model's adaptive run with this one."""
     architecture: Architecture | None = None
@@ -47,7 +49,7 @@ class Run:
         return str(self.summary.get("benchmark") or self.summary["suite"] or "a suite without a name")
 
     def to_dict(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in ("comparison", "trained", "gates", "branches", "break_even")}
+        found = {name: getattr(self, name) for name in ("comparison", "trained", "gates", "control", "branches", "break_even")}
         return {"folder": self.folder.name, **self.summary, **found}
 
 
@@ -95,6 +97,7 @@ def compared(runs: Sequence[Run]) -> list[Run]:
             branches=_branches(run, others),
             trained=_trained(run, others),
             gates=_gates(run, others),
+            control=_control(run, others),
             break_even=_break_even(run, others),
         )
         for run in runs
@@ -126,6 +129,11 @@ def _gates(run: Run, others: _Others) -> dict[str, dict[str, Any]]:
         if low and full and (gate := beside_gate(run.scored, low.scored, full.scored)):
             found[model] = gate
     return found
+
+
+def _control(run: Run, others: _Others) -> dict[str, Any] | None:
+    own = others.own(run, ADAPTIVE)
+    return beside_adaptive(run.scored, own.scored) if own and run.policy.control else None
 
 
 def _break_even(run: Run, others: _Others) -> dict[str, Any] | None:
