@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from visionthink.durable import replace_text
 from visionthink.errors import DataError, OptionError
-from visionthink.evals import paper
-from visionthink.evals.benchmarks.benchmark import BENCHMARKS
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW
 from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
+from visionthink.evals.report.published import beside_awares, beside_the_paper
 from visionthink.evals.report.runs import Run, as_csv, compared, missing_lines, read
 from visionthink.evals.report.training import training
 
@@ -53,7 +52,8 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
         .from_string(template)
         .render(
             suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
-            paper=_beside_the_paper(runs),
+            paper=beside_the_paper(runs),
+            awares=beside_awares(runs),
             trainings=trainings,
             gallery=gallery(runs),
         )
@@ -171,31 +171,3 @@ def _bars_of_time(runs: Sequence[Run]) -> str:
         return ""
     known = {(r.summary["model"], r.policy): r.summary["seconds"] for r in runs}
     return bars(models, {str(p): [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
-
-
-def _beside_the_paper(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The paper's Tables 1, 2 and 7 with what was measured here in the last column, where a run is of one of its benchmarks."""
-    named = {b.key: b for b in BENCHMARKS}
-    ours: dict[str, dict[str, float]] = {}
-    for run in runs:
-        if (benchmark := named.get(run.summary.get("benchmark") or "")) and (metrics := run.summary.get("metrics")):
-            value = metrics.get(benchmark.headline)
-            if value is not None:
-                ours.setdefault(run.name, {})[benchmark.name] = benchmark.scale * value
-    if not ours:
-        return None
-    printed = paper.by_benchmark()
-    shown = [b for b in BENCHMARKS if any(b.name in values for values in ours.values())]
-    methods: Mapping[str, Mapping[str, float]] = {
-        **{m: {b: v[m] for b, v in printed.items() if m in v} for m in ("Vanilla Qwen2.5-VL-7B", "Down-Sample", "VisionThink")},
-        **ours,
-    }
-    figure = bars([b.name for b in shown], {m: [v.get(b.name) for b in shown] for m, v in methods.items()}, "the paper's unit")
-    return {
-        "benchmarks": [b.name for b in shown],
-        "methods": [(name, [values.get(b.name) for b in shown]) for name, values in methods.items()],
-        "ours": list(ours),
-        "averages": paper.table_2(),
-        "caveats": [*paper.CAVEATS, *(f"{b.name}: {c}" for b in shown for c in b.caveats)],
-        "figure": figure,
-    }
