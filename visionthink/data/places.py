@@ -350,11 +350,11 @@ def certificate(scene: Scene, twin: Twin) -> tuple[float, float]:
     return max(below, default=0.0), rms(*pair, twin.box, dict(scales)[twin.level])
 
 
-def draw_scene(family: str, rng: np.random.Generator, *, hard: bool, split: str = "train", side: int = 112) -> Scene:
-    """One scene of a family, its certificate asserted.
+def compose(family: str, rng: np.random.Generator, *, hard: bool, split: str = "train", side: int = 112) -> Scene:
+    """One scene of a family, of which it is not tested that it is what it says: that takes longer than drawing it.
 
     Raises:
-        DataError: unknown family or side; or a scene that is not what it says.
+        DataError: unknown family or side.
     """
     if family not in FAMILIES:
         raise DataError(f"unknown family {family!r}; choose from {', '.join(FAMILIES)}")
@@ -363,7 +363,16 @@ def draw_scene(family: str, rng: np.random.Generator, *, hard: bool, split: str 
     paper, noise_seed = draw_paper(rng), int(rng.integers(2**31))
     canvas = _Canvas(side // SLOT, rng=rng, pool=scan_pool(split))
     drawn = FAMILIES[family](canvas, hard)
-    scene = replace(drawn, paper=paper, noise_seed=noise_seed, side=side, certified=drawn.certified or hard)
+    return replace(drawn, paper=paper, noise_seed=noise_seed, side=side, certified=drawn.certified or hard)
+
+
+def draw_scene(family: str, rng: np.random.Generator, *, hard: bool, split: str = "train", side: int = 112) -> Scene:
+    """One scene of a family, its certificate asserted.
+
+    Raises:
+        DataError: unknown family or side; or a scene that is not what it says.
+    """
+    scene = compose(family, rng, hard=hard, split=split, side=side)
     for twin in scene.twins:
         below, at = certificate(scene, twin)
         if at <= MIN_FULL_RMS or (scene.certified and below >= MAX_LOW_RMS):

@@ -8,6 +8,7 @@ from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
 from visionthink.evals.controls import CONTROLS, Control
+from visionthink.evals.oracle import Knows
 from visionthink.policies.forced import ForcedAction
 from visionthink.policies.gate import NamedGate, parse_gate
 
@@ -20,8 +21,8 @@ TRAINED_LINES: tuple[TrainedLine, ...] = get_args(TrainedLine)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
 CHOICES = (
-    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct, forced:request, gate:FILE, "
-    "gate:SCORE@T, control:NAME, or a compression method as fastv:0.5"
+    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
+    "forced:request, gate:FILE, gate:SCORE@T, control:NAME, or a compression method as fastv:0.5"
 )
 
 
@@ -37,7 +38,9 @@ class PolicySpec:
     - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run. Without P it
       spends what `adaptive` spent.
     - `oracle`: the first decision follows what is known of the example: hard ones see what the answer depends on, at the least
-      cost; easy ones are answered directly. It sees the low view first, as the model does.
+      cost; easy ones are answered directly. It sees the low view first, as the model does. `oracle:evidence` is the same.
+    - `oracle:knowable`: the same, but it looks only where a reader could know by then that it must: what is hidden costs it all
+      of the image, and what another place tells comes in the next turn.
     - `forced:direct`, `forced:request`: the first decision is the same for all.
     - `gate:FILE`, `gate:SCORE@T`: the low view first; the question is put again where a score of the answer (`certainty.SCORES`)
       is above a threshold, which `visionthink calibrate` has written to a file, or above T.
@@ -65,6 +68,8 @@ class PolicySpec:
     """Whether answers are sampled beside the greedy one."""
     control: Control | None = None
     """What is changed in what the model is shown."""
+    knows: Knows | None = None
+    """What an `oracle` is told."""
     method: str | None = None
     """A compression method and its settings, see `compress.names`."""
     which: Which = "all"
@@ -114,6 +119,8 @@ class PolicySpec:
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
         if routing == "control" and argument in CONTROLS:
             return cls(text=text, routing=routing, control=argument)
+        if routing == "oracle" and (not colon or argument in get_args(Knows)):
+            return cls(text=text, routing=routing, knows=cast("Knows", argument or "evidence"))
         if routing in ("forced", "gate", "control") or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)

@@ -12,7 +12,7 @@ from visionthink.episode import Policy
 from visionthink.errors import OptionError
 from visionthink.evals.gated import GateLane, VotingLane
 from visionthink.evals.lane import AnyLane, Lane
-from visionthink.evals.oracle import script
+from visionthink.evals.oracle import Knows, script
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.menu import Menu
 from visionthink.model import Model
@@ -48,7 +48,7 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         lane = {"low": low, "full": full}.get(spec.routing) or plain(model.menu)
         return lambda example: lane
     if spec.routing == "oracle":
-        return _oracle(model)
+        return _oracle(model, spec.knows or "evidence")
     if spec.routing == "forced":
         assert spec.action is not None
         forced = _forced(model, spec.action)
@@ -103,7 +103,7 @@ def _steerable(model: Model) -> Steerable:
     return model.policy
 
 
-def _oracle(model: Model) -> Routing:
+def _oracle(model: Model, knows: Knows) -> Routing:
     steerable = _steerable(model)
 
     @functools.cache
@@ -114,6 +114,6 @@ def _oracle(model: Model) -> Routing:
         if example.need is None:
             raise OptionError(f"--policy oracle: the need of example {example.id} is not known")
         space = ActionSpace(model.menu, measured(example, max_pixels=model.max_image_pixels), model.budget)
-        return lane(script(example, space, model.protocol))
+        return lane(script(example, space, model.protocol, knows))
 
     return route

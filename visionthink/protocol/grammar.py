@@ -296,7 +296,8 @@ def _write_crops(calls: Calls) -> str:
 
 
 def _read_looks(text: str, *, unit: Literal["id", "cell"]) -> Reply:
-    """Ours, for small models: `<look>3</look>`, or `<look>2 1 3 2</look>` in visual tokens of the full view."""
+    """Ours, for small models: `<look>3</look>`, or `<look>2 1 3 2</look>` in visual tokens of the full view. Each region is
+    written in a tag of its own, so that it can be one token; several ids in a tag are read as well."""
     if "<look>" not in text:
         return Answer(text)
     bodies = _bodies(text, "look")
@@ -315,7 +316,8 @@ def _read_looks(text: str, *, unit: Literal["id", "cell"]) -> Reply:
 
 
 def _write_looks(calls: Calls) -> str:
-    return "".join(f"<look>{' '.join(c.regions if c.box is None else map(str, c.box))}</look>" for c in calls)
+    said = (name for c in calls for name in (c.regions if c.box is None else [" ".join(map(str, c.box))]))
+    return "".join(f"<look>{each}</look>" for each in said)
 
 
 GRAMMARS = {

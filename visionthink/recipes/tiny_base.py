@@ -21,7 +21,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from visionthink.data import drawing, synth
 from visionthink.episode import Episode, run_batch
@@ -47,8 +46,8 @@ Branch = Literal["full", "low", "direct", "request"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """What the batches of a phase hold, and how large the steps are. Shares are probabilities; `batch` counts from 0."""
+class Steps:
+    """How long a phase is, and how large its steps are; `batch` counts from 0."""
 
     name: str
     batches: int
@@ -57,6 +56,16 @@ class Phase:
     """Learning rate after 200 batches of warm-up."""
     decay: int
     """Batches at the end over which the learning rate falls to 2 % of the peak."""
+
+    def learning_rate(self, batch: int) -> float:
+        """With warm-up, constant, and linear decay at the end."""
+        return self.peak * min(1.0, (batch + 1) / 200, max(0.02, (self.batches - batch) / self.decay))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase(Steps):
+    """What the batches of a phase hold, too. Shares are probabilities."""
+
     families: Mapping[int, Mapping[str, float]]
     """Shares of the families among questions, from a batch on."""
     captions: float
@@ -81,10 +90,6 @@ class Phase:
     def family_shares(self, batch: int) -> Mapping[str, float]:
         """As they are at a batch."""
         return self.families[max(start for start in self.families if start <= batch)]
-
-    def learning_rate(self, batch: int) -> float:
-        """With warm-up, constant, and linear decay at the end."""
-        return self.peak * min(1.0, (batch + 1) / 200, max(0.02, (self.batches - batch) / self.decay))
 
 
 READING = Phase(
@@ -119,24 +124,43 @@ QUARTER_VIEWS = Phase(
 )
 
 
-class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+class Batches(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     """Batches of demonstrations, see `train.demonstrations.collate`. Batch i of a phase depends on i alone.
 
     Every demonstration is a scripted run of the product's own episode, so the model is trained on exactly the tokens it
     will meet.
     """
 
-    def __init__(self, phase: Phase, renderer: Renderer, *, first: int = 0):
-        self.phase, self.first = phase, first
+    def __init__(self, phase: Steps, renderer: Renderer, protocol: Protocol):
+        self.phase, self.renderer, self.protocol = phase, renderer, protocol
+        self.first = 0
+        """The batch to begin with."""
         self.processor = build_image_processor()
         self.budget = pixel_budget(self.processor)
-        self.renderer = renderer
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for i in range(self.first, self.phase.batches):
-            rng = np.random.default_rng((self.phase.seed, i))
-            lessons = [self.lesson(rng, i) for _ in range(BATCH_SIZE)]
-            yield collate(lessons, self.renderer, self.processor)
+            yield self.batch(np.random.default_rng((self.phase.seed, i)), i)
+
+    def batch(self, rng: np.random.Generator, number: int) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def scripted(self, example: Example, menu: Menu, script: Sequence[str]) -> Demonstration:
+        """An episode in which this is said, ids included."""
+        episode = Episode(example, open_pictures(example), menu, self.protocol, budget=self.budget)
+        [transcript] = run_batch([episode], ScriptedPolicy(script, self.renderer))
+        return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
+
+
+class Lessons(Batches):
+    """What the base model is taught."""
+
+    def __init__(self, phase: Phase, renderer: Renderer):
+        super().__init__(phase, renderer, PROTOCOL)
+        self.shares = phase
+
+    def batch(self, rng: np.random.Generator, number: int) -> dict[str, torch.Tensor]:
+        return collate([self.lesson(rng, number) for _ in range(BATCH_SIZE)], self.renderer, self.processor)
 
     def lesson(self, rng: np.random.Generator, batch: int) -> Demonstration:
         """A caption, or a question in one of the four branches; half of the questions are hard.
@@ -144,7 +168,7 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
         On one level the quarter view is practised where it suffices. On two levels need plays no part: the coin leans on
         the paper alone.
         """
-        phase = self.phase
+        phase = self.shares
         if rng.random() < phase.caption_share(batch):
             quarter = batch > phase.captions_only and rng.random() < phase.quarter_captions
             image, caption = poster(rng, 0.25 if quarter else 1.0, chart=bool(rng.random() < 0.35), turn=self.turn)
@@ -160,18 +184,15 @@ class Lessons(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
 
     def turn(self, rng: np.random.Generator, marks: Sequence[drawing.Mark]) -> list[drawing.Mark]:
         """The marks, with the handwritten digits among them turned by a random angle."""
-        if not (most := self.phase.tilt):
+        if not (most := self.shares.tilt):
             return list(marks)
         return [replace(m, tilt=int(rng.integers(-most, most + 1))) if m.kind == "scan" else m for m in marks]
 
     def demonstrate(self, example: Example, reply: str, branch: Branch) -> Demonstration:
         """The episode of a branch, ids included."""
         levels = {"full": (1.0,), "low": (0.25,)}.get(branch, (0.25, 1.0))
-        menu = Menu(ladder=ResolutionLadder(levels))
-        episode = Episode(example, open_pictures(example), menu, PROTOCOL, budget=self.budget)
         script = [PROTOCOL.request(), reply] if branch == "request" else [reply]
-        [transcript] = run_batch([episode], ScriptedPolicy(script, self.renderer))
-        return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
+        return self.scripted(example, Menu(ladder=ResolutionLadder(levels)), script)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -184,14 +205,16 @@ def pretrain(out: Path) -> Path:
     """
     torch.manual_seed(READING.seed)
     tokenizer = build_tokenizer()
+    renderer = Renderer(tokenizer, PROTOCOL.boundary)
     reading = out / READING.name
     if not reading.is_dir():
-        run_phase(READING, build_model(tokenizer), tokenizer, out, reading)
-    run_phase(QUARTER_VIEWS, open_checkpoint(str(reading), dtype=torch.float32).model, tokenizer, out, out / "base")
+        run_phase(READING, Lessons(READING, renderer), build_model(tokenizer), out, reading)
+    model = open_checkpoint(str(reading), dtype=torch.float32).model
+    run_phase(QUARTER_VIEWS, Lessons(QUARTER_VIEWS, renderer), model, out, out / "base")
     return out / "base"
 
 
-def run_phase(phase: Phase, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, out: Path, target: Path) -> None:
+def run_phase(phase: Steps, lessons: Batches, model: torch.nn.Module, out: Path, target: Path) -> None:
     """Train a model and save it to `target`, in float16.
 
     State is saved every 1,000 batches in `out`, under the phase's name; a second call goes on from there. The loss is beside it.
@@ -205,8 +228,7 @@ def run_phase(phase: Phase, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
         state = torch.load(saved, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["batches"]
-    lessons = Lessons(phase, Renderer(tokenizer, PROTOCOL.boundary), first=first)
+        lessons.first = first = state["batches"]
     loader = torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start = time.perf_counter()
     with (
@@ -237,8 +259,8 @@ def run_phase(phase: Phase, model: torch.nn.Module, tokenizer: PreTrainedTokeniz
     save_checkpoint(
         target,
         model=model,
-        tokenizer=tokenizer,
-        image_processor=build_image_processor(),
-        protocol=PROTOCOL,
+        tokenizer=lessons.renderer.tokenizer,
+        image_processor=lessons.processor,
+        protocol=lessons.protocol,
         dtype=torch.float16,
     )
