@@ -53,8 +53,8 @@ def certified(harmed: Sequence[int], n: int, alpha: float, delta: float) -> int 
 
 
 def conformal(harmed: Sequence[int], n: int, alpha: float) -> int | None:
-    """As `certified`, by conformal risk control (arXiv 2208.02814): the risk is at most alpha on average over samples, for harm that
-    only grows from safe to bold. In a third of all samples and more it is above."""
+    """As `certified`, by conformal risk control (arXiv 2208.02814): the risk is at most alpha on average over samples, for harm
+    that only grows from safe to bold. In a third of all samples and more it is above."""
     return _before_first_failure([(k + 1) / (n + 1) <= alpha for k in harmed])
 
 
