@@ -24,9 +24,7 @@ def add(command: AddCommand) -> None:
     calibrate.add_argument("suite", metavar="SUITE", help="mini, or a table of examples: a file, a folder or a hub id")
     model_options(calibrate)
     suite_options(calibrate)
-    text = (
-        "harm that is allowed: share of questions that the full view answers right and the gate does not (default: %(default)g)"
-    )
+    text = "harm allowed: share of questions that the full view answers right and the gate wrong (default: %(default)g)"
     calibrate.add_argument("--alpha", type=float, default=0.05, help=text)
     text = "probability, over calibrations, that the harm is larger all the same (default: %(default)g)"
     calibrate.add_argument("--delta", type=float, default=0.1, help=text)

@@ -1,5 +1,5 @@
-"""The threshold of a gate, certified: both lanes answer a suite, a part of it proposes thresholds, another tests them, and what is
-left tells what the gate comes to.
+"""The threshold of a gate, certified: both lanes answer a suite, a part of it proposes thresholds, another tests them, and what
+is left tells what the gate comes to.
 
 The parts share no image, and in the part that tests no two questions are about one image: the bound is for independent questions.
 """
@@ -91,8 +91,8 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     """Answer, choose, test, and write the certificate; an interrupted one goes on where it was.
 
     Raises:
-        OptionError: there are too few questions, the harm that is allowed lies below the noise of always-full, or no threshold can
-            be certified: then the full view is to be served.
+        OptionError: there are too few questions, the harm that is allowed lies below the noise of always-full, or no threshold
+            can be certified: then the full view is to be served.
         DataError: no question could be read, or no answer has a score.
     """
     examples, judge = config.evaluation.examples(), read_judge(config.evaluation.judged_by)
@@ -185,7 +185,7 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
     if place is None or not np.isfinite(thresholds[place]):
         tried = next((i for i, t in enumerate(thresholds) if np.isfinite(t)), 0)
         raise OptionError(
-            f"no threshold of {score} can be certified at alpha {config.alpha:g} and delta {config.delta:g}: the safest one harms "
+            f"--alpha {config.alpha:g} --delta {config.delta:g}: no threshold of {score} can be certified, as the safest one harms "
             f"{harmed[tried]} of {len(tests.ids)} questions; serve the full view"
         )
     threshold, n, k = float(thresholds[place]), len(tests.ids), harmed[place]
