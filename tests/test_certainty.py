@@ -25,7 +25,8 @@ def test_scores_of_log_probabilities():
 
 def test_scores_of_spreads():
     spreads = (Spread(0.7, 0.2, 0.3), Spread(9.0, 0.0), Spread(0.5, 0.3), Spread(1.2, 0.7), Spread(0.1, 0.4))
-    scores = scores_of(said(spreads=spreads))
+    scores = scores_of(said(spreads=spreads, by="forced"))
+    assert scores_of(said(spreads=spreads)) == {name: value for name, value in scores.items() if name != "ask"}
     assert {name: scores[name] for name in ("h1", "hmean", "hmax", "m1", "ask")} == pytest.approx(
         {"h1": 0.5, "hmean": 0.6, "hmax": 1.2, "m1": 1 - (0.6 - 0.3), "ask": 0.3 / (0.3 + 0.1)}
     )
@@ -55,12 +56,12 @@ def test_the_embedded_model_says_how_unsure_it_is():
     for policy in (model.policy.with_spreads(), model.policy.reading_whole().with_spreads()):
         model.policy = policy
         transcripts = model.run(examples, model.menu.low())
-        assert all(set(t.turns[-1].scores) == set(SCORES) - {"vote"} for t in transcripts)
+        assert all(set(t.turns[-1].scores) == set(SCORES) - {"vote", "ask"} for t in transcripts)
         for t in transcripts:
             turn, scores = t.turns[-1], t.turns[-1].scores
             assert scores["nll"] >= scores["nllmax"] >= scores["nllmean"] > -1e-6
             assert scores["hmax"] >= scores["hmean"] >= 0 and scores["hmax"] >= scores["h1"]
-            assert -1e-6 <= scores["m1"] <= 2 and 0 <= scores["ask"] <= 1
+            assert -1e-6 <= scores["m1"] <= 2
             assert scores["nllmax"] <= -min(turn.logprobs) + 1e-6
     hard = [t.turns[-1].scores["nllmax"] for t in transcripts if t.need == "hard"]
     easy = [t.turns[-1].scores["nllmax"] for t in transcripts if t.need == "easy"]

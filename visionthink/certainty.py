@@ -70,7 +70,8 @@ def _share(part: float, other: float) -> float:
 def scores_of(completion: Completion) -> dict[str, float]:
     """Every score that the statistics of a reply's tokens give, by name; `vote` takes several replies.
 
-    None without log-probabilities and texts of tokens; those of entropies only where the policy has given `spreads`.
+    None without log-probabilities and texts of tokens; those of distributions only where the policy has given `spreads`, and
+    `ask` only where an answer was forced.
     """
     if completion.logprobs is None or not completion.token_texts:
         return {}
@@ -81,7 +82,7 @@ def scores_of(completion: Completion) -> dict[str, float]:
         return {}
     said = _Said(logprobs=completion.logprobs, spreads=completion.spreads, begin=begin)
     functions = {**_OF_LOGPROBS, **(_OF_SPREADS if said.spreads else {})}
-    return {name: function(said) for name, function in functions.items()}
+    return {name: function(said) for name, function in functions.items() if name != "ask" or completion.by == "forced"}
 
 
 def vote(answers: Sequence[str | None]) -> float:

@@ -26,9 +26,10 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, forced:direct or forced:request; or a "
-        "compression method as fastv:0.5, or both as adaptive+visionzip:0.5; separate several with commas; random without P then "
-        "spends as many visual tokens as adaptive did (default: %(default)s)",
+        help="adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
+        "forced:request, gate:FILE, gate:SCORE@T or control:NAME; or a compression method as fastv:0.5, or both as "
+        "adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual tokens as adaptive "
+        "did (default: %(default)s)",
     )
     for line, level in (("low", "0.25"), ("full", "1")):
         evaluate.add_argument(
@@ -36,15 +37,7 @@ def add(command: AddCommand) -> None:
             metavar="MODEL",
             help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
         )
-    usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
-    evaluate.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
-    evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
-    evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
-    evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
-    evaluate.add_argument("--limit", type=int, help="only the first N examples")
-    evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
-    evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
-    evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+    suite_options(evaluate)
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
     evaluate.add_argument(
         "--out",
@@ -72,6 +65,19 @@ def add(command: AddCommand) -> None:
     report.add_argument(
         "--out", type=path, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
     )
+
+
+def suite_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of a suite, how it is answered and judged."""
+    usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
+    parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
+    parser.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
+    parser.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
+    parser.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
+    parser.add_argument("--limit", type=int, help="only the first N examples")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
+    parser.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
 
 
 def _eval(options: argparse.Namespace) -> None:

@@ -140,6 +140,8 @@ def parse_gate(text: str, option: str) -> NamedGate:
     if fixed := re.fullmatch(r"([a-z0-9]+)@(-?[0-9]*\.?[0-9]+(?:e-?[0-9]+)?)", named):
         if fixed[1] not in SCORES:
             raise OptionError(f"{option} {text}: no score is called {fixed[1]}; choose one of {', '.join(SCORES)}")
+        if fixed[1] == "ask":
+            raise OptionError(f"{option} {text}: the score ask goes with visionthink calibrate --mode continue")
         return Gate(score=fixed[1], threshold=float(fixed[2]))
     if not named or named in SCORES:
         raise OptionError(f"{option} {text}: expected gate:FILE, or gate:SCORE@T with a score of {', '.join(SCORES)}")
