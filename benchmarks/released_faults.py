@@ -1,7 +1,7 @@
 """What released code of AwaRes, AdaptVision, DeepEyes and Qwen3-VL's zoom makes of a call, beside what is made of it here.
 
-Run: python benchmarks/released_faults.py [--json]. The released parsers and arithmetics are those that the package has under names
-of their own (dialect `awares_released`, menu `adaptvision-released`, `legacy_contains_1`); nothing is downloaded.
+Run: python benchmarks/released_faults.py [--json]. The released parsers and arithmetics are those that the package has under
+names of their own (dialect `awares_released`, menu `adaptvision-released`, `legacy_contains_1`); nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from visionthink.menu import NAMED
 from visionthink.protocol import Protocol, Request
 from visionthink.resolution import QWEN2_5_VL, QWEN3_VL
 from visionthink.rewards.llm.reply import legacy_contains_1, parse_score
-from visionthink.types import Call, CallError, Frame, Unit
+from visionthink.types import Call, CallError
 
 CROPS = ("GET_CROPS: ['3']", "GET_CROPS [3]", "GET_CROPS:['0', '5']", "GET_CROPS:['35']", "GET_CROPS:['3']")
 """The form of AwaRes' README, that of its evaluation's own prompt, two crops, a crop that does not exist, and the only one that
@@ -26,7 +26,8 @@ MEANT = ("3", "3", "0 and 5", "refused", "3")
 SIZES = ((1448, 938), (2048, 1024), (3000, 2000), (4032, 3024))
 JUDGED = (("Score: 0. Of the 10 bars only one can be seen.", "0"), ("Score: 1", "1"))
 SMALLEST = 30
-"""DeepEyes' code refuses a box with a side of so many px or fewer."""
+"""DeepEyes' code refuses a box with a side of so many px or fewer. Qwen-Agent's enlarges every crop to 256 visual tokens at
+least, which an image of 512x512 px has in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +71,18 @@ def low_share(menu: str, size: tuple[int, int]) -> str:
     return f"{100 * space.tokens(space.opening) / space.full_tokens:.0f} %"
 
 
-def deepeyes(side: int) -> str:
-    """Side in px of what is cut out for a square box, or that it is refused."""
-    return square("deepeyes", (1000, 800), side, "px", "original")
+def cut_out(side: int) -> str:
+    """Side in px of what DeepEyes' menu cuts out for a square box."""
+    space = ActionSpace(NAMED["deepeyes"][0], [(1000, 800)], QWEN2_5_VL)
+    found = space.resolve([Call(box=(0, 0, side, side), unit="px", frame="original")], ())
+    return "refused" if isinstance(found, CallError) else f"{found.looks[0].boxes[0].width} px"
 
 
-def square(menu: str, size: tuple[int, int], side: int, unit: Unit, frame: Frame) -> str:
-    family = QWEN3_VL if menu == "qwen3" else QWEN2_5_VL
-    space = ActionSpace(NAMED[menu][0], [size], family)
-    call = Call(box=(0, 0, side, side), source=0, unit=unit, frame=frame)
-    found = space.resolve([call], ())
-    if isinstance(found, CallError):
-        return "not on offer" if found == CallError.NOT_ON_OFFER else "refused"
-    [view] = space.shown(found.looks)
-    return f"{view.box.width} px" if menu == "deepeyes" else f"{view.visual_tokens} tokens of {space.full_tokens}"
+def zoomed(size: tuple[int, int]) -> str:
+    """Visual tokens of a quarter of an image under Qwen3-VL's menu, and of the image."""
+    space = ActionSpace(NAMED["qwen3"][0], [size], QWEN3_VL)
+    found = space.resolve([Call(box=(0, 0, 500, 500), source=0, unit="permille", frame="user")], ())
+    return "not on offer" if isinstance(found, CallError) else f"{space.tokens(found.looks)} tokens of {space.full_tokens}"
 
 
 def judged(read: Callable[[str], bool | None], reply: str) -> str:
@@ -111,10 +110,9 @@ def cases() -> Iterator[Case]:
     for side in (24, 40):
         released = "refused" if side <= SMALLEST else f"{side} px"
         meant = f"{max(28, side)} px"
-        yield Case(system="DeepEyes", said=f"a box of {side}x{side} px", meant=meant, released=released, here=deepeyes(side))
-    here = square("qwen3", (512, 512), 500, "permille", "user")
-    said = "a quarter of 512x512 px"
-    yield Case(system="Qwen3-VL's zoom", said=said, meant="not on offer", released="256 tokens of 256", here=here)
+        yield Case(system="DeepEyes", said=f"a box of {side}x{side} px", meant=meant, released=released, here=cut_out(side))
+    saves_nothing = {"said": "a quarter of 512x512 px", "meant": "not on offer", "released": "256 tokens of 256"}
+    yield Case(system="Qwen3-VL's zoom", here=zoomed((512, 512)), **saves_nothing)
 
 
 def table() -> list[str]:
