@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,17 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
         prefill_tokens_cached=prefilled_cached,
         kv_bytes=cache_bytes(architecture, [n + output for n in prompt]),
     )
+
+
+def flops_of(config: Any) -> Callable[[Transcript], float | None]:
+    """Counts the operations of an episode (`flops_cached`) of the model with this configuration of transformers."""
+    architecture = Architecture.of(config)
+
+    def flops(transcript: Transcript) -> float | None:
+        cost = episode_cost(transcript, architecture)
+        return None if cost is None else float(cost.flops_cached)
+
+    return flops
 
 
 def percentile(values: Sequence[float], share: float) -> float:
