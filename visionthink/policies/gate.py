@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from visionthink import records
 from visionthink.certainty import SCORES
@@ -124,6 +124,14 @@ class Certificate:
         if other:
             named = "; ".join(f"{name}: {used[name]} here, {getattr(self, name)} there" for name in other)
             raise OptionError(f"{file}: was calibrated with another {' and '.join(other)}; calibrate again ({named})")
+
+
+P = TypeVar("P")
+
+
+def telling(policy: P) -> P:
+    """A policy, which says how unsure it is of each token where it can (`with_spreads`)."""
+    return policy.with_spreads() if hasattr(policy, "with_spreads") else policy
 
 
 NamedGate = Gate | Path
