@@ -90,6 +90,8 @@ def test_the_confidence_that_was_a_threshold_is_a_score():
     assert gate.score == "nllmax" and gate.threshold == pytest.approx(-math.log(0.8))
     assert gate.keeps({"nllmax": -math.log(0.81)}) and not gate.keeps({"nllmax": -math.log(0.79)}) and not gate.keeps({})
     assert Gate.of_confidence(0.0).keeps({"nllmax": 99.0})
+    assert gate.words(-math.log(0.9)) == "confidence 0.9, threshold 0.8"
+    assert Gate(score="h1", threshold=0.5).words(0.25) == "h1 0.25, threshold 0.5"
 
 
 # ------------------------------------------------------------------------------------------------ both lanes in a transcript
@@ -192,6 +194,32 @@ def test_its_policy_in_an_evaluation(certificate, tmp_path, capsys):
         assert main([*common, *changed, "--out", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith(f"error: {certificate}: was calibrated with another {name}; calibrate again ({name}: "), error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rule", "gates"], "--rule gates: choose model, gate, gate:FILE or gate:SCORE@T"),
+        (["--rule", "gate:hmax@1", "--threshold", "0.5"], "--rule gate:hmax@1 has a threshold of its own"),
+        (["--rule", "gate:vote@0.1"], "the server answers a question once, and the score vote takes several answers"),
+        (["--rule", "gate:none.json"], "gate:none.json: no such file"),
+        (["--rule", "gate", "--audit", "2"], "--audit 2: must be a share from 0 to 1"),
+        (["--audit", "0.1"], "--audit 0.1: must be a share from 0 to 1, and goes with --rule gate"),
+    ],
+)
+def test_what_a_server_refuses(options, message, capsys):
+    assert main(["serve", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_server_refuses_the_certificate_of_another_model(certificate, tmp_path, capsys):
+    pytest.importorskip("uvicorn")
+    assert main(["serve", "--model", "tiny", "--port", "0", "--rule", f"gate:{certificate}"]) == 2
+    assert "was calibrated with another model; calibrate again (model: sha256:" in capsys.readouterr().err
+    file = tmp_path / "gate.json"
+    file.write_text(json.dumps(json.loads(certificate.read_text()) | {"mode": "continue"}))
+    assert main(["serve", "--rule", f"gate:{file}"]) == 2
+    assert "was calibrated in mode continue, and the server can only restart" in capsys.readouterr().err
 
 
 def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_path, capsys):

@@ -47,6 +47,12 @@ class Gate:
         """Whether an answer with these scores is kept; one without this score is not."""
         return scores.get(self.score, math.inf) <= self.threshold
 
+    def words(self, value: float) -> str:
+        """A score beside the threshold; `nllmax` as the confidence that a threshold was set by."""
+        if self.score == "nllmax":
+            return f"confidence {math.exp(-value):.3g}, threshold {math.exp(-self.threshold):.3g}"
+        return f"{self.score} {value:.3g}, threshold {self.threshold:.3g}"
+
 
 CONFIDENCE = 0.8
 BY_CONFIDENCE = Gate.of_confidence(CONFIDENCE)

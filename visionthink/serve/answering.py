@@ -171,7 +171,7 @@ class _Answer:
             return
         elif not said.calls:
             kept = score is not None and score <= gate.threshold
-            words = "no answer" if score is None else f"{gate.score} {score:.3g}, threshold {gate.threshold:.3g}"
+            words = "no answer" if score is None else gate.words(score)
             measured = {"score": gate.score, "value": score, "threshold": min(gate.threshold, sys.float_info.max), "kept": kept}
             audited = random.random() < self._answering.audit
             if self._conversation.override.threshold is None:
