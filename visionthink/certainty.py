@@ -48,6 +48,10 @@ _OF_SPREADS: Mapping[str, Callable[[_Said], float]] = {
     "m1": lambda said: 1 - (math.exp(said.logprobs[said.begin]) - said.spreads[said.begin].rival),
     "ask": lambda said: _share(said.spreads[0].banned, math.exp(said.logprobs[0])),
 }
+NEED_SPREADS = frozenset(_OF_SPREADS)
+"""Scores that need more than the log-probabilities of what was said."""
+LIKELIEST = 5
+"""Tokens whose probabilities are asked for where a server gives only the largest."""
 VOTES = 4
 """Answers that are sampled beside the greedy one for the score `vote`."""
 SCORES: Mapping[str, str] = {
@@ -89,6 +93,12 @@ def vote(answers: Sequence[str | None]) -> float:
     """Share of answers that are not the most frequent one; those that are missing agree with none."""
     given = [answer.strip().casefold() for answer in answers if answer is not None]
     return 1 - max(map(given.count, given), default=0) / len(answers)
+
+
+def spread_of(logprob: float, others: Sequence[float]) -> Spread:
+    """From the log-probabilities of a token and of the likeliest other ones."""
+    probabilities = [math.exp(value) for value in (logprob, *others)]
+    return Spread(entropy_bounds(probabilities, len(probabilities))[0], max(probabilities[1:], default=0.0))
 
 
 def entropy_bounds(probabilities: Sequence[float], vocabulary: int) -> tuple[float, float]:

@@ -42,7 +42,7 @@ def add(command: AddCommand) -> None:
     drift = command("drift", _drift, text, as_json=True)
     drift.add_argument("gate", type=Path, metavar="GATE.json", help="what visionthink calibrate has written")
     text = "a folder of visionthink eval under gate:GATE.json or low, or the log of visionthink serve --rule gate:GATE.json"
-    drift.add_argument("run", type=Path, metavar="RUN", help=text)
+    drift.add_argument("traffic", type=Path, metavar="RUN", help=text)
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -84,11 +84,11 @@ def _print(certificate: Certificate, out: Path) -> None:
 
 
 def _drift(options: argparse.Namespace) -> None:
-    from visionthink.evals.drift import drift, recorded_scores
+    from visionthink.evals.drift import Traffic, drift
     from visionthink.policies.gate import Certificate
 
     certificate = Certificate.read(options.gate)
-    found = drift(certificate, recorded_scores(options.run, certificate.score))
+    found = drift(certificate, Traffic.read(options.traffic, certificate))
     if options.json:
         write_json(found)
         return
@@ -99,3 +99,7 @@ def _drift(options: argparse.Namespace) -> None:
     console.print(table)
     verdict = "the scores are others than those of the calibration: calibrate again" if found["alarm"] else "no alarm"
     console.print(f"Kolmogorov-Smirnov {found['ks']:.3f}, p {found['p']:.2g}: {verdict}", highlight=False)
+    if audit := found["audit"]:
+        text = f"audit: {audit['k']} of {audit['n']} answers are not those of the full view; with probability "
+        text += f"{1 - certificate.delta:g} the harm is at most {100 * audit['bound']:.1f} %, of {100 * certificate.alpha:g} %"
+        console.print(f"{text} allowed", highlight=False)

@@ -47,6 +47,8 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--rule", type=given, default="model", help=text)
     text = f"of the rule gate: confidence, from 0 to 1, below which a second look is taken (default: {CONFIDENCE})"
     serve.add_argument("--threshold", type=float, help=text)
+    text = "share of the gate's answers, from 0 to 1, that are compared with one from the full views, see visionthink drift "
+    serve.add_argument("--audit", type=float, default=0.0, help=text + "(default: %(default)g)")
     text = "how images are shown whose detail a request does not say: auto, low or high (default: %(default)s)"
     serve.add_argument("--detail", choices=("auto", "low", "high"), default="auto", help=text)
     serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
@@ -100,6 +102,8 @@ def _gate(options: argparse.Namespace) -> NamedGate:
         raise OptionError(f"--rule {options.rule}: choose model, gate, gate:FILE or gate:SCORE@T")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise OptionError(f"--threshold {options.threshold:g}: must be a number from 0 to 1")
+    if not 0 <= options.audit <= 1 or (options.audit and options.rule == "model"):
+        raise OptionError(f"--audit {options.audit:g}: must be a share from 0 to 1, and goes with --rule gate")
     if not options.rule.startswith("gate:"):
         return Gate.of_confidence(CONFIDENCE if options.threshold is None else options.threshold)
     if options.threshold is not None:
@@ -138,7 +142,7 @@ def _run(options: argparse.Namespace, gate: NamedGate, keys: Any, limits: Any, l
     upstream = _upstream(options, model)
     opened = open_gate(gate, model.policy, model.protocol, model.menu, model.budget)
     rule: Rule = "model" if options.rule == "model" else "gate"
-    answering = Answering(upstream, Images(limits), rule=rule, gate=opened, detail=options.detail)
+    answering = Answering(upstream, Images(limits), rule=rule, gate=opened, audit=options.audit, detail=options.detail)
     gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
     config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

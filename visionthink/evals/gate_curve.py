@@ -115,7 +115,7 @@ class GateLanes:
         return GatePoint(
             threshold=threshold,
             n=len(self.ids),
-            escalated=float(1 - kept.mean()),
+            escalated=float((~kept).mean()),
             accuracy=float(ours[self.judged].mean()) if self.judged.any() else float("nan"),
             cost=float(np.where(kept, self.kept_cost, self.escalated_cost).sum() / self.full_cost.sum()),
             harm=float(self.harm(threshold).mean()),

@@ -98,9 +98,7 @@ def draws(
             risk = 0.0 if place is None else harm[at, rest].mean()
             spent = cost[at, rest].sum() / pool.full_cost[rest].sum()
             coin = 1 - min(1.0, risk / keeping) if keeping else 0.0
-            found[rule].append(
-                (risk > alpha, place is None, risk, 1 - kept[at, rest].mean(), right[at, rest].mean(), spent, coin)
-            )
+            found[rule].append((risk > alpha, place is None, risk, (~kept[at, rest]).mean(), right[at, rest].mean(), spent, coin))
     rules = {
         rule: RuleOutcome(**dict(zip(RuleOutcome.__annotations__, map(float, np.mean(each, axis=0)), strict=True)))
         for rule, each in found.items()

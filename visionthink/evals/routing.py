@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from visionthink.action_space import ActionSpace
-from visionthink.episode import Policy
 from visionthink.errors import OptionError
 from visionthink.evals.gated import GateLane, VotingLane
 from visionthink.evals.lane import AnyLane, Lane
@@ -17,8 +16,8 @@ from visionthink.evals.policy_spec import PolicySpec
 from visionthink.menu import Menu
 from visionthink.model import Model
 from visionthink.picture import measured
-from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable, TellsSpreads
-from visionthink.policies.gate import Certificate, Gate, open_gate
+from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
+from visionthink.policies.gate import Certificate, Gate, open_gate, telling
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example
 
@@ -35,7 +34,8 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
     def plain(menu: Menu) -> Lane:
         return Lane(menu, policy, policy)
 
-    policy = _telling(model) if spec.routing in ("low", "gate") else model.policy
+    scored = spec.routing == "gate" or (spec.routing == "low" and isinstance(model.policy, Steerable))  # others cost a server
+    policy = telling(model.policy) if scored else model.policy
     low, full = plain(model.menu.low()), plain(model.menu.full())
     if spec.votes:
         voting = VotingLane.of(low, model)
@@ -72,11 +72,6 @@ def check_judge(spec: PolicySpec, judge: Judge) -> None:
         Certificate.read(spec.gate).check(spec.gate, judge=judge.identity)
 
 
-def _telling(model: Model) -> Policy:
-    """The policy, which says how unsure it is where it can."""
-    return model.policy.with_spreads() if isinstance(model.policy, TellsSpreads) else model.policy
-
-
 def _gated(gate: Gate, model: Model, low: Lane, full: Lane) -> GateLane:
     if gate.mode == "continue":
         return GateLane(gate=gate, kept=_forced(model, "direct"), escalated=_forced(model, "request"), model=model)
@@ -85,8 +80,7 @@ def _gated(gate: Gate, model: Model, low: Lane, full: Lane) -> GateLane:
 
 
 def _forced(model: Model, action: ForcedAction) -> Lane:
-    steerable = _steerable(model)
-    policy = steerable.with_spreads() if isinstance(steerable, TellsSpreads) else steerable
+    policy = telling(_steerable(model))
     return Lane(model.menu, ForcedPolicy.of(policy, model.protocol, action), policy)
 
 

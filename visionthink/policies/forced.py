@@ -31,17 +31,6 @@ class Steerable(TypingProtocol):
         ...
 
 
-@runtime_checkable
-class TellsSpreads(TypingProtocol):
-    """A policy that can say how unsure it is of each token."""
-
-    def complete(self, histories: Sequence[History]) -> list[Completion]: ...
-
-    def with_spreads(self) -> Self:
-        """The same policy, whose completions have `token_texts` and `spreads`, as far as they can be had."""
-        ...
-
-
 class ForcedPolicy:
     """Takes the first decisions and leaves the rest to the wrapped policy.
 

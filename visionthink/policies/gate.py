@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from visionthink import records
 from visionthink.certainty import SCORES
@@ -46,6 +46,12 @@ class Gate:
     def keeps(self, scores: Mapping[str, float]) -> bool:
         """Whether an answer with these scores is kept; one without this score is not."""
         return scores.get(self.score, math.inf) <= self.threshold
+
+    def words(self, value: float) -> str:
+        """A score beside the threshold; `nllmax` as the confidence that a threshold was set by."""
+        if self.score == "nllmax":
+            return f"confidence {math.exp(-value):.3g}, threshold {math.exp(-self.threshold):.3g}"
+        return f"{self.score} {value:.3g}, threshold {self.threshold:.3g}"
 
 
 CONFIDENCE = 0.8
@@ -124,6 +130,14 @@ class Certificate:
         if other:
             named = "; ".join(f"{name}: {used[name]} here, {getattr(self, name)} there" for name in other)
             raise OptionError(f"{file}: was calibrated with another {' and '.join(other)}; calibrate again ({named})")
+
+
+P = TypeVar("P")
+
+
+def telling(policy: P) -> P:
+    """A policy, which says how unsure it is of each token where it can (`with_spreads`)."""
+    return policy.with_spreads() if hasattr(policy, "with_spreads") else policy
 
 
 NamedGate = Gate | Path

@@ -185,8 +185,8 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
     if place is None or not np.isfinite(thresholds[place]):
         tried = next((i for i, t in enumerate(thresholds) if np.isfinite(t)), 0)
         raise OptionError(
-            f"--alpha {config.alpha:g} --delta {config.delta:g}: no threshold of {score} can be certified, as the safest one harms "
-            f"{harmed[tried]} of {len(tests.ids)} questions; serve the full view"
+            f"--alpha {config.alpha:g} --delta {config.delta:g}: no threshold of {score} can be certified, as the safest one "
+            f"harms {harmed[tried]} of {len(tests.ids)} questions; serve the full view"
         )
     threshold, n, k = float(thresholds[place]), len(tests.ids), harmed[place]
     finite = np.isfinite(tests.scores)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal, TypeVar
@@ -45,6 +47,8 @@ class Answering:
         images: opens the images of requests.
         rule: who decides, where a request does not say.
         gate: the gate, where a request does not say; see `Override.threshold`.
+        audit: share of the gate's answers, from 0 to 1, that are compared with one from the full views, which the client waits
+            for. Whether they agree is written to the log.
         detail: of images whose detail a request does not say.
     """
 
@@ -55,9 +59,10 @@ class Answering:
         *,
         rule: Rule = "model",
         gate: Gate = BY_CONFIDENCE,
+        audit: float = 0.0,
         detail: Detail = "auto",
     ):
-        self.upstream, self.images, self.rule, self.gate, self.detail = upstream, images, rule, gate, detail
+        self.upstream, self.images, self.rule, self.gate, self.audit, self.detail = upstream, images, rule, gate, audit, detail
         self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
     async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
@@ -73,9 +78,11 @@ class Answering:
         started = time.perf_counter()
         inputs = [part for message in conversation.messages for part in message.content if isinstance(part, ImageInput)]
         rule = conversation.override.rule or self.rule
-        speaker = self.upstream.speaker(conversation, key=key, logprobs=rule == "gate" and bool(inputs))
+        own = conversation.override.threshold
+        gate = self.gate if own is None else Gate.of_confidence(own)
+        speaker = self.upstream.speaker(conversation, key=key, score=gate.score if rule == "gate" and inputs else "")
         async with self.images.opened([image.source for image in inputs]) as pictures:
-            answer = _Answer(self, conversation, pictures, speaker, started)
+            answer = _Answer(self, conversation, pictures, speaker, gate, started)
             details = [conversation.override.mode or image.detail or self.detail for image in inputs]
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
@@ -92,9 +99,10 @@ class _Answer:
         conversation: Conversation,
         pictures: Sequence[Picture],
         speaker: Speaker,
+        gate: Gate,
         started: float,
     ):
-        self._answering, self._conversation, self._speaker = answering, conversation, speaker
+        self._answering, self._conversation, self._speaker, self._gate = answering, conversation, speaker, gate
         self._model, self._pictures, self._started = answering.upstream.model, pictures, started
         self._replies = ReplyStream(streamed=conversation.stream)
         self._transcripts: list[Transcript] = []
@@ -153,8 +161,7 @@ class _Answer:
             else:
                 held.append(event)
         said, transcript = self._completions[-1], self._transcripts[-1]
-        own = self._conversation.override.threshold
-        gate = self._answering.gate if own is None else Gate.of_confidence(own)
+        gate = self._gate
         score = transcript.turns[-1].scores.get(gate.score) if transcript.answered and not said.calls else None
         if said.error is not None:
             held = []
@@ -164,19 +171,37 @@ class _Answer:
             return
         elif not said.calls:
             kept = score is not None and score <= gate.threshold
-            words = "no answer" if score is None else f"{gate.score} {score:.3g}, threshold {gate.threshold:.3g}"
-            if own is None:
+            words = "no answer" if score is None else gate.words(score)
+            measured = {"score": gate.score, "value": score, "threshold": min(gate.threshold, sys.float_info.max), "kept": kept}
+            audited = random.random() < self._answering.audit
+            if self._conversation.override.threshold is None:
                 self._answering.savings["gate"].record(not kept)
             if kept:
-                yield Decided("gate", f"The answer from the low views is sure enough ({words}).")
+                yield Decided("gate", f"The answer from the low views is sure enough ({words}).", measured)
+                for event in held:
+                    yield event
+                held = []
+                if audited and (agrees := await self._agrees(levels, transcript)) is not None:
+                    yield Decided("gate", "The answer was compared with one from the full views.", {"agrees": agrees})
             else:
                 held = []
-                yield Decided("gate", f"The low views were not enough ({words}): the full views are shown.")
+                measured |= {"agrees": True} if audited else {}  # it is the answer from the full views
+                yield Decided("gate", f"The low views were not enough ({words}): the full views are shown.", measured)
                 self._replies = ReplyStream(streamed=self._conversation.stream)
                 async for event in self._run_episode(_filled(levels, 1.0)):
                     yield event
         for event in (*held, *self._end("gate")):
             yield event
+
+    async def _agrees(self, levels: Levels, kept: Transcript) -> bool | None:
+        """Whether the answer from the full views is the same text; None where there is none. It is on nobody's bill."""
+        held = self._replies, self._transcripts, self._completions
+        self._replies, self._transcripts, self._completions = ReplyStream(streamed=False), [], []
+        async for _ in self._run_episode(_filled(levels, 1.0)):
+            pass
+        full = self._transcripts[-1]
+        self._replies, self._transcripts, self._completions = held
+        return None if full.answer is None else full.answer.strip().casefold() == (kept.answer or "").strip().casefold()
 
     async def _reason_to_skip(self, levels: Levels, rule: Rule) -> str:
         """Why looking twice cannot pay, or cannot be; empty where it may."""
