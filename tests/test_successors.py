@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import mean
 
 import pytest
@@ -71,3 +72,16 @@ def test_rates_of_a_mix():
     assert best_rates([free, families[0]]) == [1.0, pytest.approx(1 / 3)] and own_rates([free]) == [1.0]
     below = Family(right_low=5, right_full=9, cost_low=10, cost_full=40, spent=5)
     assert best_rates([below]) == one_rate([below]) == [0.0]
+
+
+def test_the_page_says_what_the_numbers_give():
+    page = (Path(__file__).parents[1] / "docs" / "successors.md").read_text("utf-8")
+    for m in successors.margins():
+        margins = " | ".join(f"{value:+.1f}" for value in (m.mix, m.by_benchmark, m.best_rates))
+        assert f"| {m.method} | {m.accuracy:.2f} | {100 * m.retained:.0f} | {margins} |" in page
+    assert all(f"- *{name}*: {text}" in page for name, text in FOOTNOTES.items())
+    for number in successors.numbers():
+        if number.paper == ADAPTVISION:
+            assert f"| {number.method} | {number.value:g} | {100 * number.retained:g} |" in page
+    for method, found in successors.of(MINIO3).items():
+        assert f"| {method} | {' | '.join(f'{n.value:g}' for n in found.values())} |" in page

@@ -53,12 +53,13 @@ def look_7b() -> Recipe:
 
 
 def look_7b_lora() -> Recipe:
-    """`look_7b` as a low-rank adapter on one GPU of 80 GB.
+    """`look_7b` as a low-rank adapter on one GPU of 80 GB, without looks at both branches by force: its request has no token of its
+    own, which could be forbidden.
 
     Time: not measured. Expected: the direction of `look_7b`, not its numbers.
     Command: `visionthink train look_7b_lora --out runs/look-7b-lora`.
     """
-    config = AWARES.replace(**_PRICED, **_SMALLER | _ONE | {"max_new_tokens": 512})
+    config = AWARES.replace(**_PRICED, **_SMALLER | _ONE | {"max_new_tokens": 512, "probe_steps": 0})
     return large(config, SMART, "qwen2_5_vl", ONE_80_GB, paper=AWARES)
 
 
