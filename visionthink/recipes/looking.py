@@ -53,8 +53,8 @@ def look_7b() -> Recipe:
 
 
 def look_7b_lora() -> Recipe:
-    """`look_7b` as a low-rank adapter on one GPU of 80 GB, without looks at both branches by force: its request has no token of its
-    own, which could be forbidden.
+    """`look_7b` as a low-rank adapter on one GPU of 80 GB, without looks at both branches by force: its request has no token of
+    its own, which could be forbidden.
 
     Time: not measured. Expected: the direction of `look_7b`, not its numbers.
     Command: `visionthink train look_7b_lora --out runs/look-7b-lora`.

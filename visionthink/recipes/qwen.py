@@ -85,8 +85,8 @@ def general_7b() -> Recipe:
     Command: `visionthink train general_7b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/general-7b`, on
     8 GPUs of 80 GB.
     """
-    config = EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
-    return large(config, GENERAL, "qwen2_5_vl")
+    general = {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "dialect": "general", "ladder": "1", "penalty": "none"}
+    return large(EIGHT_GPUS.replace(**general), GENERAL, "qwen2_5_vl", paper=PAPER.replace(**general))
 
 
 def smart_7b_lora() -> Recipe:
