@@ -246,6 +246,19 @@ class CallError(enum.StrEnum):
 # ------------------------------------------------------------------------------------------------ who said what
 
 FinishReason = Literal["stop", "length", "refused", "error"]
+
+
+class Spread(NamedTuple):
+    """The distribution that a token was drawn from, at temperature 1 and before any ban, in a few numbers."""
+
+    entropy: float
+    """In nats; a lower bound where only the likeliest tokens are known."""
+    rival: float
+    """Probability of the likeliest other token."""
+    banned: float = 0.0
+    """Probability of all tokens that may not be said."""
+
+
 Decider = Literal["model", "forced", "gate"]
 """Who decided what to say: the model, or whoever took its decision from it."""
 FailureKind = Literal[
@@ -290,6 +303,8 @@ class Completion:
     token_texts: tuple[str, ...] = field(default=(), repr=False)
     """The text that each sampled token added, together the whole text; of a local policy where it was listened to, of an endpoint
     where it was asked for log-probabilities. There is one of `logprobs` for each."""
+    spreads: tuple[Spread, ...] = field(default=(), repr=False)
+    """Of each sampled token, where the policy was asked for them (`with_spreads`)."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None

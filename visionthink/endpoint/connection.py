@@ -225,9 +225,9 @@ class Connection:
         elif name in _STREAMED:
             self._adapted[name] = None
             self._adapted["stream_options"] = None  # without a stream it is refused, too
-        elif name == "logprobs" and name not in self._adapted:
-            log.warning("%s: logprobs are not asked for any more, as the server refuses them: %s", self.endpoint.url, failure)
-            self._adapted[name] = None
+        elif name in ("logprobs", "top_logprobs") and name not in self._adapted:
+            log.warning("%s: %s are not asked for any more, as the server refuses them: %s", self.endpoint.url, name, failure)
+            self._adapted |= {name: None, "top_logprobs": None}
 
     def _adapt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self._adapted.keys() & body.keys():

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import NoBadWordsLogitsProcessor
 
 from visionthink.engine.tower import Pixels
+from visionthink.types import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,19 @@ class Said:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    spreads: tuple[Spread, ...] = ()
+    """Of each id, where `Sampling.spreads` asks for them."""
+
+
+class Drawn(NamedTuple):
+    """The next ids of all rows."""
+
+    ids: Tensor
+    """[rows]"""
+    logprobs: Tensor
+    """[rows], under the model's own distribution."""
+    spreads: Tensor | None
+    """[rows, 3]: the fields of `types.Spread`."""
 
 
 Listen: TypeAlias = Callable[[Sequence[int], Sequence[int]], Collection[int]]
@@ -81,7 +95,7 @@ class Sampling:
     """The rule for one call.
 
     `temperature` 0 takes the likeliest token. `banned` ids and `phrases` of ids are never said. A row ends after one of
-    `ends`, or after `most` tokens.
+    `ends`, or after `most` tokens. `spreads` are worked out where they are asked for.
     """
 
     ends: frozenset[int]
@@ -89,6 +103,7 @@ class Sampling:
     temperature: float = 0.0
     banned: tuple[int, ...] = ()
     phrases: tuple[tuple[int, ...], ...] = ()
+    spreads: bool = False
     _ban: NoBadWordsLogitsProcessor | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,10 +125,8 @@ class Sampling:
         """The most ids before a token that decide whether it may be said."""
         return max((len(phrase) for phrase in self.phrases), default=1)
 
-    def draw(
-        self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None
-    ) -> tuple[Tensor, Tensor]:
-        """The next id of each row and its log-probability under the model's own distribution, [rows] each.
+    def draw(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Drawn:
+        """The next id of each row.
 
         Args:
             logits: [rows, vocabulary].
@@ -121,7 +134,16 @@ class Sampling:
             streams: of each row; needed unless the temperature is 0.
         """
         drawn = self._drawn(logits, before, streams)
-        return drawn, logits.float().log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        logprobs = logits.float().log_softmax(-1)
+        spreads = self._spreads(logprobs, drawn) if self.spreads else None
+        return Drawn(drawn, logprobs.gather(-1, drawn[:, None])[:, 0], spreads)
+
+    def _spreads(self, logprobs: Tensor, drawn: Tensor) -> Tensor:
+        probabilities = logprobs.exp()
+        # a token of probability 0 adds nothing to the entropy
+        entropies = -(probabilities * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+        banned = probabilities[:, list(self.banned)].sum(-1)
+        return torch.stack([entropies, probabilities.scatter(-1, drawn[:, None], 0.0).amax(-1), banned], -1)
 
     def _drawn(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Tensor:
         scores = logits.float().nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the others

@@ -38,6 +38,8 @@ class Decided:
 
     rule: Literal["model", "gate", "skipped", "fixed"]
     text: str
+    measured: Mapping[str, Any] | None = None
+    """What a gate went by, for the log."""
 
 
 @dataclass(frozen=True)

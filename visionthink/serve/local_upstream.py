@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from visionthink.certainty import NEED_SPREADS
 from visionthink.episode import Speaker
 from visionthink.errors import OptionError
 from visionthink.model import Model
@@ -44,7 +45,7 @@ class LocalUpstream:
         self.policy = model.policy
         self.batcher = Batcher(model.policy, batch_size=batch_size)
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """See `Upstream`. Log-probabilities are always given.
 
         Tools that may be called are left aside: the model never calls one. Chat applications send some with every question.
@@ -67,7 +68,7 @@ class LocalUpstream:
         if (sampling.temperature, sampling.max_tokens, sampling.seed) != (None, None, None):
             most = None if sampling.max_tokens is None else min(sampling.max_tokens, policy.max_new_tokens)
             policy = policy.sampling_as(temperature=sampling.temperature, max_new_tokens=most, seed=sampling.seed)
-        return _Sampled(self.batcher, policy)
+        return _Sampled(self.batcher, policy.with_spreads() if score in NEED_SPREADS else policy)
 
     async def ready(self) -> str:
         return ""

@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionthink.serve.errors import of_exception
-from visionthink.serve.events import Ended, Event, Failed, Text, Thought
+from visionthink.serve.events import Decided, Ended, Event, Failed, Text, Thought
 from visionthink.serve.stages import STAGES, current
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Metrics:
     async def counted(self, events: AsyncGenerator[Event], *, api: str, id: str, key: str | None) -> AsyncGenerator[Event]:
         """The events of an answer, counted as they pass."""
         started, outcome = time.perf_counter(), "client_left"
-        record: dict[str, object] = {"id": id, "api": api, "key": key}
+        record: dict[str, Any] = {"id": id, "api": api, "key": key}
         first, timing = True, current()
         timing.note({"gen_ai.response.id": id})
         try:
@@ -84,6 +85,8 @@ class Metrics:
                     if isinstance(event, Failed):
                         outcome = timing.failure = event.kind
                         self.failures.labels(event.kind).inc()
+                    elif isinstance(event, Decided) and event.measured:
+                        record["gate"] = {**record.get("gate", {}), **event.measured}
                     elif isinstance(event, Ended):
                         outcome = event.finish_reason
                         self._ended(event)

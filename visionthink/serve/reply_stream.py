@@ -91,4 +91,5 @@ def _until(completion: Completion, end: int | None) -> Completion:
         token_ids=completion.token_ids[:kept],
         token_texts=completion.token_texts[:kept],
         logprobs=completion.logprobs[:kept] if completion.logprobs else None,
+        spreads=completion.spreads[:kept],
     )

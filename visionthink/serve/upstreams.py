@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from visionthink.certainty import LIKELIEST, NEED_SPREADS
 from visionthink.endpoint import Unanswered
 from visionthink.episode import Speaker
 from visionthink.errors import OptionError
@@ -27,12 +28,12 @@ class Upstream(Protocol):
     """The field `detail` that it is sent beside the views of an image, for each detail that a client may want; none is sent where
     it does not know the field."""
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """Who answers a conversation.
 
         Args:
             key: name of the client's key; what is cached for one is not used for another, where the upstream can tell them apart.
-            logprobs: whether log-probabilities of tokens are needed.
+            score: what a gate needs of the answer, out of `certainty.SCORES`; empty where there is none.
 
         Raises:
             ApiError: the conversation wants what the upstream does not have.
@@ -67,13 +68,15 @@ class RemoteUpstream:
         self.policy = model.policy
         self.details = _DETAILS if isinstance(model.budget, OpenAITiles) else {}
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """See `Upstream`."""
         fields = self._fields(conversation.sampling)
         if conversation.tools:
             fields |= {"tools": list(conversation.tools), "tool_choice": conversation.tool_choice}
-        if logprobs:
+        if score:
             fields["logprobs"] = True
+        if score in NEED_SPREADS:
+            fields["top_logprobs"] = LIKELIEST
         if self.salted:
             fields["cache_salt"] = hashlib.sha256(f"visionthink {key}".encode()).hexdigest()
         return self.policy.with_fields(fields)
