@@ -34,6 +34,8 @@ class Upstream:
         self.scripts: list[Script] = []
         self.rest: Callable[[dict[str, Any]], Script] = lambda _: streamed(*said("7"))
         self.sent: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        """Of each request, by names in lower case."""
         self.gone: list[float] = []
         """When clients went away before the end, on the monotonic clock."""
         self.open = 0
@@ -46,6 +48,7 @@ class Upstream:
         try:
             body = await request.json()
             self.sent.append(body)
+            self.headers.append({name.lower(): value for name, value in request.headers.items()})
             return await self.play(self.scripts.pop(0) if self.scripts else self.rest(body), request)
         except (asyncio.CancelledError, ConnectionError):
             self.gone.append(time.monotonic())

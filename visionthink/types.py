@@ -159,6 +159,8 @@ class ImageView:
     visual_tokens: int
     given: tuple[str, bytes] | None = field(default=None, repr=False, compare=False)
     """Media type and bytes of a file that holds exactly these pixels, where there is one."""
+    detail: str = field(default="", compare=False)
+    """`detail` that an endpoint is sent beside it; see `Picture`."""
 
     @functools.cached_property
     def encoded(self) -> tuple[str, bytes]:

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from visionthink.addresses import is_endpoint, is_loopback
 from visionthink.cli.common import AddCommand, given, load, model_options, names
@@ -24,9 +25,8 @@ def add(command: AddCommand) -> None:
     text = "an OpenAI-compatible endpoint that answers, as http://host:8000/v1#MODEL, instead of --model; "
     text += "it is offered our function (dialect native) unless --dialect or --checkpoint says how it was trained"
     serve.add_argument("--upstream", metavar="URL", help=text)
-    text = (
-        f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} (default: that of --checkpoint, else qwen2.5-vl)"
-    )
+    text = f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} "
+    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
     text_of_deadline = "seconds until the first piece of an upstream's reply, further attempts included (default: %(default)g)"
     serve.add_argument("--deadline", type=float, default=60.0, help=text_of_deadline)
     serve.add_argument("--profile", metavar="NAME", help=text)
@@ -58,6 +58,8 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--cache-salt", action="store_true", help=text)
     text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
+    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and the other variables of OpenTelemetry "
+    serve.add_argument("--traces", action="store_true", help=text + "say where, and how many")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -85,6 +87,7 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: others can reach it, so that clients need keys: --api-key-file FILE "
             "(visionthink serve --new-key NAME makes one)"
         )
+    traces = _traces() if options.traces else None
     from visionthink.serve.fetching import Host
     from visionthink.serve.limits import Limits
 
@@ -93,7 +96,7 @@ def _serve(options: argparse.Namespace) -> None:
     limits = Limits(requests=options.concurrency)
     listening = _listening(options.host, options.port)
     with listening:
-        _run(options, gate, keys, limits, listening)
+        _run(options, gate, keys, limits, listening, traces)
 
 
 def _gate(options: argparse.Namespace) -> NamedGate:
@@ -112,9 +115,7 @@ def _gate(options: argparse.Namespace) -> NamedGate:
     if (gate.score if isinstance(gate, Gate) else Certificate.read(gate).score) == "vote":
         raise OptionError(f"--rule {options.rule}: the server answers a question once, and the score vote takes several answers")
     if isinstance(gate, Path) and Certificate.read(gate).mode == "continue":
-        raise OptionError(
-            f"--rule {options.rule}: was calibrated in mode continue, and the server puts the question again (restart)"
-        )
+        raise OptionError(f"--rule {options.rule}: was calibrated in mode continue, and the server can only restart")
     return gate
 
 
@@ -128,7 +129,13 @@ def _listening(host: str, port: int) -> socket.socket:
         raise OptionError(f"--host {host} --port {port}: cannot listen there ({words})") from None
 
 
-def _run(options: argparse.Namespace, gate: NamedGate, keys: Any, limits: Any, listening: socket.socket) -> None:
+def _traces() -> Any:
+    from visionthink.serve.tracing import OtlpTraces
+
+    return OtlpTraces()
+
+
+def _run(options: argparse.Namespace, gate: NamedGate, keys: Any, limits: Any, listening: socket.socket, traces: Any) -> None:
     import uvicorn
 
     from visionthink.serve.answering import Answering
@@ -143,7 +150,7 @@ def _run(options: argparse.Namespace, gate: NamedGate, keys: Any, limits: Any, l
     opened = open_gate(gate, model.policy, model.protocol, model.menu, model.budget)
     rule: Rule = "model" if options.rule == "model" else "gate"
     answering = Answering(upstream, Images(limits), rule=rule, gate=opened, audit=options.audit, detail=options.detail)
-    gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts)
+    gateway = Gateway(answering=answering, keys=keys, image_hosts=options.image_hosts, traces=traces)
     config = uvicorn.Config(gateway.app(), log_level="warning", timeout_graceful_shutdown=30, **server_options())
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("visionthink.serve").setLevel(logging.INFO)
@@ -156,8 +163,9 @@ def _run(options: argparse.Namespace, gate: NamedGate, keys: Any, limits: Any, l
 
 
 def _upstream(options: argparse.Namespace, model: Model) -> Any:
-    if options.profile:
-        model.budget = SIZE_RULES[options.profile]
+    known = "openai" if urlsplit(options.model).hostname == "api.openai.com" and not options.checkpoint else None
+    if profile := options.profile or known:
+        model.budget = SIZE_RULES[profile]
     if is_endpoint(options.model):
         served = options.model.partition("#")[2]
         from visionthink.serve.upstreams import RemoteUpstream

@@ -17,6 +17,8 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from visionthink.endpoint.breaker import Breaker
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LAST_WAIT = 0.1
 """Seconds that a response may take to end after it has said that this was all; its connection is then used again."""
+FURTHER_HEADERS: ContextVar[Mapping[str, str]] = ContextVar("further_headers", default=MappingProxyType({}))
+"""Headers of the requests that are made in a context, beside those of the endpoint: the trace that they are a part of."""
 _STREAMED = {"stream_options": {"include_usage": True}, "stream": True}
 
 
@@ -293,7 +297,7 @@ class Connection:
             method,
             self.endpoint.address(path),
             data=None if body is None else payload(body),
-            headers={"Content-Type": "application/json"} if body is not None else None,
+            headers={**FURTHER_HEADERS.get(), **({"Content-Type": "application/json"} if body is not None else {})},
             params=self.endpoint.query,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(None),

@@ -57,4 +57,5 @@ def _part(part: str | ImageView) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind, content = part.encoded
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"}}
+    image = {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+    return {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}

@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, TypeVar
 
 from visionthink.episode import Episode, Speaker
@@ -24,6 +24,7 @@ from visionthink.serve.questions import example_of, texts_of
 from visionthink.serve.reply_stream import ReplyStream
 from visionthink.serve.savings import SavingsEstimate
 from visionthink.serve.sources import Images
+from visionthink.serve.stages import stage
 from visionthink.serve.upstreams import Upstream
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, FinishReason, Message, StopReason
@@ -84,6 +85,8 @@ class Answering:
         async with self.images.opened([image.source for image in inputs]) as pictures:
             answer = _Answer(self, conversation, pictures, speaker, gate, started)
             details = [conversation.override.mode or image.detail or self.detail for image in inputs]
+            for picture, detail in zip(pictures, details, strict=True):
+                picture.detail = self.upstream.details.get(detail, "")
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -253,8 +256,9 @@ class _Answer:
         for event in self._end("fixed"):
             yield event
 
-    def _work(self, work: Callable[[], T]) -> Awaitable[T]:
-        return self._answering.images.work(work)
+    async def _work(self, work: Callable[[], T]) -> T:
+        with stage("views"):
+            return await self._answering.images.work(work)
 
     def _end(self, rule: str) -> list[Event]:
         """The last events."""

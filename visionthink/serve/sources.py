@@ -22,6 +22,7 @@ from visionthink.picture import Picture
 from visionthink.serve.fetching import Fetcher
 from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.memory import Memory
+from visionthink.serve.stages import stage
 from visionthink.serve.structure import readable, without_metadata
 
 try:
@@ -166,15 +167,20 @@ class Images:
         Raises:
             ImageError: an image cannot be used, or all together are too many or too large.
         """
+        if not sources:  # no thread has to be waited for
+            yield ()
+            return
         if len(sources) > self.limits.images:
             raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
         names = [image_name(index, len(sources)) for index in range(len(sources))]
-        contents = await self._contents(sources, names)
-        files = await self.work(lambda: self._examined(contents, names))
-        held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
-        await self.memory.take(held + scratch)
+        with stage("files"):
+            contents = await self._contents(sources, names)
+            files = await self.work(lambda: self._examined(contents, names))
+            held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
+            await self.memory.take(held + scratch)
         try:
-            pictures = [await self.work(functools.partial(file.open, self.limits)) for file in files]
+            with stage("decode"):
+                pictures = [await self.work(functools.partial(file.open, self.limits)) for file in files]
             self.memory.give_back(scratch)
             scratch = 0
             yield tuple(pictures)

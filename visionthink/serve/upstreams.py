@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from visionthink.certainty import LIKELIEST, NEED_SPREADS
@@ -11,7 +12,8 @@ from visionthink.episode import Speaker
 from visionthink.errors import OptionError
 from visionthink.model import Model
 from visionthink.policies.remote import RemotePolicy
-from visionthink.serve.conversation import Conversation, SamplingOptions
+from visionthink.providers import OpenAITiles
+from visionthink.serve.conversation import Conversation, Detail, SamplingOptions
 
 
 class Upstream(Protocol):
@@ -22,6 +24,9 @@ class Upstream(Protocol):
     """What clients call it."""
     error_prefix: str
     """Before the words of a failure that is its own."""
+    details: Mapping[Detail, str]
+    """The field `detail` that it is sent beside the views of an image, for each detail that a client may want; none is sent where
+    it does not know the field."""
 
     def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """Who answers a conversation.
@@ -42,6 +47,11 @@ class Upstream(Protocol):
     async def aclose(self) -> None: ...
 
 
+_DETAILS: Mapping[Detail, str] = {"auto": "high", "low": "low", "high": "high", "original": "original"}
+"""For a vendor with `detail`. We choose the pixels of `auto` ourselves, and the vendor is to take them as they are: its own
+`auto` might shrink them once more, and bills differ between models."""
+
+
 class RemoteUpstream:
     """An endpoint that speaks OpenAI's chat completions.
 
@@ -56,6 +66,7 @@ class RemoteUpstream:
             raise OptionError(f"{name}: not the address of an endpoint")
         self.model, self.name, self.salted = model, name, salted
         self.policy = model.policy
+        self.details = _DETAILS if isinstance(model.budget, OpenAITiles) else {}
 
     def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """See `Upstream`."""
