@@ -89,7 +89,9 @@ def test_what_a_model_of_this_process_does_not_have_is_refused_by_name(model):
         assert [(s, json.loads(c)["error"]["param"]) for s, c in answers[:-1]] == [(400, n) for n in list(refused)[:-1]]
         status, content = answers[-1]
         assert (status, json.loads(content)["error"]["code"]) == (404, "model_not_found")
-        [(status, content)] = all_at_once(address, [question(example, max_tokens=1, tools=[tool])])  # which it may call, and never does
+        [(status, content)] = all_at_once(
+            address, [question(example, max_tokens=1, tools=[tool])]
+        )  # which it may call, and never does
         assert (status, json.loads(content)["choices"][0]["finish_reason"]) == (200, "length")
 
 

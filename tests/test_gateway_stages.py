@@ -96,7 +96,7 @@ def test_traces_without_the_extra_are_refused_with_its_name():
 # ------------------------------------------------------------------------------------------------ real OTLP over HTTP
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-FROM_CLIENT = {"traceparent": f"00-{TRACE}-{CLIENT}-01", "tracestate": "vendor=1"}
+FROM_CLIENT = {"traceparent": f"00-{TRACE}-{CLIENT}-01", "tracestate": "vendor=1", "baggage": "of=the-client"}
 
 
 class Collector:
@@ -166,6 +166,7 @@ def test_the_spans_of_a_request(tmp_path):
             assert posted(f"{address}{CHAT}", asking("Which?"), FROM_CLIENT) == 401
         told = [headers["traceparent"] for headers in server.headers]
         states = [headers.get("tracestate") for headers in server.headers]
+        assert not any("baggage" in headers for headers in server.headers)
     spans = collector.spans()
     assert {span["service"] for span in spans} == {"eyes"}
     of = [span for span in spans if span["trace"] == TRACE]
@@ -176,7 +177,7 @@ def test_the_spans_of_a_request(tmp_path):
     assert sorted(set(inside)) == ["body", "decode", "files", "queue", "read", "views"]
     rounds = sorted((span for span in of if span["kind"] == 3), key=lambda span: span["attributes"]["visionthink.round"])
     assert [span["name"] for span in rounds] == ["chat m", "chat m"]
-    # the endpoint is told which span it is asked in
+    # the endpoint is told which span it is asked in, and nothing else of the client's
     assert told[:2] == [f"00-{TRACE}-{span['id']}-01" for span in rounds] and states[:2] == ["vendor=1", "vendor=1"]
     assert rounds[0]["attributes"] | {"gen_ai.response.time_to_first_chunk": 0} == {
         "gen_ai.operation.name": "chat",

@@ -282,6 +282,8 @@ class Failure:
 
     kind: FailureKind
     text: str
+    after: float | None = None
+    """Seconds until the endpoint wants to be asked again, where it says so."""
 
 
 @dataclass(frozen=True)
@@ -328,9 +330,9 @@ class Completion:
     """Floating-point operations spent on choosing which visual tokens stay."""
 
     @classmethod
-    def failed(cls, kind: FailureKind, text: str, *, seconds: float = 0.0) -> Completion:
+    def failed(cls, kind: FailureKind, text: str, *, seconds: float = 0.0, after: float | None = None) -> Completion:
         """The completion of a call that failed."""
-        return cls("", "error", error=Failure(kind, text), seconds=seconds)
+        return cls("", "error", error=Failure(kind, text, after), seconds=seconds)
 
 
 @dataclass(frozen=True)

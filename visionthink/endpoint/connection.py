@@ -26,7 +26,7 @@ from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
 from visionthink.endpoint.reading import Delta, Reading, text_of
-from visionthink.endpoint.transport import aiohttp, content_of, failures_named, payload, refused
+from visionthink.endpoint.transport import FAILURES, TimedBody, aiohttp, content_of, failures_named, named, payload, refused
 from visionthink.errors import OptionError
 
 try:
@@ -67,7 +67,7 @@ class Connection:
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
         connector = aiohttp.TCPConnector(limit=endpoint.concurrency, keepalive_timeout=2)
-        self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, trust_env=True)
+        self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, proxy=endpoint.proxy)
 
     @property
     def working(self) -> bool:
@@ -174,19 +174,17 @@ class Connection:
 
     async def _reply(self, body: Mapping[str, Any], left: float) -> AsyncGenerator[Delta | Completed]:
         end, reading = time.monotonic() + left, Reading()
-        seconds = self._allowed(left)
-        with self._named(seconds):
-            async with asyncio.timeout(seconds):
-                response = await self._request("POST", "/chat/completions", body)
+        async with self._within(left):
+            response = await self._request("POST", "/chat/completions", body)
+        timed = TimedBody(response.content)
         try:
             if response.status != 200:
-                with self._named(seconds):
-                    async with asyncio.timeout(seconds):
-                        raise refused(response, await content_of(response), body, self.endpoint.url)
+                async with self._within(left):
+                    raise refused(response, await content_of(response), body, self.endpoint.url)
             spoken, patience = False, self.endpoint.timeout
             while not reading.ended:
                 asked, before = time.monotonic(), reading.records
-                data = await self._more(response, reading, patience if spoken else min(patience, end - asked))
+                data = await _more(timed, reading, patience if spoken else min(patience, end - asked))
                 if not data:
                     break
                 for delta in reading.feed(data):
@@ -204,18 +202,8 @@ class Connection:
             for item in reading.finish(response.charset):
                 yield item
         finally:
+            timed.close()
             response.close()
-
-    async def _more(self, response: aiohttp.ClientResponse, reading: Reading, seconds: float) -> bytes:
-        """The next bytes of a body; none at its end, or where the reply is whole and nothing more comes."""
-        try:
-            with failures_named(f"nothing more within {max(0.0, seconds):.0f} s", met=True):
-                async with asyncio.timeout(seconds):
-                    return await response.content.readany()
-        except Unanswered:
-            if reading.finished:
-                return b""
-            raise
 
     async def _accepted(self, body: Mapping[str, Any], end: float, ask: Callable[[Mapping[str, Any], float], Awaitable[T]]) -> T:
         """What comes of a request, in the form in which the endpoint takes it."""
@@ -272,24 +260,23 @@ class Connection:
 
     async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> str:
         """The text of a whole response."""
-        seconds = self._allowed(left)
-        with self._named(seconds):
-            async with asyncio.timeout(seconds):
-                response = await self._request(method, path, body)
-                async with response:
-                    content = await content_of(response)
+        async with self._within(left):
+            response = await self._request(method, path, body)
+            async with response:
+                content = await content_of(response)
         if response.status != 200:
             raise refused(response, content, body or {}, self.endpoint.url)
         return text_of(content, response.charset)
 
-    def _allowed(self, left: float) -> float:
-        """Seconds for an attempt."""
+    @contextlib.asynccontextmanager
+    async def _within(self, left: float) -> AsyncIterator[None]:
+        """The time of an attempt, in which failures are named."""
         if left <= 0:
             raise Unanswered("timeout", "no time left before the deadline", final=True)
-        return min(self.endpoint.timeout, left)
-
-    def _named(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        return failures_named(f"no reply within {seconds:.0f} s", met=self.answered)
+        seconds = min(self.endpoint.timeout, left)
+        with failures_named(f"no reply within {seconds:.0f} s", met=self.answered):
+            async with asyncio.timeout(seconds):
+                yield
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> aiohttp.ClientResponse:
         self.requests += 1
@@ -302,3 +289,13 @@ class Connection:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(None),
         )
+
+
+async def _more(body: TimedBody, reading: Reading, seconds: float) -> bytes:
+    """The next bytes of a body; none at its end, or where the reply is whole and nothing more comes."""
+    try:
+        return await body.read(seconds)
+    except FAILURES as error:
+        if reading.finished:
+            return b""
+        raise named(error, f"nothing more within {max(0.0, seconds):.0f} s", met=True) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -46,11 +45,19 @@ Listen: TypeAlias = Callable[[Sequence[int], Sequence[int]], Collection[int]]
 
 class Streams:
     """One random-number generator for each row. It is seeded by the seed of the run, the prompt, and the number of earlier rows
-    with that prompt: not by the rows of the same batch."""
+    with that prompt: not by the rows of the same batch.
 
-    def __init__(self, seed: int | str):
-        self.seed = seed
-        self._met: Counter[bytes] = Counter()
+    Args:
+        most: prompts whose numbers are kept, those that were met last; 90 bytes each. Who is not among them begins above the
+            numbers of all that were forgotten, so that no row is drawn a second time.
+    """
+
+    def __init__(self, seed: int | str, *, most: int = 1 << 18):
+        self.seed, self.most = seed, most
+        self._met: dict[bytes, int] = {}
+        """The number of the next row of each prompt; who was met last stands last."""
+        self._forgotten = 0
+        """The highest number of a prompt that is not kept."""
 
     @contextlib.contextmanager
     def drawing(self, rows: Sequence[bytes]) -> Iterator[list[np.random.Generator]]:
@@ -60,14 +67,19 @@ class Streams:
         try:
             yield generators
         except BaseException:
-            self._met.subtract(map(self._name, rows))
+            for name in map(self._name, rows):
+                if name in self._met:
+                    self._met[name] -= 1
             raise
 
     def of(self, row: bytes) -> np.random.Generator:
         """The next stream for a row."""
         name = self._name(row)
-        self._met[name] += 1
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ (self._met[name] - 1)))
+        number = self._met.pop(name, self._forgotten)
+        self._met[name] = number + 1
+        if len(self._met) > self.most:
+            self._forgotten = max(self._forgotten, self._met.pop(next(iter(self._met))))
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ number))
 
     def _name(self, row: bytes) -> bytes:
         return hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()

@@ -269,4 +269,4 @@ def _failed(failure: Unanswered, seconds: float) -> Completion:
         words += f'; leave it out (--omit {failure.parameter}, or omit=["{failure.parameter}"] in Python)'
     if failure.kind == "refused":
         return Completion("", "refused", error=Failure("refused", words), seconds=seconds)
-    return Completion.failed(failure.kind, words, seconds=seconds)
+    return Completion.failed(failure.kind, words, seconds=seconds, after=failure.after)

@@ -73,8 +73,8 @@ class Answering:
             key: name of the client's key.
 
         Raises:
-            InputError: an image cannot be used, or the conversation does not fit the model.
-            ApiError: it wants what the upstream does not have.
+            InputError: the conversation does not fit the model.
+            ApiError: an image cannot be used, or it wants what the upstream does not have.
         """
         started = time.perf_counter()
         inputs = [part for message in conversation.messages for part in message.content if isinstance(part, ImageInput)]
@@ -82,7 +82,7 @@ class Answering:
         own = conversation.override.threshold
         gate = self.gate if own is None else Gate.of_confidence(own)
         speaker = self.upstream.speaker(conversation, key=key, score=gate.score if rule == "gate" and inputs else "")
-        async with self.images.opened([image.source for image in inputs]) as pictures:
+        async with self.images.opened(inputs) as pictures:
             answer = _Answer(self, conversation, pictures, speaker, gate, started)
             details = [conversation.override.mode or image.detail or self.detail for image in inputs]
             for picture, detail in zip(pictures, details, strict=True):
@@ -264,7 +264,7 @@ class _Answer:
         """The last events."""
         last = self._completions[-1]
         if last.error is not None and not (last.finish_reason == "refused" and self._replies.answered):
-            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text)]
+            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text, last.error.after)]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]

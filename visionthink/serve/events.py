@@ -63,6 +63,8 @@ class Failed:
 
     kind: FailureKind
     text: str
+    after: float | None = None
+    """See `Failure.after`."""
 
 
 Event: TypeAlias = "Thought | Text | Looked | Decided | CalledTools | Ended | Failed"
