@@ -115,9 +115,7 @@ def _gate(options: argparse.Namespace) -> NamedGate:
     if (gate.score if isinstance(gate, Gate) else Certificate.read(gate).score) == "vote":
         raise OptionError(f"--rule {options.rule}: the server answers a question once, and the score vote takes several answers")
     if isinstance(gate, Path) and Certificate.read(gate).mode == "continue":
-        raise OptionError(
-            f"--rule {options.rule}: was calibrated in mode continue, and the server puts the question again (restart)"
-        )
+        raise OptionError(f"--rule {options.rule}: was calibrated in mode continue, and the server can only restart")
     return gate
 
 

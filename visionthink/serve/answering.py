@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, TypeVar
 
+from visionthink.certainty import NEED_SPREADS
 from visionthink.episode import Episode, Speaker
 from visionthink.picture import Picture
 from visionthink.policies.gate import BY_CONFIDENCE, Gate
@@ -168,9 +169,8 @@ class _Answer:
         score = transcript.turns[-1].scores.get(gate.score) if transcript.answered and not said.calls else None
         if said.error is not None:
             held = []
-        elif transcript.answered and not said.calls and said.logprobs is None:
-            words = "the rule gate needs log-probabilities of tokens, and the upstream gives none; use the rule model"
-            yield Failed("bad_request", words)
+        elif transcript.answered and not said.calls and (missing := _missing(said, gate)):
+            yield Failed("bad_request", f"the rule gate needs {missing}, and the upstream gives none; use the rule model")
             return
         elif not said.calls:
             kept = score is not None and score <= gate.threshold
@@ -283,6 +283,13 @@ class _Answer:
             seconds=time.perf_counter() - self._started,
             asked="".join(p for message in self._conversation.messages for p in message.content if isinstance(p, str)),
         )
+
+
+def _missing(said: Completion, gate: Gate) -> str:
+    """What a gate needs of an answer and does not have."""
+    if said.logprobs is None:
+        return "log-probabilities of tokens"
+    return "log-probabilities of the likeliest tokens" if gate.score in NEED_SPREADS and not said.spreads else ""
 
 
 def _filled(levels: Levels, level: float) -> list[float]:
