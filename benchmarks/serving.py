@@ -5,6 +5,9 @@ concurrency is known: the bound. Each proxy runs alone on one core, the endpoint
 and hold no image. Closed loop: so many clients, each asking again at once; open loop: requests at random times, whatever the
 answers do. Seconds to the first token are those of the client; CPU seconds are the proxy's.
 
+The embedded model behind the gateway: questions about images by 8 clients, whose requests are put into one call of the model,
+and by one client after the other, in turns; the answers must be the same.
+
 Run: python benchmarks/serving.py [--quick] [--json] [--litellm PYTHON] [--soak N]
 --litellm names an interpreter that has `litellm[proxy]`, in an environment of its own; without it that row says "not run".
 --soak asks N more times and shows the memory of ours before and after.
@@ -14,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import io
 import json
 import os
 import random
@@ -25,6 +30,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +40,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 from serving_parts import SECONDS, TOKENS
+
+from visionthink.data import synth
+from visionthink.types import Example
 
 PARTS = Path(__file__).with_name("serving_parts.py")
 BODY = {"model": "m", "messages": [{"role": "user", "content": "What is shown?"}], "stream": True}
@@ -180,7 +189,7 @@ def main() -> None:
                 found[name] = measured(f"http://127.0.0.1:{at}", server, options.quick)
                 if name == "ours" and options.soak:
                     found["memory"] = soaked(f"http://127.0.0.1:{at}", server, options.soak)
-    report(found, as_json=options.json)
+    report(found, embedded(options.quick), as_json=options.json)
 
 
 def soaked(address: str, server: psutil.Process, requests: int) -> dict[str, float]:
@@ -200,14 +209,76 @@ def soaked(address: str, server: psutil.Process, requests: int) -> dict[str, flo
     return {"requests": requests, "before_mb": round(before / 1e6, 1), "after_mb": round(server.memory_info().rss / 1e6, 1)}
 
 
-def report(found: dict[str, Any], *, as_json: bool) -> None:
+def embedded(quick: bool) -> dict[str, Any]:
+    """Seconds by the clock and of the CPU for one answer, by one client and by several, and how many replies a call had."""
+    port, questions = free_port(), [question(example) for example in synth.suite(40 if quick else 200)]
+    address, orders = f"http://127.0.0.1:{port}", [(1, 8), (8, 1)] * (1 if quick else 3)
+    spent: dict[int, list[tuple[float, float]]] = {1: [], 8: []}
+    calls: dict[int, Counter[int]] = {1: Counter(), 8: Counter()}
+    answers = set()
+    with process([sys.executable, str(PARTS), "embedded", str(port)], port, CORES[-1]) as server:
+
+        def counted() -> Counter[int]:
+            return Counter(dict(json.loads(urllib.request.urlopen(f"{address}/calls").read())))
+
+        asyncio.run(answered(address, questions[:16], 8))  # what is compiled or allocated once
+        for clients in (clients for order in orders for clients in order):
+            known, begun, before = counted(), time.perf_counter(), sum(server.cpu_times()[:2])
+            answers.add(tuple(asyncio.run(answered(address, questions, clients))))
+            spent[clients].append((time.perf_counter() - begun, sum(server.cpu_times()[:2]) - before))
+            calls[clients] += counted() - known
+    if len(answers) > 1:
+        raise SystemExit("embedded: the answers depend on how many clients ask")
+    found: dict[str, Any] = {}
+    for clients, passes in spent.items():
+        clock, cpu = (1000 * statistics.median(each) / len(questions) for each in zip(*passes, strict=True))
+        replies = sum(size * count for size, count in calls[clients].items())
+        found[f"clients {clients}"] = {
+            "ms": round(clock, 2),
+            "cpu_ms": round(cpu, 2),
+            "batches": calls[clients].total(),
+            "mean_batch": round(replies / calls[clients].total(), 2),
+        }
+    one, many = found["clients 1"], found["clients 8"]
+    return found | {"ratio": round(one["ms"] / many["ms"], 2), "ratio_cpu": round(one["cpu_ms"] / many["cpu_ms"], 2)}
+
+
+def question(example: Example) -> dict[str, Any]:
+    """The body of a request."""
+    file = io.BytesIO()
+    example.image.save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": example.question}]
+    return {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+
+
+async def answered(address: str, bodies: Sequence[dict[str, Any]], clients: int) -> list[str]:
+    """The answers to all of them, in order."""
+    answers, left = [""] * len(bodies), iter(range(len(bodies)))
+    async with aiohttp.ClientSession() as session:
+
+        async def client() -> None:
+            for i in left:
+                async with session.post(f"{address}/v1/chat/completions", json=bodies[i]) as response:
+                    record = await response.json()
+                if response.status != 200:
+                    raise SystemExit(f"{address}: {record}")
+                answers[i] = record["choices"][0]["message"]["content"]
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
+
+
+def report(found: dict[str, Any], batched: dict[str, Any], *, as_json: bool) -> None:
     rate = {name: loads["closed 32"]["requests_per_second"] for name, loads in found.items() if loads and "closed 32" in loads}
     ratio = {f"ours to {name}": round(rate["ours"] / value, 2) for name, value in rate.items() if name != "ours"}
     added = found["ours"]["closed 32"]["first_token_ms_p50"] - found["direct"]["closed 32"]["first_token_ms_p50"]
     ratio["first token, ms more than direct"] = round(added, 2)
+    ratio |= {"embedded, 8 clients to 1": batched["ratio"], "embedded, by CPU seconds": batched["ratio_cpu"]}
     if as_json:
         peers = {name: value for name, value in found.items() if name not in ("ours", "memory")}
         record = {"ratio": ratio, "ours": found["ours"], "peer": peers, "bound": {"requests_per_second": round(32 / SECONDS, 1)}}
+        record["embedded"] = batched
         sys.stdout.write(json.dumps(record | ({"memory": found["memory"]} if "memory" in found else {})) + "\n")
         return
     table = Table(title=f"bound at 32 clients: {32 / SECONDS:.1f} requests/s (the pace of the endpoint)")
@@ -220,7 +291,7 @@ def report(found: dict[str, Any], *, as_json: bool) -> None:
             table.add_row(name, load, *(str(value) for value in row.values()))
     console = Console()
     console.print(table)
-    console.print(ratio, found.get("memory", ""))
+    console.print(ratio, batched, found.get("memory", ""))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Processes for `serving.py`: an endpoint that speaks at the pace of a model, and a plain reverse proxy before it.
+"""Processes for `serving.py`: an endpoint that speaks at the pace of a model, a plain reverse proxy before it, and a gateway with
+the embedded model, which tells how many replies each call of the model had.
 
-Run as: python serving_parts.py endpoint|proxy PORT [ADDRESS OF THE ENDPOINT]
+Run as: python serving_parts.py endpoint|proxy|embedded PORT [ADDRESS OF THE ENDPOINT]
 """
 
 from __future__ import annotations
@@ -79,6 +80,34 @@ def proxy(address: str) -> web.Application:
     return app
 
 
+def embedded(port: int) -> None:
+    """The gateway as `visionthink serve` starts it, and `/calls`."""
+    import uvicorn
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    from visionthink import load
+    from visionthink.serve.answering import Answering
+    from visionthink.serve.app import Gateway
+    from visionthink.serve.connections import server_options
+    from visionthink.serve.limits import Limits
+    from visionthink.serve.local_upstream import LocalUpstream
+    from visionthink.serve.sources import Images
+
+    upstream = LocalUpstream(load("tiny"), "tiny")
+
+    async def calls(_: Request) -> JSONResponse:
+        return JSONResponse([[replies, count] for replies, count in sorted(upstream.batcher.calls.items())])
+
+    app = Gateway(answering=Answering(upstream, Images(Limits()))).app()
+    app.router.routes.append(Route("/calls", calls))
+    uvicorn.run(app, port=port, log_level="warning", **server_options())
+
+
 if __name__ == "__main__":
     kind, port, *rest = sys.argv[1:]
+    if kind == "embedded":
+        embedded(int(port))
+        sys.exit()
     web.run_app(endpoint() if kind == "endpoint" else proxy(*rest), host="127.0.0.1", port=int(port), print=None)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def deepspeed_python() -> Path:
         install(virtual(folder), "--no-build-isolation", "-c", str(constraints), "deepspeed")
 
     return kept("deepspeed", constraints.read_text("utf-8"), build) / "bin" / "python"
+
+
+def traced_python() -> Path:
+    """An interpreter that has the extra `otel`."""
+    constraints = ROOT / "constraints.txt"
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["otel"]
+
+    def build(folder: Path) -> None:
+        install(virtual(folder), "-c", str(constraints), *wanted)
+
+    return kept("otel", (constraints.read_text("utf-8"), wanted), build) / "bin" / "python"
 
 
 def install(python: Path | None, *what: str) -> None:

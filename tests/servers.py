@@ -80,8 +80,8 @@ def transformers_serve(command: Sequence[str], home: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], env: Mapping[str, str], *, seconds: float) -> Iterator[str]:
-    """Address of a server that takes a host and a port and has `/health`, as a process; it may take so long to start."""
+def serving(command: Sequence[str], env: Mapping[str, str], *, seconds: float, ready: str = "/health") -> Iterator[str]:
+    """Address of a server that takes a host and a port and answers at `ready`, as a process; it may take so long to start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -97,7 +97,7 @@ def serving(command: Sequence[str], env: Mapping[str, str], *, seconds: float) -
         end = time.monotonic() + seconds
         while time.monotonic() < end and process.poll() is None:
             try:
-                urllib.request.urlopen(f"{url}/health", timeout=2)
+                urllib.request.urlopen(f"{url}{ready}", timeout=2)
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)

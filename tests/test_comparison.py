@@ -10,8 +10,9 @@ from episodes import FULL, LOW, scored
 
 from visionthink.evals import paper
 from visionthink.evals.bootstrap import bootstrap
-from visionthink.evals.comparison import Lines, branches, compare, mix, oracle, router
+from visionthink.evals.comparison import Lines, beside_trained, branches, compare, mix, oracle, router
 from visionthink.evals.metrics import retention
+from visionthink.evals.mixes import one_rate, own_rates
 
 LINES = Lines.of(LOW, FULL)
 
@@ -46,12 +47,26 @@ def test_recognising_the_data_set_is_not_skill():
     run = [scored(f"x{i}", True, 100, family="x") for i in range(4)] + low[4:]
     own = {s.transcript.example_id: s for s in run}
     lines = Lines.of(low, full)
-    over_all = mix(own, lines, list(own))
+    over_all = mix(own, lines, list(own), one_rate)
     assert sum(over_all.values()) / 8 == 0.75  # half of the tokens: half of the first family is repaired
-    within = mix(own, lines, list(own), each_family=True)
+    within = mix(own, lines, list(own), own_rates)
     assert sum(within.values()) / 8 == 1.0
     found = compare(run, lines)
     assert found["against_mix"]["mean"] == 0.25 and found["against_mix_by_family"]["mean"] == 0.0
+    assert found["mix_best_rates"] == 1.0 and found["against_mix_best_rates"]["mean"] == 0.0
+
+
+def test_the_mix_with_the_best_rates_spends_where_the_full_view_gains_most():
+    """The run asks in the family that gains nothing: a mix that knows better spends the same tokens in the other one."""
+    low = [scored(f"x{i}", i < 3, 25, family="x") for i in range(4)] + [scored(f"y{i}", False, 25, family="y") for i in range(4)]
+    full = [scored(s.transcript.example_id, True, 100, family=s.transcript.family) for s in low]
+    run = [scored(f"x{i}", True, 25, 100, family="x") for i in range(3)] + low[3:]
+    found = compare(run, Lines.of(low, full))
+    # 300 tokens are spare, and a full view instead of a low one takes 75: x gains .25 a question and y 1
+    assert (found["mix"], found["mix_by_family"], found["mix_best_rates"]) == (3 / 8 + 0.5 * 5 / 8, 4 / 8, 7 / 8)
+    assert found["against_mix_best_rates"]["mean"] == -0.5
+    alone = [dataclasses.replace(s, transcript=dataclasses.replace(s.transcript, family=None)) for s in run]
+    assert compare(alone, Lines.of(low, full))["mix_best_rates"] is None
 
 
 def test_the_known_need():
@@ -127,3 +142,19 @@ def test_numbers_of_the_paper():
     printed = paper.by_benchmark()
     assert printed["ChartQA"] == {"Vanilla Qwen2.5-VL-7B": 79.8, "Down-Sample": 62.9, "VisionThink": 79.8}
     assert printed["MMMU"]["VisionThink"] == 51.2
+
+
+def test_beside_models_that_were_trained_for_one_level():
+    """Training alone repairs a and b; the run has one answer more than the trained low line, at three full views' worth."""
+    low = [scored("a", True, 25), scored("b", True, 25), scored("c", False, 25), scored("d", False, 25)]
+    full = [scored("a", True, 100), scored("b", True, 100), scored("c", True, 100), scored("d", True, 100)]
+    run = [scored("a", True, 25), scored("b", True, 25), scored("c", True, 25, 100), scored("d", False, 25)]
+    found = beside_trained(run, low, full)
+    assert (found["n"], found["low"], found["full"]) == (4, 0.5, 1.0)
+    assert (found["against_low"]["mean"], found["against_full"]["mean"]) == (0.25, -0.25)
+    # 100 of 300 spare tokens: a third of the full views, each worth half an answer
+    assert found["mix_best_rates"] == pytest.approx(0.5 + 1 / 3 * 0.5)
+    assert found["against_mix_best_rates"]["mean"] == pytest.approx(0.75 - 2 / 3)
+    alone = beside_trained(run, None, full)
+    assert (alone["low"], alone["against_low"], alone["mix_best_rates"]) == (None, None, None) and alone["full"] == 1.0
+    assert beside_trained(run, None, None) == dict.fromkeys(found) | {"n": 4}

@@ -292,3 +292,20 @@ def test_a_failure_within_a_200_and_a_field_that_is_not_taken(server):
     ):
         judge.compare([Answer("?", "feline", ("cat",))])
     judge.close()
+
+
+def test_the_environment_names_a_proxy_and_no_credentials(server, monkeypatch, tmp_path):
+    """What ~/.netrc holds for the host is for other programs, and must not meet the key of the endpoint."""
+    for name in ("no_proxy", "NO_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://{server.host}")
+    monkeypatch.setenv("VISIONTHINK_API_KEY", "sk-1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine model.invalid login other password secret\n")
+    model = load("http://model.invalid/v1#m", deadline=20)
+    assert model.run([EXAMPLE])[0].answer == "7"
+    model.policy.close()
+    assert [body["model"] for body in server.sent] == ["m"]
+    assert Endpoint("https://model.invalid/v1").proxy is None
+    monkeypatch.setenv("no_proxy", "model.invalid")
+    assert Endpoint("http://model.invalid/v1").proxy is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from PIL import Image
@@ -162,6 +164,24 @@ def test_a_row_that_is_not_a_number_disturbs_no_other(asking):
     logits = torch.tensor([[float("nan")] * 3, [0.0, -torch.inf, 50.0]])
     streams = [Streams(0).of(bytes([i])) for i in range(2)]
     assert draw.draw(logits, (), streams)[0][1] == 2
+
+
+def test_prompts_that_are_long_past_are_forgotten_and_no_row_is_drawn_twice():
+    rows, streams = [bytes([i]) for i in range(5)], Streams(0, most=3)
+    drawn = [streams.of(row).random() for _ in range(4) for row in rows for _ in range(2)]
+    assert len(set(drawn)) == 40 and len(streams._met) == 3
+    again = Streams(0)
+    assert [again.of(row).random() for row in rows for _ in range(2)][:6] == drawn[:6]  # nothing is forgotten before the fourth
+
+
+def test_rows_of_a_block_that_fails_count_as_not_drawn():
+    streams, drawn = Streams(0), list[list[float]]()
+    for error in (MemoryError, None):
+        with contextlib.suppress(MemoryError), streams.drawing([b"a", b"b", b"a"]) as generators:
+            drawn.append([each.random() for each in generators])
+            if error:
+                raise error
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3
 
 
 def test_a_prompt_is_named_by_the_content_of_its_images():

@@ -6,7 +6,9 @@ import pytest
 from episodes import begin
 
 from visionthink import Example, Protocol, ScriptedPolicy, run_batch
-from visionthink.evals.metrics import Scored, mix_share, retention, summarise
+from visionthink.evals.metrics import Scored, retention
+from visionthink.evals.mixes import mix_share
+from visionthink.evals.summary import summarise
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.judge import Verdict, judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge

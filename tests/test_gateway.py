@@ -82,14 +82,16 @@ def test_answers_and_looks_are_those_of_episodes_and_clients_are_batched(model):
 def test_what_a_model_of_this_process_does_not_have_is_refused_by_name(model):
     [example] = synth.suite(1)
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
-    refused = {"top_p": 0.5, "stop": ["x"], "tools": [tool], "presence_penalty": 1.0, "model": "other"}
+    refused = {"top_p": 0.5, "stop": ["x"], "tool_choice": "required", "presence_penalty": 1.0, "model": "other"}
     with serving(local(model)) as address:
-        bodies = [question(example) | {name: value} for name, value in refused.items()]
+        bodies = [question(example, tools=[tool]) | {name: value} for name, value in refused.items()]
         answers = all_at_once(address, bodies)
         assert [(s, json.loads(c)["error"]["param"]) for s, c in answers[:-1]] == [(400, n) for n in list(refused)[:-1]]
         status, content = answers[-1]
         assert (status, json.loads(content)["error"]["code"]) == (404, "model_not_found")
-        [(status, content)] = all_at_once(address, [question(example, max_tokens=1)])
+        [(status, content)] = all_at_once(
+            address, [question(example, max_tokens=1, tools=[tool])]
+        )  # which it may call, and never does
         assert (status, json.loads(content)["choices"][0]["finish_reason"]) == (200, "length")
 
 

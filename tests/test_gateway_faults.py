@@ -15,7 +15,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, events, serving, text_of
 from PIL import Image
-from upstream import DONE, Script, delta, event, said, streamed, upstream
+from upstream import FAULTS, Script, delta, event, said, streamed, upstream
 
 from visionthink import Protocol
 from visionthink.endpoint import breaker, connection
@@ -63,25 +63,6 @@ def post(address, body, seconds=10, path="/v1/chat/completions"):
         return error.code, error.read().decode()
 
 
-FAULTS = {
-    "reset": (streamed(end="abort at once"), None),
-    "reset in the middle": (streamed(event(delta(content="<think>")), end="abort"), "upstream_unreachable"),
-    "429": (Script(status=429, headers={"Retry-After": "0"}, pieces=[b'{"error": {"message": "slow down"}}']), None),
-    "500": (Script(status=500, pieces=[b"oops"]), None),
-    "401": (Script(status=401, pieces=[b'{"error": {"message": "no such key"}}']), "upstream_no_access"),
-    "hang": (streamed(end="hang at once"), "upstream_timeout"),
-    "hang in the middle": (streamed(event(delta(content="<think>")), end="hang"), "upstream_timeout"),
-    "half an event": (streamed(b'data: {"choices": [{"ind'), "upstream_error"),
-    "no JSON": (streamed(b"data: not JSON\n\n", DONE), "upstream_error"),
-    "a page": (Script(headers={"Content-Type": "text/html"}, pieces=[b"<html>gateway</html>"]), None),
-    "an error event": (streamed(event({"error": {"message": "CUDA error"}}), DONE), "upstream_error"),
-    "nothing said": (streamed(event(delta("stop")), DONE), "upstream_error"),
-    "thinking only": (streamed(*said("<think>hm</think>")), "upstream_error"),
-    "ended as an error": (streamed(*said("<think>guess", reason="error")), "upstream_error"),
-}
-"""What the endpoint does, and the code that a client is told where that can not be repaired by asking again."""
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("round_", [1, 2])
 def test_a_fault_in_either_round_is_repaired_or_told(gateway, server, fault, round_):
@@ -110,6 +91,20 @@ def test_a_stream_tells_a_fault_and_ends(gateway, server, fault):
     *_, failure, end = events(content)
     assert (status, failure["error"]["code"], end) == (200, FAULTS[fault][1], "[DONE]")
     assert text_of(events(content)[:-2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said", "ours", "passed_on"),
+    [(429, "600.5", 429, "601"), (503, "600.5", 502, "601"), (503, "inf", 502, "86400"), (429, "nan", 429, None)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_when_to_ask_again_is_passed_on(gateway, server, theirs, said, ours, passed_on, stream):
+    server.rest = lambda _: Script(status=theirs, headers={"Retry-After": said}, pieces=[b"not now"])
+    body = json.dumps(asking("How many?", PHOTO, stream=stream)).encode()
+    request = urllib.request.Request(gateway + "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=10)
+    assert (refused.value.code, refused.value.headers["Retry-After"]) == (ours, passed_on)
 
 
 def test_nobody_listens_at_the_address():

@@ -14,6 +14,8 @@ from PIL import Image
 from test_gateway_faults import post
 from upstream import delta, event, said, streamed, upstream
 
+from visionthink.policies.gate import Gate
+
 PHOTO = data_url(Image.linear_gradient("L").resize((1344, 1008)).convert("RGB"))
 WEATHER = {
     "type": "function",
@@ -130,6 +132,38 @@ def test_the_gate_in_front_of_an_endpoint(server):
         server.scripts[:] = [streamed(*said("A cat"))]
         status, content = post(gateway, asking("Which animal?", PHOTO))
         assert status == 400 and "log-probabilities" in json.loads(content)["error"]["message"]
+
+
+def test_the_gate_of_a_file_in_front_of_an_endpoint(server, caplog):
+    """Entropies are lower bounds from the likeliest tokens. Every answer is audited: kept ones by a question for the full view,
+    which is on nobody's bill."""
+
+    def unsure(text, *others):
+        likeliest = [{"token": text, "logprob": -0.6931}, *({"token": token, "logprob": p} for token, p in others)]
+        tokens = {"content": [{"token": text, "logprob": -0.6931, "top_logprobs": likeliest if others else []}]}
+        return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None, "logprobs": tokens}]})
+
+    only_said = [unsure("A cat"), *said("")[-3:]]
+    first = [unsure("A cat", ("A dog", -1.3863), ("A cow", -1.3863)), *said("")[-3:]]  # 1/2, 1/4, 1/4: 1.0397 nats
+    caplog.set_level("INFO", logger="visionthink.serve")
+    for threshold, full, answer, kept, agrees in ((1.1, "A cat", "A cat", True, True), (1.1, "A cow", "A cat", True, False),
+                                                   (1.0, "A dog.", "A dog.", False, True)):  # fmt: skip
+        caplog.clear()
+        server.sent.clear()
+        gate = Gate(score="hmax", threshold=threshold)
+        with serving(before(server.url, dialect="native", rule="gate", gate=gate, audit=1.0)) as gateway:
+            server.scripts[:] = [streamed(*first), streamed(*said(full))]
+            status, content = post(gateway, asking("Which animal?", PHOTO))
+            server.scripts[:] = [streamed(*only_said)]
+            refused, words = post(gateway, asking("Which animal?", PHOTO))
+        assert refused == 400 and "needs log-probabilities of the likeliest tokens" in json.loads(words)["error"]["message"]
+        record = json.loads(content)
+        assert (status, record["choices"][0]["message"]["content"]) == (200, answer)
+        assert record["visionthink"]["rounds"] == (1 if kept else 2) and len(server.sent) == 3
+        assert (server.sent[0]["logprobs"], server.sent[0]["top_logprobs"]) == (True, 5)
+        line, _ = [json.loads(r.message) for r in caplog.records if r.name == "visionthink.serve.metrics"]
+        assert line["gate"] == {"score": "hmax", "value": pytest.approx(1.0397, abs=1e-3), "threshold": threshold, "kept": kept,
+                                "agrees": agrees}  # fmt: skip
 
 
 def test_a_model_that_cannot_ask_is_shown_everything_also_where_its_rule_is_named(server):

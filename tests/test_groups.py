@@ -12,7 +12,7 @@ from visionthink import Protocol
 from visionthink.data import synth
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.rewards.judge import Verdict
-from visionthink.train.rollouts import exclusions, parse_exclusions
+from visionthink.train.exclusions import exclusions, parse_exclusions
 from visionthink.train.sampled import request_view
 from visionthink.train.trainer import make_trainer
 from visionthink.types import Completion

@@ -249,7 +249,7 @@ def test_an_engine_that_computes_something_else_is_found(tiny_base, monkeypatch,
 
 def test_rows_shorter_than_what_is_banned(tiny_base):
     rule = Sampling(ends=frozenset(), most=1, phrases=((5, 6, 7, 8),))
-    drawn, _ = rule.draw(torch.zeros(2, 9).index_fill(1, torch.tensor([8]), 1.0), [[7], [1, 5, 6, 7]], None)
+    drawn, *_ = rule.draw(torch.zeros(2, 9).index_fill(1, torch.tensor([8]), 1.0), [[7], [1, 5, 6, 7]], None)
     assert drawn.tolist() == [8, 0]
 
 

@@ -157,6 +157,7 @@ def test_a_run_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
 def test_a_dry_run_shows_what_the_whole_run_takes(tmp_path, capsys):
     assert main(["train", "tiny", "--steps", "1", "--dry-run", "--out", str(tmp_path / "run")]) == 0
     lines = capsys.readouterr().err.splitlines()
+    assert lines[lines.index("      GB  memory of one process") + 1].endswith("  weights")
     assert [line.split(maxsplit=1)[1] for line in lines if "in all" in line] == [
         "in all while models are loaded",
         "in all while rollouts are generated",

@@ -26,7 +26,7 @@ LAYERS = (
     "transparency images resolution geometry menu picture view_sizes action_space transcript providers",
     "durable addresses endpoint progress pools",
     "protocol prompts chatml",
-    "episode",
+    "certainty episode",
     "engine",
     "policies",
     "rewards",
@@ -238,6 +238,7 @@ BY_POSITION = {
     "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come
     "visionthink.endpoint.endpoint.Endpoint": 1,  # its address
     "visionthink.rewards.penalty.Penalty": 1,  # its name
+    "visionthink.rewards.rubric.Rubric": 3,  # the wording, who judges, and the penalty
 }
 """The records of more than three fields that take any by position, and how many."""
 

@@ -35,7 +35,8 @@ def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tm
     assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "dry run: one step taken, nothing saved" in said
-    assert "settings that differ from the paper's, with the paper's in brackets: steps" in said
+    differences = recipe(name).differences(recipe(name).config)
+    assert differences and f"settings that differ from the paper's, with the paper's in brackets: {differences}\n" in said
     assert f"\n{recipe(name).hardware.device_bytes / 1e9:8.1f}  there is on each GPU\n" in said
     assert not (tmp_path / "run").exists()
 
@@ -69,6 +70,25 @@ def test_on_8_gpus_an_update_is_the_papers_and_a_step_is_said_to_be_smaller(name
     assert chosen.differences(own) == ""
     fewer = own.replace(prompts_per_step=128)
     assert chosen.differences(fewer) == "prompts_per_step 128 (512), examples per update 8 (32)"
+
+
+def test_recipes_that_learn_where_to_look():
+    configs = {name: recipe(name).config for name in RECIPES if name.startswith(("look_", "box_", "budget_"))}
+    assert len(configs) == 9
+    for name, config in configs.items():
+        kind = name.partition("_")[0]
+        menu, turns = config.rollout_menu(), 2
+        assert menu.most_turns == turns and (config.lora_rank > 0) == name.endswith("_lora")
+        assert ("Qwen3" in config.model) == ("qwen3" in name)
+        assert menu.asks == {{"look": "region", "box": "box", "budget": "level"}[kind]}
+        assert config.rollout_credit().name == {"look": "centred", "box": "dtpo", "budget": "centred"}[kind]
+        assert config.rollout_penalty().name == {"look": "none", "box": "released", "budget": "none"}[kind]
+        assert (config.rollout_budget() is not None) == (kind == "budget")
+    assert configs["budget_7b"].rollout_budget().share == 0.4
+    assert (configs["box_7b"].chosen_dialect, configs["box_qwen3_8b"].chosen_dialect) == ("adaptvision", "qwen3")
+    assert recipe("look_7b").differences(configs["look_7b"]) == (
+        "learning_rate 1e-06 (1e-05), credit centred:price=0.1 (default), penalty none (awares), lora_rank 0 (8)"
+    )
 
 
 def test_the_authors_resizing_can_be_trained_with(tmp_path):

@@ -51,6 +51,7 @@ def transcript(example, *script: str | Completion) -> Transcript:
         ("released", (2, 0, 8, 6), (0.1, 0.0, 0.1, 0.0)),
         ("released", (8, 0, 8, 0), (0.0, 0.0, 0.1, 0.0)),
         ("released", (0, 8, 8, 0), (0.0, 0.0, 0.1, 0.0)),
+        ("eqN", (1, 2, 10, 3), (0.1, 0.1, 0.0, 0.0)),
         ("constant", (1, 2, 10, 3), (0.0, 0.0, 0.1, 0.0)),
         ("none", (1, 2, 10, 3), (0.0, 0.0, 0.0, 0.0)),
     ],
@@ -93,7 +94,7 @@ def test_a_penalty_is_a_name_and_may_be_an_amount(text, expected):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("x", "unknown penalty 'x'; choose eq5, released, constant or none, with an amount as eq5:0.1"),
+        ("x", "unknown penalty 'x'; choose eq5, eqN, released, constant, awares or none, with an amount as eq5:0.1"),
         ("", "unknown penalty ''"),
         ("x:0.1", "unknown penalty 'x'"),
         ("constant:", "penalty 'constant:': the amount must be a number of at least 0, as constant:0.1"),
@@ -112,10 +113,10 @@ def test_a_penalty_that_cannot_be_is_refused(text, message):
 
 def test_the_names_of_penalties_stand_in_one_place(capsys):
     """The command line, the settings and the documentation read them from there."""
-    assert list(PENALTIES) == ["eq5", "released", "constant", "none"]
+    assert list(PENALTIES) == ["eq5", "eqN", "released", "constant", "awares", "none"]
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "--penalty eq5|released|constant|none[:AMOUNT]" in " ".join(capsys.readouterr().out.split())
+    assert "--penalty eq5|eqN|released|constant|awares|none[:AMOUNT]" in " ".join(capsys.readouterr().out.split())
     assert TrainConfig(penalty="constant:0.3").rollout_penalty() == Penalty("constant", weight=0.3)
     documented = re.findall(r"^\| `(\w+)`", (Path(__file__).parent.parent / "docs" / "rewards.md").read_text("utf-8"), re.M)
     assert set(PENALTIES) <= set(documented)

@@ -22,12 +22,13 @@ from rich.console import Console
 
 from visionthink.cli import main
 from visionthink.errors import DataError
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier
 from visionthink.evals.report.runs import Run, compared, read
 from visionthink.evals.run_folder import read_run, view_file, write_run
+from visionthink.evals.summary import summarise
 from visionthink.evals.table import summary_table
 from visionthink.model import load
 from visionthink.recipes.frontier import evaluate_all
@@ -107,7 +108,7 @@ def test_where_nothing_is_scored_there_is_no_accuracy(tmp_path):
     runs = report(folders, tmp_path / "r.html")
     assert [r.comparison for r in runs] == [{"n": 0}] * 5
     text = shown(tmp_path / "r.html")
-    assert "m · adaptive 0 – 2 0 – – – – – 0.0 – 0.0 " in text and not UNSAID.findall(text)
+    assert "m · adaptive 0 – 2 0 – – – – – – 0.0 – 0.0 " in text and not UNSAID.findall(text)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary_table([run.to_dict() for run in runs]))
     assert not UNSAID.findall(console.export_text())
@@ -131,6 +132,41 @@ def test_one_mix_over_the_same_examples_everywhere(tmp_path):
     assert "mix of m adaptive: over the 3 judged in low and full too, of 4" in " ".join(table.split())
     assert re.search(r"m · adaptive 4 75\.0 0 0 \S+ \[\S+ \S+\] 66\.7 over 3 ", shown(tmp_path / "r.html"))
     assert "comparison.mix" in (tmp_path / "r.csv").read_text().splitlines()[0]
+
+
+def test_models_that_were_trained_for_one_level_stand_beside_the_others_or_are_said_to_be_missing(tmp_path):
+    run = [scored("a", True, 25, 100), scored("b", True, 25), scored("c", False, 25), scored("d", True, 25)]
+    lines = {"low": LOW, "full": FULL, "adaptive": run}
+    folders = [run_of(tmp_path / p, p, s) for p, s in lines.items()]
+    [*_, own] = report(folders, tmp_path / "r.html")
+    assert own.trained["low"] is own.trained["full"] is None
+    assert "Missing: a model that was trained to answer from the low view alone (trained-low)" in shown(tmp_path / "r.html")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary_table([own.to_dict()]))
+    assert "cannot be told from training: trained-low, trained-full" in " ".join(console.export_text().split())
+    folders.append(run_of(tmp_path / "tl", "trained-low", LOW, {"model": "t"}))
+    folders.append(run_of(tmp_path / "other", "trained-full", FULL, {"model": "u", "judge": "another"}))
+    [_, _, own, tl, _] = report(folders, tmp_path / "r.html")
+    assert (own.trained["low"], own.trained["full"]) == (0.5, None) and own.trained["against_low"]["mean"] == 0.25
+    assert tl.policy.routing == "low" and tl.trained is None and tl.policy != PolicySpec.parse("low")
+    text = shown(tmp_path / "r.html")
+    assert re.search(
+        r"Beside training alone .* m · adaptive 4 50\.0 \+25\.0 \[\S+ \S+\] – – – – Missing: a model .* the full view", text
+    )
+    assert "comparison.mix_best_rates" in (tmp_path / "r.csv").read_text() and not UNSAID.findall(text)
+
+
+def test_one_command_evaluates_the_trained_lines(tmp_path, capsys):
+    options = ["--limit", "6", "--max-new-tokens", "8", "--trained-low", "tiny-base", "--trained-full", "tiny-base"]
+    assert main(["eval", "mini", *options, "--out", str(tmp_path), "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [(r["model"], r["policy"]) for r in runs] == [
+        ("tiny", "adaptive"),
+        ("tiny-base", "trained-low"),
+        ("tiny-base", "trained-full"),
+    ]
+    assert (runs[0]["trained"]["low"], runs[0]["trained"]["full"]) == (runs[1]["accuracy"], runs[2]["accuracy"])
+    assert (runs[1]["retain_cumulative"], runs[2]["retain_cumulative"]) == (0.25, 1.0)
 
 
 def test_the_terminal_of_one_command_shows_the_mix_of_its_report(tmp_path, capsys):

@@ -69,7 +69,12 @@ def test_an_image_that_cannot_be_used_is_the_clients_fault_and_no_line_of_the_lo
     bad = data_url(Image.new("RGB", (64, 64)), "JPEG")[:-200]
     with caplog.at_level(logging.ERROR):
         status, record = asked(f"{address}/v1/chat/completions", asking("How many?", bad, stream=stream))
-    assert (status, record["error"]["code"]) == (400, "invalid_image")
+    assert (status, record["error"]["code"], record["error"]["param"]) == (
+        400,
+        "invalid_image",
+        "messages[0].content[1].image_url",
+    )
+    assert record["error"]["message"] == "messages[0].content[1].image_url: damaged or truncated image (a JPEG without an end)"
     assert not caplog.records
 
 

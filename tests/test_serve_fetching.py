@@ -16,11 +16,17 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from PIL import Image
 
 from visionthink.errors import ImageError, OptionError
+from visionthink.serve.conversation import ImageInput
+from visionthink.serve.errors import ApiError
 from visionthink.serve.fetching import Fetcher, Host, is_public
 from visionthink.serve.limits import Limits
 from visionthink.serve.sources import Images
 
 NAME = "image 1 of 1"
+
+
+def asked(*sources: bytes | str) -> list[ImageInput]:
+    return [ImageInput(source=each, place=f"image {i} of {len(sources)}") for i, each in enumerate(sources, 1)]
 
 
 def png() -> bytes:
@@ -404,15 +410,15 @@ def test_what_is_fetched_is_checked_by_its_bytes_and_all_together_are_limited():
             fetcher = Fetcher([f"allowed.example:{port}"], http=True, resolver=Answers(["127.0.0.2"]), public=public)
             images = Images(Limits(body_bytes=1_500, image_bytes=1_500), fetcher)
             url = f"http://allowed.example:{port}"
-            async with images.opened([f"{url}/a.png", png()]) as received:
+            async with images.opened(asked(f"{url}/a.png", png())) as received:
                 assert [image.size for image in received] == [(3, 2), (3, 2)]
             with pytest.raises(
-                ImageError, match=r"^image 2 of 2: a file of the format HTML; JPEG, PNG, WEBP and GIF are accepted$"
+                ApiError, match=r"^image 2 of 2: a file of the format HTML; JPEG, PNG, WEBP and GIF are accepted$"
             ):
-                async with images.opened([png(), f"{url}/page"]):
+                async with images.opened(asked(png(), f"{url}/page")):
                     pass
-            with pytest.raises(ImageError, match=r"^image 3 of 3: more than the 0.0001\d+ MB that may be fetched$"):
-                async with images.opened([f"{url}/a.png"] * 3):
+            with pytest.raises(ApiError, match=r"^image 3 of 3: more than the 0.0001\d+ MB that may be fetched$"):
+                async with images.opened(asked(*[f"{url}/a.png"] * 3)):
                     pass
             images.close()
             await fetcher.close()

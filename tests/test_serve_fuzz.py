@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visionthink.errors import ImageError
+from visionthink.protocol import disarmed
 from visionthink.serve.chat import read_chat
 from visionthink.serve.conversation import Conversation, ImageInput
 from visionthink.serve.errors import ApiError
 from visionthink.serve.fields import PIXEL
-from visionthink.serve.reading import disarmed
 from visionthink.serve.responses import read_responses
 
 CASES = int(os.environ.get("VISIONTHINK_FUZZ_CASES", "2000"))

@@ -21,7 +21,8 @@ from visionthink.errors import ImageError, OptionError
 from visionthink.images import open_image
 from visionthink.picture import Picture
 from visionthink.serve import sources
-from visionthink.serve.errors import of_exception
+from visionthink.serve.conversation import ImageInput
+from visionthink.serve.errors import ApiError, of_exception
 from visionthink.serve.limits import Limits
 from visionthink.serve.memory import Memory
 from visionthink.serve.sources import Images, read_source
@@ -58,11 +59,15 @@ def url_of(content: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
+def asked(*sources: bytes | str) -> list[ImageInput]:
+    return [ImageInput(source=each, place=f"image {i} of {len(sources)}") for i, each in enumerate(sources, 1)]
+
+
 def opened(*contents: bytes | str, limits: Limits = LIMITS) -> tuple[Picture, ...]:
     async def run() -> tuple[Picture, ...]:
         images = Images(limits)
         try:
-            async with images.opened(contents) as received:
+            async with images.opened(asked(*contents)) as received:
                 return received
         finally:
             images.close()
@@ -205,7 +210,7 @@ def test_other_formats_are_refused_by_their_name_whatever_they_claim_to_be(conte
     with pytest.raises(ImageError) as failure:
         read_source(url_of(content), name=NAME, limits=LIMITS)
     assert str(failure.value) == f"{NAME}: {said}{ACCEPTED}"
-    with pytest.raises(ImageError, match=said):
+    with pytest.raises(ApiError, match=said):
         opened(content)
 
 
@@ -252,7 +257,7 @@ BOMBS = {
 def test_a_bomb_is_refused_from_its_header(kind):
     assert len(BOMBS[kind]) < 1_000_000 and len(BOMBS["PNG"]) < 30_000
     began = time.process_time()
-    with pytest.raises(ImageError) as failure:
+    with pytest.raises(ApiError) as failure:
         opened(BOMBS[kind])
     assert str(failure.value).startswith(f"{NAME}: ") and str(failure.value).endswith("more than the limit of 40 MP")
     assert time.process_time() - began < 0.5
@@ -262,13 +267,13 @@ def test_a_frame_of_a_gif_that_is_larger_than_its_screen_counts():
     gif = small("GIF", "P")
     at = gif.index(b",", 13)
     bomb = gif[: at + 5] + struct.pack("<HH", 60_000, 60_000) + gif[at + 9 :]
-    with pytest.raises(ImageError, match=f"^{NAME}: .* more than the limit of 40 MP$"):
+    with pytest.raises(ApiError, match=f"^{NAME}: .* more than the limit of 40 MP$"):
         opened(bomb)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 20_000), (20_000, 1), (10, 2_001)])
 def test_sides_that_differ_too_much(width, height):
-    with pytest.raises(ImageError, match=rf"^{NAME}: an image of {width}x{height} px has an aspect ratio above 200$"):
+    with pytest.raises(ApiError, match=rf"^{NAME}: an image of {width}x{height} px has an aspect ratio above 200$"):
         opened(grey_png(width, height))
     assert opened(grey_png(10, 2_000))[0].size == (10, 2_000)
 
@@ -292,7 +297,7 @@ FRAME = small("GIF", "P")[(_at := small("GIF", "P").index(b",", 13)) : -1]
 def test_millions_of_empty_parts_are_refused_at_once(content, said):
     assert len(content) <= 10_000_000
     began = time.process_time()
-    with pytest.raises(ImageError) as failure:
+    with pytest.raises(ApiError) as failure:
         opened(content)
     assert str(failure.value) == f"{NAME}: {said}"
     assert time.process_time() - began < 0.6  # Pillow alone takes 4 to 7 s
@@ -310,7 +315,7 @@ def test_a_jpeg_of_thousands_of_scans():
     """Each of 59 bytes goes through all pixels again: 10 MB of them would take an hour."""
     jpeg = saved(Image.new("L", (3_000, 3_000), 128), "JPEG", progressive=True)
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
-    with pytest.raises(ImageError, match=f"^{NAME}: a JPEG of more than 100 scans$"):
+    with pytest.raises(ApiError, match=f"^{NAME}: a JPEG of more than 100 scans$"):
         opened(jpeg[:-2] + last * 10_000 + jpeg[-2:])
     assert opened(jpeg)[0].encoded == ("image/jpeg", jpeg[: jpeg.index(b"\xff\xdb")] + jpeg[jpeg.index(b"\xff\xdb") :])
 
@@ -319,22 +324,25 @@ def test_a_jpeg_of_thousands_of_scans():
 
 
 def test_999_images():
-    with pytest.raises(ImageError, match=r"^999 images are more than the limit of 8 in a request$"):
+    with pytest.raises(ApiError, match=r"^999 images are more than the limit of 8 in a request$") as failure:
         opened(*[PNG] * 999)
+    assert failure.value.param == "image 9 of 999"
     assert len(opened(*[PNG] * 8)) == 8
 
 
 def test_all_images_together_are_limited_and_the_third_is_named():
-    with pytest.raises(ImageError, match=r"^3 images of 90.0 MP are more than the limit of 80 MP in a request$"):
+    with pytest.raises(ApiError, match=r"^3 images of 90.0 MP are more than the limit of 80 MP in a request$") as failure:
         opened(*[grey_png(6_000, 5_000)] * 3)
-    with pytest.raises(ImageError, match=r"^image 3 of 3: damaged or truncated image"):
+    assert failure.value.param == "image 3 of 3"
+    with pytest.raises(ApiError, match=r"^image 3 of 3: damaged or truncated image") as failure:
         opened(PNG, PNG, saved(Image.effect_noise((300, 300), 50), "PNG")[:9_000])
-    with pytest.raises(ImageError, match=r"^image 2 of 2: more than the limit of 0.0001 MB$"):
+    assert (failure.value.status, failure.value.param, failure.value.code) == (400, "image 3 of 3", "invalid_image")
+    with pytest.raises(ApiError, match=r"^image 2 of 2: more than the limit of 0.0001 MB$"):
         opened(PNG, saved(Image.effect_noise((30, 30), 50), "PNG"), limits=Limits(image_bytes=100))
 
 
 def test_an_address_without_a_fetcher():
-    with pytest.raises(ImageError, match=r"^image 2 of 2: this server does not fetch images from addresses$"):
+    with pytest.raises(ApiError, match=r"^image 2 of 2: this server does not fetch images from addresses$"):
         opened(PNG, "https://secret.example/")
 
 
@@ -348,11 +356,11 @@ def test_an_image_that_would_fit_does_not_pass_one_that_waits_for_memory():
         large, tiny, order = grey_png(90, 100), grey_png(10, 10), []
 
         async def ask(name: str, content: bytes) -> None:
-            async with images.opened([content]):
+            async with images.opened(asked(content)):
                 order.append(name)
                 await asyncio.sleep(0)
 
-        async with images.opened([large]):
+        async with images.opened(asked(large)):
             assert images.memory.free == 244_000
             first = asyncio.create_task(ask("large", large))
             await asyncio.sleep(0.05)
@@ -393,8 +401,8 @@ def test_memory_is_given_back_by_who_gives_up_or_fails():
         memory.give_back(3)
 
         images = Images(LIMITS)
-        with pytest.raises(ImageError, match="damaged"):
-            async with images.opened([PNG, PNG[:-30]]):
+        with pytest.raises(ApiError, match="damaged"):
+            async with images.opened(asked(PNG, PNG[:-30])):
                 raise AssertionError
         await asyncio.sleep(0.05)
         assert images.memory.free == LIMITS.memory_bytes
@@ -432,7 +440,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
 
     async def job(images: Images, slow: Callable[[], None]) -> None:
         monkeypatch.setattr(sources.Picture, "open", lambda *args, **options: (slow(), really(*args, **options))[1])
-        async with images.opened([PNG, grey_png(10, 10)]):
+        async with images.opened(asked(PNG, grey_png(10, 10))):
             raise AssertionError
 
     held_up(Images(LIMITS), job)
@@ -440,7 +448,7 @@ def test_memory_of_an_image_that_is_being_decoded_is_not_given_back_before_the_t
 
 def test_memory_of_images_that_a_thread_works_on_is_not_given_back_before_it_ends():
     async def job(images: Images, slow: Callable[[], None]) -> None:
-        async with images.opened([PNG]):
+        async with images.opened(asked(PNG)):
             await images.work(slow)
 
     held_up(Images(LIMITS), job)

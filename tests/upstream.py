@@ -34,11 +34,20 @@ class Upstream:
         self.scripts: list[Script] = []
         self.rest: Callable[[dict[str, Any]], Script] = lambda _: streamed(*said("7"))
         self.sent: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        """Of each request, by names in lower case."""
         self.gone: list[float] = []
         """When clients went away before the end, on the monotonic clock."""
         self.open = 0
         """Requests that are being answered."""
         self.connections: set[int] = set()
+        self.runner: web.AppRunner | None = None
+
+    @property
+    def connected(self) -> int:
+        """Connections that are open."""
+        assert self.runner is not None and self.runner.server is not None
+        return len(self.runner.server.connections)
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         self.open += 1
@@ -46,6 +55,7 @@ class Upstream:
         try:
             body = await request.json()
             self.sent.append(body)
+            self.headers.append({name.lower(): value for name, value in request.headers.items()})
             return await self.play(self.scripts.pop(0) if self.scripts else self.rest(body), request)
         except (asyncio.CancelledError, ConnectionError):
             self.gone.append(time.monotonic())
@@ -87,7 +97,7 @@ def upstream() -> Iterator[tuple[Upstream, str]]:
     async def start() -> web.AppRunner:
         app = web.Application(client_max_size=1 << 26)
         app.add_routes([web.post("/v1/chat/completions", server.complete), web.get("/v1/models", server.models)])
-        runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
+        runner = server.runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)
         await site.start()
@@ -138,3 +148,22 @@ def said(*texts: str, reason: str = "stop") -> list[bytes]:
 
 def streamed(*pieces: bytes | float, end: Any = "whole", **more: Any) -> Script:
     return Script(pieces=pieces, end=end, **more)
+
+
+FAULTS = {
+    "reset": (streamed(end="abort at once"), None),
+    "reset in the middle": (streamed(event(delta(content="<think>")), end="abort"), "upstream_unreachable"),
+    "429": (Script(status=429, headers={"Retry-After": "0"}, pieces=[b'{"error": {"message": "slow down"}}']), None),
+    "500": (Script(status=500, pieces=[b"oops"]), None),
+    "401": (Script(status=401, pieces=[b'{"error": {"message": "no such key"}}']), "upstream_no_access"),
+    "hang": (streamed(end="hang at once"), "upstream_timeout"),
+    "hang in the middle": (streamed(event(delta(content="<think>")), end="hang"), "upstream_timeout"),
+    "half an event": (streamed(b'data: {"choices": [{"ind'), "upstream_error"),
+    "no JSON": (streamed(b"data: not JSON\n\n", DONE), "upstream_error"),
+    "a page": (Script(headers={"Content-Type": "text/html"}, pieces=[b"<html>gateway</html>"]), None),
+    "an error event": (streamed(event({"error": {"message": "CUDA error"}}), DONE), "upstream_error"),
+    "nothing said": (streamed(event(delta("stop")), DONE), "upstream_error"),
+    "thinking only": (streamed(*said("<think>hm</think>")), "upstream_error"),
+    "ended as an error": (streamed(*said("<think>guess", reason="error")), "upstream_error"),
+}
+"""What the endpoint does, and the code that a client is told where that can not be repaired by asking again."""

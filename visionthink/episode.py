@@ -13,6 +13,7 @@ from typing import Protocol as TypingProtocol
 from typing import TypeAlias
 
 from visionthink.action_space import ActionSpace, Offer
+from visionthink.certainty import scores_of
 from visionthink.errors import DataError, VisionThinkError
 from visionthink.menu import Menu
 from visionthink.picture import Picture
@@ -236,6 +237,7 @@ class Episode:
             token_ids=completion.token_ids,
             prompt_ids=completion.prompt_ids[self._known :],
             logprobs=completion.logprobs,
+            scores=scores_of(completion),
             note=step.note or completion.note,
             failure=completion.error.kind if completion.error else None,
             restarted=self._restarted,
@@ -265,6 +267,7 @@ class Episode:
             aliases=example.aliases,
             need=example.need,
             family=example.family,
+            evidence=example.evidence,
             notes=(*(note for picture in self.pictures for note in picture.notes), *self.space.notes),
             metadata=example.metadata,
         )

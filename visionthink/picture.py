@@ -24,6 +24,7 @@ class Picture:
     Args:
         encoded: media type and bytes of a file that holds exactly these pixels and no metadata, where there is one: a view of
             them all is sent to an endpoint as these bytes.
+        detail: what an endpoint that knows the field `detail` of an image is told of its views; empty leaves the field out.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class Picture:
         name: str = "image",
         *,
         encoded: tuple[str, bytes] | None = None,
+        detail: str = "",
     ):
-        self.image, self.notes, self.name, self.encoded = image, tuple(notes), name, encoded
+        self.image, self.notes, self.name, self.encoded, self.detail = image, tuple(notes), name, encoded, detail
         self._rendering = threading.Lock()
         self._views: dict[tuple[Box, int, int, float, str], ImageView] = {}
 
@@ -89,6 +91,7 @@ class Picture:
                     height=height,
                     visual_tokens=visual_tokens,
                     given=self.encoded if pixels is self.image else None,
+                    detail=self.detail,
                 )
             return self._views[key]
 

@@ -75,12 +75,16 @@ class Turn:
     token_ids: tuple[int, ...] = field(default=(), repr=False)
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     logprobs: tuple[float, ...] | None = field(default=None, repr=False)
+    scores: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """How unsure the model was of what it said, by the names of `certainty.SCORES`; empty where that was not measured."""
     note: str | None = None
     """Why a call cannot be followed, what was made of it, why the policy failed, or what is uncertain about its reply."""
     failure: FailureKind | None = None
     """What kind of failure, where the policy failed."""
     restarted: bool = False
     """Whether the prompt goes on from the one of the previous turn, and not from what was said then (`Protocol.canonical`)."""
+    anew: bool = False
+    """Whether the conversation was begun again, so that the context holds nothing of the turns before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +110,8 @@ class Transcript:
     aliases: tuple[str, ...] = ()
     need: Need | None = None
     family: str | None = None
+    evidence: Evidence = ()
+    """What the answer depends on, in the first image; empty where it is not known."""
     notes: tuple[str, ...] = ()
     """What was done to an image or the menu: orientation applied, first frame taken, ladder collapsed."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -250,6 +256,7 @@ class Transcript:
 def _check(t: Transcript) -> None:
     """What types alone do not say, where a sum or a ratio would come out as if nothing were wrong."""
     numbers = [("sizes", side, 1, _MOST_PX) for size in t.sizes for side in size]
+    numbers += [("evidence", side, 0, _MOST_PX) for box, _ in t.evidence for side in box]
     numbers += [("visual_tokens_full", t.visual_tokens_full, 1, _MOST), *(("offers", n, 0, _MOST) for _, n in t.offers)]
     for i, turn in enumerate(t.turns):
         where, usage = f"turns[{i}].usage", dataclasses.asdict(turn.usage)

@@ -159,6 +159,8 @@ class ImageView:
     visual_tokens: int
     given: tuple[str, bytes] | None = field(default=None, repr=False, compare=False)
     """Media type and bytes of a file that holds exactly these pixels, where there is one."""
+    detail: str = field(default="", compare=False)
+    """`detail` that an endpoint is sent beside it; see `Picture`."""
 
     @functools.cached_property
     def encoded(self) -> tuple[str, bytes]:
@@ -244,6 +246,19 @@ class CallError(enum.StrEnum):
 # ------------------------------------------------------------------------------------------------ who said what
 
 FinishReason = Literal["stop", "length", "refused", "error"]
+
+
+class Spread(NamedTuple):
+    """The distribution that a token was drawn from, at temperature 1 and before any ban, in a few numbers."""
+
+    entropy: float
+    """In nats; a lower bound where only the likeliest tokens are known."""
+    rival: float
+    """Probability of the likeliest other token."""
+    banned: float = 0.0
+    """Probability of all tokens that may not be said."""
+
+
 Decider = Literal["model", "forced", "gate"]
 """Who decided what to say: the model, or whoever took its decision from it."""
 FailureKind = Literal[
@@ -267,6 +282,8 @@ class Failure:
 
     kind: FailureKind
     text: str
+    after: float | None = None
+    """Seconds until the endpoint wants to be asked again, where it says so."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +303,8 @@ class Completion:
     token_texts: tuple[str, ...] = field(default=(), repr=False)
     """The text that each sampled token added, together the whole text; of a local policy where it was listened to, of an endpoint
     where it was asked for log-probabilities. There is one of `logprobs` for each."""
+    spreads: tuple[Spread, ...] = field(default=(), repr=False)
+    """Of each sampled token, where the policy was asked for them (`with_spreads`)."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None
@@ -311,9 +330,9 @@ class Completion:
     """Floating-point operations spent on choosing which visual tokens stay."""
 
     @classmethod
-    def failed(cls, kind: FailureKind, text: str, *, seconds: float = 0.0) -> Completion:
+    def failed(cls, kind: FailureKind, text: str, *, seconds: float = 0.0, after: float | None = None) -> Completion:
         """The completion of a call that failed."""
-        return cls("", "error", error=Failure(kind, text), seconds=seconds)
+        return cls("", "error", error=Failure(kind, text, after), seconds=seconds)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, inference, serving, sft, training
+from visionthink.cli import data, evaluation, gate, inference, serving, sft, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
@@ -22,7 +22,7 @@ _EXTRAS = {
         "local": "torch transformers tokenizers safetensors",
         "train": "trl accelerate datasets peft",
         "deepspeed": "deepspeed",
-        "eval": "sklearn matplotlib jinja2",
+        "eval": "sklearn scipy matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
         "serve": "starlette pydantic uvicorn httptools prometheus_client",
@@ -91,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, serving, training, sft, data, evaluation):
+    for group in (inference, serving, training, sft, data, evaluation, gate):
         group.add(command)
     return parser

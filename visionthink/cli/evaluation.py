@@ -26,20 +26,18 @@ def add(command: AddCommand) -> None:
     evaluate.add_argument(
         "--policy",
         default="adaptive",
-        help="adaptive, full, low, resize:R, random:P, oracle, forced:direct or forced:request; or a compression method as "
-        "fastv:0.5, or both as adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual "
-        "tokens as adaptive did "
-        "(default: %(default)s)",
+        help="adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
+        "forced:request, gate:FILE, gate:SCORE@T or control:NAME; or a compression method as fastv:0.5, or both as "
+        "adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual tokens as adaptive "
+        "did (default: %(default)s)",
     )
-    usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
-    evaluate.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
-    evaluate.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
-    evaluate.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
-    evaluate.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
-    evaluate.add_argument("--limit", type=int, help="only the first N examples")
-    evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
-    evaluate.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
-    evaluate.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+    for line, level in (("low", "0.25"), ("full", "1")):
+        evaluate.add_argument(
+            f"--trained-{line}",
+            metavar="MODEL",
+            help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
+        )
+    suite_options(evaluate)
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
     evaluate.add_argument(
         "--out",
@@ -69,8 +67,21 @@ def add(command: AddCommand) -> None:
     )
 
 
+def suite_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of a suite, how it is answered and judged."""
+    usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
+    parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
+    parser.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
+    parser.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
+    parser.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
+    parser.add_argument("--limit", type=int, help="only the first N examples")
+    parser.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
+    parser.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+
+
 def _eval(options: argparse.Namespace) -> None:
-    from visionthink.evals.policy_spec import PolicySpec
+    from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
     from visionthink.recipes.evaluate import EvalConfig
     from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
@@ -89,12 +100,14 @@ def _eval(options: argparse.Namespace) -> None:
     examples, judge = config.examples(), read_judge(config.judged_by)
     metric = config.task.metric if config.task else None
     common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
-    if len(models) == len(policies) == 1:
+    lines = {line: getattr(options, str(line).replace("-", "_")) for line in (TRAINED_LOW, TRAINED_FULL)}
+    trained = {line: name for line, name in lines.items() if name}
+    if len(models) == len(policies) == 1 and not trained:
         one, policy = config.open_model(models[0]), policies[0]
         common |= {"model_name": models[0], "results": config.results(models[0], policy)}
         summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:
-        common |= {"open_model": config.open_model, "results": config.results}
+        common |= {"open_model": config.open_model, "results": config.results, "trained": trained}
         summaries = evaluate_all(examples, models, policies, options.out, **common)
     _print_evaluations(summaries, options)
 
@@ -105,7 +118,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
     Raises:
         OptionError: in one of them the model answered nothing at all; the others, where there are some, are printed.
     """
-    from visionthink.evals.metrics import nothing_answered
+    from visionthink.evals.summary import nothing_answered
 
     unanswered = [s for s in summaries if nothing_answered(s)]
     if len(unanswered) < len(summaries):

@@ -10,8 +10,12 @@ from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
+from visionthink.rewards.benefit import BENEFITS
+from visionthink.rewards.costs import UNITS
+from visionthink.rewards.credit import CREDITS
 from visionthink.rewards.penalty import PENALTIES
 from visionthink.train.config import TrainConfig
+from visionthink.train.crediting import OVER_LIMIT
 
 
 def add(command: AddCommand) -> None:
@@ -24,7 +28,16 @@ def add(command: AddCommand) -> None:
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
     add_launching(train)
-    add_settings(train, TrainConfig, TrainConfig.documentation(), {"penalty": "|".join(PENALTIES) + "[:AMOUNT]"})
+    shown = {
+        "penalty": "|".join(PENALTIES) + "[:AMOUNT]",
+        "credit": "|".join(CREDITS) + "[:SETTING=VALUE,...]",
+        "benefit": "|".join(BENEFITS) + "[:AMOUNT]",
+        "budget": "|".join(UNITS) + "=SHARE",
+        "over_limit": "|".join(OVER_LIMIT),
+        "device_table": "FILE",
+        "forced_actions": "ACTION,...",
+    }
+    add_settings(train, TrainConfig, TrainConfig.documentation(), shown)
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
     again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
@@ -47,6 +60,7 @@ def _train(options: argparse.Namespace) -> None:
         given["trl"] = {**chosen.config.trl, **given["trl"]}
     config = chosen.config.replace(**given, out=options.out, resume=options.resume)
     launch(options, config.rollouts_per_process)
+    from visionthink.evals.cost import flops_of
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.recipes.published import published_sizes
     from visionthink.train.hardware import intended_hardware
@@ -72,9 +86,9 @@ def _train(options: argparse.Namespace) -> None:
                 say(line)
         small = config.rehearsed(config.out, this_process().num_processes)
         checkpoint, examples = rehearsed(small)
-        train(config, examples, dry_run=True, checkpoint=checkpoint)
+        train(config, examples, dry_run=True, checkpoint=checkpoint, flops=flops_of)
     else:
-        train(config, chosen.examples(config), dry_run=options.dry_run)
+        train(config, chosen.examples(config), dry_run=options.dry_run, flops=flops_of)
     end(options, config.out)
 
 

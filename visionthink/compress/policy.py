@@ -53,6 +53,10 @@ class CompressedPolicy:
         """The same policy, unable to say `text`."""
         return dataclasses.replace(self, policy=self.policy.forbidding(text))
 
+    def with_spreads(self) -> CompressedPolicy:
+        """The same policy, whose completions have `token_texts` and `spreads`."""
+        return dataclasses.replace(self, policy=self.policy.with_spreads())
+
     def seeded(self, seed: int) -> CompressedPolicy:
         """The same policy with its sampling begun anew."""
         return dataclasses.replace(self, policy=self.policy.seeded(seed))

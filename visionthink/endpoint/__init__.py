@@ -8,9 +8,9 @@ loop.
 
 from visionthink.endpoint.client import Client
 from visionthink.endpoint.completions import Completed
-from visionthink.endpoint.connection import Connection
+from visionthink.endpoint.connection import FURTHER_HEADERS, Connection
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
 from visionthink.endpoint.reading import Delta
 
-__all__ = ["Client", "Completed", "Connection", "Delta", "Endpoint", "Unanswered"]
+__all__ = ["FURTHER_HEADERS", "Client", "Completed", "Connection", "Delta", "Endpoint", "Unanswered"]

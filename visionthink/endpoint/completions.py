@@ -15,7 +15,7 @@ from visionthink.endpoint.failures import Unanswered, error_of, failed, short
 from visionthink.endpoint.finish_reasons import ending_of, finish_reason
 from visionthink.endpoint.markup import taken_apart
 from visionthink.endpoint.streams import parse_body
-from visionthink.endpoint.usage import logprobs_of, usage_of
+from visionthink.endpoint.usage import TokenSaid, logprobs_of, usage_of
 from visionthink.errors import one_line
 
 
@@ -34,7 +34,7 @@ class Completed:
     """How many of the prompt tokens they are."""
     cached_tokens: int | None = None
     """How many of the prompt tokens the server had computed before."""
-    logprobs: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    logprobs: tuple[TokenSaid, ...] = field(default=(), repr=False)
     """The text that each token added, and the natural logarithm of its probability; empty where the server does not say."""
     reasoning: str = ""
     """What the server took out of the text as thinking."""
@@ -132,9 +132,7 @@ def completed_of(record: Any) -> Completed:
     return _completed(said, name, usage_of(record), logprobs_of(choice))
 
 
-def _completed(
-    said: MessageParts, name: str, usage: Mapping[str, int | None], logprobs: tuple[tuple[str, float], ...]
-) -> Completed:
+def _completed(said: MessageParts, name: str, usage: Mapping[str, int | None], logprobs: tuple[TokenSaid, ...]) -> Completed:
     text, reasoning, refusal = (sound("".join(parts)) for parts in (said.text, said.reasoning, said.refusal))
     thinking, text = taken_apart(text)
     reasoning, ending, note = reasoning or thinking, ending_of(name), ""

@@ -17,6 +17,8 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from visionthink.endpoint.breaker import Breaker
@@ -24,7 +26,7 @@ from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
 from visionthink.endpoint.reading import Delta, Reading, text_of
-from visionthink.endpoint.transport import aiohttp, content_of, failures_named, payload, refused
+from visionthink.endpoint.transport import FAILURES, TimedBody, aiohttp, content_of, failures_named, named, payload, refused
 from visionthink.errors import OptionError
 
 try:
@@ -38,6 +40,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LAST_WAIT = 0.1
 """Seconds that a response may take to end after it has said that this was all; its connection is then used again."""
+FURTHER_HEADERS: ContextVar[Mapping[str, str]] = ContextVar("further_headers", default=MappingProxyType({}))
+"""Headers of the requests that are made in a context, beside those of the endpoint: the trace that they are a part of."""
 _STREAMED = {"stream_options": {"include_usage": True}, "stream": True}
 
 
@@ -63,7 +67,7 @@ class Connection:
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
         connector = aiohttp.TCPConnector(limit=endpoint.concurrency, keepalive_timeout=2)
-        self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, trust_env=True)
+        self._session = aiohttp.ClientSession(connector=connector, headers=endpoint.headers, proxy=endpoint.proxy)
 
     @property
     def working(self) -> bool:
@@ -170,19 +174,17 @@ class Connection:
 
     async def _reply(self, body: Mapping[str, Any], left: float) -> AsyncGenerator[Delta | Completed]:
         end, reading = time.monotonic() + left, Reading()
-        seconds = self._allowed(left)
-        with self._named(seconds):
-            async with asyncio.timeout(seconds):
-                response = await self._request("POST", "/chat/completions", body)
+        async with self._within(left):
+            response = await self._request("POST", "/chat/completions", body)
+        timed = TimedBody(response.content)
         try:
             if response.status != 200:
-                with self._named(seconds):
-                    async with asyncio.timeout(seconds):
-                        raise refused(response, await content_of(response), body, self.endpoint.url)
+                async with self._within(left):
+                    raise refused(response, await content_of(response), body, self.endpoint.url)
             spoken, patience = False, self.endpoint.timeout
             while not reading.ended:
                 asked, before = time.monotonic(), reading.records
-                data = await self._more(response, reading, patience if spoken else min(patience, end - asked))
+                data = await _more(timed, reading, patience if spoken else min(patience, end - asked))
                 if not data:
                     break
                 for delta in reading.feed(data):
@@ -200,18 +202,8 @@ class Connection:
             for item in reading.finish(response.charset):
                 yield item
         finally:
+            timed.close()
             response.close()
-
-    async def _more(self, response: aiohttp.ClientResponse, reading: Reading, seconds: float) -> bytes:
-        """The next bytes of a body; none at its end, or where the reply is whole and nothing more comes."""
-        try:
-            with failures_named(f"nothing more within {max(0.0, seconds):.0f} s", met=True):
-                async with asyncio.timeout(seconds):
-                    return await response.content.readany()
-        except Unanswered:
-            if reading.finished:
-                return b""
-            raise
 
     async def _accepted(self, body: Mapping[str, Any], end: float, ask: Callable[[Mapping[str, Any], float], Awaitable[T]]) -> T:
         """What comes of a request, in the form in which the endpoint takes it."""
@@ -233,9 +225,9 @@ class Connection:
         elif name in _STREAMED:
             self._adapted[name] = None
             self._adapted["stream_options"] = None  # without a stream it is refused, too
-        elif name == "logprobs" and name not in self._adapted:
-            log.warning("%s: logprobs are not asked for any more, as the server refuses them: %s", self.endpoint.url, failure)
-            self._adapted[name] = None
+        elif name in ("logprobs", "top_logprobs") and name not in self._adapted:
+            log.warning("%s: %s are not asked for any more, as the server refuses them: %s", self.endpoint.url, name, failure)
+            self._adapted |= {name: None, "top_logprobs": None}
 
     def _adapt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         if not self._adapted.keys() & body.keys():
@@ -268,24 +260,23 @@ class Connection:
 
     async def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, left: float) -> str:
         """The text of a whole response."""
-        seconds = self._allowed(left)
-        with self._named(seconds):
-            async with asyncio.timeout(seconds):
-                response = await self._request(method, path, body)
-                async with response:
-                    content = await content_of(response)
+        async with self._within(left):
+            response = await self._request(method, path, body)
+            async with response:
+                content = await content_of(response)
         if response.status != 200:
             raise refused(response, content, body or {}, self.endpoint.url)
         return text_of(content, response.charset)
 
-    def _allowed(self, left: float) -> float:
-        """Seconds for an attempt."""
+    @contextlib.asynccontextmanager
+    async def _within(self, left: float) -> AsyncIterator[None]:
+        """The time of an attempt, in which failures are named."""
         if left <= 0:
             raise Unanswered("timeout", "no time left before the deadline", final=True)
-        return min(self.endpoint.timeout, left)
-
-    def _named(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        return failures_named(f"no reply within {seconds:.0f} s", met=self.answered)
+        seconds = min(self.endpoint.timeout, left)
+        with failures_named(f"no reply within {seconds:.0f} s", met=self.answered):
+            async with asyncio.timeout(seconds):
+                yield
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> aiohttp.ClientResponse:
         self.requests += 1
@@ -293,8 +284,18 @@ class Connection:
             method,
             self.endpoint.address(path),
             data=None if body is None else payload(body),
-            headers={"Content-Type": "application/json"} if body is not None else None,
+            headers={**FURTHER_HEADERS.get(), **({"Content-Type": "application/json"} if body is not None else {})},
             params=self.endpoint.query,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(None),
         )
+
+
+async def _more(body: TimedBody, reading: Reading, seconds: float) -> bytes:
+    """The next bytes of a body; none at its end, or where the reply is whole and nothing more comes."""
+    try:
+        return await body.read(seconds)
+    except FAILURES as error:
+        if reading.finished:
+            return b""
+        raise named(error, f"nothing more within {max(0.0, seconds):.0f} s", met=True) from None

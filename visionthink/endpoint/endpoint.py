@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from visionthink.errors import OptionError
 
@@ -53,6 +54,12 @@ class Endpoint:
         parts = urlsplit(self.url)
         before = parts.path.rstrip("/").removesuffix("/chat/completions")
         return parts._replace(path=before + path, fragment="").geturl()
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for this address, with `http_proxy` or `https_proxy` and not `no_proxy`."""
+        parts = urlsplit(self.url)
+        return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from visionthink.endpoint.events import Events
 from visionthink.endpoint.failures import Unanswered, error_of, failed, short
 from visionthink.endpoint.markup import Unfolding
 from visionthink.endpoint.streams import Assembly, decoded
-from visionthink.endpoint.usage import logprobs_of
+from visionthink.endpoint.usage import TokenSaid, logprobs_of
 from visionthink.errors import one_line
 
 MOST_BYTES = 1 << 20
@@ -27,7 +27,7 @@ class Delta:
     text: str = ""
     reasoning: str = ""
     """What it took out of the text as thinking."""
-    logprobs: tuple[tuple[str, float], ...] = ()
+    logprobs: tuple[TokenSaid, ...] = ()
     """See `Completed.logprobs`."""
 
 
@@ -193,7 +193,7 @@ class Reading:
         logprobs = logprobs_of(piece, self._decode_tokens) if piece.get("logprobs") else ()
         self._heard("".join(said.text), "".join(said.reasoning), logprobs)
 
-    def _heard(self, text: str, reasoning: str, logprobs: tuple[tuple[str, float], ...] = ()) -> None:
+    def _heard(self, text: str, reasoning: str, logprobs: tuple[TokenSaid, ...] = ()) -> None:
         reasoning = self._joined("reasoning", reasoning)
         thinking, text = self._unfolding.feed(self._joined("text", text))
         delta = Delta(text=text, reasoning=reasoning or thinking, logprobs=logprobs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import email.utils
 import io
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +26,8 @@ except ModuleNotFoundError as missing:
 
 _AT_ONCE = 1 << 16
 """Bytes of a request that are sent at once."""
+_LONGEST_REST = 86_400.0
+"""Seconds that a server may ask for."""
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:
@@ -40,24 +44,77 @@ def payload(body: Mapping[str, Any]) -> bytes | io.BytesIO:
     return io.BytesIO(content) if len(content) > _AT_ONCE else content
 
 
-@contextlib.contextmanager
-def failures_named(too_late: str, *, met: bool) -> Iterator[None]:
-    """What a request raises, as the failure that it is.
+FAILURES = (aiohttp.ClientError, OSError, ValueError)
+"""What a request raises; a timeout is an `OSError`."""
+
+
+def named(error: Exception, too_late: str, *, met: bool) -> Unanswered:
+    """What a request has raised, one of `FAILURES`, as the failure that it is.
 
     Args:
         too_late: what is said of a timeout.
         met: whether the endpoint has ever answered: where it has not, nobody may be there.
     """
+    if isinstance(error, TimeoutError):
+        return Unanswered("timeout", too_late)
+    if isinstance(error, ValueError):
+        return Unanswered("bad_request", str(error), final=True)
+    nobody = isinstance(error, aiohttp.ClientConnectorError) and not met
+    said = f"cannot connect ({error.os_error.strerror})" if isinstance(error, aiohttp.ClientConnectorError) else error
+    return Unanswered("unreachable", f"{said or type(error).__name__}", final=nobody)
+
+
+@contextlib.contextmanager
+def failures_named(too_late: str, *, met: bool) -> Iterator[None]:
+    """What a request raises, as the failure that it is, see `named`."""
     try:
         yield
-    except TimeoutError:
-        raise Unanswered("timeout", too_late) from None
-    except (aiohttp.InvalidURL, ValueError) as error:
-        raise Unanswered("bad_request", str(error), final=True) from None
-    except (aiohttp.ClientError, OSError) as error:
-        nobody = isinstance(error, aiohttp.ClientConnectorError) and not met
-        said = f"cannot connect ({error.os_error.strerror})" if isinstance(error, aiohttp.ClientConnectorError) else error
-        raise Unanswered("unreachable", f"{said or type(error).__name__}", final=nobody) from None
+    except FAILURES as error:
+        raise named(error, too_late, met=met) from None
+
+
+class TimedBody:
+    """The body of a response, read in pieces that each come in time.
+
+    A reply has hundreds of them, a few milliseconds apart. The timer is therefore not set for each: when it goes off, it is set
+    again for the read that goes on then.
+    """
+
+    def __init__(self, body: aiohttp.StreamReader):
+        self._body, self._loop = body, asyncio.get_running_loop()
+        self._until = self._due = math.inf
+        """When the read that goes on has taken too long, and when that is looked at."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, seconds: float) -> bytes:
+        """The next bytes; none at the end.
+
+        Raises:
+            TimeoutError: they do not come within so many seconds. Nothing can be read afterwards.
+        """
+        self._until = self._loop.time() + seconds
+        if self._until < self._due:
+            self._set_timer()
+        try:
+            return await self._body.readany()
+        finally:
+            self._until = math.inf
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        self.close()
+        self._due, self._timer = self._until, self._loop.call_at(self._until, self._look)
+
+    def _look(self) -> None:
+        self._due = math.inf
+        if self._loop.time() >= self._until:
+            self._body.set_exception(TimeoutError())
+        elif self._until < math.inf:
+            self._set_timer()
 
 
 async def content_of(response: aiohttp.ClientResponse) -> bytes:
@@ -97,14 +154,14 @@ def refused(response: aiohttp.ClientResponse, content: bytes, body: Mapping[str,
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in seconds: a number, or a date."""
+    """`Retry-After` in seconds, a number or a date; a day at the most."""
     if not retry_after:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), _LONGEST_REST)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class TokenSaid(NamedTuple):
+    """A token of a reply."""
+
+    text: str
+    """What it added."""
+    logprob: float
+    """Natural logarithm of its probability."""
+    others: tuple[float, ...] | None = None
+    """Those of the likeliest other tokens; None where the server does not say."""
 
 
 def usage_of(record: Mapping[str, Any]) -> dict[str, int | None]:
@@ -24,8 +35,8 @@ def usage_of(record: Mapping[str, Any]) -> dict[str, int | None]:
     }
 
 
-def logprobs_of(choice: Mapping[str, Any], decode: Callable[[bytes], str] | None = None) -> tuple[tuple[str, float], ...]:
-    """The text that each token added, and the logarithm of its probability; nothing where one of them is not known.
+def logprobs_of(choice: Mapping[str, Any], decode: Callable[[bytes], str] | None = None) -> tuple[TokenSaid, ...]:
+    """Every token of a reply; nothing where the text or the probability of one is not known.
 
     A character whose bytes are spread over several tokens is added by the last of them.
 
@@ -34,21 +45,25 @@ def logprobs_of(choice: Mapping[str, Any], decode: Callable[[bytes], str] | None
     """
     said = choice.get("logprobs")
     tokens = said.get("content") if isinstance(said, dict) else None
-    found: list[tuple[str, float]] = []
+    found: list[TokenSaid] = []
     decode = decode or codecs.getincrementaldecoder("utf-8")("replace").decode
     for token in tokens if isinstance(tokens, list) else []:
-        text, value = (token.get("token"), token.get("logprob")) if isinstance(token, dict) else (None, None)
-        if (
-            not isinstance(text, str)
-            or not isinstance(value, (int, float))
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-        ):
+        text, value = _token(token)
+        if text is None or value is None:
             return ()
         spelled = token.get("bytes")
         whole = isinstance(spelled, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in spelled)
-        found.append((decode(bytes(spelled)) if whole else text, float(value)))
+        likeliest = [_token(other) for other in token["top_logprobs"]] if isinstance(token.get("top_logprobs"), list) else []
+        others = tuple(logprob for other, logprob in likeliest if other != text and logprob is not None) if likeliest else None
+        found.append(TokenSaid(decode(bytes(spelled)) if whole else text, value, others))
     return tuple(found)
+
+
+def _token(said: Any) -> tuple[str | None, float | None]:
+    """Text and log-probability, each None where it is not said."""
+    text, value = (said.get("token"), said.get("logprob")) if isinstance(said, dict) else (None, None)
+    known = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return text if isinstance(text, str) else None, known if math.isfinite(known) else None
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:

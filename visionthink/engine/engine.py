@@ -24,6 +24,7 @@ from visionthink.engine.positions import rope_positions
 from visionthink.engine.sampling import Listen, Said, Sampling, Streams
 from visionthink.engine.tower import Features, Pixels, PreparedImages, encode_once
 from visionthink.engine.tree import PrefixTree, row_keys, visual
+from visionthink.types import Spread
 
 
 @dataclass(kw_only=True)
@@ -271,17 +272,20 @@ class Engine:
         scores = logits[torch.tensor(of, device=device)]
         ids: list[list[int]] = [[] for _ in of]
         logprobs: list[list[float]] = [[] for _ in of]
+        spreads: list[list[Spread]] = [[] for _ in of]
         own: list[Cache] = [[] for _ in of]
         positions = torch.tensor([following[context] for context in of], device=device)
         while True:
             tails = [[*prompts[r][-sampling.memory :], *ids[r][-sampling.memory :]] for r in live] if sampling.phrases else ()
-            drawn, chosen = sampling.draw(scores, tails, [numbers[r] for r in live] if numbers else None)
+            drawn, chosen, measured = sampling.draw(scores, tails, [numbers[r] for r in live] if numbers else None)
             tokens = drawn.tolist()  # a GPU is waited for
             if not decode.steps:
                 self.first_token = time.perf_counter()
             for row, token, logprob in zip(live, tokens, chosen.tolist(), strict=True):
                 ids[row].append(token)
                 logprobs[row].append(logprob)
+            for row, spread in zip(live, [] if measured is None else measured.tolist(), strict=False):
+                spreads[row].append(Spread(*spread))
             ended = listen(live, tokens) if listen else ()
             staying = [
                 i
@@ -292,7 +296,8 @@ class Engine:
                 for i in set(range(len(live))) - set(staying):
                     own[live[i]] = decode.said(i)
                 if not staying:
-                    return [Said(ids=tuple(i), logprobs=tuple(p)) for i, p in zip(ids, logprobs, strict=True)], own
+                    rows = zip(ids, logprobs, spreads, strict=True)
+                    return [Said(ids=tuple(i), logprobs=tuple(p), spreads=tuple(s)) for i, p, s in rows], own
                 decode.leave(staying)
                 index = torch.tensor(staying, device=device)
                 live, drawn, positions = [live[i] for i in staying], drawn[index], positions[index]

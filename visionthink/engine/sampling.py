@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import NoBadWordsLogitsProcessor
 
 from visionthink.engine.tower import Pixels
+from visionthink.types import Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,19 @@ class Said:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    spreads: tuple[Spread, ...] = ()
+    """Of each id, where `Sampling.spreads` asks for them."""
+
+
+class Drawn(NamedTuple):
+    """The next ids of all rows."""
+
+    ids: Tensor
+    """[rows]"""
+    logprobs: Tensor
+    """[rows], under the model's own distribution."""
+    spreads: Tensor | None
+    """[rows, 3]: the fields of `types.Spread`."""
 
 
 Listen: TypeAlias = Callable[[Sequence[int], Sequence[int]], Collection[int]]
@@ -32,11 +45,19 @@ Listen: TypeAlias = Callable[[Sequence[int], Sequence[int]], Collection[int]]
 
 class Streams:
     """One random-number generator for each row. It is seeded by the seed of the run, the prompt, and the number of earlier rows
-    with that prompt: not by the rows of the same batch."""
+    with that prompt: not by the rows of the same batch.
 
-    def __init__(self, seed: int | str):
-        self.seed = seed
-        self._met: Counter[bytes] = Counter()
+    Args:
+        most: prompts whose numbers are kept, those that were met last; 90 bytes each. Who is not among them begins above the
+            numbers of all that were forgotten, so that no row is drawn a second time.
+    """
+
+    def __init__(self, seed: int | str, *, most: int = 1 << 18):
+        self.seed, self.most = seed, most
+        self._met: dict[bytes, int] = {}
+        """The number of the next row of each prompt; who was met last stands last."""
+        self._forgotten = 0
+        """The highest number of a prompt that is not kept."""
 
     @contextlib.contextmanager
     def drawing(self, rows: Sequence[bytes]) -> Iterator[list[np.random.Generator]]:
@@ -46,14 +67,19 @@ class Streams:
         try:
             yield generators
         except BaseException:
-            self._met.subtract(map(self._name, rows))
+            for name in map(self._name, rows):
+                if name in self._met:
+                    self._met[name] -= 1
             raise
 
     def of(self, row: bytes) -> np.random.Generator:
         """The next stream for a row."""
         name = self._name(row)
-        self._met[name] += 1
-        return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ (self._met[name] - 1)))
+        number = self._met.pop(name, self._forgotten)
+        self._met[name] = number + 1
+        if len(self._met) > self.most:
+            self._forgotten = max(self._forgotten, self._met.pop(next(iter(self._met))))
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(name, "little") ^ number))
 
     def _name(self, row: bytes) -> bytes:
         return hashlib.blake2b(f"{self.seed} ".encode() + row, digest_size=16).digest()
@@ -69,7 +95,7 @@ class Sampling:
     """The rule for one call.
 
     `temperature` 0 takes the likeliest token. `banned` ids and `phrases` of ids are never said. A row ends after one of
-    `ends`, or after `most` tokens.
+    `ends`, or after `most` tokens. `spreads` are worked out where they are asked for.
     """
 
     ends: frozenset[int]
@@ -77,6 +103,7 @@ class Sampling:
     temperature: float = 0.0
     banned: tuple[int, ...] = ()
     phrases: tuple[tuple[int, ...], ...] = ()
+    spreads: bool = False
     _ban: NoBadWordsLogitsProcessor | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -98,10 +125,8 @@ class Sampling:
         """The most ids before a token that decide whether it may be said."""
         return max((len(phrase) for phrase in self.phrases), default=1)
 
-    def draw(
-        self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None
-    ) -> tuple[Tensor, Tensor]:
-        """The next id of each row and its log-probability under the model's own distribution, [rows] each.
+    def draw(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Drawn:
+        """The next id of each row.
 
         Args:
             logits: [rows, vocabulary].
@@ -109,7 +134,16 @@ class Sampling:
             streams: of each row; needed unless the temperature is 0.
         """
         drawn = self._drawn(logits, before, streams)
-        return drawn, logits.float().log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        logprobs = logits.float().log_softmax(-1)
+        spreads = self._spreads(logprobs, drawn) if self.spreads else None
+        return Drawn(drawn, logprobs.gather(-1, drawn[:, None])[:, 0], spreads)
+
+    def _spreads(self, logprobs: Tensor, drawn: Tensor) -> Tensor:
+        probabilities = logprobs.exp()
+        # a token of probability 0 adds nothing to the entropy
+        entropies = -(probabilities * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
+        banned = probabilities[:, list(self.banned)].sum(-1)
+        return torch.stack([entropies, probabilities.scatter(-1, drawn[:, None], 0.0).amax(-1), banned], -1)
 
     def _drawn(self, logits: Tensor, before: Sequence[Sequence[int]], streams: Sequence[np.random.Generator] | None) -> Tensor:
         scores = logits.float().nan_to_num(nan=0.0, neginf=-torch.inf)  # so that one bad row does not stop the others

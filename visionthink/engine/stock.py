@@ -19,6 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from visionthink.engine.sampling import Listen, Said, Sampling, Streams
 from visionthink.engine.tower import Pixels, PreparedImages
+from visionthink.types import Spread
 
 
 class StockGeneration:
@@ -66,9 +67,10 @@ class StockGeneration:
         self.first_token = draws.first_token
         sampled = output[:, max(map(len, prompts)) :].tolist()
         logprobs = torch.stack(draws.logprobs, 1).tolist()
+        spreads = torch.stack(draws.spreads, 1).tolist() if draws.spreads else [[] for _ in sampled]
         return [
-            Said(ids=tuple(ids[:length]), logprobs=tuple(scores[:length]))
-            for ids, scores, length in zip(sampled, logprobs, draws.lengths, strict=True)
+            Said(ids=tuple(ids[:n]), logprobs=tuple(scores[:n]), spreads=tuple(Spread(*spread) for spread in measured[:n]))
+            for ids, scores, measured, n in zip(sampled, logprobs, spreads, draws.lengths, strict=True)
         ]
 
     def inputs(self, prompts: Sequence[Sequence[int]], images: Sequence[Sequence[Pixels]]) -> dict[str, Tensor]:
@@ -101,15 +103,19 @@ class _Draws(LogitsProcessor):
         self._live: list[int] = []
         self.logprobs: list[Tensor] = []
         """The log-probabilities of the tokens that were drawn, one tensor [prompts] for each step."""
+        self.spreads: list[Tensor] = []
+        """[prompts, 3] for each step, where they are asked for."""
         self.first_token = 0.0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        drawn, logprobs = self._sampling.draw(scores, input_ids[:, -self._sampling.memory :].tolist(), self._streams)
+        drawn, logprobs, spreads = self._sampling.draw(scores, input_ids[:, -self._sampling.memory :].tolist(), self._streams)
         tokens = drawn.tolist()  # a GPU is waited for
         if not self.logprobs:
             self.first_token = time.perf_counter()
             self.lengths, self._live = [0] * len(tokens), list(range(len(tokens)))
         self.logprobs.append(logprobs)
+        if spreads is not None:
+            self.spreads.append(spreads)
         of_live = [tokens[row] for row in self._live]
         for row in self._live:
             self.lengths[row] += 1

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from visionthink.episode import Episode, run_batch
+from visionthink.episode import Episode
 from visionthink.errors import DataError, ImageError, InputError
+from visionthink.evals import controls
 from visionthink.evals.flops import Architecture
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
@@ -37,8 +38,11 @@ class Batch(NamedTuple):
 class BatchRunner:
     """Episodes and verdicts of a batch, as one line of progress.jsonl."""
 
-    def __init__(self, examples: Examples, model: Model, policy: PolicySpec, judge: Judge):
+    def __init__(
+        self, examples: Examples, model: Model, policy: PolicySpec, judge: Judge, twin_of: controls.TwinOf | None = None
+    ):
         self._examples, self._model, self._judge = examples, model, judge
+        self._control, self._twin_of = policy.control, twin_of
         self._route = routing(policy, model)
         architecture = architecture_of(model)
         self._architecture = architecture.to_dict() if architecture else None
@@ -57,12 +61,10 @@ class BatchRunner:
         episodes, failed = list[Episode](), dict[str, str]()
         for example in examples:
             try:
-                episodes.append(self._model.episode(example, lane.menu))
+                episodes.append(controls.episode(self._model, example, lane.menu, self._control, self._twin_of))
             except InputError as error:
                 failed[example.id] = str(error)
-        deciding = [e for e in episodes if lane.policy_for(e) is lane.policy]
-        others = [e for e in episodes if lane.policy_for(e) is not lane.policy]
-        transcripts = run_batch(deciding, lane.policy) + run_batch(others, lane.policy_without_tool)
+        transcripts = lane.run(episodes)
         verdicts = judge_transcripts(self._judge, transcripts)
         scored = [Scored(t, v).to_dict() for t, v in zip(transcripts, verdicts, strict=True)]
         record: dict[str, Any] = {"batch": batch.number, "of": batch.of, "scored": scored, "failed": failed}

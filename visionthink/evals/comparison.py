@@ -12,7 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionthink.evals.bootstrap import Interval, bootstrap
-from visionthink.evals.metrics import Scored, mix_share, retained_tokens
+from visionthink.evals.metrics import Scored, retained_tokens
+from visionthink.evals.mixes import Family, Rates, best_rates, one_rate, own_rates
+
+MIXES: dict[str, Rates] = {"mix": one_rate, "mix_by_family": own_rates, "mix_best_rates": best_rates}
+"""What a coin may know: nothing, how much the run spends in each family, or the best rate for each."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def right(scored: Scored) -> bool:
     return scored.verdict.verdict == "correct"
 
 
-def _same(a: Scored, b: Scored | None) -> bool:
+def same_question(a: Scored, b: Scored | None) -> bool:
     """Whether both are of the same question: ids may be row numbers of two tables."""
     if b is None:
         return False
@@ -50,21 +54,20 @@ def _same(a: Scored, b: Scored | None) -> bool:
 def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     """Differences with 95 % intervals, router quality, groups A and B of VTC-Bench (arXiv 2510.07143), damage and repairs."""
     own = by_id(run)
-    common = [i for i in own if _same(own[i], lines.low.get(i)) and _same(own[i], lines.full.get(i))]
+    common = [i for i in own if same_question(own[i], lines.low.get(i)) and same_question(own[i], lines.full.get(i))]
     if not common:
         return {"n": 0}
-    mixed = mix(own, lines, common)
-    by_family = mix(own, lines, common, each_family=True) if any(own[i].transcript.family for i in common) else None
+    families = any(own[i].transcript.family for i in common)  # without any there is one way to mix
+    mixed = {name: mix(own, lines, common, rates) for name, rates in MIXES.items() if families or rates is one_rate}
     a = [i for i in common if not right(lines.low[i])]
     b = [i for i in common if right(lines.low[i])]
     return {
         "n": len(common),
         "against_low": _interval([right(own[i]) - right(lines.low[i]) for i in common]),
         "against_full": _interval([right(own[i]) - right(lines.full[i]) for i in common]),
-        "mix": sum(mixed.values()) / len(common),
-        "against_mix": _interval([right(own[i]) - mixed[i] for i in common]),
-        "mix_by_family": sum(by_family.values()) / len(common) if by_family else None,
-        "against_mix_by_family": _interval([right(own[i]) - by_family[i] for i in common]) if by_family else None,
+        **dict.fromkeys(figure for name in MIXES for figure in (name, f"against_{name}")),
+        **{name: sum(expected.values()) / len(common) for name, expected in mixed.items()},
+        **{f"against_{n}": _interval([right(own[i]) - expected[i] for i in common]) for n, expected in mixed.items()},
         "oracle": oracle(lines, common),
         "router": router({i: own[i].transcript.requested for i in common}, {i: lines.need(i) for i in common}),
         "router_known": _router_known(own),
@@ -76,21 +79,54 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     }
 
 
-def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], *, each_family: bool = False) -> dict[str, float]:
+def beside_adaptive(control: Sequence[Scored], adaptive: Sequence[Scored]) -> dict[str, Any]:
+    """A control beside the run that was shown what it asked for, over the examples in which that run looked."""
+    own, shown = by_id(control), {i: s for i, s in by_id(adaptive).items() if s.transcript.requested}
+    common = [i for i in shown if same_question(shown[i], own.get(i))]
+    return {
+        "n": len(common),
+        "accuracy": _share([right(own[i]) for i in common]),
+        "adaptive": _share([right(shown[i]) for i in common]),
+        "difference": _interval([right(own[i]) - right(shown[i]) for i in common]),
+    }
+
+
+def beside_trained(run: Sequence[Scored], low: Sequence[Scored] | None, full: Sequence[Scored] | None) -> dict[str, Any]:
+    """A run beside models that were trained, with the same reward, to answer from the low or the full view alone: what is left is
+    what looking gains. Figures whose line is missing are None."""
+    own, lines = by_id(run), {"low": by_id(low or ()), "full": by_id(full or ())}
+    here = {name: line for name, line in lines.items() if line}
+    common = [i for i in own if all(same_question(own[i], line.get(i)) for line in here.values())]
+    found: dict[str, Any] = {"n": len(common), "low": None, "full": None, "against_low": None, "against_full": None}
+    for name, line in here.items():
+        found |= {name: _share([right(line[i]) for i in common])}
+        found |= {f"against_{name}": _interval([right(own[i]) - right(line[i]) for i in common])}
+    both = mix(own, Lines(**lines), common, best_rates) if len(here) == 2 and common else {}
+    mixed = {"mix_best_rates": sum(both.values()) / len(both) if both else None}
+    return found | mixed | {"against_mix_best_rates": _interval([right(own[i]) - both[i] for i in both])}
+
+
+def mix(own: Mapping[str, Scored], lines: Lines, ids: Sequence[str], rates: Rates) -> dict[str, float]:
     """Expected correctness of each example under a coin between low and full that spends what the run spent, in visual tokens
-    (averaged over the layers, where some were taken out): over all examples, or within each family, so that recognising the data
-    set is not mistaken for skill."""
+    (averaged over the layers, where some were taken out). `rates` says what the coin may know of a family."""
     groups: dict[str | None, list[str]] = {}
     for i in ids:
-        groups.setdefault(own[i].transcript.family if each_family else None, []).append(i)
-    expected: dict[str, float] = {}
-    for members in groups.values():
-        low = sum(lines.low[i].transcript.visual_tokens for i in members)
-        full = sum(lines.full[i].transcript.visual_tokens for i in members)
-        spent = sum(retained_tokens(own[i].transcript) for i in members)
-        share = mix_share(low, full, spent)
-        expected |= {i: (1 - share) * right(lines.low[i]) + share * right(lines.full[i]) for i in members}
-    return expected
+        groups.setdefault(own[i].transcript.family, []).append(i)
+    families = [
+        Family(
+            right_low=sum(right(lines.low[i]) for i in members),
+            right_full=sum(right(lines.full[i]) for i in members),
+            cost_low=sum(lines.low[i].transcript.visual_tokens for i in members),
+            cost_full=sum(lines.full[i].transcript.visual_tokens for i in members),
+            spent=sum(retained_tokens(own[i].transcript) for i in members),
+        )
+        for members in groups.values()
+    ]
+    return {
+        i: (1 - rate) * right(lines.low[i]) + rate * right(lines.full[i])
+        for members, rate in zip(groups.values(), rates(families), strict=True)
+        for i in members
+    }
 
 
 def oracle(lines: Lines, ids: Sequence[str]) -> dict[str, float]:
@@ -135,7 +171,7 @@ def branches(run: Sequence[Scored], direct: Sequence[Scored], request: Sequence[
     """Both first decisions by force, where the run asked and where it did not. A model that asks because it cannot answer is
     wrong by force where it asks, and right elsewhere; one that cannot answer because it always asks is wrong everywhere."""
     own, forced = by_id(run), {"direct": by_id(direct), "request": by_id(request)}
-    common = [i for i in own if all(_same(own[i], by.get(i)) for by in forced.values())]
+    common = [i for i in own if all(same_question(own[i], by.get(i)) for by in forced.values())]
     parts = {
         "asked": [i for i in common if own[i].transcript.requested],
         "answered_directly": [i for i in common if not own[i].transcript.requested],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class Cost:
     `flops` is what runs when every round reads its whole context again, as `generate` of transformers does; `flops_cached` when a
     round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the
     papers' formula on the last context. Where a turn has `restarted`, the prompt before it is found there, and the request in
-    canonical words is read anew.
+    canonical words is read anew; a turn that begins `anew` finds nothing of the turns before it.
 
     Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves
     others: nothing of an earlier round is reused, and every round is read anew in the cached figures too, vision tower excepted.
@@ -42,14 +42,17 @@ class Cost:
 def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | None:
     """None where the transcript does not say what its views or its tokens were, or where it is of a model with other layers."""
     decoder, vision = architecture.decoder, architecture.vision
-    flops = cached = encoded = selected = prefilled = prefilled_cached = visual = known = output = 0
+    flops = cached = encoded = tower = selected = prefilled = prefilled_cached = visual = known = output = 0
     prompt: list[int] = []
     for turn in transcript.turns:
         usage = turn.usage
+        if turn.anew:
+            encoded = visual = known = 0
         if usage.visual_tokens and not (turn.views and all(view.width for view in turn.views)):
             return None
         seen = sum(vision_flops(vision, view.width, view.height, decoder.hidden) for view in turn.views)
         encoded += seen
+        tower += seen
         cached += seen
         visual += usage.visual_tokens
         if usage.text_tokens == 0 and usage.output_tokens == 0:
@@ -75,12 +78,23 @@ def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | N
         flops=flops,
         flops_cached=cached,
         flops_paper=paper_flops(decoder, prompt),
-        vision_flops=encoded,
+        vision_flops=tower,
         selection_flops=selected,
         prefill_tokens=prefilled,
         prefill_tokens_cached=prefilled_cached,
         kv_bytes=cache_bytes(architecture, [n + output for n in prompt]),
     )
+
+
+def flops_of(config: Any) -> Callable[[Transcript], float | None]:
+    """Counts the operations of an episode (`flops_cached`) of the model with this configuration of transformers."""
+    architecture = Architecture.of(config)
+
+    def flops(transcript: Transcript) -> float | None:
+        cost = episode_cost(transcript, architecture)
+        return None if cost is None else float(cost.flops_cached)
+
+    return flops
 
 
 def percentile(values: Sequence[float], share: float) -> float:

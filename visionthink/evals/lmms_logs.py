@@ -14,8 +14,9 @@ from visionthink.durable import stored_settings
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.answers import SavedAnswer, read_answers
 from visionthink.evals.integrations.lmms_requests import Failed
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.run_folder import write_run
+from visionthink.evals.summary import summarise
 from visionthink.rewards.judge import Answer, Judge, Verdict, judge_transcripts
 from visionthink.transcript import Transcript
 from visionthink.types import StopReason

@@ -7,18 +7,22 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from visionthink.errors import OptionError
+from visionthink.evals.controls import CONTROLS, Control
 from visionthink.evals.oracle import Knows
 from visionthink.policies.forced import ForcedAction
+from visionthink.policies.gate import NamedGate, parse_gate
 
-RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced"]
+RoutingName = Literal["adaptive", "full", "low", "resize", "random", "oracle", "forced", "gate", "control"]
 Which = Literal["all", "low", "full"]
+TrainedLine = Literal["trained-low", "trained-full"]
 
 ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
+TRAINED_LINES: tuple[TrainedLine, ...] = get_args(TrainedLine)
 METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
 """Families of `compress.names`, which this package does not import."""
 CHOICES = (
-    "adaptive, full, low, resize:R, random:P, oracle, oracle:knowable, forced:direct, forced:request, "
-    "or a compression method as fastv:0.5"
+    "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
+    "forced:request, gate:FILE, gate:SCORE@T, control:NAME, or a compression method as fastv:0.5"
 )
 
 
@@ -28,6 +32,8 @@ class PolicySpec:
 
     - `adaptive`: the model decides, on its own menu.
     - `full`, `low`: one level for all; the tool is not mentioned.
+    - `trained-low`, `trained-full`: the same, of a model that was trained to answer from that one level; it is compared with the
+      runs of other models of the same architecture.
     - `resize:R`: the image at share R of its pixels for all, 0 < R <= 1; the tool is not mentioned.
     - `random:P`: the full view with probability P, else the low view; a coin per example id, the same in every run. Without P it
       spends what `adaptive` spent.
@@ -36,6 +42,10 @@ class PolicySpec:
     - `oracle:knowable`: the same, but it looks only where a reader could know by then that it must: what is hidden costs it all
       of the image, and what another place tells comes in the next turn.
     - `forced:direct`, `forced:request`: the first decision is the same for all.
+    - `gate:FILE`, `gate:SCORE@T`: the low view first; the question is put again where a score of the answer (`certainty.SCORES`)
+      is above a threshold, which `visionthink calibrate` has written to a file, or above T.
+    - `low:vote`: always-low, with sampled answers beside the greedy one, for the score `vote`.
+    - `control:NAME`: the model decides, and is shown other pixels than it asks for, see `controls.CONTROLS`.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
       behind it on these views only.
 
@@ -51,6 +61,13 @@ class PolicySpec:
     """Of pixels (resize) or of full views (random)."""
     action: ForcedAction | None = None
     """The action of a `forced` policy."""
+    trained: bool = False
+    """Whether the model was trained for the one level that `routing` names."""
+    gate: NamedGate | None = None
+    votes: bool = False
+    """Whether answers are sampled beside the greedy one."""
+    control: Control | None = None
+    """What is changed in what the model is shown."""
     knows: Knows | None = None
     """What an `oracle` is told."""
     method: str | None = None
@@ -65,8 +82,13 @@ class PolicySpec:
         Raises:
             OptionError: `text` is not the name of a policy.
         """
+        if text.startswith("gate:"):
+            return cls(text=text, routing="gate", gate=parse_gate(text, "--policy"))
         base, plus, method = text.partition("+")
-        if base.partition(":")[0] in ROUTINGS:
+        if base in TRAINED_LINES:
+            level = cast("RoutingName", base.removeprefix("trained-"))
+            spec = cls(text=text, routing=level, trained=True)
+        elif base.partition(":")[0] in ROUTINGS:
             spec = cls._routing(text, base)
         else:
             spec, method, plus = cls(text=text, routing="full"), text, "+"
@@ -91,11 +113,15 @@ class PolicySpec:
             return cls(text=text, routing=routing, share=_share(text, argument, above_zero=True))
         if routing == "random":
             return cls(text=text, routing=routing, share=_share(text, argument) if colon else None)
+        if base == "low:vote":
+            return cls(text=text, routing=routing, votes=True)
         if routing == "forced" and argument in ("direct", "request"):
             return cls(text=text, routing=routing, action=cast("ForcedAction", argument))
+        if routing == "control" and argument in CONTROLS:
+            return cls(text=text, routing=routing, control=argument)
         if routing == "oracle" and (not colon or argument in get_args(Knows)):
             return cls(text=text, routing=routing, knows=cast("Knows", argument or "evidence"))
-        if routing == "forced" or colon:
+        if routing in ("forced", "gate", "control") or colon:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         return cls(text=text, routing=routing)
 
@@ -105,7 +131,7 @@ class PolicySpec:
     @property
     def decides(self) -> bool:
         """Whether the ratio of requests means anything: False where the level is fixed or drawn at random."""
-        return self.routing in ("adaptive", "oracle", "forced")
+        return self.routing in ("adaptive", "oracle", "forced", "gate", "control")
 
     @property
     def is_adaptive(self) -> bool:
@@ -132,4 +158,5 @@ def _share(name: str, text: str, *, above_zero: bool = False) -> float:
 
 
 ADAPTIVE, FULL, LOW = map(PolicySpec.parse, ("adaptive", "full", "low"))
+TRAINED_LOW, TRAINED_FULL = map(PolicySpec.parse, TRAINED_LINES)
 """What the others are compared with."""

@@ -5,34 +5,23 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 from visionthink.action_space import ActionSpace
-from visionthink.episode import Episode, Policy
 from visionthink.errors import OptionError
+from visionthink.evals.gated import GateLane, VotingLane
+from visionthink.evals.lane import AnyLane, Lane
 from visionthink.evals.oracle import Knows, script
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.menu import Menu
 from visionthink.model import Model
 from visionthink.picture import measured
-from visionthink.policies.forced import ForcedPolicy, Steerable
+from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
+from visionthink.policies.gate import Certificate, Gate, open_gate, telling
+from visionthink.rewards.judge import Judge
 from visionthink.types import Example
 
-
-@dataclass(frozen=True)
-class Lane:
-    """What an example is evaluated with. Examples in the same lane share batches."""
-
-    menu: Menu
-    policy: Policy
-    policy_without_tool: Policy
-    """Speaks where nothing is on offer: a forced decision needs something to decide."""
-
-    def policy_for(self, episode: Episode) -> Policy:
-        return self.policy if episode.can_request else self.policy_without_tool
-
-
-Routing = Callable[[Example], Lane]
+Routing = Callable[[Example], AnyLane]
 
 
 def routing(spec: PolicySpec, model: Model) -> Routing:
@@ -43,18 +32,26 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
     """
 
     def plain(menu: Menu) -> Lane:
-        return Lane(menu, model.policy, model.policy)
+        return Lane(menu, policy, policy)
 
+    scored = spec.routing == "gate" or (spec.routing == "low" and isinstance(model.policy, Steerable))  # others cost a server
+    policy = telling(model.policy) if scored else model.policy
     low, full = plain(model.menu.low()), plain(model.menu.full())
-    if spec.routing in ("adaptive", "low", "full"):
-        lane = {"adaptive": plain(model.menu), "low": low, "full": full}[spec.routing]
+    if spec.votes:
+        voting = VotingLane.of(low, model)
+        return lambda example: voting
+    if spec.gate is not None:
+        gate = open_gate(spec.gate, model.policy, model.protocol, model.menu, model.budget)
+        gated = _gated(gate, model, low, full)
+        return lambda example: gated
+    if spec.routing in ("adaptive", "control", "low", "full"):
+        lane = {"low": low, "full": full}.get(spec.routing) or plain(model.menu)
         return lambda example: lane
     if spec.routing == "oracle":
         return _oracle(model, spec.knows or "evidence")
     if spec.routing == "forced":
         assert spec.action is not None
-        steerable = _steerable(model)
-        forced = Lane(model.menu, ForcedPolicy.of(steerable, model.protocol, spec.action), model.policy)
+        forced = _forced(model, spec.action)
         return lambda example: forced
     if spec.share is None:
         raise OptionError(f"--policy {spec}: takes its share from adaptive, low, full; name them too, or write random:P")
@@ -63,6 +60,28 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         resized = plain(model.menu.fixed_level(share))
         return lambda example: resized
     return lambda example: full if _coin(example.id) < share else low
+
+
+def check_judge(spec: PolicySpec, judge: Judge) -> None:
+    """
+    Raises:
+        OptionError: the policy is a gate that was calibrated with another judge.
+        DataError: its file is not one.
+    """
+    if isinstance(spec.gate, Path):
+        Certificate.read(spec.gate).check(spec.gate, judge=judge.identity)
+
+
+def _gated(gate: Gate, model: Model, low: Lane, full: Lane) -> GateLane:
+    if gate.mode == "continue":
+        return GateLane(gate=gate, kept=_forced(model, "direct"), escalated=_forced(model, "request"), model=model)
+    kept = VotingLane.of(low, model) if gate.score == "vote" else low
+    return GateLane(gate=gate, kept=kept, escalated=full, model=model)
+
+
+def _forced(model: Model, action: ForcedAction) -> Lane:
+    policy = telling(_steerable(model))
+    return Lane(model.menu, ForcedPolicy.of(policy, model.protocol, action), policy)
 
 
 def _coin(example_id: str) -> float:

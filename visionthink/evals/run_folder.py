@@ -19,8 +19,9 @@ from visionthink import records
 from visionthink.durable import replace_json, replace_text
 from visionthink.errors import DataError, OptionError
 from visionthink.evals.flops import Architecture
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.summary import summarise
 from visionthink.types import Shown
 
 

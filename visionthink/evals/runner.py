@@ -8,6 +8,7 @@ runs the batches, and nothing outside it is written.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any, Protocol
 from visionthink import records
 from visionthink.durable import append_lines, lines_of_one, same_settings, stored_settings, whole_lines
 from visionthink.errors import DataError, OptionError
+from visionthink.evals import controls
 from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, batches, example_of
 from visionthink.evals.flops import Architecture
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
-from visionthink.evals.routing import routing
+from visionthink.evals.routing import check_judge, routing
 from visionthink.evals.run_folder import view_file, write_run
+from visionthink.evals.summary import summarise
 from visionthink.model import Model
 from visionthink.picture import ImageView
 from visionthink.pools.work import Finished
@@ -103,6 +106,7 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     metric: Metric | None = None,
     results: Results | None = None,
+    twin_of: controls.TwinOf | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
@@ -112,7 +116,8 @@ def evaluate(
     the compressed one.
 
     `results` gives the batches to workers that have the examples, the model and the judge themselves; `model` is then never asked
-    anything, and needs no weights. By default they are run one after the other, here.
+    anything, and needs no weights. By default they are run one after the other, here. `twin_of` gives examples with other
+    evidence, for the control that exchanges it.
 
     Raises:
         DataError: there is nothing to evaluate, or every example failed.
@@ -122,13 +127,16 @@ def evaluate(
     if not examples:
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
+    check_judge(policy, judge)
     if (out / "summary.json").exists() and stored_settings(out) is None:
         raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
     chosen |= {"batch": batch_size, **(settings or {})}
+    if isinstance(policy.gate, Path):  # its name may come to mean another file
+        chosen["gate"] = hashlib.sha256(policy.gate.read_bytes()).hexdigest()[:16]
     judge = steady(judge)
-    run = results or functools.partial(map, BatchRunner(examples, model, policy, judge))
+    run = results or functools.partial(map, BatchRunner(examples, model, policy, judge, twin_of))
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
         same_settings(out, chosen)
         done, order, refused = _Done(), dict[str, Key](), dict[str, str]()
@@ -160,7 +168,7 @@ def evaluate(
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
         if usage or not (out / "summary.json").exists():
-            _keep_views(examples, order, done, model, policy, out)
+            _keep_views(examples, order, done, model, policy, out, twin_of)
         in_order = [done.scored[i] for i in order if i in done.scored]
         architecture = done.architecture or architecture_of(model)
         summary = summarise(in_order, suite=suite, model=model_name, policy=str(policy), architecture=architecture)
@@ -180,12 +188,20 @@ def _judge_again(done: _Done, judge: Judge) -> None:
         done.scored[scored.transcript.example_id] = Scored(scored.transcript, verdict)
 
 
-def _keep_views(examples: Examples, order: Mapping[str, Key], done: _Done, model: Model, policy: PolicySpec, out: Path) -> None:
+def _keep_views(
+    examples: Examples,
+    order: Mapping[str, Key],
+    done: _Done,
+    model: Model,
+    policy: PolicySpec,
+    out: Path,
+    twin_of: controls.TwinOf | None,
+) -> None:
     """Save the full views and all that were shown, for the gallery of the report."""
     route = routing(policy, model)
     for name in [name for name in order if name in done.scored and done.scored[name].transcript.offers][:GALLERY]:
         example = example_of(examples, order[name])
-        episode = model.episode(example, route(example).menu)
+        episode = controls.episode(model, example, route(example).menu, policy.control, twin_of)
         space, pictures = episode.space, episode.pictures
         for i, box in enumerate(space.image_boxes):
             [full] = space.render([Look((box,), 1.0, i)], pictures)

@@ -14,11 +14,22 @@ from visionthink.evals.policy_spec import PolicySpec
 
 def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Results side by side, on a terminal of 80 columns too. The mix is that of a summary's `comparison`, over the examples that
-    were judged in the run, always-low and always-full; a `random` row is such a coin, thrown. Where tokens were taken out, their
-    mean over the decoder's layers has a column."""
+    were judged in the run, always-low and always-full; a `random` row is such a coin, thrown. Where families are known, the mix
+    with the best rate for each has a column; where tokens were taken out, their mean over the decoder's layers."""
     caption = (
         "in percent, except output tokens; mix: expected accuracy of a random mix of low and full with the same visual tokens"
     )
+    families = any(_compared(s).get("mix_best_rates") is not None for s in summaries)
+    if families:
+        caption += "; best mix: with the best rate for each family"
+    gated = any(s.get("gates") for s in summaries)
+    if gated:
+        caption += (
+            "\ngate: a training-free gate on a low view, with the same visual tokens; the run is + above it, - below, ~ undecided"
+        )
+    missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
+    if missing:
+        caption += f"\nnot among these, so that looking cannot be told from training: {', '.join(missing)}"
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")
@@ -28,6 +39,8 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
         "accuracy",
         "mix",
+        *(["best\nmix"] if families else []),
+        *(["gate"] if gated else []),
         "asks\neasy",
         "asks\nhard",
         "last\nview",
@@ -46,6 +59,8 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             escape(s["policy"]),
             _percent(s["accuracy"]),
             _percent(_compared(s).get("mix")),
+            *([_percent(_compared(s).get("mix_best_rates"))] if families else []),
+            *([_gate(s)] if gated else []),
             *(
                 _percent(need[n]["request_ratio"] if n in need and PolicySpec.parse(s["policy"]).decides else None)
                 for n in ("easy", "hard")
@@ -61,6 +76,15 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 def _of_layers(summary: Mapping[str, Any]) -> float:
     """Every view, averaged over the layers; the same as `retain_cumulative` in runs from before tokens were taken out."""
     return float(summary.get("retain_layers", summary["retain_cumulative"]))
+
+
+def _gate(summary: Mapping[str, Any]) -> str:
+    """The best of the gates that the run stands beside."""
+    gates = summary.get("gates") or {}
+    if not gates:
+        return "–"
+    best = max(gates.values(), key=lambda gate: gate["accuracy"])
+    return f"{_percent(best['accuracy'])} {({'yes': '+', 'no': '-', 'undecided': '~'})[best['beats']]}"
 
 
 def _compared(summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,9 +17,9 @@ from visionthink.errors import OptionError
 from visionthink.policies.local import LocalPolicy
 from visionthink.types import Completion, FinishReason, History
 
-BATCH_WAIT_SECONDS = 0.005
-"""After a call with several replies, the most that the next one waits for as many requests: who was answered asks again at once,
-and whoever comes first would be answered alone."""
+BATCH_WAIT_SECONDS = 0.02
+"""After a call, the most that the next one waits for as many requests as were in that call and have come meanwhile: who was
+answered asks again at once, and would else be answered apart from the others, call after call."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -71,8 +71,8 @@ class Batcher:
         """How many calls there were with so many replies."""
         self._waiting: deque[_Request] = deque()
         self._running: Sequence[_Request] = ()
-        self._last = 0
-        """Replies of the last call."""
+        self._expected = 0
+        """How many requests may come together: as many as the last call had replies, and as waited when it ended."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -124,7 +124,7 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next():
             self._complete(batch)
-            self._running = ()
+            self._running, self._expected = (), min(len(batch) + len(self._waiting), self.batch_size)
 
     def _complete(self, batch: Sequence[_Request]) -> None:
         longest = max((request.policy for request in batch), key=lambda policy: policy.max_new_tokens)
@@ -150,13 +150,13 @@ class Batcher:
                 if self._waiting:
                     break
                 self._changed.wait()
-            self._changed.wait_for(lambda: len(self._waiting) >= self._last or self._closed, BATCH_WAIT_SECONDS)
+            self._changed.wait_for(lambda: len(self._waiting) >= self._expected or self._closed, BATCH_WAIT_SECONDS)
             if not self._waiting:  # closed meanwhile
                 return []
             first = self._waiting[0].policy
             batch = [request for request in self._waiting if request.policy.samples_like(first)][: self.batch_size]
             for request in batch:
                 self._waiting.remove(request)
-            self._running, self._last = batch, len(batch)
+            self._running = batch
         self.calls[len(batch)] += 1
         return batch

@@ -6,7 +6,7 @@ Both branches of a model are measured with it: "asks because it cannot answer" i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Self, runtime_checkable
 from typing import Protocol as TypingProtocol
 
@@ -38,12 +38,20 @@ class ForcedPolicy:
     request is banned. Each history is at its own turn. The histories must be of episodes that can ask.
 
     Args:
-        script: for each of the first turns the text of a request, or None for an answer.
+        script: for each of the first turns the text of a request, or None for an answer; or what gives them, requests only, for a
+            history.
     """
 
-    def __init__(self, policy: Steerable, protocol: Protocol, script: Sequence[str | None]):
-        self.policy, self.script = policy, tuple(script)
-        self._silent = policy.forbidding(protocol.request_opening)
+    def __init__(
+        self,
+        policy: Steerable,
+        protocol: Protocol,
+        script: Sequence[str | None] | Callable[[History], Sequence[str]],
+    ):
+        self.policy = policy
+        self._script = script if callable(script) else lambda history: script
+        # a request is put into the model's mouth: only an answer by force needs something banned
+        self._silent = policy if callable(script) else policy.forbidding(protocol.request_opening)
 
     @classmethod
     def of(cls, policy: Steerable, protocol: Protocol, action: ForcedAction) -> ForcedPolicy:
@@ -60,10 +68,10 @@ class ForcedPolicy:
         said: dict[int, Completion] = {}
         waiting: dict[str, list[int]] = {"answer": [], "free": []}
         for i, history in enumerate(histories):
-            turn = turns_taken(history)
-            if turn >= len(self.script):
+            turn, script = turns_taken(history), self._script(history)
+            if turn >= len(script):
                 waiting["free"].append(i)
-            elif (text := self.script[turn]) is None:
+            elif (text := script[turn]) is None:
                 waiting["answer"].append(i)
             else:
                 said[i] = self.policy.renderer.dress(Completion(text, by="forced"), history)

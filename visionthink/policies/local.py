@@ -26,8 +26,9 @@ from visionthink.engine.trial import SENTENCE, difference
 from visionthink.errors import OptionError
 from visionthink.policies import memory
 from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.identity import weights_of
 from visionthink.policies.render import Renderer, shown, within_context
-from visionthink.policies.token_streams import TextCallback, TokenStreams
+from visionthink.policies.token_streams import TextCallback, TokenStreams, token_texts
 from visionthink.protocol import Protocol
 from visionthink.types import Completion, History
 
@@ -93,12 +94,21 @@ class LocalPolicy:
         """Of a weight, or of a value in the cache."""
         return self.checkpoint.model.dtype.itemsize
 
+    @property
+    def identity(self) -> str:
+        """Names the weights, see `policies.identity`."""
+        return weights_of(self.checkpoint.path, getattr(self.config, "_commit_hash", None))
+
     def forbidding(self, text: str) -> Self:
         """The same policy, unable to say `text`; it shares the weights."""
         rule = self._sampling
         if own := self.renderer.own_ids(text):
             return self._with(_sampling=dataclasses.replace(rule, banned=(*rule.banned, *own)))
         return self._with(_sampling=dataclasses.replace(rule, phrases=(*rule.phrases, tuple(self.renderer.plain(text)))))
+
+    def with_spreads(self) -> Self:
+        """The same policy, whose completions have `token_texts` and `spreads`; it shares the weights."""
+        return self._with(_sampling=dataclasses.replace(self._sampling, spreads=True))
 
     def seeded(self, seed: int) -> Self:
         """The same policy with its sampling begun anew; it shares the weights."""
@@ -206,6 +216,8 @@ class LocalPolicy:
             token_ids=said.ids,
             prompt_ids=tuple(prompt),
             logprobs=said.logprobs,
+            token_texts=token_texts(self.renderer, said.ids) if said.spreads else (),
+            spreads=said.spreads,
             seconds=seconds,
             first_token_seconds=first_token_seconds,
         )

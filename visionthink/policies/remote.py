@@ -20,7 +20,9 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Self
 
+from visionthink.certainty import LIKELIEST
 from visionthink.endpoint import Client, Completed, Connection, Endpoint, Unanswered
+from visionthink.endpoint.usage import TokenSaid
 from visionthink.errors import DataError, OptionError, one_line
 from visionthink.policies.wire import align_logprobs, messages_of
 from visionthink.protocol import (
@@ -102,7 +104,7 @@ class RemotePolicy:
         end = time.monotonic() + connection.endpoint.deadline
         completion: Completion | None = None
         first: float | None = None
-        writing, tokens = IncrementalText(), list[tuple[str, float]]()
+        writing, tokens = IncrementalText(), list[TokenSaid]()
         try:
             async with connection.slot(end):
                 started = time.monotonic()
@@ -143,6 +145,19 @@ class RemotePolicy:
         chosen = {name: value for name, value in {**self._sampling, **fields}.items() if value not in (None, [], ())}
         other._sampling = {name: value for name, value in chosen.items() if name not in self._omitted}
         return other
+
+    @property
+    def identity(self) -> str:
+        """What the endpoint calls its model, or its address where none was named. Its weights are not known."""
+        return self._model or self._client.endpoint.url
+
+    def with_spreads(self) -> Self:
+        """The same policy, whose completions have `logprobs` and `spreads` as far as the endpoint tells the likeliest tokens."""
+        return self.with_fields({"logprobs": True, "top_logprobs": LIKELIEST})
+
+    def sampling_as(self, *, temperature: float) -> Self:
+        """The same policy at another temperature."""
+        return self.with_fields({"temperature": temperature})
 
     async def models(self) -> list[str]:
         """Names of what the endpoint serves.
@@ -254,4 +269,4 @@ def _failed(failure: Unanswered, seconds: float) -> Completion:
         words += f'; leave it out (--omit {failure.parameter}, or omit=["{failure.parameter}"] in Python)'
     if failure.kind == "refused":
         return Completion("", "refused", error=Failure("refused", words), seconds=seconds)
-    return Completion.failed(failure.kind, words, seconds=seconds)
+    return Completion.failed(failure.kind, words, seconds=seconds, after=failure.after)

@@ -31,6 +31,15 @@ class TextStream:
         self.text += self.added[-1]
 
 
+def token_texts(renderer: Renderer, ids: Sequence[int]) -> tuple[str, ...]:
+    """What each id of a whole reply has added to its text. Half a character at the end is the text of the last."""
+    stream = TextStream(renderer)
+    for token in ids:
+        stream.add(token)
+    *added, last = stream.added
+    return (*added, last + renderer.decode(ids).removeprefix(stream.text))
+
+
 class TokenStreams:
     """Hands the tokens of rows to their callbacks as text; see `engine.sampling.Listen`."""
 

@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from visionthink.certainty import LIKELIEST, spread_of
 from visionthink.errors import ModelError, OptionError, one_line
 from visionthink.policies.checkpoint import describe, resolve
+from visionthink.policies.identity import weights_of
 from visionthink.policies.render import Renderer, one_pad_an_image, views, within_context
+from visionthink.policies.token_streams import token_texts
 from visionthink.protocol import Protocol
-from visionthink.types import Completion, FinishReason, History
+from visionthink.types import Completion, FinishReason, History, Spread
 
 if TYPE_CHECKING:
     from visionthink.policies.checkpoint_files import Described
@@ -66,12 +69,16 @@ class VllmPolicy:
         if batch_size is not None:
             engine = {"max_num_seqs": batch_size} | engine
         try:
-            self._llm = vllm.LLM(resolve(name), **(_defaults() | engine))
+            self._llm = vllm.LLM(path := resolve(name), **(_defaults() | engine))
         except Exception as error:  # of many kinds; the details are in vLLM's log
             raise ModelError(f"model {name}: vLLM cannot load it ({one_line(error)})") from error
         self.renderer = Renderer(described.tokenizer, (protocol or described.protocol).boundary)
         self.config = described.config
         """Of the model, as transformers has it."""
+        self.identity = weights_of(path, getattr(self.config, "_commit_hash", None))
+        """Names the weights, see `policies.identity`."""
+        self._likeliest = 0
+        """Tokens whose probabilities are asked for beside the sampled one."""
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self._seeds = random.Random(seed)
         self._alone = threading.Lock()  # the engine takes one caller at a time; shared by every copy of the policy
@@ -91,6 +98,12 @@ class VllmPolicy:
             other._suppressed = sorted({*self._suppressed, *own})
         else:
             other._bad_words = [*self._bad_words, text]
+        return other
+
+    def with_spreads(self) -> VllmPolicy:
+        """The same policy, whose completions have `token_texts` and `spreads`; it shares the engine."""
+        other = copy.copy(self)
+        other._seeds, other._likeliest = copy.copy(self._seeds), LIKELIEST
         return other
 
     def seeded(self, seed: int) -> VllmPolicy:
@@ -127,7 +140,7 @@ class VllmPolicy:
             max_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seed=self._seeds.getrandbits(32) if self.temperature else None,
-            logprobs=0,  # of the sampled token alone
+            logprobs=self._likeliest,  # the sampled token always
             stop_token_ids=self.renderer.end_ids,
             logit_bias=dict.fromkeys(self._suppressed, -math.inf),
             bad_words=self._bad_words or None,
@@ -164,12 +177,22 @@ class VllmPolicy:
         return Completion(
             text,
             finish,
+            token_texts=token_texts(self.renderer, ids) if self._likeliest and ids else (),
+            spreads=_spreads(ids, said.logprobs) if self._likeliest else (),
             token_ids=ids,
             prompt_ids=tuple(prompt),
             logprobs=logprobs,
             seconds=seconds,
             first_token_seconds=first,
         )
+
+
+def _spreads(ids: Sequence[int], steps: Sequence[Any]) -> tuple[Spread, ...]:
+    """Of each sampled token, out of the log-probabilities that vLLM gives of the likeliest."""
+    return tuple(
+        spread_of(step[token].logprob, [other.logprob for i, other in step.items() if i != token])
+        for token, step in zip(ids, steps, strict=True)
+    )
 
 
 def _library() -> tuple[Any, Any]:

@@ -6,6 +6,8 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from visionthink.certainty import spread_of
+from visionthink.endpoint.usage import TokenSaid
 from visionthink.protocol import after_thinking, with_calls
 from visionthink.types import History, ImageView, Message
 
@@ -15,8 +17,9 @@ def messages_of(history: History) -> list[dict[str, Any]]:
     return list(map(_message, with_calls(history)))
 
 
-def align_logprobs(tokens: Sequence[tuple[str, float]], text: str) -> dict[str, Any]:
-    """`token_texts` and `logprobs` of a completion; nothing where the tokens that a server names are not those of the text.
+def align_logprobs(tokens: Sequence[TokenSaid], text: str) -> dict[str, Any]:
+    """`token_texts`, `logprobs` and, where the likeliest tokens are known, `spreads` of a completion; nothing where the tokens
+    that a server names are not those of the text.
 
     Marks of the end add no text. Thinking that the server took out may be written otherwise than it was said, or its tokens be
     missing: what comes before the answer is then the text of one token.
@@ -33,7 +36,12 @@ def align_logprobs(tokens: Sequence[tuple[str, float]], text: str) -> dict[str, 
     if not tokens or end > (text.rindex(answer) if answer else len(text)):
         return {}
     texts[max(0, left - 1)] = text[:end] + texts[max(0, left - 1)]
-    return {"token_texts": tuple(texts), "logprobs": tuple(logprob for _, logprob in tokens)}
+    spreads = [spread_of(token.logprob, token.others) for token in tokens if token.others is not None]
+    return {
+        "token_texts": tuple(texts),
+        "logprobs": tuple(token.logprob for token in tokens),
+        "spreads": tuple(spreads) if len(spreads) == len(tokens) else (),
+    }
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -49,4 +57,5 @@ def _part(part: str | ImageView) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind, content = part.encoded
-    return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"}}
+    image = {"url": f"data:{kind};base64,{base64.b64encode(content).decode()}"}
+    return {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}

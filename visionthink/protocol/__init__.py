@@ -5,6 +5,7 @@ text). The strings live in `prompts/`, byte for byte as published; a variant of 
 """
 
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, prompt
+from visionthink.protocol.disarming import disarmed, disarmed_json
 from visionthink.protocol.grammar import MARKUP, Grammar
 from visionthink.protocol.native import call_of, functions_of, names_of, with_calls
 from visionthink.protocol.protocol import Protocol
@@ -39,6 +40,8 @@ __all__ = [
     "after_thinking",
     "answer_start",
     "call_of",
+    "disarmed",
+    "disarmed_json",
     "extract_answer",
     "functions_of",
     "names_of",

@@ -417,12 +417,13 @@ GRAMMARS = {
     ),
 }
 
+TOOL_RESPONSE = ("<tool_response>", "</tool_response>")
+"""Around what a function has returned."""
 MARKUP = (
     _tool_call(_RESIZE),
     "<tool_call>",
     "</tool_call>",
-    "<tool_response>",
-    "</tool_response>",
+    *TOOL_RESPONSE,
     "<think>",
     "</think>",
     "<answer>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,11 +52,10 @@ def _filled(files: Sequence[str], values: Mapping[str, Content]) -> Content:
 
 def _joined(parts: Iterable[str | ImageView]) -> Content:
     joined: list[str | ImageView] = []
-    for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += part
-        elif part != "":
-            joined.append(part)
+    for _, run in itertools.groupby(parts, lambda part: isinstance(part, str)):
+        found = list(run)
+        texts = [part for part in found if isinstance(part, str)]  # one by one, thousands would be copied thousands of times
+        joined += [text] if (text := "".join(texts)) else [] if texts else found
     return tuple(joined)
 
 

@@ -6,6 +6,7 @@ held back is released.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -75,6 +76,13 @@ def _outside(text: str) -> list[tuple[int, int]]:
     return parts + ([(begin, len(text))] if begin >= 0 else [])
 
 
+@functools.cache
+def _patterns(tags: tuple[str, ...]) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds tags in a text, and the beginning of one at its end."""
+    begins = sorted({tag[:n] for tag in tags for n in range(1, len(tag))})
+    return re.compile("|".join(map(re.escape, tags))), re.compile(rf"(?:{'|'.join(map(re.escape, begins))})\Z")
+
+
 class Reader:
     """Reads one reply. What it does with a piece takes time in proportion to the piece.
 
@@ -85,9 +93,8 @@ class Reader:
 
     def __init__(self, dialect: Dialect, opens: str = ""):
         self._dialect, self._opens = dialect, opens
-        tags = [_THINK, _THOUGHT, *([_ANSWER, _ANSWERED] if dialect.answer_tags else []), *([opens] if opens else [])]
-        self._tags = re.compile("|".join(map(re.escape, tags)))
-        self._begins = tuple({tag[:n] for tag in tags for n in range(1, len(tag))})
+        tags = (_THINK, _THOUGHT, *((_ANSWER, _ANSWERED) if dialect.answer_tags else ()), *((opens,) if opens else ()))
+        self._tags, self._begun = _patterns(tags)
         self._flowing = dialect.grammar is None and not dialect.answer_tags
         """Whether text is given out that is not marked as the answer."""
         self._mode: _Mode = "outside"
@@ -108,9 +115,10 @@ class Reader:
             self._pass(tag[0], pieces)
             at = tag.end()
         rest = self._unread[at:]
-        kept = max((len(begin) for begin in self._begins if rest.endswith(begin)), default=0)
-        self._say(rest[: len(rest) - kept], pieces)
-        self._unread = rest[len(rest) - kept :]
+        begun = self._begun.search(rest)
+        end = begun.start() if begun else len(rest)
+        self._say(rest[:end], pieces)
+        self._unread = rest[end:]
         return pieces
 
     def finish(self) -> list[Piece]:

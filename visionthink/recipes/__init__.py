@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from visionthink.data import places, synth
 from visionthink.errors import OptionError
-from visionthink.recipes import qwen
+from visionthink.recipes import looking, qwen
 from visionthink.recipes.recipe import Recipe
 from visionthink.recipes.tiny import tiny
 from visionthink.types import Example
@@ -22,6 +22,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         qwen.smart_3b_lora,
         qwen.smart_qwen3_8b,
         qwen.smart_qwen3_4b_lora,
+        looking.look_7b,
+        looking.look_7b_lora,
+        looking.look_qwen3_8b,
+        looking.box_7b,
+        looking.box_7b_lora,
+        looking.box_qwen3_8b,
+        looking.budget_7b,
+        looking.budget_7b_lora,
+        looking.budget_qwen3_8b,
     )
 }
 

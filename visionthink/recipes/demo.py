@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from visionthink.errors import OptionError
-from visionthink.evals.metrics import mix_share
+from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import frontier

@@ -17,7 +17,7 @@ from visionthink.evals.runner import Results
 from visionthink.model import ENGINES, Model, check_installed, load
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Finished
-from visionthink.recipes.frontier import with_method
+from visionthink.recipes.frontier import twin_of, with_method
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.spec import read_judge
 from visionthink.types import Example, Examples
@@ -154,4 +154,4 @@ class _Work:
     def __call__(self) -> BatchRunner:
         config = self.config
         model = with_method(self.policy, config._load(self.model, engine=config.engine))
-        return BatchRunner(config.examples(), model, self.policy, steady(read_judge(config.judged_by)))
+        return BatchRunner(config.examples(), model, self.policy, steady(read_judge(config.judged_by)), twin_of)

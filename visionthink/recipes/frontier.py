@@ -6,14 +6,15 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from visionthink.compress.names import parse
 from visionthink.errors import InputError, OptionError
-from visionthink.evals.metrics import mix_share
+from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
-from visionthink.evals.routing import routing
+from visionthink.evals.routing import check_judge, routing
 from visionthink.evals.runner import Metric, Results, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge
@@ -29,6 +30,7 @@ def evaluate_all(
     policies: Sequence[PolicySpec],
     out: Path,
     *,
+    trained: Mapping[PolicySpec, str] = MappingProxyType({}),
     open_model: Callable[[str], Model],
     suite: str,
     judge: Judge,
@@ -37,8 +39,9 @@ def evaluate_all(
     results: Callable[[str, PolicySpec], Results | None] = lambda model, policy: None,
 ) -> list[dict[str, Any]]:
     """Every policy of every model into a folder of its own below `out`, then `report.html`; finished ones are not repeated.
-    Returns their summaries with what the report says of each: `comparison`, `branches`, `break_even`. `results` says what runs
-    the batches of a model and a policy, see `evals.runner.evaluate`.
+    Returns their summaries with what the report says of each: `comparison`, `trained`, `branches`, `break_even`. `trained` names
+    the models that were trained for one level, by the policy they are evaluated under. `results` says what runs the batches of a
+    model and a policy, see `evals.runner.evaluate`.
 
     `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
 
@@ -47,15 +50,19 @@ def evaluate_all(
     """
     check_names(models, policies)
     shareless, folders = _shareless(policies), list[Path]()
-    for name in models:
+    chosen = {name: list(policies) for name in models}
+    for policy, name in trained.items():
+        chosen.setdefault(name, []).append(policy)
+    for name, its in chosen.items():
         model = open_model(name)
-        for policy in policies:  # what cannot be had is found before hours of work
+        for policy in its:  # what cannot be had is found before hours of work
             if policy not in shareless:
                 route = routing(policy, with_method(policy, model))
+                check_judge(policy, judge)
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
         own: dict[PolicySpec, dict[str, Any]] = {}
-        for policy in sorted(policies, key=shareless.__contains__):
+        for policy in sorted(its, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
             folder = out / _slug(f"{name}-{policy}")
             own[policy] = evaluate_one(
@@ -119,9 +126,20 @@ def with_method(policy: PolicySpec, model: Model) -> Model:
     return Model(compressed_policy, model.protocol, model.menu, model.budget, model.max_image_pixels)
 
 
+def twin_of(example: Example) -> Example:
+    """A generated example with its last piece of evidence exchanged, the one that holds the answer.
+
+    Raises:
+        DataError: it has no counterfactual twin.
+    """
+    from visionthink.data import places
+
+    return places.twins(example)[-1]
+
+
 def evaluate_one(policy: PolicySpec, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
     """`evaluate`, with the model compressed where the policy says so."""
-    return evaluate(examples, with_method(policy, model), policy, out, **settings)
+    return evaluate(examples, with_method(policy, model), policy, out, twin_of=twin_of, **settings)
 
 
 def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]]) -> PolicySpec:

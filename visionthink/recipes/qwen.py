@@ -46,16 +46,22 @@ ONE_NODE = Hardware(processes=8, sharding="zero3", device_bytes=80 * 10**9, per_
 ONE_80_GB, ONE_24_GB = (Hardware(device_bytes=size * 10**9) for size in (80, 24))
 
 
-def _recipe(
-    config: TrainConfig, data: str, architecture: Literal["qwen2_5_vl", "qwen3_vl"], hardware: Hardware = ONE_NODE
+def large(
+    config: TrainConfig,
+    data: str,
+    architecture: Literal["qwen2_5_vl", "qwen3_vl"],
+    hardware: Hardware = ONE_NODE,
+    paper: TrainConfig = PAPER,
 ) -> Recipe:
+    """A recipe for a model that is rehearsed with a small random one of its architecture."""
+
     def rehearse(config: TrainConfig) -> Rehearsal:
         from visionthink.recipes import stand_in  # torch only when it is needed
 
         build = {"qwen2_5_vl": stand_in.qwen2_5_vl, "qwen3_vl": stand_in.qwen3_vl}[architecture]
-        return build(config.dialect or "agent"), stand_in.large_examples(config.prompts_per_step)
+        return build(config.chosen_dialect or "agent"), stand_in.large_examples(config.prompts_per_step)
 
-    return Recipe(config=config, source=lambda _: read_examples(data), stand_in=rehearse, paper=PAPER, hardware=hardware)
+    return Recipe(config=config, source=lambda _: read_examples(data), stand_in=rehearse, paper=paper, hardware=hardware)
 
 
 def smart_7b() -> Recipe:
@@ -68,7 +74,7 @@ def smart_7b() -> Recipe:
     51.3 % of the visual tokens, as the paper counts them (Table 2).
     Command: `visionthink train smart_7b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/smart-7b`.
     """
-    return _recipe(EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct"), SMART, "qwen2_5_vl")
+    return large(EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct"), SMART, "qwen2_5_vl")
 
 
 def general_7b() -> Recipe:
@@ -79,8 +85,8 @@ def general_7b() -> Recipe:
     Command: `visionthink train general_7b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/general-7b`, on
     8 GPUs of 80 GB.
     """
-    config = EIGHT_GPUS.replace(model="Qwen/Qwen2.5-VL-7B-Instruct", dialect="general", ladder="1", penalty="none")
-    return _recipe(config, GENERAL, "qwen2_5_vl")
+    general = {"model": "Qwen/Qwen2.5-VL-7B-Instruct", "dialect": "general", "ladder": "1", "penalty": "none"}
+    return large(EIGHT_GPUS.replace(**general), GENERAL, "qwen2_5_vl", paper=PAPER.replace(**general))
 
 
 def smart_7b_lora() -> Recipe:
@@ -101,7 +107,7 @@ def smart_7b_lora() -> Recipe:
         max_image_tokens=1280,
         probe_steps=20,
     )
-    return _recipe(config, SMART, "qwen2_5_vl", ONE_80_GB)
+    return large(config, SMART, "qwen2_5_vl", ONE_80_GB)
 
 
 def smart_3b_lora() -> Recipe:
@@ -113,7 +119,7 @@ def smart_3b_lora() -> Recipe:
     config = smart_7b_lora().config.replace(
         model="Qwen/Qwen2.5-VL-3B-Instruct", lora_rank=16, prompts_per_step=4, max_new_tokens=512, max_image_tokens=1024
     )
-    return _recipe(config, SMART, "qwen2_5_vl", ONE_24_GB)
+    return large(config, SMART, "qwen2_5_vl", ONE_24_GB)
 
 
 def smart_qwen3_8b() -> Recipe:
@@ -122,7 +128,7 @@ def smart_qwen3_8b() -> Recipe:
     Hardware and step: as `smart_7b`, 8 GPUs of 80 GB. Time: not measured. Expected: unknown.
     Command: `visionthink train smart_qwen3_8b --launch zero3 --vllm colocate --judge rules,URL#MODEL --out runs/qwen3`.
     """
-    return _recipe(EIGHT_GPUS.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")
+    return large(EIGHT_GPUS.replace(model="Qwen/Qwen3-VL-8B-Instruct"), SMART, "qwen3_vl")
 
 
 def smart_qwen3_4b_lora() -> Recipe:
@@ -131,4 +137,4 @@ def smart_qwen3_4b_lora() -> Recipe:
     Time: not measured. Expected: unknown. Command: `visionthink train smart_qwen3_4b_lora --out runs/qwen3-4b`.
     """
     config = smart_3b_lora().config.replace(model="Qwen/Qwen3-VL-4B-Instruct")
-    return _recipe(config, SMART, "qwen3_vl", ONE_24_GB)
+    return large(config, SMART, "qwen3_vl", ONE_24_GB)

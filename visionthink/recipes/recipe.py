@@ -28,6 +28,10 @@ _DECISIVE = (
     "kl_coef",
     "entropy_coef",
     "theta",
+    "menu",
+    "credit",
+    "penalty",
+    "budget",
     "refill",
     "exclude",
     "forced",
@@ -58,7 +62,7 @@ class Recipe:
         if not self.paper:
             return ""
         pairs = ((name, getattr(config, name), getattr(self.paper, name)) for name in _DECISIVE)
-        found = [f"{name} {ours} ({theirs})" for name, ours, theirs in pairs if ours != theirs]
+        found = [f"{name} {_said(ours)} ({_said(theirs)})" for name, ours, theirs in pairs if ours != theirs]
         batches = [c.prompts_per_step / c.updates_per_step for c in (config, self.paper)]
         if batches[0] != batches[1]:
             found.append(f"examples per update {batches[0]:g} ({batches[1]:g})")
@@ -69,3 +73,7 @@ class Recipe:
         if not config.data:
             return self.source(config)
         return read_examples(config.data, columns=config.columns, image_root=config.image_root)
+
+
+def _said(value: object) -> object:
+    return "default" if value == "" else value

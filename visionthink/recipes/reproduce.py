@@ -31,8 +31,9 @@ from rich.console import Console
 
 from visionthink.data import synth
 from visionthink.errors import OptionError
-from visionthink.evals.metrics import Scored, summarise
+from visionthink.evals.metrics import Scored
 from visionthink.evals.report.plots import curves_over_seeds
+from visionthink.evals.summary import summarise
 from visionthink.menu import Menu
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint, resolve

@@ -1,4 +1,4 @@
-"""P_control: what a group pays for the action it took (Eq. 5 and 6 of arXiv 2507.13348), in four named forms.
+"""P_control: what a member pays for the action it took (Eq. 5 and 6 of arXiv 2507.13348), in named forms.
 
     r = C_direct / (C_direct + C_high),  C = number of *correct* members that answered directly / after a request
     P = weight * [ 1_direct I(r < theta) + 1_high I(r >= theta) ]
@@ -9,61 +9,88 @@ luxury and pays. Without a correct member r is undefined and nobody pays.
 | name       | who pays                                                                                  |
 |------------|-------------------------------------------------------------------------------------------|
 | `eq5`      | as above, every member by its action (`scope="correct"`: correct members only)            |
+| `eqN`      | Eq. 5 for ladders: r_j = share of the correct members whose highest rung is at most j; every member that stopped at
+               another rung than the least j with r_j >= theta. With two rungs it is `eq5`                |
 | `released` | the authors' code: a correct request always, a correct direct answer if 0 < r' < theta     |
 | `constant` | a correct request (Search-R1 style; "All Penalty" in Fig. 3a)                              |
+| `awares`   | AwaRes (arXiv 2603.16932): 2 for a direct answer where a look is needed; for a look 0.25 + 0.01 x the
+               share of the image that it shows                                                           |
 | `none`     | nobody ("w/o Penalty" in Fig. 3a)                                                         |
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from visionthink.errors import OptionError
+from visionthink.errors import DataError, OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A member of a group that holds at least one correct answer, and what its group did."""
+    """A member of a group, and what its group did. `right` counts the group's correct members by their highest rung."""
 
-    requested: bool
+    rung: int
     correct: bool
-    direct_right: int
-    right: int
+    area: float
+    hard: bool | None
+    right: tuple[int, ...]
     theta: float
 
+    @property
+    def requested(self) -> bool:
+        return self.rung > 0
 
-def _eq5(m: _Member) -> bool:
-    return m.requested == (m.direct_right / m.right >= m.theta)
+
+def _eq5(m: _Member) -> float:
+    return sum(m.right) > 0 and m.requested == (m.right[0] / sum(m.right) >= m.theta)
 
 
-def _released(m: _Member) -> bool:
-    share = m.direct_right / (m.right + 1e-4)  # the small number is theirs: at exactly theta it counts as below
+def _eq_n(m: _Member) -> float:
+    if not sum(m.right):
+        return 0.0
+    up_to = itertools.accumulate(m.right)
+    return m.rung != next(j for j, right in enumerate(up_to) if right / sum(m.right) >= m.theta)
+
+
+def _released(m: _Member) -> float:
+    share = m.right[0] / (sum(m.right) + 1e-4)  # the small number is theirs: at exactly theta it counts as below
     return m.correct and (m.requested or 0 < share < m.theta)
 
 
-def _constant(m: _Member) -> bool:
+def _constant(m: _Member) -> float:
     return m.correct and m.requested
 
 
-def _nobody(m: _Member) -> bool:
-    return False
+def _awares(m: _Member) -> float:
+    if m.requested:
+        return 2.5 + 0.1 * m.area
+    if m.hard is None:
+        raise DataError("penalty awares: its need (easy or hard) is not known; label it, or use another penalty")
+    return 20.0 * m.hard
 
 
-PENALTIES: Mapping[str, Callable[[_Member], bool]] = {
+def _nobody(m: _Member) -> float:
+    return 0.0
+
+
+PENALTIES: Mapping[str, Callable[[_Member], float]] = {
     "eq5": _eq5,
+    "eqN": _eq_n,
     "released": _released,
     "constant": _constant,
+    "awares": _awares,
     "none": _nobody,
 }
-"""Whether a member pays, by the penalty's name."""
+"""What a member pays, in units of the penalty's weight, by the penalty's name."""
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """A named penalty. `theta` is the threshold on r, `weight` the amount paid."""
+    """A named penalty. `theta` is the threshold on r, `weight` the amount paid; that of `awares` is 0.1 for the paper's."""
 
     name: str = "eq5"
     _: KW_ONLY
@@ -101,20 +128,34 @@ class Penalty:
             raise OptionError(f"penalty {text!r}: nobody pays, so there is no amount")
         return penalty
 
-    def __call__(self, requested: Sequence[bool], correct: Sequence[bool]) -> list[float]:
+    def __call__(
+        self,
+        rungs: Sequence[int],
+        correct: Sequence[bool],
+        *,
+        areas: Sequence[float] | None = None,
+        hard: bool | None = None,
+    ) -> list[float]:
         """What each member of one group pays. Members that were not scored must be left out beforehand.
 
         Args:
-            requested: whether the member asked for and got more resolution, [group].
+            rungs: the highest rung of the ladder that each member was shown, 0 for the first view, [group]. With two rungs it may
+                be whether the member asked for and got more resolution.
             correct: whether its answer is correct, [group].
-        """
-        direct_right = sum(c and not q for q, c in zip(requested, correct, strict=True))
-        right = sum(correct)
-        members = [
-            _Member(requested=q, correct=c, direct_right=direct_right, right=right, theta=self.theta)
-            for q, c in zip(requested, correct, strict=True)
-        ]
-        return [self.weight if right and self._pays(member) else 0.0 for member in members]
+            areas: share of the image that each looked at, [group]; of `awares` only.
+            hard: whether the group's example needs a look; of `awares` only.
 
-    def _pays(self, member: _Member) -> bool:
-        return (member.correct or self.scope == "all") and PENALTIES[self.name](member)
+        Raises:
+            DataError: the penalty depends on the need of the example, which is not known.
+        """
+        right = [0] * (1 + max(map(int, rungs), default=0))
+        for rung, is_right in zip(rungs, correct, strict=True):
+            right[int(rung)] += is_right
+        members = [
+            _Member(rung=int(rung), correct=c, area=area, hard=hard, right=tuple(right), theta=self.theta)
+            for rung, c, area in zip(rungs, correct, areas or [0.0] * len(rungs), strict=True)
+        ]
+        return [self.weight * self._pays(member) for member in members]
+
+    def _pays(self, member: _Member) -> float:
+        return PENALTIES[self.name](member) if member.correct or self.scope == "all" else 0.0

@@ -13,6 +13,7 @@ from visionthink.serve.errors import ApiError
 from visionthink.serve.limits import Limits
 from visionthink.serve.memory import Memory
 from visionthink.serve.refusals import header, refuse
+from visionthink.serve.stages import stage
 
 _AHEAD = 1 << 16
 """Bytes of the body that are held of a request that waits: most bodies without images, of which one sees then that the client
@@ -133,11 +134,13 @@ class Admission:
         place = self.slots.ask(key)
         if place is None:
             raise _busy("too many requests are waiting")
-        await self._wait(place, body, held, lambda: self.slots.give_back(key))
-        length = _length(scope)
-        most = self.limits.body_bytes if length is None else length
-        await self._wait(self.bodies.ask(most), body, held, lambda: self.bodies.give_back(most))
-        await body.read()
+        with stage("queue"):
+            await self._wait(place, body, held, lambda: self.slots.give_back(key))
+            length = _length(scope)
+            most = self.limits.body_bytes if length is None else length
+            await self._wait(self.bodies.ask(most), body, held, lambda: self.bodies.give_back(most))
+        with stage("body"):
+            await body.read()
 
     async def _wait(self, turn: asyncio.Future[None], body: _Body, held: AsyncExitStack, give_back: Callable[[], None]) -> None:
         """Until it is this request's turn."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, TypeVar
 
+from visionthink.certainty import NEED_SPREADS
 from visionthink.episode import Episode, Speaker
 from visionthink.picture import Picture
-from visionthink.policies.gate import confidence
+from visionthink.policies.gate import BY_CONFIDENCE, Gate
 from visionthink.serve.bill import Bill
 from visionthink.serve.conversation import Conversation, Detail, ImageInput, Rule
 from visionthink.serve.events import CalledTools, Decided, Ended, Event, Failed, Looked
@@ -22,6 +25,7 @@ from visionthink.serve.questions import example_of, texts_of
 from visionthink.serve.reply_stream import ReplyStream
 from visionthink.serve.savings import SavingsEstimate
 from visionthink.serve.sources import Images
+from visionthink.serve.stages import stage
 from visionthink.serve.upstreams import Upstream
 from visionthink.transcript import Transcript
 from visionthink.types import Completion, FinishReason, Message, StopReason
@@ -44,7 +48,9 @@ class Answering:
     Args:
         images: opens the images of requests.
         rule: who decides, where a request does not say.
-        threshold: of the gate, where a request does not say; see `Override.threshold`.
+        gate: the gate, where a request does not say; see `Override.threshold`.
+        audit: share of the gate's answers, from 0 to 1, that are compared with one from the full views, which the client waits
+            for. Whether they agree is written to the log.
         detail: of images whose detail a request does not say.
     """
 
@@ -54,10 +60,11 @@ class Answering:
         images: Images,
         *,
         rule: Rule = "model",
-        threshold: float = 0.8,
+        gate: Gate = BY_CONFIDENCE,
+        audit: float = 0.0,
         detail: Detail = "auto",
     ):
-        self.upstream, self.images, self.rule, self.threshold, self.detail = upstream, images, rule, threshold, detail
+        self.upstream, self.images, self.rule, self.gate, self.audit, self.detail = upstream, images, rule, gate, audit, detail
         self.savings: dict[Rule, SavingsEstimate] = {"model": SavingsEstimate(), "gate": SavingsEstimate()}
 
     async def answer(self, conversation: Conversation, *, key: str = "") -> AsyncGenerator[Event]:
@@ -67,16 +74,20 @@ class Answering:
             key: name of the client's key.
 
         Raises:
-            InputError: an image cannot be used, or the conversation does not fit the model.
-            ApiError: it wants what the upstream does not have.
+            InputError: the conversation does not fit the model.
+            ApiError: an image cannot be used, or it wants what the upstream does not have.
         """
         started = time.perf_counter()
         inputs = [part for message in conversation.messages for part in message.content if isinstance(part, ImageInput)]
         rule = conversation.override.rule or self.rule
-        speaker = self.upstream.speaker(conversation, key=key, logprobs=rule == "gate" and bool(inputs))
-        async with self.images.opened([image.source for image in inputs]) as pictures:
-            answer = _Answer(self, conversation, pictures, speaker, started)
+        own = conversation.override.threshold
+        gate = self.gate if own is None else Gate.of_confidence(own)
+        speaker = self.upstream.speaker(conversation, key=key, score=gate.score if rule == "gate" and inputs else "")
+        async with self.images.opened(inputs) as pictures:
+            answer = _Answer(self, conversation, pictures, speaker, gate, started)
             details = [conversation.override.mode or image.detail or self.detail for image in inputs]
+            for picture, detail in zip(pictures, details, strict=True):
+                picture.detail = self.upstream.details.get(detail, "")
             events = answer.events(details, rule) if inputs else answer.without_images()
             async with contextlib.aclosing(events):
                 async for event in events:
@@ -92,9 +103,10 @@ class _Answer:
         conversation: Conversation,
         pictures: Sequence[Picture],
         speaker: Speaker,
+        gate: Gate,
         started: float,
     ):
-        self._answering, self._conversation, self._speaker = answering, conversation, speaker
+        self._answering, self._conversation, self._speaker, self._gate = answering, conversation, speaker, gate
         self._model, self._pictures, self._started = answering.upstream.model, pictures, started
         self._replies = ReplyStream(streamed=conversation.stream)
         self._transcripts: list[Transcript] = []
@@ -153,30 +165,46 @@ class _Answer:
             else:
                 held.append(event)
         said, transcript = self._completions[-1], self._transcripts[-1]
-        own = self._conversation.override.threshold
-        threshold = self._answering.threshold if own is None else own
-        sure = confidence(said) if transcript.answered and not said.calls else None
+        gate = self._gate
+        score = transcript.turns[-1].scores.get(gate.score) if transcript.answered and not said.calls else None
         if said.error is not None:
             held = []
-        elif transcript.answered and not said.calls and said.logprobs is None:
-            words = "the rule gate needs log-probabilities of tokens, and the upstream gives none; use the rule model"
-            yield Failed("bad_request", words)
+        elif transcript.answered and not said.calls and (missing := _missing(said, gate)):
+            yield Failed("bad_request", f"the rule gate needs {missing}, and the upstream gives none; use the rule model")
             return
         elif not said.calls:
-            kept = sure is not None and sure >= threshold
-            words = "no answer" if sure is None else f"confidence {sure:.3g}, threshold {threshold:g}"
-            if own is None:
+            kept = score is not None and score <= gate.threshold
+            words = "no answer" if score is None else gate.words(score)
+            measured = {"score": gate.score, "value": score, "threshold": min(gate.threshold, sys.float_info.max), "kept": kept}
+            audited = random.random() < self._answering.audit
+            if self._conversation.override.threshold is None:
                 self._answering.savings["gate"].record(not kept)
             if kept:
-                yield Decided("gate", f"The answer from the low views is sure enough ({words}).")
+                yield Decided("gate", f"The answer from the low views is sure enough ({words}).", measured)
+                for event in held:
+                    yield event
+                held = []
+                if audited and (agrees := await self._agrees(levels, transcript)) is not None:
+                    yield Decided("gate", "The answer was compared with one from the full views.", {"agrees": agrees})
             else:
                 held = []
-                yield Decided("gate", f"The low views were not enough ({words}): the full views are shown.")
+                measured |= {"agrees": True} if audited else {}  # it is the answer from the full views
+                yield Decided("gate", f"The low views were not enough ({words}): the full views are shown.", measured)
                 self._replies = ReplyStream(streamed=self._conversation.stream)
                 async for event in self._run_episode(_filled(levels, 1.0)):
                     yield event
         for event in (*held, *self._end("gate")):
             yield event
+
+    async def _agrees(self, levels: Levels, kept: Transcript) -> bool | None:
+        """Whether the answer from the full views is the same text; None where there is none. It is on nobody's bill."""
+        held = self._replies, self._transcripts, self._completions
+        self._replies, self._transcripts, self._completions = ReplyStream(streamed=False), [], []
+        async for _ in self._run_episode(_filled(levels, 1.0)):
+            pass
+        full = self._transcripts[-1]
+        self._replies, self._transcripts, self._completions = held
+        return None if full.answer is None else full.answer.strip().casefold() == (kept.answer or "").strip().casefold()
 
     async def _reason_to_skip(self, levels: Levels, rule: Rule) -> str:
         """Why looking twice cannot pay, or cannot be; empty where it may."""
@@ -228,14 +256,15 @@ class _Answer:
         for event in self._end("fixed"):
             yield event
 
-    def _work(self, work: Callable[[], T]) -> Awaitable[T]:
-        return self._answering.images.work(work)
+    async def _work(self, work: Callable[[], T]) -> T:
+        with stage("views"):
+            return await self._answering.images.work(work)
 
     def _end(self, rule: str) -> list[Event]:
         """The last events."""
         last = self._completions[-1]
         if last.error is not None and not (last.finish_reason == "refused" and self._replies.answered):
-            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text)]
+            return [Failed(last.error.kind, self._answering.upstream.error_prefix + last.error.text, last.error.after)]
         if last.calls:
             return [CalledTools(last.calls), Ended("tool_calls", self._bill(rule))]
         reason = _REASONS[last.finish_reason]
@@ -254,6 +283,13 @@ class _Answer:
             seconds=time.perf_counter() - self._started,
             asked="".join(p for message in self._conversation.messages for p in message.content if isinstance(p, str)),
         )
+
+
+def _missing(said: Completion, gate: Gate) -> str:
+    """What a gate needs of an answer and does not have."""
+    if said.logprobs is None:
+        return "log-probabilities of tokens"
+    return "log-probabilities of the likeliest tokens" if gate.score in NEED_SPREADS and not said.spreads else ""
 
 
 def _filled(levels: Levels, level: float) -> list[float]:

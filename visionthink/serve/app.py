@@ -32,6 +32,7 @@ from visionthink.serve.page import FOLDER, page_routes
 from visionthink.serve.responses import read_responses
 from visionthink.serve.responses_stream import ResponseWriter
 from visionthink.serve.sources import read_source
+from visionthink.serve.stages import Timed, Traces, current, stage
 from visionthink.serve.streaming import Envelope, EventStream, within
 from visionthink.serve.upstreams import Upstream
 
@@ -50,6 +51,7 @@ class Gateway:
 
     Args:
         image_hosts: hosts that images are fetched from; without any, images at addresses are refused.
+        traces: where spans of requests are sent.
 
     Raises:
         OptionError: an entry of `image_hosts` is no name of a host; see `fetching.Host`.
@@ -59,6 +61,7 @@ class Gateway:
     keys: Keys | None = None
     image_hosts: Sequence[str] = ()
     metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces | None = None
     started: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class Gateway:
             middleware=[
                 Middleware(self.metrics.counting),
                 Middleware(RequireKey, keys=self.keys, open_paths=[*_OPEN, *files]),
+                Middleware(Timed, observe=self._observe, traces=self.traces),
                 Middleware(Admission, limits=limits, slots=slots),
             ],
             exception_handlers={HTTPException: _of_starlette, VisionThinkError: _of_ours, Exception: _of_any},
@@ -105,6 +109,11 @@ class Gateway:
         if images.fetcher is not None:
             await images.fetcher.close()
         images.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
+
+    def _observe(self, stage: str, seconds: float) -> None:
+        self.metrics.stages.labels(stage).observe(seconds)
 
     def _request_ratio(self) -> float:
         return self.answering.savings[self.answering.rule].request_ratio or 0.0
@@ -132,7 +141,8 @@ class Gateway:
         """What is asked. Nobody holds the body afterwards."""
         body = b"".join([piece async for piece in request.stream()])
         reading = functools.partial(read, body, read=self._read, headers=request.headers)
-        return reading() if len(body) < _SMALL else await self.answering.images.work(reading)
+        with stage("read"):
+            return reading() if len(body) < _SMALL else await self.answering.images.work(reading)
 
     def _stream(self, source: AsyncGenerator[bytes], late: Callable[[ApiError], bytes]) -> Response:
         return EventStream(source, late, seconds=self.answering.images.limits.response_seconds)
@@ -147,6 +157,7 @@ class Gateway:
 
     def _answered(self, conversation: Conversation, envelope: Envelope, request: Request, api: str) -> AsyncGenerator[Event]:
         self._known(conversation.model)
+        current().model = conversation.model
         key = request.scope["state"]["key"]
         events = self.answering.answer(conversation, key=key or "")
         return self.metrics.counted(events, api=api, id=envelope.id, key=key)

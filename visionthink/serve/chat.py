@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from visionthink.protocol import disarmed
 from visionthink.serve.chat_models import (
     AssistantMessage,
     ChatRequest,
@@ -25,11 +26,10 @@ from visionthink.serve.reading import (
     check_answers,
     check_stream,
     check_tools,
-    disarmed,
-    disarmed_record,
     finite,
     image_input,
     override_of,
+    tool_call,
     tool_definition,
 )
 from visionthink.serve.streaming import DONE, Envelope, collected, complete, data, told
@@ -86,8 +86,7 @@ def _message(message: Message, place: str, read: ReadImage) -> ClientMessage:
     if isinstance(message, AssistantMessage):
         content += [disarmed(message.refusal)] if message.refusal else []
         if message.tool_calls:
-            calls = [{"id": c.id, "type": "function", "function": c.function.model_dump()} for c in message.tool_calls]
-            wire["tool_calls"] = disarmed_record(calls, f"{place}.tool_calls")
+            wire["tool_calls"] = [tool_call(c.id, c.function.name, c.function.arguments) for c in message.tool_calls]
         elif not content:
             raise ApiError(400, f"{place}: has neither content nor tool_calls", param=place, code="invalid_value")
     role = "system" if message.role == "developer" else message.role

@@ -8,9 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from visionthink.serve.conversation import Detail
 from visionthink.serve.fields import (
-    FORMATS,
     MOST_MESSAGES,
-    MOST_PARTS,
     MOST_TOOLS,
     PIXEL,
     TEXT_OR_LIST,
@@ -18,21 +16,21 @@ from visionthink.serve.fields import (
     Body,
     CallId,
     FunctionDefinition,
+    JsonSchema,
+    ModeOr,
     Name,
     Never,
     Only,
-    PlainFormat,
+    PlainOr,
     ReasoningEffort,
     Request,
-    Schema,
     Seed,
     SpeakerName,
     Text,
+    TextOr,
     Tokens,
-    ToolMode,
     Variants,
     Verbosity,
-    format_tag,
     text_or_list,
 )
 
@@ -84,12 +82,6 @@ TextOrImage = Annotated[
     BeforeValidator(_SHOWN.check),
 ]
 
-_PARTS, _EITHER = Field(min_length=1, max_length=MOST_PARTS), BeforeValidator(text_or_list)
-_Text = Annotated[Text, Tag("#text")]
-TextContent = Annotated[_Text | Annotated[list[OnlyText], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
-SaidContent = Annotated[_Text | Annotated[list[Said], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
-ShownContent = Annotated[_Text | Annotated[list[TextOrImage], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
-
 # ------------------------------------------------------------------------------------------------ messages
 
 
@@ -97,7 +89,7 @@ class SystemMessage(Body):
     """Instructions; `developer` is another name of `system`."""
 
     role: Literal["system", "developer"]
-    content: TextContent
+    content: TextOr[OnlyText]
     name: SpeakerName | None = None
 
 
@@ -105,7 +97,7 @@ class UserMessage(Body):
     """What a user says and shows."""
 
     role: Literal["user"]
-    content: ShownContent
+    content: TextOr[TextOrImage]
     name: SpeakerName | None = None
 
 
@@ -128,7 +120,7 @@ class AssistantMessage(Body):
     """What a model said earlier."""
 
     role: Literal["assistant"]
-    content: SaidContent | None = None
+    content: TextOr[Said] | None = None
     refusal: Text | None = None
     name: SpeakerName | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
@@ -140,7 +132,7 @@ class ToolMessage(Body):
     """What one of the client's own tools answered."""
 
     role: Literal["tool"]
-    content: ShownContent
+    content: TextOr[TextOrImage]
     tool_call_id: CallId
 
 
@@ -184,15 +176,6 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-class JsonSchema(Body):
-    """A schema that the answer follows."""
-
-    name: Name
-    description: str | None = None
-    schema_: Schema | None = Field(None, alias="schema")
-    strict: bool | None = None
-
-
 class JsonSchemaFormat(Body):
     """JSON that follows a schema."""
 
@@ -202,19 +185,6 @@ class JsonSchemaFormat(Body):
 
 _CHOICES = Variants(field="type", names=("function",), others=("allowed_tools", "custom"))
 
-
-def _choice(value: Any) -> Any:
-    return value if isinstance(value, str) else _CHOICES.check(value)
-
-
-ToolChoice = Annotated[
-    Annotated[ToolMode, Tag("#text")] | Annotated[NamedTool, Tag("#list")], TEXT_OR_LIST, BeforeValidator(_choice)
-]
-ResponseFormat = Annotated[
-    Annotated[PlainFormat, Tag("#plain")] | Annotated[JsonSchemaFormat, Tag("#json_schema")],
-    Discriminator(format_tag),
-    BeforeValidator(FORMATS.check),
-]
 Stop = Annotated[
     Annotated[str, Field(min_length=1), Tag("#text")]
     | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16), Tag("#list")],
@@ -250,15 +220,14 @@ class ChatRequest(Request, json_schema_extra={"examples": [EXAMPLE]}):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None = None
-    response_format: ResponseFormat | None = None
+    response_format: PlainOr[JsonSchemaFormat] | None = None
     reasoning_effort: ReasoningEffort | None = None
     verbosity: Verbosity | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ModeOr[Annotated[NamedTool, BeforeValidator(_CHOICES.check)]] | None = None
     # known, and refused where they would change something
     n: Annotated[Any, Only((1,), "send one request for each answer")] = None
     logprobs: Annotated[Any, Only((False,))] = None
-    store: Annotated[Any, Only((False,), "nothing is stored here")] = None
     modalities: Annotated[Any, Only((["text"],))] = None
     functions: Annotated[Any, Only((), "use tools")] = None
     function_call: Annotated[Any, Only((), "use tool_choice")] = None

@@ -22,6 +22,8 @@ class ImageInput:
     """The bytes of a decoded data URL, or an http(s) address where those are allowed."""
     detail: Detail | None = None
     """None where the client does not say."""
+    place: str = field(default="", compare=False)
+    """Where it stands in the request, as `messages[2].content[1].image_url`."""
 
 
 @dataclass(frozen=True, kw_only=True)

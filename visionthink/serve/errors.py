@@ -5,6 +5,7 @@ Messages are one line of ours. They name the place in the request and never what
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,10 @@ class ApiError(VisionThinkError):
         self.type = type or TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
         self.headers = dict(headers or {})
 
+    def at(self, place: str) -> ApiError:
+        """The same error, with a place in the request as its `param`."""
+        return ApiError(self.status, self.message, param=place, code=self.code, type=self.type, headers=self.headers)
+
     def body(self) -> dict[str, Any]:
         """The JSON that a client is sent."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
@@ -73,10 +78,16 @@ class ApiError(VisionThinkError):
         return JSONResponse(self.body(), self.status, headers=self.headers)
 
 
-def of_failure(kind: FailureKind, text: str) -> ApiError:
-    """Why a model gave no answer."""
+def of_failure(kind: FailureKind, text: str, after: float | None = None) -> ApiError:
+    """Why a model gave no answer.
+
+    Args:
+        after: seconds until it may be asked again, which the client is told where that may help.
+    """
     status, code = FAILURES[kind]
-    return ApiError(status, one_line(_DATA.sub("...", text), _LONGEST) or "the model gave no answer", code=code)
+    words = one_line(_DATA.sub("...", text), _LONGEST) or "the model gave no answer"
+    later = {"Retry-After": f"{math.ceil(after)}"} if after is not None and (status == 429 or status >= 500) else {}
+    return ApiError(status, words, code=code, headers=later)
 
 
 def of_exception(error: Exception, param: str | None = None) -> ApiError:

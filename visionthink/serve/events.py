@@ -38,6 +38,8 @@ class Decided:
 
     rule: Literal["model", "gate", "skipped", "fixed"]
     text: str
+    measured: Mapping[str, Any] | None = None
+    """What a gate went by, for the log."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Failed:
 
     kind: FailureKind
     text: str
+    after: float | None = None
+    """See `Failure.after`."""
 
 
 Event: TypeAlias = "Thought | Text | Looked | Decided | CalledTools | Ended | Failed"

@@ -6,7 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, from_json
 
 from visionthink.serve.conversation import Detail, Rule
@@ -151,6 +161,14 @@ ToolMode = Literal["none", "auto", "required"]
 MOST_PARTS, MOST_MESSAGES, MOST_TOOLS = 1024, 4096, 128
 Never = Annotated[Any, Only()]
 
+P = TypeVar("P")
+_Text = Annotated[Text, Tag("#text")]
+_Parts = Annotated[list[P], Field(min_length=1, max_length=MOST_PARTS), Tag("#list")]
+TextOr = Annotated[_Text | _Parts[P], TEXT_OR_LIST, BeforeValidator(text_or_list)]
+"""A text, or parts of a message."""
+ModeOr = Annotated[Annotated[ToolMode, Tag("#text")] | Annotated[P, Tag("#list")], TEXT_OR_LIST]
+"""How tools are chosen, or the tool that must be called."""
+
 
 class VisionThinkOptions(Body):
     """What a request changes of the server's defaults. A field that is not known is a mistake: it is for this server alone."""
@@ -180,12 +198,22 @@ class PlainFormat(Body):
     type: Literal["text", "json_object"]
 
 
-FORMATS = Variants(field="type", names=("text", "json_object", "json_schema"), others=("grammar", "regex"))
+class JsonSchema(Body):
+    """A schema that the answer follows."""
+
+    name: Name
+    description: str | None = None
+    schema_: Schema | None = Field(None, alias="schema")
+    strict: bool | None = None
 
 
-def format_tag(value: Any) -> str:
-    """Which variant of a form of the answer an object is."""
-    return "#json_schema" if FORMATS.tag(value) == "#json_schema" else "#plain"
+_FORMATS = Variants(field="type", names=("text", "json_object", "json_schema"), others=("grammar", "regex"))
+PlainOr = Annotated[
+    Annotated[PlainFormat, Tag("#plain")] | Annotated[P, Tag("#json_schema")],
+    Discriminator(lambda value: "#json_schema" if _FORMATS.tag(value) == "#json_schema" else "#plain"),
+    BeforeValidator(_FORMATS.check),
+]
+"""The form of the answer: without a schema, or with one."""
 
 
 class StreamOptions(Body):
@@ -206,6 +234,7 @@ class Request(Body):
     parallel_tool_calls: bool | None = None
     metadata: Metadata | None = None
     user: str | None = None
+    store: Annotated[bool, Field(description="Nothing is stored, whatever this says.")] | None = None
     visionthink: VisionThinkOptions | None = None
     # known, and refused where they would change something
     top_logprobs: Annotated[Any, Only((0,))] = None

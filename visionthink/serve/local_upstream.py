@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from visionthink.certainty import NEED_SPREADS
 from visionthink.episode import Speaker
 from visionthink.errors import OptionError
 from visionthink.model import Model
 from visionthink.policies.batcher import Batcher
 from visionthink.policies.local import LocalPolicy
-from visionthink.serve.conversation import Conversation
+from visionthink.serve.conversation import Conversation, Detail
 from visionthink.serve.errors import ApiError
 from visionthink.types import Completion, History
 
@@ -34,6 +36,7 @@ class LocalUpstream:
     """A model of this process; requests that come together are answered in one call."""
 
     error_prefix = ""
+    details: Mapping[Detail, str] = MappingProxyType({})
 
     def __init__(self, model: Model, name: str, *, batch_size: int = 32):
         if not isinstance(model.policy, LocalPolicy):
@@ -42,10 +45,13 @@ class LocalUpstream:
         self.policy = model.policy
         self.batcher = Batcher(model.policy, batch_size=batch_size)
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
-        """See `Upstream`. Log-probabilities are always given."""
-        if conversation.tools:
-            raise _unsupported("tools", "the model of this server calls no functions; leave tools out")
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
+        """See `Upstream`. Log-probabilities are always given.
+
+        Tools that may be called are left aside: the model never calls one. Chat applications send some with every question.
+        """
+        if conversation.tool_choice not in (None, "auto", "none"):
+            raise _unsupported("tool_choice", "the model of this server calls no functions; leave it out")
         if any(message.wire for message in conversation.messages):
             raise _unsupported("messages", "the model of this server reads no names, tool calls or their results")
         context = self.policy.config.get_text_config().max_position_embeddings
@@ -62,7 +68,7 @@ class LocalUpstream:
         if (sampling.temperature, sampling.max_tokens, sampling.seed) != (None, None, None):
             most = None if sampling.max_tokens is None else min(sampling.max_tokens, policy.max_new_tokens)
             policy = policy.sampling_as(temperature=sampling.temperature, max_new_tokens=most, seed=sampling.seed)
-        return _Sampled(self.batcher, policy)
+        return _Sampled(self.batcher, policy.with_spreads() if score in NEED_SPREADS else policy)
 
     async def ready(self) -> str:
         return ""

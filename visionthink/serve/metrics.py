@@ -7,17 +7,19 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionthink.serve.errors import of_exception
-from visionthink.serve.events import Ended, Event, Failed, Text, Thought
+from visionthink.serve.events import Decided, Ended, Event, Failed, Text, Thought
+from visionthink.serve.stages import STAGES, current
 
 log = logging.getLogger(__name__)
 disable_created_metrics()
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Metrics:
@@ -43,6 +45,9 @@ class Metrics:
         self.seconds = Histogram(
             "visionthink_answer_seconds", "From the request to the end of an answer.", buckets=_SECONDS, registry=own
         )
+        self.stages = Histogram("visionthink_stage_seconds", "Stages of requests.", ["stage"], buckets=_SECONDS, registry=own)
+        for name in STAGES:
+            self.stages.labels(name)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A value that is read when it is asked for."""
@@ -68,8 +73,9 @@ class Metrics:
     async def counted(self, events: AsyncGenerator[Event], *, api: str, id: str, key: str | None) -> AsyncGenerator[Event]:
         """The events of an answer, counted as they pass."""
         started, outcome = time.perf_counter(), "client_left"
-        record: dict[str, object] = {"id": id, "api": api, "key": key}
-        first = True
+        record: dict[str, Any] = {"id": id, "api": api, "key": key}
+        first, timing = True, current()
+        timing.note({"gen_ai.response.id": id})
         try:
             async with aclosing(events):
                 async for event in events:
@@ -77,12 +83,15 @@ class Metrics:
                         first = False
                         self.first_token.observe(time.perf_counter() - started)
                     if isinstance(event, Failed):
-                        outcome = event.kind
+                        outcome = timing.failure = event.kind
                         self.failures.labels(event.kind).inc()
+                    elif isinstance(event, Decided) and event.measured:
+                        record["gate"] = {**record.get("gate", {}), **event.measured}
                     elif isinstance(event, Ended):
                         outcome = event.finish_reason
                         self._ended(event)
                         record |= event.bill.record()
+                        timing.note({f"visionthink.{name}": value for name, value in event.bill.record().items()})
                     yield event
         except Exception as error:
             outcome = of_exception(error).code or "error"
@@ -91,6 +100,7 @@ class Metrics:
             seconds = time.perf_counter() - started
             self.seconds.observe(seconds)
             self.answers.labels(api, outcome).inc()
+            timing.note({"visionthink.outcome": outcome})
             log.info(json.dumps(record | {"outcome": outcome, "seconds": round(seconds, 4)}))
 
     def _ended(self, event: Ended) -> None:

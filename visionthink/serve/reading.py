@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
 from visionthink.errors import InputError
-from visionthink.protocol import IMAGE_MARK, MARKUP
+from visionthink.protocol import disarmed, disarmed_json
 from visionthink.serve.conversation import ClientMessage, Detail, ImageInput, Override
 from visionthink.serve.errors import ApiError, of_exception, of_validation
 from visionthink.serve.fields import Request, VisionThinkOptions
 
 ReadImage: TypeAlias = Callable[[str], bytes | str]
 """What stands in `image_url` to the bytes of a data URL, or to an address that is allowed. It raises an `InputError`."""
-
-WORD_JOINER = "\u2060"
-"""A character without width. Behind the `<` of a mark it leaves what is read and takes away what it would do."""
-_FORGED = (IMAGE_MARK, *(tag for tag in MARKUP if tag.strip("</>") == "tool_response"))
-_ARMED = re.compile(f"<(?=[|｜][^<>\s]*[|｜]>|{'|'.join(re.escape(mark[1:]) for mark in _FORGED)})")
-
-
-def disarmed(text: str) -> str:
-    """A client's text in which nothing stands for an image, opens a turn or answers a call.
-
-    A `<` is followed by a WORD JOINER where it begins `<image>`, `<|...|>`, `<tool_response>` or `</tool_response>`.
-    """
-    return _ARMED.sub("<" + WORD_JOINER, text)
 
 
 def disarmed_record(value: Any, place: str) -> Any:
@@ -67,7 +53,7 @@ def image_input(url: str, detail: Detail | None, place: str, read: ReadImage) ->
         ApiError: it cannot be read; the message names the place.
     """
     try:
-        return ImageInput(source=read(url), detail=detail)
+        return ImageInput(source=read(url), detail=detail, place=place)
     except ApiError as error:
         raise ApiError(
             error.status, f"{place}: {error.message}", param=place, code=error.code, type=error.type, headers=error.headers
@@ -117,6 +103,11 @@ def check_tools(tools: Iterable[Mapping[str, Any]], choice: Any) -> None:
     wanted = choice["function"]["name"] if isinstance(choice, Mapping) else None
     if (wanted is not None and wanted not in names) or (choice == "required" and not names):
         raise ApiError(400, "tool_choice: there is no such tool in tools", param="tool_choice", code="invalid_value")
+
+
+def tool_call(id: str, name: str, arguments: str) -> Mapping[str, Any]:
+    """A call of one of the client's own tools, in the form of chat completions."""
+    return {"id": disarmed(id), "type": "function", "function": {"name": name, "arguments": disarmed_json(arguments)}}
 
 
 def tool_definition(function: Mapping[str, Any], place: str) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from visionthink.episode import Speaker
 from visionthink.protocol import Piece, Reader
 from visionthink.serve.events import Text, Thought
+from visionthink.serve.stages import Round
 from visionthink.types import Completion, History
 
 HOLD_PIECES, HOLD_SECONDS = 48, 3.0
@@ -42,19 +43,21 @@ class ReplyStream:
         self.answered = False
         self.completion = Completion.failed("server", "the reply broke off")
         held, since = 0, 0.0
-        async with contextlib.aclosing(speaker.speak(history, reader.ends)) as pieces:
-            async for said in pieces:
-                if isinstance(said, Completion):
-                    self.completion = said
-                    break
-                shown = reader.feed(said)
-                if self._streamed and reader.holding:
-                    since = since if held else time.perf_counter()
-                    held += 1
-                    if held >= HOLD_PIECES or time.perf_counter() - since >= HOLD_SECONDS:
-                        shown += reader.release()
-                for event in self._events(shown):
-                    yield event
+        with Round() as timed:
+            async with contextlib.aclosing(speaker.speak(history, reader.ends)) as pieces:
+                async for said in pieces:
+                    if isinstance(said, Completion):
+                        self.completion = timed.completion = said
+                        break
+                    timed.heard()
+                    shown = reader.feed(said)
+                    if self._streamed and reader.holding:
+                        since = since if held else time.perf_counter()
+                        held += 1
+                        if held >= HOLD_PIECES or time.perf_counter() - since >= HOLD_SECONDS:
+                            shown += reader.release()
+                    for event in self._events(shown):
+                        yield event
         if self.completion.finish_reason in ("stop", "length"):
             for event in self._events(reader.finish()):
                 yield event
@@ -88,4 +91,5 @@ def _until(completion: Completion, end: int | None) -> Completion:
         token_ids=completion.token_ids[:kept],
         token_texts=completion.token_texts[:kept],
         logprobs=completion.logprobs[:kept] if completion.logprobs else None,
+        spreads=completion.spreads[:kept],
     )

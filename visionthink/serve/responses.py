@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from visionthink.protocol import disarmed
 from visionthink.serve.conversation import ClientMessage, Conversation, ImageInput, SamplingOptions
 from visionthink.serve.errors import ApiError
 from visionthink.serve.fields import parsed
@@ -13,11 +14,10 @@ from visionthink.serve.reading import (
     check_answers,
     check_stream,
     check_tools,
-    disarmed,
-    disarmed_record,
     finite,
     image_input,
     override_of,
+    tool_call,
     tool_definition,
 )
 from visionthink.serve.responses_models import (
@@ -77,7 +77,7 @@ def _messages(request: ResponsesRequest, read: ReadImage) -> list[ClientMessage]
         placed: list[tuple[str, ClientMessage]] = []
         for i, item in enumerate(request.input):
             if isinstance(item, FunctionCall) and placed and placed[-1][1].role == "assistant":
-                placed[-1] = (placed[-1][0], _with_call(placed[-1][1], item, f"input[{i}]"))
+                placed[-1] = (placed[-1][0], _with_call(placed[-1][1], item))
             elif not isinstance(item, ReasoningItem):
                 placed.append((f"input[{i}].call_id", _message(item, f"input[{i}]", read)))
         check_answers(placed)
@@ -89,10 +89,9 @@ def _messages(request: ResponsesRequest, read: ReadImage) -> list[ClientMessage]
     return messages
 
 
-def _with_call(message: ClientMessage, call: FunctionCall, place: str) -> ClientMessage:
+def _with_call(message: ClientMessage, call: FunctionCall) -> ClientMessage:
     """A message of the assistant's and a call that it goes on with."""
-    record = {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-    calls = [*message.wire.get("tool_calls", ()), disarmed_record(record, place)]
+    calls = [*message.wire.get("tool_calls", ()), tool_call(call.call_id, call.name, call.arguments)]
     return ClientMessage(role="assistant", content=message.content, wire={"tool_calls": calls})
 
 
@@ -100,7 +99,7 @@ def _message(
     item: SystemItem | UserItem | AssistantItem | FunctionCall | FunctionCallOutput, place: str, read: ReadImage
 ) -> ClientMessage:
     if isinstance(item, FunctionCall):
-        return _with_call(ClientMessage(role="assistant"), item, place)
+        return _with_call(ClientMessage(role="assistant"), item)
     if isinstance(item, FunctionCallOutput):
         content = _content(item.output, f"{place}.output", read)
         return ClientMessage(role="tool", content=content, wire={"tool_call_id": disarmed(item.call_id)})

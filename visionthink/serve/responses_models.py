@@ -8,9 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from visionthink.serve.conversation import Detail
 from visionthink.serve.fields import (
-    FORMATS,
     MOST_MESSAGES,
-    MOST_PARTS,
     MOST_TOOLS,
     PIXEL,
     TEXT_OR_LIST,
@@ -18,19 +16,20 @@ from visionthink.serve.fields import (
     Body,
     CallId,
     FunctionDefinition,
+    JsonSchema,
+    ModeOr,
     Name,
     Never,
     Only,
-    PlainFormat,
+    PlainOr,
     ReasoningEffort,
     Request,
     Schema,
     Text,
+    TextOr,
     Tokens,
-    ToolMode,
     Variants,
     Verbosity,
-    format_tag,
     text_or_list,
     unsupported,
 )
@@ -93,11 +92,6 @@ TextOrImage = Annotated[
     Discriminator(_SHOWN.tag),
     BeforeValidator(_SHOWN.check),
 ]
-_PARTS, _EITHER = Field(min_length=1, max_length=MOST_PARTS), BeforeValidator(text_or_list)
-_Text = Annotated[Text, Tag("#text")]
-TextContent = Annotated[_Text | Annotated[list[OnlyText], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
-SaidContent = Annotated[_Text | Annotated[list[Said], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
-ShownContent = Annotated[_Text | Annotated[list[TextOrImage], _PARTS, Tag("#list")], TEXT_OR_LIST, _EITHER]
 
 # ------------------------------------------------------------------------------------------------ items
 
@@ -107,7 +101,7 @@ class SystemItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer"]
-    content: TextContent
+    content: TextOr[OnlyText]
 
 
 class UserItem(Body):
@@ -115,7 +109,7 @@ class UserItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["user"]
-    content: ShownContent
+    content: TextOr[TextOrImage]
 
 
 class AssistantItem(Body):
@@ -123,7 +117,7 @@ class AssistantItem(Body):
 
     type: Literal["message"] = "message"
     role: Literal["assistant"]
-    content: SaidContent
+    content: TextOr[Said]
 
 
 class FunctionCall(Body):
@@ -141,7 +135,7 @@ class FunctionCallOutput(Body):
 
     type: Literal["function_call_output"]
     call_id: CallId
-    output: ShownContent
+    output: TextOr[TextOrImage]
 
 
 class ReasoningItem(Body):
@@ -204,14 +198,11 @@ class NamedTool(Body):
     name: Name
 
 
-class JsonSchemaFormat(Body):
+class JsonSchemaFormat(JsonSchema):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
-    name: Name
     schema_: Schema = Field(alias="schema")
-    description: str | None = None
-    strict: bool | None = None
 
 
 _CHOICES = Variants(field="type", names=("function",), others=("allowed_tools", "custom", "mcp", "file_search", "web_search"))
@@ -223,22 +214,12 @@ _TOOLS = Variants(
         "image_generation local_shell apply_patch namespace tool_search".split()
     ),
 )
-ToolChoice = Annotated[
-    Annotated[ToolMode, Tag("#text")] | Annotated[NamedTool, Tag("#list")],
-    TEXT_OR_LIST,
-    BeforeValidator(lambda value: value if isinstance(value, str) else _CHOICES.check(value)),
-]
-Format = Annotated[
-    Annotated[PlainFormat, Tag("#plain")] | Annotated[JsonSchemaFormat, Tag("#json_schema")],
-    Discriminator(format_tag),
-    BeforeValidator(FORMATS.check),
-]
 
 
 class TextOptions(Body):
     """Which form the answer has."""
 
-    format: Format | None = None
+    format: PlainOr[JsonSchemaFormat] | None = None
     verbosity: Verbosity | None = None
 
 
@@ -280,9 +261,8 @@ class ResponsesRequest(Request, json_schema_extra={"examples": [EXAMPLE]}):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     tools: Annotated[list[Annotated[FunctionTool, BeforeValidator(_TOOLS.check)]], Field(max_length=MOST_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ModeOr[Annotated[NamedTool, BeforeValidator(_CHOICES.check)]] | None = None
     max_tool_calls: Annotated[int, Field(ge=1, description="Of tools that the server runs; there are none.")] | None = None
-    store: Annotated[bool, Field(description="Nothing is stored, whatever this says; the response says so.")] | None = None
     # known, and refused where they would change something
     previous_response_id: Annotated[Any, Only((), _STORED)] = None
     conversation: Annotated[Any, Only((), _STORED)] = None

@@ -9,8 +9,9 @@ import asyncio
 import binascii
 import contextlib
 import functools
+import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,9 +20,12 @@ from urllib.parse import unquote_to_bytes
 from visionthink.errors import ImageError, OptionError
 from visionthink.images import measure
 from visionthink.picture import Picture
+from visionthink.serve.conversation import ImageInput
+from visionthink.serve.errors import of_exception
 from visionthink.serve.fetching import Fetcher
 from visionthink.serve.limits import DECODING, Limits
 from visionthink.serve.memory import Memory
+from visionthink.serve.stages import stage
 from visionthink.serve.structure import readable, without_metadata
 
 try:
@@ -58,11 +62,6 @@ _BEGINNINGS = (
     ("HTML", rb"\s*<(?:!DOCTYPE html|html|head|body|script)\b"),
 )
 _KINDS = tuple((kind, re.compile(beginning, re.DOTALL | re.IGNORECASE)) for kind, beginning in _BEGINNINGS)
-
-
-def image_name(index: int, count: int) -> str:
-    """What errors call an image of a request."""
-    return f"image {index + 1} of {count}"
 
 
 def read_source(url: str, *, limits: Limits, name: str = "the image", fetched: bool = False) -> bytes | str:
@@ -160,47 +159,76 @@ class Images:
             raise
 
     @contextlib.asynccontextmanager
-    async def opened(self, sources: Sequence[bytes | str]) -> AsyncIterator[tuple[Picture, ...]]:
+    async def opened(self, images: Sequence[ImageInput]) -> AsyncIterator[tuple[Picture, ...]]:
         """The images of a request, in order; their memory counts as taken until the end of the block.
 
         Raises:
-            ImageError: an image cannot be used, or all together are too many or too large.
+            ApiError: an image cannot be used, or all together are too many or too large. It names the place of the first one
+                that is too much.
         """
-        if len(sources) > self.limits.images:
-            raise ImageError(f"{len(sources)} images are more than the limit of {self.limits.images} in a request")
-        names = [image_name(index, len(sources)) for index in range(len(sources))]
-        contents = await self._contents(sources, names)
-        files = await self.work(lambda: self._examined(contents, names))
-        held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
-        await self.memory.take(held + scratch)
+        if not images:  # no thread has to be waited for
+            yield ()
+            return
+        if len(images) > self.limits.images:
+            with _placed(images[self.limits.images].place):
+                raise ImageError(f"{len(images)} images are more than the limit of {self.limits.images} in a request")
+        with stage("files"):
+            contents = await self._contents(images)
+            files = await self.work(lambda: self._examined(contents, [image.place for image in images]))
+            held, scratch = sum(4 * file.pixels for file in files), max((DECODING * file.pixels for file in files), default=0)
+            await self.memory.take(held + scratch)
         try:
-            pictures = [await self.work(functools.partial(file.open, self.limits)) for file in files]
+            pictures: list[Picture] = []
+            with stage("decode"):
+                for file in files:
+                    with _placed(file.name):
+                        pictures.append(await self.work(functools.partial(file.open, self.limits)))
             self.memory.give_back(scratch)
             scratch = 0
             yield tuple(pictures)
         finally:
             self.memory.give_back(held + scratch)
 
-    async def _contents(self, sources: Sequence[bytes | str], names: Sequence[str]) -> list[bytes]:
+    async def _contents(self, images: Sequence[ImageInput]) -> list[bytes]:
         """The files, those at addresses fetched one after the other, so that they take no more memory than a body may."""
         contents: list[bytes] = []
-        for source, name in zip(sources, names, strict=True):
+        for image in images:
+            source, name = image.source, image.place
             if isinstance(source, str):
-                if self.fetcher is None:
-                    raise ImageError(f"{name}: this server does not fetch images from addresses")
                 left = self.limits.body_bytes - sum(map(len, contents))
-                source = await self.fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
+                with _placed(name):
+                    if self.fetcher is None:
+                        raise ImageError(f"{name}: this server does not fetch images from addresses")
+                    source = await self.fetcher.fetch(source, name=name, most=min(left, self.limits.image_bytes))
             contents.append(source)
         return contents
 
     def _examined(self, contents: Sequence[bytes], names: Sequence[str]) -> list[_File]:
         """The files, all headers read before any pixel is unpacked."""
-        files = [_File.examined(content, name, self.limits) for content, name in zip(contents, names, strict=True)]
-        pixels = sum(file.pixels for file in files)
-        if pixels > self.limits.request_pixels:
-            most = self.limits.request_pixels / 1e6
-            raise ImageError(f"{len(files)} images of {pixels / 1e6:.1f} MP are more than the limit of {most:g} MP in a request")
+        files: list[_File] = []
+        for content, name in zip(contents, names, strict=True):
+            with _placed(name):
+                files.append(_File.examined(content, name, self.limits))
+        most, pixels = self.limits.request_pixels, list(itertools.accumulate(file.pixels for file in files))
+        beyond = next((file for file, so_far in zip(files, pixels, strict=True) if so_far > most), None)
+        if beyond is not None:
+            sums = f"{pixels[-1] / 1e6:.1f} MP are more than the limit of {most / 1e6:g} MP"
+            with _placed(beyond.name):
+                raise ImageError(f"{len(files)} images of {sums} in a request")
         return files
+
+
+@contextlib.contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """What is wrong with an image, as an error that has its place in the request as `param`.
+
+    Raises:
+        ApiError: instead of an `ImageError`.
+    """
+    try:
+        yield
+    except ImageError as error:
+        raise of_exception(error).at(place) from None
 
 
 @dataclass(frozen=True, kw_only=True)

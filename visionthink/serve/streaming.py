@@ -87,7 +87,7 @@ async def complete(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Failed):
-                raise of_failure(event.kind, event.text)
+                raise of_failure(event.kind, event.text, event.after)
             yield event
             if isinstance(event, Ended):
                 return

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from visionthink.certainty import LIKELIEST, NEED_SPREADS
 from visionthink.endpoint import Unanswered
 from visionthink.episode import Speaker
 from visionthink.errors import OptionError
 from visionthink.model import Model
 from visionthink.policies.remote import RemotePolicy
-from visionthink.serve.conversation import Conversation, SamplingOptions
+from visionthink.providers import OpenAITiles
+from visionthink.serve.conversation import Conversation, Detail, SamplingOptions
 
 
 class Upstream(Protocol):
@@ -21,13 +24,16 @@ class Upstream(Protocol):
     """What clients call it."""
     error_prefix: str
     """Before the words of a failure that is its own."""
+    details: Mapping[Detail, str]
+    """The field `detail` that it is sent beside the views of an image, for each detail that a client may want; none is sent where
+    it does not know the field."""
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """Who answers a conversation.
 
         Args:
             key: name of the client's key; what is cached for one is not used for another, where the upstream can tell them apart.
-            logprobs: whether log-probabilities of tokens are needed.
+            score: what a gate needs of the answer, out of `certainty.SCORES`; empty where there is none.
 
         Raises:
             ApiError: the conversation wants what the upstream does not have.
@@ -39,6 +45,11 @@ class Upstream(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+_DETAILS: Mapping[Detail, str] = {"auto": "high", "low": "low", "high": "high", "original": "original"}
+"""For a vendor with `detail`. We choose the pixels of `auto` ourselves, and the vendor is to take them as they are: its own
+`auto` might shrink them once more, and bills differ between models."""
 
 
 class RemoteUpstream:
@@ -55,14 +66,17 @@ class RemoteUpstream:
             raise OptionError(f"{name}: not the address of an endpoint")
         self.model, self.name, self.salted = model, name, salted
         self.policy = model.policy
+        self.details = _DETAILS if isinstance(model.budget, OpenAITiles) else {}
 
-    def speaker(self, conversation: Conversation, *, key: str = "", logprobs: bool = False) -> Speaker:
+    def speaker(self, conversation: Conversation, *, key: str = "", score: str = "") -> Speaker:
         """See `Upstream`."""
         fields = self._fields(conversation.sampling)
         if conversation.tools:
             fields |= {"tools": list(conversation.tools), "tool_choice": conversation.tool_choice}
-        if logprobs:
+        if score:
             fields["logprobs"] = True
+        if score in NEED_SPREADS:
+            fields["top_logprobs"] = LIKELIEST
         if self.salted:
             fields["cache_salt"] = hashlib.sha256(f"visionthink {key}".encode()).hexdigest()
         return self.policy.with_fields(fields)

@@ -12,7 +12,7 @@ from visionthink.errors import OptionError, one_line
 from visionthink.policies.attention import check_attention
 from visionthink.rewards.penalty import Penalty
 from visionthink.train import trl_options
-from visionthink.train.rollouts import Exclusion, parse_exclusions
+from visionthink.train.crediting import CreditSettings
 from visionthink.train.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _LEAST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(RunSettings):
+class TrainConfig(RunSettings, CreditSettings):
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
 
     model: str = "tiny-base"
@@ -91,12 +91,20 @@ class TrainConfig(RunSettings):
     """Beta, the weight of the KL penalty; 0 trains without a reference model."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
-    penalty: str = "eq5"
-    """Which rollouts are penalised: a name, or NAME:AMOUNT as constant:0.05 (amount by default 0.1)."""
+    credit: str = ""
+    """How rewards become advantages (docs/rewards.md), as dtpo:first=0.5; empty takes eq3, or centred with a budget."""
+    penalty: str = ""
+    """Who pays for an action, as constant:0.05 (amount by default 0.1); empty takes eq5, or what goes with credit or budget."""
     theta: float = 0.2
     """Share of right direct answers in a group below which they count as luck."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised."""
+    budget: str = ""
+    """What an episode may cost on average, as a share of always showing the full view (docs/budgets.md), as visual=0.4."""
+    device_table: str = ""
+    """What `visionthink measure` wrote, for a budget in milliseconds."""
+    benefit: str = "none"
+    """A bonus for looking where looking helps: a name, or NAME:AMOUNT as value:0.6."""
     judge: str = "rules"
     """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
     judge_down: Literal["stop", "unscored"] = "stop"
@@ -111,8 +119,12 @@ class TrainConfig(RunSettings):
     """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
     exclude: str = "duplicate,empty"
     """Members that take no part in their group's statistics and get no gradient."""
+    over_limit: str = ""
+    """A member that asks on at a limit: no gradient, left out, or wrong; empty takes mask where there are more than 2 turns."""
     forced: int = 0
-    """Members of a group made to answer directly, and as many made to ask, so that both branches stay trained."""
+    """Members of a group made to take each of the forced actions, so that every branch stays trained."""
+    forced_actions: str = "direct,request"
+    """What forced members do: direct, request (the next level), whole, evidence, or ids of regions."""
     seed: int = 0
     """Random seed of sampling, shuffling, adapters and generated examples."""
     save_steps: int = 20
@@ -144,8 +156,6 @@ class TrainConfig(RunSettings):
         self._check_shared(_LEAST)
         check_attention(self.attention)
         self.rollouts_per_process(1)
-        if self.group_size - 2 * self.forced < 2:
-            raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if self.lr_schedule not in ("constant", "linear"):
             raise OptionError(f"unknown lr_schedule {self.lr_schedule!r}; choose constant or linear")
         if self.judge_down not in ("stop", "unscored"):
@@ -161,13 +171,9 @@ class TrainConfig(RunSettings):
             raise OptionError(f"vllm {self.vllm}: is not installed; pip install 'visionthink[vllm]'")
         penalty = self.rollout_penalty()
         menu = self.rollout_menu()
-        if self.forced and menu.beyond_levels:
-            raise OptionError(
-                f"forced {self.forced}: menu {self.menu} offers more than levels, and what to ask for is not said; use --forced 0"
-            )
         if not menu.asks and penalty.name != "none":
             raise OptionError(f"penalty {self.penalty}: nobody can ask on a ladder of one level; use --penalty none")
-        self.exclusions()
+        self._check_credit(penalty)
         object.__setattr__(self, "trl", trl_options.checked(self.trl, vllm=self.vllm != "off"))
 
     def adjusted(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -196,22 +202,21 @@ class TrainConfig(RunSettings):
         return rollouts
 
     def rollout_penalty(self) -> Penalty:
-        return Penalty.parse(self.penalty, theta=self.theta, scope=self.penalty_scope)
-
-    def exclusions(self) -> tuple[Exclusion, ...]:
-        return parse_exclusions(self.exclude)
+        return Penalty.parse(self.penalty_name, theta=self.theta, scope=self.penalty_scope)
 
     def rehearsed(self, out: Path, processes: int = 1) -> TrainConfig:
         """One step of the same kind, as small as it gets, into another folder."""
         small = {
             "prompts_per_step": 2 * processes,
-            "group_size": max(2, 2 + 2 * self.forced),
+            "group_size": 2 + len(self.actions()) * self.forced,
             "updates_per_step": 1,
             "micro_batch": 0,
         }
         # a random model ends few of its turns: leaving those out would leave nothing
         most = min(self.max_new_tokens, 16)
-        return self.replace(steps=1, resume=False, refill=0, exclude="", max_new_tokens=most, out=out, **small)
+        return self.replace(
+            steps=1, resume=False, refill=0, exclude="", over_limit="penalise", max_new_tokens=most, out=out, **small
+        )
 
     def to_trl(
         self, *, processes: int, on_cpu: bool, bridge_tokens: int, longest: int, never_sampled: Sequence[int]
@@ -249,7 +254,7 @@ class TrainConfig(RunSettings):
             "vllm_mode": self.vllm if self.vllm != "off" else "colocate",
             # brings what vLLM sampled back to the policy of Eq. 3; TRL's own choice leaves whole answers of two turns out
             "vllm_importance_sampling_mode": "token_truncate",
-            "loss_type": "grpo",
+            "loss_type": self.rollout_credit().loss,
             "importance_sampling_level": "token",
             "scale_rewards": "group",
             "use_bias_correction_kl": False,

@@ -92,7 +92,7 @@ class Estimate:
         return max(self.total(phase, certain=True) for phase in _PHASES)
 
     def lines(self) -> list[str]:
-        """A table for people, in 10^9 bytes."""
+        """A table for people, in GB of 10^9 bytes."""
         parts = [part for part in self.parts if part.bytes]
         rows = [f"{_gb(p.bytes):>8}  {p.name}{f' ({p.note})' if p.note else ''}" for p in parts]
         totals = [f"{_gb(self.total(phase)):>8}  in all {when}" for phase, when in _PHASES.items()]
@@ -100,7 +100,7 @@ class Estimate:
         ends = [f"{_gb(self.hardware.device_bytes):>8}  there is on {of}"]
         if self.host:
             ends.append(f"{_gb(self.host):>8}  of the machine's own memory")
-        return [*rows, *totals, *ends]
+        return [f"{'GB':>8}  memory of one process", *rows, *totals, *ends]
 
 
 def _gb(count: float) -> str:

@@ -1,34 +1,38 @@
 """From examples to scored rollout groups. No trainer, no tensors: episodes are driven, judged, and told apart.
 
-A group is `group_size` episodes of one example. With `forced` > 0 that many of them are made to answer directly and as many to
-ask: both branches then stay trained and measured, however lopsided the policy has become. Only what the policy chose itself
-is trained: a forced decision is masked.
+A group is `group_size` episodes of one example. With `forced` > 0 that many of them are made to take each of some actions, by
+default to answer directly and to ask: all branches then stay trained and measured, however lopsided the policy has become. Only
+what the policy chose itself is trained: a forced decision is masked.
 """
 
 from __future__ import annotations
 
 import bisect
 import logging
+import math
 import random
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
 from visionthink.action_space import ActionSpace
 from visionthink.episode import Episode, Policy, RunBatch, run_batch
-from visionthink.errors import DataError, InputError, OptionError
+from visionthink.errors import DataError, InputError
 from visionthink.menu import Menu
 from visionthink.picture import Picture, measured, open_pictures
-from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
+from visionthink.policies.forced import ForcedPolicy, Steerable
 from visionthink.policies.render import views
-from visionthink.protocol import Protocol
+from visionthink.protocol import DIALECTS, Protocol
 from visionthink.resolution import PixelBudget
 from visionthink.rewards.ahead import AskedAhead
 from visionthink.rewards.cascade import remote
-from visionthink.rewards.rubric import RewardBreakdown, Rubric
+from visionthink.rewards.channels import Channels
+from visionthink.rewards.rubric import Rubric
+from visionthink.train.exclusions import Exclusion, exclusions
+from visionthink.train.forced_looks import words
 from visionthink.train.pictures import Opened, OpenedPictures
 from visionthink.transcript import RolloutGroup, Transcript
 from visionthink.types import Example, StopReason
@@ -36,41 +40,6 @@ from visionthink.types import Example, StopReason
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-Exclusion = Literal["duplicate", "empty", "truncated"]
-EXCLUSIONS: tuple[Exclusion, ...] = ("duplicate", "empty", "truncated")
-
-
-def parse_exclusions(text: str) -> tuple[Exclusion, ...]:
-    """ "duplicate,empty" to its parts; "" is none.
-
-    Raises:
-        OptionError: an unknown name.
-    """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in EXCLUSIONS:
-            raise OptionError(f"exclude {name!r}: choose from {', '.join(EXCLUSIONS)}")
-    return names  # type: ignore[return-value]
-
-
-def exclusions(group: RolloutGroup, names: Sequence[Exclusion]) -> list[str | None]:
-    """Why each member takes no part in its group's statistics and gets no gradient, or None. A duplicate says, token for
-    token, what an earlier member said."""
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    reasons: list[str | None] = []
-    for transcript in group:
-        said = tuple(turn.token_ids for turn in transcript.turns)
-        reason: Exclusion | None = None
-        if transcript.stop_reason is StopReason.EMPTY:
-            reason = "empty"
-        elif transcript.stop_reason is StopReason.LENGTH:
-            reason = "truncated"
-        elif said in seen:
-            reason = "duplicate"
-        seen.add(said)
-        reasons.append(reason if reason in names else None)
-    return reasons
 
 
 def training_order(example_ids: Sequence[T], count: int, *, seed: int, shuffle: bool) -> list[T]:
@@ -152,17 +121,16 @@ class Rollout:
     transcript: Transcript
     images: tuple[Image.Image, ...]
     loss_mask: tuple[int, ...]
-    score: RewardBreakdown
-    forced: ForcedAction | None = None
+    score: Channels
+    forced: str | None = None
+    decision: int | None = None
+    """Place of the id, after the opening, with which it decided to answer; None where nothing is forced, or it asked."""
+    probability: float | None = None
+    """Of its first action under the policy; None where that is not decided by ids alone, or nothing is forced."""
 
     def masked(self) -> Rollout:
         """The same, with nothing to learn from."""
         return replace(self, loss_mask=(0,) * len(self.loss_mask))
-
-
-def varies(group: Sequence[Rollout]) -> bool:
-    """Whether a group has anything to compare: two scored members with different rewards."""
-    return len({round(r.score.total, 6) for r in group if r.score.total is not None}) > 1
 
 
 def _views_read(transcript: Transcript) -> int:
@@ -186,22 +154,26 @@ class GroupSampler:
         group_size: int,
         *,
         forced: int = 0,
+        actions: Sequence[str] = ("direct", "request"),
         exclude: Sequence[Exclusion] = (),
+        mask_over_limit: bool = False,
         replacements: Sequence[str] | None = None,
         run: RunBatch = run_batch,
     ):
         self.run = run
         self.source, self.policy, self.rubric, self.group_size = source, policy, rubric, group_size
-        self.forced, self.exclude = forced if source.can_ask else 0, tuple(exclude)
+        self.forced, self.exclude, self.mask_over_limit = forced if source.can_ask else 0, tuple(exclude), mask_over_limit
         self.rejected: dict[str, str] = {}
         """Examples that could not be read, and why."""
         self.pictures = OpenedPictures(source.opened)
         """Held until a step's members have ended; the views that they were shown stay with them."""
         self._replacements = list(source.examples) if replacements is None else replacements
-        self._policies: dict[ForcedAction | None, Policy] = {None: policy}
-        if self.forced:
-            self._policies["direct"] = ForcedPolicy.of(policy, source.protocol, "direct")
-            self._policies["request"] = ForcedPolicy.of(policy, source.protocol, "request")
+        self._words: dict[int, str] = {}
+        """Of members that are made to look, by their history: what is put into their mouths."""
+        self._policies: dict[str | None, Policy] = {None: policy}
+        for action in actions if self.forced else ():
+            script = [None] if action == "direct" else lambda history: [self._words[id(history)]]
+            self._policies[action] = ForcedPolicy(policy, source.protocol, script)
 
     def sample(self, example_ids: Sequence[str]) -> list[list[Rollout]]:
         """One group per example, in order; another example takes the place of one that cannot be read. A judge behind a server is
@@ -211,12 +183,19 @@ class GroupSampler:
         self.pictures.drop()
         # a judge that waits for a server is asked as members end; rules, which compute, would only hold up the model
         ahead = AskedAhead(self.rubric.judge) if remote(self.rubric.judge) else None
+        self._words = {
+            id(episode.history): words(action, episode)
+            for group in groups
+            for episode, action in zip(group, self._actions(), strict=True)
+            if action not in (None, "direct")
+        }
         for action, policy in self._policies.items():
             live = [e for group in groups for e, a in zip(group, self._actions(), strict=True) if a == action]
             self.run(live, policy, ahead.begin if ahead else None)
         transcripts = [[episode.transcript() for episode in group] for group in groups]
         rubric = replace(self.rubric, judge=ahead) if ahead else self.rubric
-        scores = rubric.score_groups(transcripts, [exclusions(group, self.exclude) for group in transcripts])
+        excluded = [exclusions(group, self.exclude) for group in transcripts]
+        scores = rubric.score_groups(transcripts, excluded, [group[0].example.evidence for group in groups])
         return [self._rollouts(*parts) for parts in zip(groups, transcripts, scores, strict=True)]
 
     def _episodes(self, example_id: str) -> list[Episode]:
@@ -234,13 +213,13 @@ class GroupSampler:
                 raise DataError(f"no example can be read; the last: {self.rejected[example_id]}")
             example_id = others.choice(left)
 
-    def _actions(self) -> list[ForcedAction | None]:
+    def _actions(self) -> list[str | None]:
         """What each member of a group is made to do; None leaves it free. Free members come first: of two that say the same, the
         later one is the duplicate."""
-        free: list[ForcedAction | None] = [None] * (self.group_size - 2 * self.forced)
-        return [*free, *["direct"] * self.forced, *["request"] * self.forced]  # type: ignore[list-item]
+        forced = [action for action in self._policies if action for _ in range(self.forced)]
+        return [*[None] * (self.group_size - len(forced)), *forced]
 
-    def _rollouts(self, episodes: Sequence[Episode], group: RolloutGroup, scores: Sequence[RewardBreakdown]) -> list[Rollout]:
+    def _rollouts(self, episodes: Sequence[Episode], group: RolloutGroup, scores: Sequence[Channels]) -> list[Rollout]:
         rollouts = [
             Rollout(
                 transcript=t,
@@ -248,20 +227,38 @@ class GroupSampler:
                 loss_mask=self._mask(t, action),
                 score=score,
                 forced=action,
+                decision=self._decision(t.turns[0].token_ids) if self._decides(t, action) else None,
+                probability=self._probability(t) if self.forced and action is None else None,
             )
             for t, episode, score, action in zip(group, episodes, scores, self._actions(), strict=True)
         ]
-        return [r if r.score.total is not None else r.masked() for r in rollouts]
+        return [r.masked() if r.score.total is None or self._is_masked(r.transcript) else r for r in rollouts]
 
-    def _mask(self, transcript: Transcript, action: ForcedAction | None) -> tuple[int, ...]:
+    def _is_masked(self, transcript: Transcript) -> bool:
+        return self.mask_over_limit and transcript.stop_reason is StopReason.OVER_LIMIT
+
+    def _decides(self, transcript: Transcript, action: str | None) -> bool:
+        return bool(self.forced and action in (None, "direct") and transcript.turns[0].action == "answer")
+
+    def _mask(self, transcript: Transcript, action: str | None) -> tuple[int, ...]:
         mask = list(transcript.loss_mask)
         first = transcript.turns[0]
         begin = len(first.prompt_ids)
-        if action == "request":  # nothing of the first turn was sampled
-            mask[begin : begin + len(first.token_ids)] = [0] * len(first.token_ids)
-        elif action == "direct" and first.token_ids:  # drawn with the request banned: not the policy's own choice
+        if action == "direct" and first.token_ids:  # drawn with the request banned: not the policy's own choice
             mask[begin + self._decision(first.token_ids)] = 0
+        elif action not in (None, "direct"):  # nothing of the first turn was sampled
+            mask[begin : begin + len(first.token_ids)] = [0] * len(first.token_ids)
         return tuple(mask)
+
+    def _probability(self, transcript: Transcript) -> float | None:
+        """Of the first action of a free member, where nothing is said before it: of all ids of a request, or of the first id of
+        the answer."""
+        first = transcript.turns[0]
+        if not first.logprobs or DIALECTS[self.source.protocol.dialect].thinks:
+            return None
+        if first.looks:
+            return math.exp(sum(first.logprobs))
+        return math.exp(first.logprobs[0]) if first.action == "answer" and self._decision(first.token_ids) == 0 else None
 
     def _decision(self, token_ids: Sequence[int]) -> int:
         """Index of the token that opens the answer, where a request might have begun instead; 0 without a tag."""

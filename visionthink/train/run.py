@@ -15,6 +15,7 @@ from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json, stored_settings
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
+from visionthink.rewards.costs import FlopsOf
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.spec import probe, read_judge
 from visionthink.train.checks import refuse_distribution
@@ -31,11 +32,19 @@ from visionthink.train.trainer import VisionThinkTrainer, make_trainer
 from visionthink.types import Examples
 
 
-def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, checkpoint: Checkpoint | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    examples: Examples,
+    *,
+    dry_run: bool = False,
+    checkpoint: Checkpoint | None = None,
+    flops: FlopsOf | None = None,
+) -> Path:
     """Train and save to `config.out / "final"`; returns that folder. A dry run takes one small step and leaves nothing behind.
 
     Args:
         checkpoint: trained instead of the one `config.model` names.
+        flops: what counts operations, of a budget in these.
 
     Raises:
         OptionError: another run is there and `resume` is not set; `resume` is set and there is no run; several GPUs are visible
@@ -47,9 +56,10 @@ def train(config: TrainConfig, examples: Examples, *, dry_run: bool = False, che
         say(f"asking the judge once: {config.judge}")
         probe(judge)
         with tempfile.TemporaryDirectory() as folder:
-            _run(config.rehearsed(Path(folder), this_process().num_processes), examples, judge, checkpoint, intended=config)
+            rehearsed = config.rehearsed(Path(folder), this_process().num_processes)
+            _run(rehearsed, examples, judge, checkpoint, intended=config, flops=flops)
         return config.out
-    return _run(config, examples, judge, checkpoint)
+    return _run(config, examples, judge, checkpoint, flops=flops)
 
 
 def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
@@ -76,7 +86,8 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config) | {"out": str(config.out)}
+    """As it is stored; names that follow from others are written out, so that what they follow from may change."""
+    return dataclasses.asdict(config) | {"out": str(config.out), "penalty": config.penalty_name}
 
 
 def digest(example_ids: Sequence[str]) -> str:
@@ -85,7 +96,12 @@ def digest(example_ids: Sequence[str]) -> str:
 
 
 def _run(
-    config: TrainConfig, examples: Examples, judge: Judge, checkpoint: Checkpoint | None, intended: TrainConfig | None = None
+    config: TrainConfig,
+    examples: Examples,
+    judge: Judge,
+    checkpoint: Checkpoint | None,
+    intended: TrainConfig | None = None,
+    flops: FlopsOf | None = None,
 ) -> Path:
     """`intended` is the run a dry run stands for: it must fit the model, too."""
     torch.manual_seed(config.seed)
@@ -103,7 +119,7 @@ def _run(
             device=str(process.device),
             attention=config.attention,
         )
-    trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint)
+    trainer = make_trainer(config, examples, judge=judge, checkpoint=checkpoint, flops=flops)
     if intended:
         trainer.longest_episode(intended)
     if not process.is_main_process:  # the processes of a run count as one; the first of them holds the lock

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
 from PIL import Image
 
 from visionthink.errors import VisionThinkError
-from visionthink.train.rollouts import Exclusion, Rollout, varies
+from visionthink.train.exclusions import Exclusion
+from visionthink.train.rollouts import Rollout
 from visionthink.transcript import Transcript
 
-Part = Literal["accuracy", "format", "penalty"]
+Part = Literal["accuracy", "format", "penalty", "bonus"]
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,14 @@ def sampling_logprobs(transcript: Transcript) -> list[float]:
     return values[len(opening.prompt_ids) :]
 
 
-def measures(groups: Sequence[Sequence[Rollout]], exclusions: Sequence[Exclusion]) -> dict[str, float]:
+def measures(
+    groups: Sequence[Sequence[Rollout]], exclusions: Sequence[Exclusion], varies: Callable[[Sequence[Rollout]], bool]
+) -> dict[str, float]:
     """What a person watching the run wants to know of the policy as it is, by name; left out is a mean over nothing.
 
     Args:
         exclusions: for which members may have been left out.
+        varies: whether a group has anything to compare.
     """
     rollouts = [rollout for group in groups for rollout in group]
     transcripts = [r.transcript for r in rollouts if r.forced is None]
@@ -129,6 +133,7 @@ def measures(groups: Sequence[Sequence[Rollout]], exclusions: Sequence[Exclusion
     scored = [(r, r.score.accuracy) for r in rollouts if r.score.accuracy is not None]
     for action, requested in (("direct", False), ("request", True)):
         values[f"accuracy/{action}"] = [a for r, a in scored if r.forced is None and r.transcript.requested == requested]
+    for action in dict.fromkeys(r.forced for r in rollouts if r.forced):
         values[f"forced/{action}"] = [a for r, a in scored if r.forced == action]
     values["completions/mean_length"] = [sum(r.transcript.loss_mask) for r in rollouts]
     values["completions/clipped_ratio"] = [t.stop_reason == "length" for t in transcripts]

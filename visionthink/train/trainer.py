@@ -1,8 +1,8 @@
 """A thin subclass of TRL's `GRPOTrainer`: our episodes take the place of `_generate`. The loss is TRL's own.
 
-TRL hands over a step's examples and takes back token ids and loss masks; advantages, clipping, KL and the optimiser are TRL's
-(Eq. 3 of arXiv 2507.13348, see `TrainConfig.to_trl`). Log-probabilities are its own too where prefixes are not shared
-(`train.sharing`), and it takes the images then.
+TRL hands over a step's examples and takes back token ids and loss masks; clipping, KL and the optimiser are TRL's, and so are the
+advantages of Eq. 3 (arXiv 2507.13348, see `TrainConfig.to_trl`); `train.credit` has others. Log-probabilities are TRL's own where
+prefixes are not shared (`train.sharing`), and it takes the images then.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
 from visionthink.policies.render import Renderer, views
 from visionthink.rewards.cascade import outage, outages
+from visionthink.rewards.costs import FlopsOf
 from visionthink.rewards.judge import Judge
 from visionthink.rewards.rubric import Rubric
 from visionthink.rewards.spec import read_judge
 from visionthink.train.checkpoints import WholeCheckpoints
 from visionthink.train.checks import bridge_tokens, longest_episode
 from visionthink.train.config import TrainConfig
+from visionthink.train.credit import Credited, meter_of
 from visionthink.train.monitors import Monitors
 from visionthink.train.outage import agreed, random_streams
 from visionthink.train.probe import PROBED, Probe
 from visionthink.train.processes import this_process
 from visionthink.train.progress import MetricsFile, ProgressBar
-from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order, varies
+from visionthink.train.refill import refilled
+from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, training_order
 from visionthink.train.sampled import Blank, Part, SampledStep, measures, request_view
 from visionthink.train.sharing import SharedPrefixes
 from visionthink.train.together import padding, policy_of
@@ -62,7 +65,7 @@ def _not_about_unscored(record: logging.LogRecord) -> bool:
 logging.getLogger(GRPOTrainer.__module__).addFilter(_not_about_unscored)
 
 
-class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
+class VisionThinkTrainer(WholeCheckpoints, Credited, SharedPrefixes, GRPOTrainer):
     """GRPO over episodes.
 
     Args:
@@ -115,11 +118,12 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
                 "config": own.config,
                 "generation_config": own.generation_config,
             }
+        self.credit_by(config)
         groups = config.steps * config.prompts_per_step
         self.order = training_order(self.example_ids, groups, seed=config.seed, shuffle=config.shuffle)
         super().__init__(
             model=checkpoint.model,
-            reward_funcs=[self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)],
+            reward_funcs=self._columns(rubric),
             args=arguments,
             # TRL carries the id through its own sampler; what is said is the episode's business
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": i}]} for i in self.order]),
@@ -147,12 +151,18 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
             rubric,
             config.group_size,
             forced=config.forced,
+            actions=config.actions(),
             exclude=config.exclusions(),
+            mask_over_limit=config.over_limits() == "mask",
             replacements=self.example_ids,
             run=run,
         )
         if self.accelerator.is_main_process:  # each process writes what it has found itself, and all have found these
             self.sampler.rejected |= unreadable
+
+    def _columns(self, rubric: Rubric) -> list[Callable[..., list[float | None]]]:
+        parts = [self._column("accuracy"), self._column("format"), self._column("penalty", sign=-1)]
+        return parts if rubric.benefit.name == "none" else [*parts, self._column("bonus")]
 
     def _column(self, part: Part, sign: int = 1) -> Callable[..., list[float | None]]:
         """One part of the reward, as a reward function of TRL."""
@@ -183,8 +193,9 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
         seconds = time.perf_counter() - started
         self._stop_where_judge_is_down(rewind, before)
         self._measure(groups, seconds)
+        self.weigh(groups)
         if self.config.refill:
-            groups = self._refill(groups)
+            groups = refilled(self, groups, self.example_ids, lambda ids: self._judged(lambda: self.sampler.sample(ids)) or [])
             self._stop_where_judge_is_down(rewind, before)
         self.step = SampledStep.of(groups, self.blank)
         self._write_rejects()
@@ -226,28 +237,10 @@ class VisionThinkTrainer(WholeCheckpoints, SharedPrefixes, GRPOTrainer):
         kept = f"{folder} holds all {done} updates that are done" if done else "nothing is trained yet"
         raise JudgeError(f"{why}; {kept}; when the judge is back, the same command with --resume goes on")
 
-    def _refill(self, groups: list[list[Rollout]]) -> list[list[Rollout]]:
-        """Replace groups that have nothing to compare by groups of other examples (as DAPO does, arXiv 2503.14476), in so many
-        rounds at most; what is left after them is masked. All processes sample equally many groups, so none waits."""
-        groups = list(groups)
-        for attempt in range(self.config.refill):
-            poor = [i for i, group in enumerate(groups) if not varies(group)]
-            wanted = int(self.accelerator.gather(torch.tensor([len(poor)], device=self.accelerator.device)).max())
-            if not wanted:
-                break
-            draw = random.Random(f"{self.args.seed} {self.state.global_step} {attempt} {self.accelerator.process_index}")
-            present = {group[0].transcript.example_id for group in groups}
-            others = [i for i in self.example_ids if i not in present] or self.example_ids
-            drawn = draw.choices(others, k=wanted)
-            fresh = self._judged(functools.partial(self.sampler.sample, drawn)) or []
-            for i, group in zip(poor, filter(varies, fresh), strict=False):
-                groups[i] = group
-        return [group if varies(group) else [rollout.masked() for rollout in group] for group in groups]
-
     def _measure(self, groups: Sequence[Sequence[Rollout]], seconds: float) -> None:
         """Log what was sampled, before groups are chosen for what can be learnt from them. TRL averages over processes and
         steps."""
-        for name, value in measures(groups, self.config.exclusions()).items():
+        for name, value in measures(groups, self.config.exclusions(), self.varies).items():
             self._log_metric(name, value)
         rollouts = [rollout for group in groups for rollout in group]
         self._log_metric("rollouts_per_second", self.accelerator.num_processes * len(rollouts) / seconds)
@@ -276,8 +269,12 @@ def make_trainer(
     *,
     judge: Judge | None = None,
     checkpoint: Checkpoint | None = None,
+    flops: FlopsOf | None = None,
 ) -> VisionThinkTrainer:
     """Set up a run. Examples may be a mapping from their ids that reads them when they are asked for.
+
+    Args:
+        flops: what counts operations, of a budget in these.
 
     Raises:
         DataError: no example can be trained on, or one has no answer.
@@ -292,5 +289,11 @@ def make_trainer(
     visual_tokens, unreadable = usable(source)
     checkpoint.model.config._name_or_path = checkpoint.path  # TRL reloads the reference model by name
     checkpoint.model.train()
-    rubric = Rubric(checkpoint.protocol, judge or read_judge(config.judge), config.rollout_penalty())
+    rubric = Rubric(
+        checkpoint.protocol,
+        judge or read_judge(config.judge),
+        config.rollout_penalty(),
+        benefit=config.rollout_benefit(),
+        meter=meter_of(config, checkpoint, flops),
+    )
     return VisionThinkTrainer(config, checkpoint, source, rubric, visual_tokens, unreadable)

@@ -21,10 +21,11 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.utils import get_datetime_str, sanitize_model_name, simple_parse_args_string
 from loguru import logger
 
-from visionthink.episode import Episode, Policy, run_batch
+from visionthink.episode import Episode
 from visionthink.errors import DataError, InputError, OptionError, one_line
 from visionthink.evals.integrations.lmms_numbers import run_numbers
 from visionthink.evals.integrations.lmms_requests import Failed, read_messages
+from visionthink.evals.lane import AnyLane
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.model import Model, load
@@ -145,10 +146,10 @@ class VisionThink(lmms):
                 if reason := _failure(end):
                     logger.warning(f"{end.example_id}: {reason}; lmms-eval is given an empty answer")
 
-            waiting: dict[int, tuple[Policy, list[tuple[int, Episode]]]] = {}
+            waiting: dict[int, tuple[AnyLane, list[tuple[int, Episode]]]] = {}
             for place, (example_id, request) in enumerate(zip(_names(requests), requests, strict=True)):
                 try:
-                    policy, episode = self._begin(self._example(request, example_id))
+                    lane, episode = self._begin(self._example(request, example_id))
                 except InputError as error:
                     _, _, _, doc_id, task, split = request.args
                     keep(
@@ -156,12 +157,12 @@ class VisionThink(lmms):
                         Failed(example_id=example_id, family=task, reason=str(error), metadata=self._metadata(doc_id, split)),
                     )
                     continue
-                _, batch = waiting.setdefault(id(policy), (policy, []))
+                _, batch = waiting.setdefault(id(lane), (lane, []))
                 batch.append((place, episode))
                 if len(batch) == self.batch_size:
-                    _run(*waiting.pop(id(policy)), keep)
-            for policy, batch in waiting.values():
-                _run(policy, batch, keep)
+                    _run(*waiting.pop(id(lane)), keep)
+            for lane, batch in waiting.values():
+                _run(lane, batch, keep)
         in_order = [ended[place] for place in range(len(requests))]
         self._log(in_order, path)
         return [self._result(end) for end in in_order]
@@ -177,10 +178,9 @@ class VisionThink(lmms):
     def _metadata(self, doc_id: Any, split: str) -> dict[str, Any]:
         return {"doc_id": doc_id, "split": split, "model": self.name, "policy": self.policy}
 
-    def _begin(self, example: Example) -> tuple[Policy, Episode]:
+    def _begin(self, example: Example) -> tuple[AnyLane, Episode]:
         lane = self._route(example)
-        episode = self.model.episode(example, lane.menu)
-        return lane.policy_for(episode), episode
+        return lane, self.model.episode(example, lane.menu)
 
     def _result(self, end: Transcript | Failed) -> GenerationResult:
         if isinstance(end, Failed):
@@ -217,8 +217,8 @@ class VisionThink(lmms):
         raise NotImplementedError("visionthink asks its own second round: tasks of several rounds are not supported")
 
 
-def _run(policy: Policy, batch: Sequence[tuple[int, Episode]], keep: Any) -> None:
-    transcripts = run_batch([episode for _, episode in batch], policy)
+def _run(lane: AnyLane, batch: Sequence[tuple[int, Episode]], keep: Any) -> None:
+    transcripts = lane.run([episode for _, episode in batch])
     for (place, _), transcript in zip(batch, transcripts, strict=True):
         keep(place, transcript)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from visionthink.durable import replace_text
 from visionthink.errors import DataError, OptionError
-from visionthink.evals import paper
-from visionthink.evals.benchmarks.benchmark import BENCHMARKS
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW
 from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
-from visionthink.evals.report.runs import Run, as_csv, compared, read
+from visionthink.evals.report.published import beside_awares, beside_the_paper
+from visionthink.evals.report.runs import Run, as_csv, compared, missing_lines, read
 from visionthink.evals.report.training import training
 
 
@@ -53,7 +52,8 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
         .from_string(template)
         .render(
             suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
-            paper=_beside_the_paper(runs),
+            paper=beside_the_paper(runs),
+            awares=beside_awares(runs),
             trainings=trainings,
             gallery=gallery(runs),
         )
@@ -98,6 +98,12 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
         "rows": [_row(run) for run in runs],
         "compressed": compressed,
+        "gates": [(run.name, model, gate) for run in runs for model, gate in run.gates.items()],
+        "ungated": [run.name for run in runs if run.policy.is_adaptive and not run.gates],
+        "trained": [(run.name, t) for run in runs if (t := run.trained) and (t["low"], t["full"]) != (None, None)],
+        "missing": missing_lines(runs),
+        "looks": [(run.name, run.summary["looks"]) for run in runs if run.summary["looks"]],
+        "controls": [(run.name, run.control) for run in runs if run.control and run.control["n"]],
         "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
         "branches": [(run.name, run.branches) for run in runs if run.branches],
         "break_even": [(run.name, run.break_even) for run in runs if run.break_even and run.break_even["n"]],
@@ -122,8 +128,8 @@ def _row(run: Run) -> dict[str, Any]:
         "accuracy": s["accuracy"],
         "mix": found.get("mix"),
         "against_mix": found.get("against_mix"),
-        "mix_by_family": found.get("mix_by_family"),
         "against_mix_by_family": found.get("against_mix_by_family"),
+        "against_mix_best_rates": found.get("against_mix_best_rates"),
         "against_full": found.get("against_full"),
         "oracle": found.get("oracle"),
         "easy": need["easy"]["request_ratio"] if "easy" in need else None,
@@ -165,31 +171,3 @@ def _bars_of_time(runs: Sequence[Run]) -> str:
         return ""
     known = {(r.summary["model"], r.policy): r.summary["seconds"] for r in runs}
     return bars(models, {str(p): [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
-
-
-def _beside_the_paper(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The paper's Tables 1, 2 and 7 with what was measured here in the last column, where a run is of one of its benchmarks."""
-    named = {b.key: b for b in BENCHMARKS}
-    ours: dict[str, dict[str, float]] = {}
-    for run in runs:
-        if (benchmark := named.get(run.summary.get("benchmark") or "")) and (metrics := run.summary.get("metrics")):
-            value = metrics.get(benchmark.headline)
-            if value is not None:
-                ours.setdefault(run.name, {})[benchmark.name] = benchmark.scale * value
-    if not ours:
-        return None
-    printed = paper.by_benchmark()
-    shown = [b for b in BENCHMARKS if any(b.name in values for values in ours.values())]
-    methods: Mapping[str, Mapping[str, float]] = {
-        **{m: {b: v[m] for b, v in printed.items() if m in v} for m in ("Vanilla Qwen2.5-VL-7B", "Down-Sample", "VisionThink")},
-        **ours,
-    }
-    figure = bars([b.name for b in shown], {m: [v.get(b.name) for b in shown] for m, v in methods.items()}, "the paper's unit")
-    return {
-        "benchmarks": [b.name for b in shown],
-        "methods": [(name, [values.get(b.name) for b in shown]) for name, values in methods.items()],
-        "ours": list(ours),
-        "averages": paper.table_2(),
-        "caveats": [*paper.CAVEATS, *(f"{b.name}: {c}" for b in shown for c in b.caveats)],
-        "figure": figure,
-    }

@@ -6,21 +6,23 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visionthink.evals import break_even
-from visionthink.evals.comparison import Lines, branches, compare
+from visionthink.evals.comparison import Lines, beside_adaptive, beside_trained, branches, compare
 from visionthink.evals.flops import Architecture
+from visionthink.evals.gate_baseline import beside_gate
 from visionthink.evals.metrics import Scored
-from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
+from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, TRAINED_FULL, TRAINED_LOW, PolicySpec
 from visionthink.evals.run_folder import read_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are."""
+    """An evaluation folder that was read. `comparison`, `branches` and `break_even` are there where the runs they need are, and
+    `trained` where the model decides."""
 
     folder: Path
     summary: dict[str, Any]
@@ -28,6 +30,11 @@ class Run:
     scored: list[Scored]
     comparison: dict[str, Any] | None = None
     branches: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By the model on whose low view a gate stands: its own, and others of the same architecture, as that it was trained from."""
+    control: dict[str, Any] | None = None
+    """Of a control with the model's adaptive run."""
     break_even: dict[str, Any] | None = None
     """Of the model's adaptive run with this one."""
     architecture: Architecture | None = None
@@ -42,7 +49,7 @@ class Run:
         return str(self.summary.get("benchmark") or self.summary["suite"] or "a suite without a name")
 
     def to_dict(self) -> dict[str, Any]:
-        found = {"comparison": self.comparison, "branches": self.branches, "break_even": self.break_even}
+        found = {name: getattr(self, name) for name in ("comparison", "trained", "gates", "control", "branches", "break_even")}
         return {"folder": self.folder.name, **self.summary, **found}
 
 
@@ -51,34 +58,97 @@ def read(folder: Path) -> Run:
     return Run(folder=folder, **vars(read_run(folder)))
 
 
+class _Others:
+    """The runs that a run is compared with: of the same suite, by the same judge."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self._runs = runs
+        self._named = {(*self._kind(r), r.summary["model"], r.policy): r for r in runs}
+        self._ledgers: dict[int, break_even.Ledger] = {}
+
+    def _kind(self, run: Run) -> tuple[object, ...]:
+        return run.suite, run.summary.get("judge")
+
+    def named(self, run: Run, model: str, policy: PolicySpec) -> Run | None:
+        return self._named.get((*self._kind(run), model, policy))
+
+    def own(self, run: Run, policy: PolicySpec) -> Run | None:
+        """Of the same model."""
+        return self.named(run, run.summary["model"], policy)
+
+    def alike(self, run: Run) -> list[Run]:
+        """Of models of the same architecture, its own among them."""
+        return [r for r in self._runs if (*self._kind(r), r.architecture) == (*self._kind(run), run.architecture)]
+
+    def ledger(self, run: Run) -> break_even.Ledger:
+        if id(run) not in self._ledgers:
+            self._ledgers[id(run)] = break_even.ledger((s.transcript for s in run.scored), run.architecture)
+        return self._ledgers[id(run)]
+
+
 def compared(runs: Sequence[Run]) -> list[Run]:
-    """The same runs with what they are worth beside always-low, always-full and adaptive of the same model on the same suite."""
+    """The same runs with what they are worth beside others on the same suite: always-low, always-full and adaptive of the same
+    model; and of models of the same architecture those that were trained for one level, and gates on their low views."""
+    others = _Others(runs)
+    return [
+        dataclasses.replace(
+            run,
+            comparison=_comparison(run, others),
+            branches=_branches(run, others),
+            trained=_trained(run, others),
+            gates=_gates(run, others),
+            control=_control(run, others),
+            break_even=_break_even(run, others),
+        )
+        for run in runs
+    ]
 
-    def key(run: Run, policy: PolicySpec) -> tuple[object, ...]:
-        return run.suite, run.summary["model"], run.summary.get("judge"), policy
 
-    by_policy = {key(r, r.policy): r for r in runs}
+def _comparison(run: Run, others: _Others) -> dict[str, Any] | None:
+    low, full = others.own(run, LOW), others.own(run, FULL)
+    return compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
 
-    def of(run: Run, policy: PolicySpec) -> Run | None:
-        return by_policy.get(key(run, policy))
 
-    ledgers = dict[int, break_even.Ledger]()
+def _branches(run: Run, others: _Others) -> dict[str, Any] | None:
+    """Of a compressed run, what a decision by force would have given under the same compression."""
+    direct, request = (others.own(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
+    return branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
 
-    def ledger(run: Run) -> break_even.Ledger:
-        if id(run) not in ledgers:
-            ledgers[id(run)] = break_even.ledger((s.transcript for s in run.scored), run.architecture)
-        return ledgers[id(run)]
 
-    result = []
-    for run in runs:
-        low, full, own = of(run, LOW), of(run, FULL), of(run, ADAPTIVE)
-        # of a compressed run, what a decision by force would have given under the same compression
-        direct, request = (of(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
-        comparison = compare(run.scored, Lines.of(low.scored, full.scored)) if low and full else None
-        forced = branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
-        even = break_even.against(ledger(own), ledger(run)) if own and run.policy.shows_one_view else None
-        result.append(dataclasses.replace(run, comparison=comparison, branches=forced, break_even=even))
-    return result
+def _trained(run: Run, others: _Others) -> dict[str, Any] | None:
+    if not run.policy.is_adaptive:
+        return None
+    lines = {r.policy: r.scored for r in others.alike(run)}
+    return beside_trained(run.scored, lines.get(TRAINED_LOW), lines.get(TRAINED_FULL))
+
+
+def _gates(run: Run, others: _Others) -> dict[str, dict[str, Any]]:
+    found = {}
+    for model in dict.fromkeys(r.summary["model"] for r in others.alike(run)) if run.policy.is_adaptive else ():
+        low, full = others.named(run, model, LOW), others.named(run, model, FULL)
+        if low and full and (gate := beside_gate(run.scored, low.scored, full.scored)):
+            found[model] = gate
+    return found
+
+
+def _control(run: Run, others: _Others) -> dict[str, Any] | None:
+    own = others.own(run, ADAPTIVE)
+    return beside_adaptive(run.scored, own.scored) if own and run.policy.control else None
+
+
+def _break_even(run: Run, others: _Others) -> dict[str, Any] | None:
+    own = others.own(run, ADAPTIVE)
+    return break_even.against(others.ledger(own), others.ledger(run)) if own and run.policy.shows_one_view else None
+
+
+def missing_lines(runs: Sequence[Run]) -> list[str]:
+    """What there is no run of beside those in which a model decides: a model that was trained for one level."""
+    decided = [run.trained for run in runs if run.trained]
+    return [
+        f"a model that was trained to answer from the {line} view alone (trained-{line})"
+        for line in ("low", "full")
+        if any(found[line] is None for found in decided)
+    ]
 
 
 def as_csv(runs: Sequence[Run]) -> str:

@@ -1,0 +1,105 @@
+"""`visionthink calibrate` and `visionthink drift`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from rich.table import Table
+
+from visionthink.certainty import SCORES
+from visionthink.cli.common import AddCommand, model_options, names, path, wide, write_json
+from visionthink.cli.evaluation import suite_options
+from visionthink.policies.gate import Method, Mode
+
+if TYPE_CHECKING:
+    from visionthink.policies.gate import Certificate
+
+
+def add(command: AddCommand) -> None:
+    text = "Certify the threshold of a gate: how often it may be wrong where the full view is right. Goes on where it was."
+    calibrate = command("calibrate", _calibrate, text, as_json=True)
+    calibrate.add_argument("suite", metavar="SUITE", help="mini, or a table of examples: a file, a folder or a hub id")
+    model_options(calibrate)
+    suite_options(calibrate)
+    text = "harm allowed: share of questions that the full view answers right and the gate wrong (default: %(default)g)"
+    calibrate.add_argument("--alpha", type=float, default=0.05, help=text)
+    text = "probability, over calibrations, that the harm is larger all the same (default: %(default)g)"
+    calibrate.add_argument("--delta", type=float, default=0.1, help=text)
+    text = f"of {', '.join(SCORES)}; of several with commas, the best on a part of the suite (default: nllmax)"
+    calibrate.add_argument("--score", type=names, default=("nllmax",), metavar="SCORES", help=text)
+    text = "restart puts the question again with the full view; continue shows that behind the low one (default: %(default)s)"
+    calibrate.add_argument("--mode", choices=get_args(Mode), default="restart", help=text)
+    text = "crc, conformal risk control, bounds the harm only on average over calibrations (default: %(default)s)"
+    calibrate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", help=text)
+    calibrate.add_argument("--by-family", action="store_true", help="certify a threshold within each family as well")
+    text = "the certificate; the answers go to a folder beside it, gate/ for gate.json"
+    calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
+
+    text = "Compare scores of today with those that a gate was calibrated on."
+    drift = command("drift", _drift, text, as_json=True)
+    drift.add_argument("gate", type=Path, metavar="GATE.json", help="what visionthink calibrate has written")
+    text = "a folder of visionthink eval under gate:GATE.json or low, or the log of visionthink serve --rule gate:GATE.json"
+    drift.add_argument("traffic", type=Path, metavar="RUN", help=text)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from visionthink.recipes.calibrate import CalibrateConfig, calibrate
+    from visionthink.recipes.evaluate import EvalConfig
+
+    fields = [field.name for field in dataclasses.fields(EvalConfig) if field.name != "pool"]
+    own = {name: getattr(options, name) for name in ("alpha", "delta", "mode", "method", "by_family", "out", "model")}
+    config = CalibrateConfig(
+        evaluation=EvalConfig(**{name: getattr(options, name) for name in fields}), scores=options.score, **own
+    )
+    certificate = calibrate(config)
+    if options.json:
+        write_json(dataclasses.asdict(certificate))
+    else:
+        _print(certificate, options.out)
+
+
+def _print(certificate: Certificate, out: Path) -> None:
+    c, test = certificate, certificate.test
+    table = Table("on questions that chose nothing", "accuracy", "visual tokens", "shown more", "harm")
+    table.add_row("low view", f"{100 * test['low']:.1f} %", "", "0 %", "")
+    table.add_row("full view", f"{100 * test['full']:.1f} %", "100 %", "", "0 %")
+    table.add_row("coin at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")
+    shown = [f"{100 * test[name]:.{digits}f} %" for name, digits in (("accuracy", 1), ("cost", 0), ("escalated", 0), ("harm", 1))]
+    table.add_row("gate", *shown)
+    console = wide()
+    console.print(table)
+    promise = f"at most {100 * c.alpha:g} % harm, with probability {1 - c.delta:g}"
+    if c.method == "crc":
+        promise = f"at most {100 * c.alpha:g} % harm on average over calibrations"
+    console.print(
+        f"{c.score} <= {c.threshold:.4g} keeps the low view: {promise}, for questions like these ({c.k} of {c.n} were harmed); "
+        f"visionthink eval SUITE --policy gate:{out}, visionthink serve --rule gate:{out}",
+        markup=False,
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _drift(options: argparse.Namespace) -> None:
+    from visionthink.evals.drift import Traffic, drift
+    from visionthink.policies.gate import Certificate
+
+    certificate = Certificate.read(options.gate)
+    found = drift(certificate, Traffic.read(options.traffic, certificate))
+    if options.json:
+        write_json(found)
+        return
+    table = Table("", "questions", "shown more")
+    table.add_row("calibration", str(certificate.n), f"{100 * found['escalated_then']:.1f} %")
+    table.add_row("now", str(found["n"]), f"{100 * found['escalated']:.1f} %")
+    console = wide()
+    console.print(table)
+    verdict = "the scores are others than those of the calibration: calibrate again" if found["alarm"] else "no alarm"
+    console.print(f"Kolmogorov-Smirnov {found['ks']:.3f}, p {found['p']:.2g}: {verdict}", highlight=False)
+    if audit := found["audit"]:
+        text = f"audit: {audit['k']} of {audit['n']} answers are not those of the full view; with probability "
+        text += f"{1 - certificate.delta:g} the harm is at most {100 * audit['bound']:.1f} %, of {100 * certificate.alpha:g} %"
+        console.print(f"{text} allowed", highlight=False)

@@ -1,0 +1,176 @@
+"""What an episode costs, and always showing the full view: in visual tokens, in operations, or in milliseconds of a device.
+
+| unit     | cost                                                                                                          |
+|----------|---------------------------------------------------------------------------------------------------------------|
+| `visual` | visual tokens of every view that was shown                                                                     |
+| `flops`  | floating-point operations, every round finding the one before in a prefix cache (`evals.cost`, `flops_cached`)  |
+| `ms`     | k0 per turn + k1 per prefilled token + k2 per patch + k3 per output token, k of a `DeviceTable`                 |
+
+Always-full is one turn with the full views, the text of the first turn and the output of the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from visionthink import records
+from visionthink.action_space import ActionSpace
+from visionthink.durable import replace_json
+from visionthink.errors import DataError, OptionError
+from visionthink.menu import Menu
+from visionthink.resolution import SizeRule
+from visionthink.transcript import Transcript
+
+UNITS = ("visual", "flops", "ms")
+PATCHES = 4
+"""Patches of the vision tower behind a visual token of the Qwen-VL families."""
+
+Cost: TypeAlias = "tuple[float, float]"
+"""Of an episode, and of always-full."""
+Meter: TypeAlias = Callable[[Transcript], "Cost | None"]
+"""None where the transcript does not say."""
+Amount: TypeAlias = Callable[[Transcript], "float | None"]
+"""What an episode costs, by itself."""
+FlopsOf: TypeAlias = Callable[[Any], Amount]
+"""From a configuration of transformers to the operations of its episodes, as `evals.cost.flops_of`."""
+
+
+def visual(transcript: Transcript) -> Cost:
+    """In visual tokens."""
+    return float(transcript.visual_tokens), float(transcript.visual_tokens_full)
+
+
+def against_full(amount: Amount, menu: Menu, budget: SizeRule) -> Meter:
+    """A meter from what an episode costs by itself.
+
+    Args:
+        menu: of the run; its full view is what always-full shows.
+        budget: of the model's image processor.
+    """
+
+    def meter(transcript: Transcript) -> Cost | None:
+        spent, full = amount(transcript), amount(always_full(transcript, menu, budget))
+        return None if spent is None or not full else (spent, full)
+
+    return meter
+
+
+def always_full(transcript: Transcript, menu: Menu, budget: SizeRule) -> Transcript:
+    """The episode with the full views in its only turn, and the same output as its last turn."""
+    space = ActionSpace(menu.full(), list(transcript.sizes), budget)
+    views = space.shown(space.opening)
+    first, last = transcript.turns[0], transcript.turns[-1]
+    usage = replace(
+        first.usage,
+        visual_tokens=sum(view.visual_tokens for view in views),
+        output_tokens=last.usage.output_tokens,
+        visual_by_layer=None,
+        selection_flops=0,
+    )
+    return replace(transcript, turns=(replace(last, usage=usage, views=views, looks=(), restarted=False),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the time of an episode depends on."""
+
+    turns: int
+    prefilled: int
+    """Tokens that were read, each once: a turn finds the one before in a prefix cache."""
+    patches: int
+    output: int
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> Work:
+        prefilled = known = visual_tokens = 0
+        first = None
+        for turn in transcript.turns:
+            visual_tokens += turn.usage.visual_tokens
+            context = turn.usage.text_tokens + visual_tokens
+            if turn.restarted and first is not None:
+                known = min(known, first)
+            prefilled += context - known
+            known = max(0, context + turn.usage.output_tokens - 1)  # the last token was sampled and never read
+            first = context
+        patches = PATCHES * visual_tokens
+        return cls(turns=len(transcript.turns), prefilled=prefilled, patches=patches, output=transcript.output_tokens)
+
+    @property
+    def amounts(self) -> tuple[int, int, int, int]:
+        return self.turns, self.prefilled, self.patches, self.output
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTable:
+    """How long a model takes on a device: k0 ms per turn, k1 per prefilled token, k2 per patch, k3 per output token."""
+
+    model: str
+    device: str
+    k0: float
+    k1: float
+    k2: float
+    k3: float
+    calls: int
+    """Timed calls that these were fitted to."""
+    error: float
+    """Mean of |fitted - timed| / timed over these calls."""
+
+    def __call__(self, transcript: Transcript) -> float:
+        """Milliseconds of an episode."""
+        return float(np.dot((self.k0, self.k1, self.k2, self.k3), Work.of(transcript).amounts))
+
+    @classmethod
+    def fitted(cls, model: str, device: str, work: Sequence[Work], milliseconds: Sequence[float]) -> DeviceTable:
+        """Least squares with coefficients of at least 0: no work takes less than no time, and where two kinds of work
+        always come together one of them may be given all of the time.
+
+        Raises:
+            DataError: the calls do not say how long each kind of work takes.
+        """
+        amounts, timed = np.array([w.amounts for w in work], dtype=float), np.array(milliseconds, dtype=float)
+        if len(work) < 8 or np.linalg.matrix_rank(amounts) < amounts.shape[1]:
+            raise DataError("measure: the timed calls are too few or too alike to tell the kinds of work apart")
+        left = list(range(amounts.shape[1]))
+        relative = amounts / timed[:, None]  # short calls count as much as long ones
+        found = np.zeros(amounts.shape[1])
+        while left:
+            solved, *_ = np.linalg.lstsq(relative[:, left], np.ones(len(timed)), rcond=None)
+            if (solved >= 0).all():
+                found[left] = solved
+                break
+            left.remove(left[int(solved.argmin())])
+        error = float(np.abs(relative @ found - 1).mean())
+        k0, k1, k2, k3 = found.tolist()
+        return cls(model=model, device=device, k0=k0, k1=k1, k2=k2, k3=k3, calls=len(work), error=error)
+
+    def write(self, path: Path) -> None:
+        replace_json(path, self.__dict__)
+
+    @classmethod
+    def read(cls, path: Path) -> DeviceTable:
+        """
+        Raises:
+            OptionError: there is no such file, or it is none that `visionthink measure` wrote.
+        """
+        try:
+            table: DeviceTable = records.read(cls, json.loads(path.read_text("utf-8")), "device table")
+        except OSError:
+            raise OptionError(
+                f"--device-table {path}: no such file; visionthink measure --model M --out {path} writes one"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise OptionError(f"--device-table {path}: not a table of visionthink measure ({error})") from None
+        numbers: dict[str, Any] = {name: getattr(table, name) for name in ("k0", "k1", "k2", "k3")}
+        for name, value in numbers.items():
+            if not 0 <= value < math.inf:
+                raise OptionError(f"--device-table {path}: {name} {value}: must be a number of at least 0")
+        if not any(numbers.values()):
+            raise OptionError(f"--device-table {path}: all of k0 to k3 are 0")
+        return table
