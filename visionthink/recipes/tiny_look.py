@@ -24,8 +24,8 @@ CELLS: tuple[Cell, ...] = (
     *((family, hard) for family in _FAMILIES for hard in (False, True)),
     *((("period", False),) * 2),
 )
-"""What is learnt from: as many hard questions as easy ones, as in the paper's curated set (arXiv 2507.13348, Sec. 3.5), and stripes,
-so that they are not unlearnt."""
+"""What is learnt from: as many hard questions as easy ones, as in the paper's curated set (arXiv 2507.13348, Sec. 3.5), and
+stripes, so that they are not unlearnt."""
 
 
 def tiny_look() -> Recipe:

@@ -1,9 +1,9 @@
 """The cold start of the embedded model that can look: what its own trials showed to be the cheapest way to be right.
 
-Every action is tried by force on questions of the training split: to answer, and each of the ten crops. Of those that led to the
-right answer, and not by a guess, the cheapest ones are learnt from. So nobody tells where the evidence is: right answers do.
-Reinforcement learning alone finds these looks slowly: at first one look in nine shows what a question needs at the least cost, and
-an offer that always helps, all of the image, is found before the place is.
+Every action is tried by force on questions of the training split: to answer, and each of the ten crops. Of those that led to
+the right answer, and not by a guess, the cheapest ones are learnt from. So nobody tells where the evidence is: answers do.
+Reinforcement learning alone finds these looks slowly: at first one look in nine shows what a question needs at the least cost,
+and an offer that always helps, all of the image, is found before the place is.
 """
 
 from __future__ import annotations
