@@ -34,7 +34,7 @@ def prices(budget, shares, dual=None, **more):
     found, dual = [], dual or Dual()
     for share in shares:
         dual = budget.after(dual, seen(share, **more), 8)
-        found.append(dual.price)
+        found.append(dual.weight)
     return found
 
 
@@ -48,6 +48,16 @@ def test_the_price_moves_with_what_is_spent():
     assert prices(budget, COSTS) == pytest.approx(expected, abs=1e-4)
     assert prices(budget, [4.0] * 3) == [0.4] * 3 and prices(budget, [0.3] * 3) == [0.0] * 3
     assert budget.per_cost(Dual(price=0.1)) == 0.25
+
+
+def test_a_damped_price_follows_what_is_overspent():
+    budget = Budget.parse("visual=0.4,damping=0.2,ceiling=0.4")
+    dual = budget.after(Dual(), seen(0.6), 8)
+    assert (dual.weight, dual.price) == (pytest.approx(0.025), pytest.approx(0.025 + 0.1))
+    dual = budget.after(dual, seen(0.36), 8)
+    assert (dual.weight, dual.price) == (pytest.approx(0.02), pytest.approx(0.0))
+    plain = Budget.parse("visual=0.4,damping=0")
+    assert plain.after(Dual(), seen(0.6), 8).price == plain.after(Dual(), seen(0.6), 8).weight
 
 
 def test_a_running_mean_moves_the_price_where_steps_are_small():
@@ -67,7 +77,7 @@ def test_nothing_has_a_price_until_replies_keep_the_format():
     budget, dual = Budget.parse("visual=0.4"), Dual()
     for form, price in ((0.5, 0.0), (0.9, 0.0), (0.95, 0.05), (0.5, 0.1)):
         dual = budget.after(dual, seen(0.8, form=form), 8)
-        assert dual.price == pytest.approx(price)
+        assert dual.weight == pytest.approx(price)
     assert dual.steps == 4 and dual.mean == pytest.approx(0.15 / 4)
 
 
@@ -91,7 +101,7 @@ def test_a_mean_is_a_ratio_of_sums(tmp_path):
     assert sorted((t.visual_tokens, t.visual_tokens_full) for t in free) == [(2, 8)] * 3 + [(10, 8)] + [(20, 16)] * 4
     share = (4 * 20 + 10 + 3 * 2) / (4 * 16 + 4 * 8)
     assert trainer.dual.running == pytest.approx(share) and share == 1.0
-    assert trainer.dual.price == pytest.approx(0.05 * (share / 0.5 - 1))
+    assert trainer.dual.weight == pytest.approx(0.05 * (share / 0.5 - 1))
     assert (trainer.dual.least, trainer.dual.most) == (0.25, 1.25)
 
 
@@ -208,7 +218,15 @@ def test_the_price_goes_on_where_it_was(tmp_path):
     assert state["steps"] == 2
     train(small(tmp_path / "stopped", steps=4, resume=True, **settings), examples)
     whole, resumed = logged(tmp_path / "whole"), logged(tmp_path / "stopped")
-    names = ("budget/price", "budget/mean_price", "budget/cost", "budget/used", "budget/at_ceiling", "budget/held")
+    names = (
+        "budget/price",
+        "budget/lambda",
+        "budget/mean_lambda",
+        "budget/cost",
+        "budget/used",
+        "budget/at_ceiling",
+        "budget/held",
+    )
     assert [[line[name] for name in names] for line in resumed] == [[line[name] for name in names] for line in whole]
     ended = [json.loads((tmp_path / run / "checkpoint-4" / "budget.json").read_text()) for run in ("whole", "stopped")]
     assert ended[0] == ended[1] and whole[2]["budget/price"] == pytest.approx(state["price"])
