@@ -9,7 +9,7 @@ whatever it is shown, and knows neither when to look nor where.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,11 @@ _WORDS = (" in", " frame", "Are", " digits", " and", " same", " that", " points"
 """Words of the questions in `data.places` that the tokenizer of the base would take apart into letters."""
 
 
+ONE_LEVEL, DIRECT, AT_RANDOM = 0.3, 0.25, 0.135
+"""Shares of the conversations: about one level, half of them of the quarter view where that suffices; answers without a look;
+looks at a random place. The others show the evidence."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LookPhase(Steps):
     """What the batches of a phase hold. Shares are probabilities."""
@@ -43,13 +48,6 @@ class LookPhase(Steps):
     captions: float
     frames: float
     """Captions, and drawings with frames among them."""
-    brief: float = 0.0
-    """Questions on one level that are answered in the first token, without a tag."""
-    one_level: float = 0.3
-    direct: float = 0.25
-    at_random: float = 0.135
-    """Shares of the conversations: about one level, half of them of the quarter view where that suffices; answers without a look;
-    looks at a random place. The others show the evidence."""
     families: Mapping[str, float]
     """Questions, by family of `data.places`, or `where`: at which place the frame of a colour is. The rest are of
     `data.synth`."""
@@ -76,22 +74,6 @@ FRAMES = LookPhase(
     families={"framed": 0.38, "where": 0.12, "pair": 0.18, "named": 0.09, "hidden": 0.05, "all": 0.05, "period": 0.03},
 )
 """Digits in crops are read soon; to find the frame of a colour among several is learnt last."""
-DECIDING = LookPhase(
-    name="deciding",
-    batches=2_500,
-    seed=4,
-    peak=6e-4,
-    decay=2_500,
-    captions=0.1,
-    frames=5 / 6,
-    families={**FRAMES.families, "where": 0.18, "framed": 0.36, "pair": 0.14},
-    brief=0.4,
-    one_level=0.2,
-    direct=0.22,
-    at_random=0.22,
-)
-"""A decision is the first token of a reply, where the base has not looked anything up yet: that is what the tag of the answer is
-followed by. So it learns to answer in the first token, in conversations in which there is nothing to decide."""
 
 
 def look_tokens() -> list[str]:
@@ -132,17 +114,13 @@ class Looks(Batches):
                 image, caption = poster(rng, level, chart=bool(rng.random() < 0.35))
             return self.scripted(Example("caption", CAPTION_QUESTION, image), Menu().fixed_level(level), [caption]), False
         example = self._question(rng)
-        if rng.random() < shares.brief:
-            low = rng.random() < 0.5
-            asked = replace(example, question=f"{CAPTION_QUESTION} {example.question}")
-            return self.scripted(asked, Menu().low() if low else Menu().full(), [example.answer or ""]), False
         answer, branch = self.protocol.format_answer(example.answer or ""), rng.random()
-        if branch < shares.one_level:
+        if branch < ONE_LEVEL:
             low = example.need == "easy" and rng.random() < 0.5
             return self.scripted(example, Menu().low() if low else Menu().full(), [answer]), False
-        if branch < shares.one_level + shares.direct:
+        if branch < ONE_LEVEL + DIRECT:
             return self.scripted(example, MENU, [answer]), False
-        ours = branch < 1 - shares.at_random
+        ours = branch < 1 - AT_RANDOM
         names = self._showing(rng, example) if ours else list(rng.permutation(list(CROPS))[: 1 + (rng.random() < 0.1)])
         look = self.protocol.request(Call(regions=tuple(map(str, names))))
         return self.scripted(example, MENU, [look, answer]), ours
@@ -194,13 +172,13 @@ def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image
 
 
 def pretrain(out: Path) -> Path:
-    """Train from `tiny-base`, in three phases; returns the folder of the base that can look. Goes on where it was
+    """Train from `tiny-base`, in two phases; returns the folder of the base that can look. Goes on where it was
     interrupted, see `tiny_base.run_phase`."""
     opened = open_checkpoint("tiny-base", dtype=torch.float32)
     tokenizer = extended(opened.tokenizer)
     renderer = Renderer(tokenizer, PROTOCOL.boundary)
     model, previous = opened.model, ""
-    for phase in (LOOKING, FRAMES, DECIDING):
+    for phase in (LOOKING, FRAMES):
         done = out / phase.name
         if not done.is_dir():
             if previous:

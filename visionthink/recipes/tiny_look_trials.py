@@ -18,6 +18,7 @@ import torch
 
 from visionthink.data import places
 from visionthink.episode import run_batch
+from visionthink.menu import Menu
 from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.forced import ForcedPolicy, Steerable
@@ -32,9 +33,11 @@ from visionthink.transcript import Transcript
 from visionthink.types import Example
 
 QUESTIONS = 2_500
-TRIALS = Steps(name="trials", batches=1_200, seed=5, peak=6e-4, decay=1_200)
+TRIALS = Steps(name="trials", batches=1_500, seed=5, peak=8e-4, decay=1_500)
 SURE = 0.5
 """An answer of less probability under the model is a guess."""
+ONE_LEVEL = 0.25
+"""Share of conversations about one level, where there is nothing to decide, so that they are not unlearnt."""
 _AT_ONCE = 250
 
 
@@ -87,6 +90,10 @@ class Decisions(Batches):
             trial = self.found[int(i)]
             first = trial.first[int(rng.integers(len(trial.first)))]
             answer = self.protocol.format_answer(trial.example.answer or "")
+            if rng.random() < ONE_LEVEL:
+                low = trial.example.need == "easy" and rng.random() < 0.5
+                lessons.append(self.scripted(trial.example, Menu().low() if low else Menu().full(), [answer]))
+                continue
             lessons.append(self.scripted(trial.example, MENU, [answer] if first is None else [first, answer]))
         return collate(lessons, self.renderer, self.processor)
 
