@@ -127,6 +127,19 @@ def test_two_processes_are_one(one, two):
     assert distance(weights(one, 1), weights(two, 1)) < 1e-6
 
 
+@pytest.mark.parametrize("credit", ["dtpo:first=0.5", "gdpo"])
+def test_what_credit_counts_over_all_processes(tmp_path, credit):
+    """Tokens of first and of last turns, and a mean over the step; and a budget spends what all of them spend."""
+    settings = {"steps": 1, "credit": credit, "budget": "visual=0.6", "refill": 0}
+    found = [completed("ddp", tmp_path / str(n), processes=n, **settings) for n in (1, 2)]
+    assert distance(weights(found[0], 1), open_checkpoint("tiny-base").model.state_dict()) > 1e-4
+    assert distance(*(weights(out, 1) for out in found)) < 1e-6
+    lines = [json.loads((out / "metrics.jsonl").read_text()) for out in found]
+    assert lines[0]["budget/cost"] == lines[1]["budget/cost"] > 0.25
+    states = [json.loads((out / "checkpoint-1" / "budget.json").read_text()) for out in found]
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize("mode", WHOLE_MODEL)
 def test_a_killed_run_ends_like_one_with_whole_weights(two, killed, mode):
     """Turns differ in number between the processes, and where weights are spread over them, all must generate together."""

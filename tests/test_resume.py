@@ -22,6 +22,9 @@ KILLS = int(os.environ.get("KILLS", "3"))
 STEPS = 8 * KILLS + 8
 
 
+BUDGET = ("--budget", "visual=0.5")
+
+
 def start(out: Path, *more: str) -> subprocess.Popen:
     settings = {"steps": STEPS, "prompts-per-step": 2, "group-size": 4, "save-steps": 2, "learning-rate": 1e-3}
     settings |= {"lr-schedule": "constant"}
@@ -42,18 +45,20 @@ def resume(out: Path) -> list[str]:
     return ["--resume"] if (out / "config.json").exists() else []
 
 
-def finish(out: Path) -> None:
-    process = start(out, *resume(out))
+def finish(out: Path, *more: str) -> None:
+    process = start(out, *resume(out), *more)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
 
 
-def test_killed_again_and_again(tmp_path):
+@pytest.mark.parametrize("more", [(), BUDGET], ids=["", "a budget"])
+def test_killed_again_and_again(tmp_path, more):
+    """What a line says of a budget is where its price stands."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole)
+    finish(whole, *more)
     moment, at = random.Random(0), []
     for _ in range(KILLS):
-        process, done = start(killed, *resume(killed)), len(lines(killed))
+        process, done = start(killed, *resume(killed), *more), len(lines(killed))
         deadline = time.monotonic() + 60
         while len(lines(killed)) <= done and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -61,7 +66,7 @@ def test_killed_again_and_again(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         at.append(len(lines(killed)))
-    finish(killed)
+    finish(killed, *more)
     assert at[0] < STEPS, "the first kill came after the end"
     timing = ("seconds", "step_time", "rollouts_per_second")
 

@@ -43,6 +43,10 @@ def test_what_we_override_and_use_is_still_there():
     caller = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "if self.tools and any(imgs for imgs in tool_images) and self._is_vlm:" in caller
     assert "loss_mask = completion_mask if tool_mask is None else completion_mask * tool_mask" in caller
+    assert '"advantages": advantages,' in caller
+    assert "num_items_in_batch = self.accelerator.gather(loss_mask.sum()).sum()" in caller
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "if advantages.dim() == 1:" in loss and 'normalizer = inputs["num_items_in_batch"]' in loss
 
 
 def test_every_recipe_can_be_read():

@@ -1,13 +1,16 @@
-"""`visionthink demo`, `visionthink train` and `visionthink reproduce`."""
+"""`visionthink demo`, `visionthink train`, `visionthink measure` and `visionthink reproduce`."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from visionthink.cli.common import AddCommand, folder, given, wide, write_json
+from visionthink.addresses import is_endpoint
+from visionthink.cli.common import AddCommand, attention_option, folder, given, wide, write_json
 from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import add_settings, given_settings
+from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS
 from visionthink.rewards.benefit import BENEFITS
@@ -38,6 +41,13 @@ def add(command: AddCommand) -> None:
         "forced_actions": "ACTION,...",
     }
     add_settings(train, TrainConfig, TrainConfig.documentation(), shown)
+
+    timed = command(
+        "measure", _measure, "Time a model on this machine, for a budget in milliseconds (docs/budgets.md).", as_json=True
+    )
+    timed.add_argument("--model", type=given, default="tiny", help="tiny, tiny-base, a folder or a hub id (default: %(default)s)")
+    attention_option(timed)
+    timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file for --device-table of train")
 
     again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
     again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
@@ -90,6 +100,28 @@ def _train(options: argparse.Namespace) -> None:
     else:
         train(config, chosen.examples(config), dry_run=options.dry_run, flops=flops_of)
     end(options, config.out)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    if is_endpoint(options.model):
+        raise OptionError(f"--model {options.model}: is an endpoint, whose device is not ours to time; name a folder or a hub id")
+    if options.out.is_dir() or not options.out.absolute().parent.is_dir():
+        raise OptionError(f"--out {options.out}: name a file in a folder that exists")
+    from visionthink.model import load
+    from visionthink.recipes.measure import measure
+
+    attention = {"attention": options.attention} if options.attention else {}
+    table = measure(load(options.model, **attention), options.model)
+    table.write(options.out)
+    if options.json:
+        write_json(dataclasses.asdict(table))
+    else:
+        wide().print(
+            f"{table.k0:.3g} ms per call, {table.k1:.3g} per prefilled token, {table.k2:.3g} per patch, "
+            f"{table.k3:.3g} per output token; {100 * table.error:.0f} % off on average over {table.calls} calls; "
+            f"saved to {options.out}",
+            highlight=False,
+        )
 
 
 def _reproduce(options: argparse.Namespace) -> None:

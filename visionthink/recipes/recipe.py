@@ -27,6 +27,8 @@ _DECISIVE = (
     "clip_eps",
     "kl_coef",
     "entropy_coef",
+    "credit",
+    "budget",
     "theta",
     "menu",
     "credit",

@@ -1,9 +1,12 @@
 """A budget: maximise accuracy subject to a mean cost of at most a share b of always-full, by dual ascent on the price of a cost.
 
     lambda <- clip(lambda + eta (mean c / b - 1), 0, ceiling)          once a step, after its rollouts
+    price   = clip(lambda + damping (mean c / b - 1), 0, ceiling)      of the next step
 
-The mean is a ratio of sums over the free members of the step. A member pays lambda (c - mean c of its group) / b (see `credit`):
+The mean is a ratio of sums over the free members of the step. A member pays price (c - mean c of its group) / b (see `credit`):
 linear, as the Lagrangian of a mean is. At the ceiling a wrong cheap answer would be worth as much as a right expensive one.
+Policy and lambda follow each other with a delay and swing; the damping, a term in proportion to what is overspent, holds that
+down (PID Lagrangian methods, arXiv 2007.03964).
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ FORMAT_RATE = 0.9
 class Dual:
     """Where the price of a run stands; kept in its checkpoints."""
 
-    price: float = 0.0
+    weight: float = 0.0
     """Lambda, for the next step."""
+    price: float = 0.0
+    """What the next step uses: lambda, damped."""
     running: float | None = None
     """Running mean of the steps' mean costs; None before the first step."""
     steps: int = 0
     total: float = 0.0
-    """Sum of the prices after each of the `steps`."""
+    """Sum of lambda after each of the `steps`."""
     least: float | None = None
     most: float | None = None
     """Of the costs of all free members so far, relative to always-full."""
@@ -38,8 +43,8 @@ class Dual:
 
     @property
     def mean(self) -> float:
-        """Average price."""
-        return self.total / self.steps if self.steps else self.price
+        """Average of lambda."""
+        return self.total / self.steps if self.steps else self.weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,8 @@ class Budget:
     """Of always-full, above 0: b."""
     eta: float = 0.05
     """How fast the price moves."""
+    damping: float = 0.2
+    """What the price has beyond lambda where twice the budget is spent; 0 is plain dual ascent."""
     ema: float = 1.0
     """Weight of a step in the running mean that moves the price; 1 takes the step alone."""
     ceiling: float | None = None
@@ -86,20 +93,22 @@ class Budget:
         if unit not in UNITS:
             raise OptionError(f"budget {text!r}: expected UNIT=SHARE with a unit of {', '.join(UNITS)}, as visual=0.4")
         for name, _ in settings:
-            if name not in ("eta", "ema", "ceiling"):
-                raise OptionError(f"budget {text!r}: no setting {name!r}; choose eta, ema or ceiling, as {unit}=0.4,eta=0.05")
+            if name not in ("eta", "damping", "ema", "ceiling"):
+                raise OptionError(
+                    f"budget {text!r}: no setting {name!r}; choose eta, damping, ema or ceiling, as {unit}=0.4,eta=0.05"
+                )
         try:
             numbers = {name: float(value) for name, value in (("share", share), *settings)}
         except ValueError:
-            raise OptionError(f"budget {text!r}: {unit}, eta, ema and ceiling are numbers, as {unit}=0.4,eta=0.05") from None
+            raise OptionError(f"budget {text!r}: {unit} and its settings are numbers, as {unit}=0.4,eta=0.05") from None
         for name, value in numbers.items():
-            if not 0 < value < math.inf or (name == "ema" and value > 1):
+            if not 0 <= value < math.inf or (name != "damping" and not value) or (name == "ema" and value > 1):
                 most = " and at most 1" if name == "ema" else ""
-                raise OptionError(f"budget {text!r}: {unit if name == 'share' else name} must be above 0{most}")
+                raise OptionError(f"budget {text!r}: {unit if name == 'share' else name} must be a number above 0{most}")
         return cls(unit=unit, **numbers)
 
     def per_cost(self, dual: Dual) -> float:
-        """What a cost of always-full takes from the advantage: lambda / b."""
+        """What a cost of always-full takes from the advantage: the price over b."""
         return dual.price / self.share
 
     def bound(self, dual: Dual, group_size: int) -> float:
@@ -120,6 +129,7 @@ class Budget:
         least = seen.least if dual.least is None else min(dual.least, seen.least)
         most = seen.most if dual.most is None else max(dual.most, seen.most)
         known = dataclasses.replace(dual, running=running, held=held, least=least, most=most)
-        moved = dual.price if held else dual.price + self.eta * (running / self.share - 1)
-        price = min(max(moved, 0.0), self.bound(known, group_size))
-        return dataclasses.replace(known, price=price, steps=dual.steps + 1, total=dual.total + price)
+        over, ceiling = 0.0 if held else running / self.share - 1, self.bound(known, group_size)
+        weight = min(max(dual.weight + self.eta * over, 0.0), ceiling)
+        price = min(max(weight + self.damping * over, 0.0), ceiling)
+        return dataclasses.replace(known, weight=weight, price=price, steps=dual.steps + 1, total=dual.total + weight)

@@ -1,7 +1,7 @@
 """Warns of a run that goes wrong in one of the ways runs of this method go wrong. Knows logged numbers only.
 
 Collapse to always or never asking (Fig. 3a of arXiv 2507.13348), entropy gone, a branch that decays because it is no longer
-taken, and a reward that rises although the image does not matter. Each warning is given once.
+taken, a budget that cannot be met, and a reward that rises although the image does not matter. Each warning is given once.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ class Watch:
             and "half of the answers cannot be judged and are not learnt from: the judge does not fit the data",
             "direct": self._branch_decays("direct") and "answers without asking have decayed; set forced to keep them trained",
             "request": self._branch_decays("request") and "answers after asking have decayed; set forced to keep them trained",
+            "budget": self._mean("budget/at_ceiling", least=0.2)
+            and "the price of looking is at its ceiling in a fifth of the steps or more: the budget cannot be met without "
+            "giving up right answers; raise it, or train longer",
+            "held": self._mean("budget/held", least=1)
+            and "fewer than 90 % of the replies keep the format, so the budget does nothing yet",
             "blind": self._rises("probe/swapped_image")
             and self._rises("reward")
             and "the reward rises, and so it does with another image: the question alone gives the answer away",

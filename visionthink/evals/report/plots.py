@@ -51,9 +51,10 @@ def svg(drawn: Any) -> str:
 
 def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
     """Accuracy against a cost. A star is where the model decides; a dashed line is what a coin between low and full would get; a
-    diamond is a router that asks exactly where the measured need is. Nothing where no run knows the cost."""
+    diamond is a router that asks exactly where the measured need is; a cross is the best training-free gate at the cost of a
+    star. Controls are no policies to choose. Nothing where no run knows the cost."""
     title, scale = COSTS[cost]
-    shown = [r for r in runs if r.summary["accuracy"] is not None and r.summary.get(cost) is not None]
+    shown = [r for r in runs if r.summary["accuracy"] is not None and r.summary.get(cost) is not None and not r.policy.control]
     if not shown:
         return ""
     drawn, axes = figure(7.2, 4.2)
@@ -69,6 +70,9 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
         if oracles and cost == "retain_layers":
             axes.plot(100 * oracles[0]["retain_cumulative"], 100 * oracles[0]["accuracy"], "D", mfc="none", color=colour)
         for run in own:
+            if run.gates and cost == "retain_layers":
+                best = max(run.gates.values(), key=lambda gate: gate["accuracy"])
+                axes.plot(100 * best["cost"], 100 * best["accuracy"], "x", color=colour)
             point = points[run.policy]
             marker, size = ("*", 14) if run.policy.is_adaptive else ("o", 6)
             axes.plot(*point, marker, color=colour, markersize=size)
