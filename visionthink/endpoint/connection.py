@@ -134,8 +134,8 @@ class Connection:
         """The reply to a request body of chat completions, before `end` on the monotonic clock.
 
         A field that is bytes holds JSON already: messages with images are encoded once, whatever is tried again. A server that
-        wants `max_tokens` under its newer name gets it so from then on, and one that refuses `logprobs` is not asked for them (see
-        `fields`).
+        wants `max_tokens` under its newer name gets it so from then on, and one that refuses `logprobs` is not asked for them
+        (see `fields`).
 
         Raises:
             Unanswered: there is none.

@@ -1,8 +1,8 @@
 """Fields of a request that an endpoint does not take, as it says when it refuses one.
 
-An error may quote what a client wrote, so that any field may be named in it; and a field may be refused beside another one only, as
-streams beside functions. What is learnt from a refusal is therefore kept where a request that was changed by it has been answered,
-and only for requests that have the same fields.
+An error may quote what a client wrote, so that any field may be named in it; and a field may be refused beside another one only,
+as streams beside functions. What is learnt from a refusal is therefore kept where a request that was changed by it has been
+answered, and only for requests that have the same fields.
 """
 
 from __future__ import annotations
