@@ -118,6 +118,15 @@ def test_one_question_that_fails_is_no_outage():
         asked.close()
 
 
+def test_two_questions_show_that_nobody_listens_any_more():
+    with replying(Mortal()) as server:
+        asked = judge(server, deadline=2)
+        assert [v.verdict for v in asked.compare(answers(2))] == RIGHT[:2]
+    assert {v.verdict for v in asked.compare(answers(4)[2:])} == {"unscored"}
+    assert re.search(r"is down: \d+ failures and no reply in \d s, the last: cannot connect \(", asked.down)
+    asked.close()
+
+
 @pytest.mark.parametrize("reply", [(500, "CUDA error"), (502, "no reply"), (403, "blocked")])
 def test_few_questions_that_cannot_be_answered_stop_no_others(reply):
     """Two questions, one of them asked again and again: others are answered at once. Five different ones are an outage."""
