@@ -328,6 +328,13 @@ def test_what_was_learnt_outlasts_attempts_that_fail_for_other_reasons(server, u
     assert first == [{"logprobs"} | STREAM_FIELDS, *[STREAM_FIELDS] * 4] and second == [STREAM_FIELDS]
 
 
+@pytest.mark.parametrize(("refused", "left"), [("logprobs", STREAM_FIELDS), ("top_logprobs", STREAM_FIELDS | {"logprobs"})])
+def test_log_probabilities_of_other_tokens_are_not_asked_for_without_the_others(refused, left, server, url):
+    server.rest = lambda body: refusing(f"unknown field {refused}", param=refused) if refused in body else streamed(*said("7"))
+    asked = {"logprobs": True, "top_logprobs": 2}
+    assert sent_for(server, url, asked, asked) == [[{*asked} | STREAM_FIELDS, left], [left]]
+
+
 def test_the_field_that_an_error_names_stands_above_its_text(server, url):
     server.rest = lambda body: refusing("unknown schema 'stream'", param="response_format")
     [sent] = sent_for(server, url, {"response_format": "bad"})

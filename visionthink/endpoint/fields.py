@@ -40,8 +40,8 @@ class Fields:
         self._known.setdefault(frozenset(body), {}).update(learned)
         if "max_tokens" in new:
             log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self._url)
-        if "logprobs" in new:
-            log.warning("%s: logprobs are not asked for any more, as the server refuses them", self._url)
+        if refused := next((name for name in ("logprobs", "top_logprobs") if name in new), None):
+            log.warning("%s: %s are not asked for any more, as the server refuses them", self._url, refused)
 
 
 def lesson_of(failure: Unanswered) -> Names:
@@ -51,7 +51,9 @@ def lesson_of(failure: Unanswered) -> Names:
         return {name: "max_completion_tokens"}
     if name in STREAMED:
         return {name: None, "stream_options": None}  # without a stream it is refused, too
-    return {name: None} if name == "logprobs" else {}
+    if name in ("logprobs", "top_logprobs"):
+        return {name: None, "top_logprobs": None}  # these are refused without the others
+    return {}
 
 
 def adapted(body: Mapping[str, Any], names: Names) -> Mapping[str, Any]:
