@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from visionthink.data import places
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.render import Renderer
 from visionthink.recipes.tiny_look_base import CROPS, FRAMES, LOOKING, PROTOCOL, Looks, extended, look_tokens
+from visionthink.recipes.tiny_look_trials import TRIALS, Decisions, Trial, trials
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,25 @@ def test_a_batch_depends_on_its_number_alone(looks):
     again = next(iter(Looks(FRAMES, looks.renderer)))
     assert all((first[name] == again[name]).all() for name in first)
     assert LOOKING.seed != FRAMES.seed
+
+
+def test_trials_keep_the_cheapest_ways_to_an_answer_that_is_no_guess():
+    """Of a base that was never shown a crop: for hard questions, looks that show the evidence, and no answer without one."""
+    examples = places.suite(12, split="train", seed=77, cells=(("named", False), ("named", True)))
+    found = {trial.example.id: trial for trial in trials("tiny-base", examples)}
+    hard = [trial for trial in found.values() if trial.example.need == "hard"]
+    assert len(hard) >= 3 and len(found) >= 6
+    for trial in hard:
+        crops = [CROPS[text.removeprefix("<look>").removesuffix("</look>")] for text in trial.first]
+        [(box, _)] = trial.example.evidence
+        assert all(box.covered_by([crop]) == 1 for crop in crops)
+        assert len({crop.area for crop in crops}) == 1
+    assert any(trial.first == (None,) for trial in found.values() if trial.example.need == "easy")
+
+
+def test_a_decision_is_learnt_with_its_answer(looks):
+    example = places.draw("framed", 1, hard=True, split="train")
+    decisions = Decisions(TRIALS, looks.renderer, [Trial(example, ("<look>2</look>",))])
+    inputs = decisions.batch(np.random.default_rng(0), 0)
+    said = looks.renderer.tokenizer.decode([i for i in inputs["labels"][0].tolist() if i != -100])
+    assert said == f"<look>2</look><|im_end|><answer>{example.answer}</answer><|im_end|>"

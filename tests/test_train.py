@@ -57,6 +57,7 @@ def test_every_recipe_can_be_read():
     }
     assert found == {
         "tiny": ("tiny-base", "0.25,1", eq5),
+        "tiny_look": ("runs/tiny-look/started", "0.25", Penalty("none")),
         "smart_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", eq5),
         "general_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "1", Penalty("none")),
         "smart_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", eq5),

@@ -10,12 +10,14 @@ from visionthink.errors import OptionError
 from visionthink.recipes import looking, qwen
 from visionthink.recipes.recipe import Recipe
 from visionthink.recipes.tiny import tiny
+from visionthink.recipes.tiny_look import tiny_look
 from visionthink.types import Example
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     build.__name__: build
     for build in (
         tiny,
+        tiny_look,
         qwen.smart_7b,
         qwen.general_7b,
         qwen.smart_7b_lora,

@@ -1,13 +1,14 @@
 """The cold start of the embedded model that can look: what its own trials showed to be the cheapest way to be right.
 
-Every action is tried by force on questions of the training split: to answer, and each of the ten crops. Of those that led to the
-right answer the cheapest ones are learnt from. So nobody tells where the evidence is: right answers do. Reinforcement learning
-alone finds these looks slowly: at first one look in nine shows what a question needs at the least cost, and an offer that always
-helps, all of the image, is found before the place is.
+Every action is tried by force on questions of the training split: to answer, and each of the ten crops. Of those that led to
+the right answer, and not by a guess, the cheapest ones are learnt from. So nobody tells where the evidence is: answers do.
+Reinforcement learning alone finds these looks slowly: at first one look in nine shows what a question needs at the least cost,
+and an offer that always helps, all of the image, is found before the place is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,13 @@ from visionthink.recipes.tiny_look_base import MENU, PROTOCOL, look_tokens
 from visionthink.rewards.judge import judge_transcripts
 from visionthink.rewards.spec import read_judge
 from visionthink.train.demonstrations import collate
+from visionthink.transcript import Transcript
 from visionthink.types import Example
 
-QUESTIONS = 4_000
+QUESTIONS = 2_500
 TRIALS = Steps(name="trials", batches=1_200, seed=5, peak=6e-4, decay=1_200)
+SURE = 0.5
+"""An answer of less probability under the model is a guess."""
 _AT_ONCE = 250
 
 
@@ -56,13 +60,18 @@ def trials(model_name: str, examples: Sequence[Example]) -> list[Trial]:
                 policy = ForcedPolicy(model.policy, model.protocol, [action])
                 transcripts = run_batch([model.episode(example) for example in part], policy)
                 for right, transcript, verdict in zip(cheapest, transcripts, judge_transcripts(judge, transcripts), strict=True):
-                    if verdict.verdict == "correct":
+                    if verdict.verdict == "correct" and _probability(transcript) >= SURE:
                         right[action] = transcript.visual_tokens
             for example, right in zip(part, cheapest, strict=True):
                 if right:
                     found.append(Trial(example, tuple(a for a, cost in right.items() if cost == min(right.values()))))
             advance(len(part), "")
     return found
+
+
+def _probability(transcript: Transcript) -> float:
+    """Of the answer. Its first token is left out: it is the tag, which says that there is an answer and not another look."""
+    return math.exp(sum((transcript.turns[-1].logprobs or ())[1:]))
 
 
 class Decisions(Batches):
