@@ -69,6 +69,12 @@ def traced_python() -> Path:
     return kept("otel", (constraints.read_text("utf-8"), wanted), build) / "bin" / "python"
 
 
+def fuzzing_python() -> Path:
+    """An interpreter that has schemathesis."""
+    wanted = "schemathesis==4.32.5"
+    return kept("schemathesis", wanted, lambda folder: install(virtual(folder), wanted)) / "bin" / "python"
+
+
 def install(python: Path | None, *what: str) -> None:
     """Installs with this environment's pip; skips the test where there is no package index."""
     where = ["--python", str(python)] if python else []

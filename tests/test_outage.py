@@ -118,6 +118,37 @@ def test_one_question_that_fails_is_no_outage():
         asked.close()
 
 
+def test_two_questions_show_that_nobody_listens_any_more():
+    with replying(Mortal()) as server:
+        asked = judge(server, deadline=2)
+        assert [v.verdict for v in asked.compare(answers(2))] == RIGHT[:2]
+    assert {v.verdict for v in asked.compare(answers(4)[2:])} == {"unscored"}
+    assert re.search(r"is down: \d+ failures and no reply in \d s, the last: cannot connect \(", asked.down)
+    asked.close()
+
+
+@pytest.mark.parametrize("reply", [(500, "CUDA error"), (502, "no reply"), (403, "blocked")])
+def test_few_questions_that_cannot_be_answered_stop_no_others(reply):
+    """Two questions, one of them asked again and again: others are answered at once. Five different ones are an outage."""
+
+    def fussy(body: dict) -> tuple[int, object]:
+        return reply if "thing" in body["messages"][-1]["content"].partition("Model Predicted")[2] else Mortal()(body)
+
+    with replying(fussy) as server:
+        asked = judge(server, timeout=5, deadline=0.5)
+        bad = [answer for answer in answers(10) if answer.prediction.startswith("thing")]
+        asked.compare(answers(1))
+        for _ in range(4):
+            assert {v.verdict for v in asked.compare([*bad[:2], bad[0]])} == {"unscored"}
+            time.sleep(0.2)
+        assert asked.down == "" and [v.verdict for v in asked.compare(answers(1))] == ["wrong"]
+        for _ in range(4):
+            asked.compare(bad[:5])
+            time.sleep(0.2)
+        assert asked.down != ""
+        asked.close()
+
+
 def test_few_questions_show_it_within_their_deadline_and_one_alone_never():
     with replying(Mortal(1)) as server:
         asked = judge(server, deadline=2)

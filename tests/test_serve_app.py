@@ -114,3 +114,20 @@ def test_the_upstream_is_asked_once_whoever_asks_whether_it_is_ready(monkeypatch
         assert upstream.asked == 2
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/chat/completions"])
+def test_a_response_to_a_mistake_of_ours_is_counted(endpoint, path, monkeypatch):
+    """Starlette writes it outside of all middleware."""
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(app, "_health", broken)
+    monkeypatch.setattr(Gateway, "_asked", broken)
+    with serving(before(endpoint[1])) as address:
+        found = asked(f"{address}{path}", asking("How many?") if path.startswith("/v1") else None)
+        with urllib.request.urlopen(f"{address}/metrics", timeout=10) as response:
+            counted = [line for line in response.read().decode().splitlines() if line.startswith("visionthink_responses_total")]
+    internal = {"message": "internal error", "type": "server_error", "param": None, "code": "internal_error"}
+    assert found == (500, {"error": internal}) and counted == ['visionthink_responses_total{status="500"} 1.0']

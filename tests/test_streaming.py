@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -265,6 +266,79 @@ def test_log_probabilities_that_a_server_refuses_are_not_asked_for_again(server,
     server.rest = lambda _: streamed(*said("7"))
     assert (last.text, last.logprobs, len(server.sent)) == ("7", (), 2)
     assert ["logprobs are not asked for any more" in message for message in caplog.messages] == [True]
+
+
+def refusing(words: str, **more) -> Script:
+    return Script(status=400, headers=JSON, pieces=(json.dumps({"error": {"message": words, **more}}).encode(),))
+
+
+def sent_for(server, url: str, *bodies: dict) -> list[list[set[str]]]:
+    """The fields of the requests that are sent for each of these, one after the other over one connection."""
+
+    async def run():
+        opened, found = Connection(Endpoint(url, model="m", timeout=2.0, deadline=5.0)), []
+        for body in bodies:
+            server.sent.clear()
+            with contextlib.suppress(Unanswered):
+                async for _ in opened.stream({"messages": []} | body, time.monotonic() + 5):
+                    pass
+            found.append([set(sent) - {"messages"} for sent in server.sent])
+        await opened.close()
+        return found
+
+    try:
+        return asyncio.run(run())
+    finally:
+        server.rest = lambda _: streamed(*said("7"))
+
+
+STREAM_FIELDS = {"stream", "stream_options"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Unsupported JSON schema 'stream'",
+        "Unknown property 'logprobs' in the schema",
+        "unexpected keyword stream_options in: stream_options",
+        "Unsupported name 'max_tokens': use max_completion_tokens instead",
+    ],
+)
+def test_an_error_that_quotes_a_request_changes_no_other_one(words, server, url):
+    """The second has the same fields."""
+    server.rest = lambda body: refusing(words) if body["response_format"] == "bad" else streamed(*said("7"))
+    asked = {"max_tokens": 5, "logprobs": True}
+    _, [sent] = sent_for(server, url, asked | {"response_format": "bad"}, asked | {"response_format": "good"})
+    assert sent == {"max_tokens", "logprobs", "response_format"} | STREAM_FIELDS
+
+
+def test_what_is_refused_beside_another_field_is_still_sent_without_that(server, url):
+    def rest(body):
+        beside = "stream" in body and "tools" in body
+        return refusing("'stream' is not supported when functions are given") if beside else streamed(*said("7"))
+
+    server.rest = rest
+    found = sent_for(server, url, {"tools": []}, {}, {"tools": []})
+    assert found == [[{"tools"} | STREAM_FIELDS, {"tools"}], [STREAM_FIELDS], [{"tools"}]]
+
+
+def test_what_was_learnt_outlasts_attempts_that_fail_for_other_reasons(server, url):
+    server.scripts[:] = [refusing("logprobs are not supported"), *TRIED_AGAIN.values()][:4]
+    first, second = sent_for(server, url, {"logprobs": True}, {"logprobs": True})
+    assert first == [{"logprobs"} | STREAM_FIELDS, *[STREAM_FIELDS] * 4] and second == [STREAM_FIELDS]
+
+
+@pytest.mark.parametrize(("refused", "left"), [("logprobs", STREAM_FIELDS), ("top_logprobs", STREAM_FIELDS | {"logprobs"})])
+def test_log_probabilities_of_other_tokens_are_not_asked_for_without_the_others(refused, left, server, url):
+    server.rest = lambda body: refusing(f"unknown field {refused}", param=refused) if refused in body else streamed(*said("7"))
+    asked = {"logprobs": True, "top_logprobs": 2}
+    assert sent_for(server, url, asked, asked) == [[{*asked} | STREAM_FIELDS, left], [left]]
+
+
+def test_the_field_that_an_error_names_stands_above_its_text(server, url):
+    server.rest = lambda body: refusing("unknown schema 'stream'", param="response_format")
+    [sent] = sent_for(server, url, {"response_format": "bad"})
+    assert sent == [{"response_format"} | STREAM_FIELDS]
 
 
 def test_what_is_json_already_is_sent_as_it_is():

@@ -64,6 +64,15 @@ def test_every_recipe_can_be_read():
         "smart_3b_lora": ("Qwen/Qwen2.5-VL-3B-Instruct", "0.25,1", eq5),
         "smart_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25,1", eq5),
         "smart_qwen3_4b_lora": ("Qwen/Qwen3-VL-4B-Instruct", "0.25,1", eq5),
+        "look_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25", Penalty("none")),
+        "look_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25", Penalty("none")),
+        "look_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25", Penalty("none")),
+        "box_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25", Penalty("released")),
+        "box_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25", Penalty("released")),
+        "box_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25", Penalty("released")),
+        "budget_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", Penalty("none")),
+        "budget_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", Penalty("none")),
+        "budget_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25,1", Penalty("none")),
     }
     with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny, smart_7b"):
         recipe("x")

@@ -1,9 +1,9 @@
 """An endpoint that speaks OpenAI's chat completions: the client, and what its replies mean.
 
 `connection` asks, again where that may help, and never waits without a bound (`transport` is one request, `breaker` says when the
-endpoint is down); `completions` reads what came back (`finish_reasons`, `usage` and `markup` are parts of it), `failures` what
-went wrong, `reading` a reply while it comes (`events` and `streams` put it together). `client` connects callers without an event
-loop.
+endpoint is down, `fields` what it does not take); `completions` reads what came back (`finish_reasons`, `usage` and `markup` are
+parts of it), `failures` what went wrong, `reading` a reply while it comes (`events` and `streams` put it together). `client`
+connects callers without an event loop.
 """
 
 from visionthink.endpoint.client import Client

@@ -25,6 +25,7 @@ from visionthink.endpoint.breaker import Breaker
 from visionthink.endpoint.completions import Completed, read_record, read_reply
 from visionthink.endpoint.endpoint import Endpoint
 from visionthink.endpoint.failures import Unanswered
+from visionthink.endpoint.fields import STREAMED, Fields, adapted, lesson_of
 from visionthink.endpoint.reading import Delta, Reading, text_of
 from visionthink.endpoint.transport import FAILURES, TimedBody, aiohttp, content_of, failures_named, named, payload, refused
 from visionthink.errors import OptionError
@@ -42,7 +43,6 @@ _LAST_WAIT = 0.1
 """Seconds that a response may take to end after it has said that this was all; its connection is then used again."""
 FURTHER_HEADERS: ContextVar[Mapping[str, str]] = ContextVar("further_headers", default=MappingProxyType({}))
 """Headers of the requests that are made in a context, beside those of the endpoint: the trace that they are a part of."""
-_STREAMED = {"stream_options": {"include_usage": True}, "stream": True}
 
 
 class Connection:
@@ -61,8 +61,7 @@ class Connection:
         """Held by whoever finds out whether the endpoint works, before all questions are sent."""
         self.breaker = Breaker(endpoint.deadline)
         self._only_model = ""
-        self._adapted: dict[str, str | None] = {}
-        """Fields that the endpoint takes under another name, or not at all."""
+        self._fields = Fields(endpoint.url)
         # one at a time: a bucket that starts full would let through twice as many in its first minute
         self._rate = AsyncLimiter(1, 60 / endpoint.requests_per_minute) if endpoint.requests_per_minute else None
         # idle connections are dropped before servers drop theirs (at 5 s), else the next request may meet a closed one
@@ -135,7 +134,8 @@ class Connection:
         """The reply to a request body of chat completions, before `end` on the monotonic clock.
 
         A field that is bytes holds JSON already: messages with images are encoded once, whatever is tried again. A server that
-        wants `max_tokens` under its newer name gets it so from then on, and one that refuses `logprobs` is not asked for them.
+        wants `max_tokens` under its newer name gets it so from then on, and one that refuses `logprobs` is not asked for them
+        (see `fields`).
 
         Raises:
             Unanswered: there is none.
@@ -156,13 +156,13 @@ class Connection:
             Unanswered: there is no reply, or it was broken off.
         """
         began = time.monotonic()
-        first, reply = await self._accepted({**body, **_STREAMED}, end, self._begun)
+        first, reply = await self._accepted({**body, **STREAMED}, end, self._begun)
         try:
             yield first
             async for item in reply:
                 yield item
         except Unanswered as failure:
-            self.breaker.failed(failure, began, first=began, over=False)
+            self.breaker.failed(failure, began, first=began, over=False, question=body.get("messages"))
             raise
         finally:
             await reply.aclose()
@@ -207,36 +207,23 @@ class Connection:
 
     async def _accepted(self, body: Mapping[str, Any], end: float, ask: Callable[[Mapping[str, Any], float], Awaitable[T]]) -> T:
         """What comes of a request, in the form in which the endpoint takes it."""
+        learned = self._fields.known(body)
         while True:
-            sent = self._adapt(body)
+            sent = adapted(body, learned)
             try:
-                return await self._persist(functools.partial(ask, sent), end)
+                found = await self._persist(functools.partial(ask, sent), end, question=body.get("messages"))
             except Unanswered as failure:
-                self._learn(failure)
-                if self._adapt(body) == sent:
+                lesson = lesson_of(failure)
+                if not lesson.keys() & sent.keys():
                     raise
+                learned |= lesson
+            else:
+                self._fields.keep(body, learned)
+                return found
             await self.turn()
 
-    def _learn(self, failure: Unanswered) -> None:
-        name = failure.parameter
-        if name == "max_tokens" and "max_completion_tokens" in str(failure) and name not in self._adapted:
-            log.warning("%s: max_tokens is sent as max_completion_tokens, as the server asks for", self.endpoint.url)
-            self._adapted[name] = "max_completion_tokens"
-        elif name in _STREAMED:
-            self._adapted[name] = None
-            self._adapted["stream_options"] = None  # without a stream it is refused, too
-        elif name in ("logprobs", "top_logprobs") and name not in self._adapted:
-            log.warning("%s: %s are not asked for any more, as the server refuses them: %s", self.endpoint.url, name, failure)
-            self._adapted |= {name: None, "top_logprobs": None}
-
-    def _adapt(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._adapted.keys() & body.keys():
-            return body
-        named = ((self._adapted.get(name, name), value) for name, value in body.items())
-        return {name: value for name, value in named if name is not None}
-
-    async def _persist(self, ask: Callable[[float], Awaitable[T]], end: float) -> T:
-        """Try until there is an answer, the deadline, or a failure that stays."""
+    async def _persist(self, ask: Callable[[float], Awaitable[T]], end: float, *, question: object = None) -> T:
+        """Try until there is an answer, the deadline, or a failure that stays. `question`: the messages, where there are any."""
         pause, first = _FIRST_PAUSE, math.inf
         while True:
             self.breaker.admit()
@@ -250,7 +237,7 @@ class Connection:
             except Unanswered as failure:
                 wait = max(pause * random.uniform(0.5, 1.0), failure.after or 0.0)
                 over = time.monotonic() + wait >= end
-                self.breaker.failed(failure, began, first=first, over=over)
+                self.breaker.failed(failure, began, first=first, over=over, question=question)
                 if failure.final or over or self.breaker.why:
                     raise
                 self.retries += 1

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from visionthink.errors import one_line
 from visionthink.types import FailureKind
 
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 """Status codes after which the same request may succeed."""
-_OF_THE_ENDPOINT = (401, 402, 403, 404)
-"""Status codes that every other request would meet as well: a wrong key, no money, no such model."""
+_NO_ACCESS = (401, 402, 403, 404)
+"""Status codes of a wrong key, no money, no such model."""
+_FOR_ALL = (401, 402, 404, 429, 503, 529)
+"""Status codes that every other request would meet as well. Others may be due to a question: behind 500, 502 and 504 there may be
+one that the server cannot answer, and some firewalls refuse texts with 403."""
 _LONGEST = 300
 """Characters of the server's words that are kept."""
+Cause = Literal["endpoint", "request", "either"]
 
 
 class Unanswered(Exception):
     """No reply could be had; the message says why. `final` when trying again cannot help. `parameter` is the field of the request
-    that the server does not take, where that is the reason. `by_endpoint`: any other request would have failed alike."""
+    that the server does not take, where that is the reason. `cause`: `endpoint` where any other request would have failed
+    alike, `request` where the reason lies in this one, `either` where that is not known."""
 
     def __init__(
         self,
@@ -30,11 +35,11 @@ class Unanswered(Exception):
         final: bool = False,
         after: float | None = None,
         parameter: str | None = None,
-        by_endpoint: bool | None = None,
+        cause: Cause | None = None,
     ):
         super().__init__(reason)
         self.kind, self.final, self.after, self.parameter = kind, final, after, parameter
-        self.by_endpoint = not final if by_endpoint is None else by_endpoint
+        self.cause: Cause = cause or ("request" if final else "either")
 
 
 _REFUSED_CODE = re.compile(
@@ -73,11 +78,13 @@ def failed(error: Any, *, status: int | None = None, after: float | None = None,
     elif _CONTEXT.search(f"{said} {labels}"):
         kind = "context"
     elif known is not None and known < 500:
-        kind = "rate_limit" if known == 429 else "no_access" if known in _OF_THE_ENDPOINT else "bad_request"
+        kind = "rate_limit" if known == 429 else "no_access" if known in _NO_ACCESS else "bad_request"
     spent = "insufficient_quota" in f"{said} {labels}"
     final = kind in ("refused", "context") or known not in _PASSING or spent
-    by_endpoint = kind not in ("refused", "context") and (not final or spent or known in _OF_THE_ENDPOINT)
-    return Unanswered(kind, words, final=final, after=after, parameter=parameter, by_endpoint=by_endpoint)
+    cause: Cause | None = None
+    if kind not in ("refused", "context"):
+        cause = "endpoint" if spent or known in _FOR_ALL else "either" if known == 403 else None
+    return Unanswered(kind, words, final=final, after=after, parameter=parameter, cause=cause)
 
 
 def words_of(error: Any, depth: int = 0) -> str:
@@ -139,8 +146,8 @@ def _not_taken(error: Any, words: str, sent: Iterable[str]) -> str | None:
     if not _NOT_TAKEN.search(words):
         return None
     items = error if isinstance(error, list) else [error]
-    named = [item.get("param") for item in items if isinstance(item, dict)]
+    named = [item["param"] for item in items if isinstance(item, dict) and isinstance(item.get("param"), str) and item["param"]]
     fields = list(sent)
-    if found := [name for name in fields if name in named]:
-        return found[0]
+    if named:  # then the text is not needed, which may quote the request
+        return next((name for name in fields if name in named), None)
     return next((name for name in fields if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)), None)

@@ -59,9 +59,10 @@ def named(error: Exception, too_late: str, *, met: bool) -> Unanswered:
         return Unanswered("timeout", too_late)
     if isinstance(error, ValueError):
         return Unanswered("bad_request", str(error), final=True)
-    nobody = isinstance(error, aiohttp.ClientConnectorError) and not met
-    said = f"cannot connect ({error.os_error.strerror})" if isinstance(error, aiohttp.ClientConnectorError) else error
-    return Unanswered("unreachable", f"{said or type(error).__name__}", final=nobody)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        words = f"cannot connect ({error.os_error.strerror})"
+        return Unanswered("unreachable", words, cause="endpoint") if met else Unanswered("unreachable", words, final=True)
+    return Unanswered("unreachable", str(error) or type(error).__name__)
 
 
 @contextlib.contextmanager

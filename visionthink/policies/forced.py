@@ -49,7 +49,7 @@ class ForcedPolicy:
         script: Sequence[str | None] | Callable[[History], Sequence[str]],
     ):
         self.policy = policy
-        self._script = script if callable(script) else lambda history: script
+        self.script = script
         # a request is put into the model's mouth: only an answer by force needs something banned
         self._silent = policy if callable(script) else policy.forbidding(protocol.request_opening)
 
@@ -68,7 +68,7 @@ class ForcedPolicy:
         said: dict[int, Completion] = {}
         waiting: dict[str, list[int]] = {"answer": [], "free": []}
         for i, history in enumerate(histories):
-            turn, script = turns_taken(history), self._script(history)
+            turn, script = turns_taken(history), self.script(history) if callable(self.script) else self.script
             if turn >= len(script):
                 waiting["free"].append(i)
             elif (text := script[turn]) is None:
