@@ -187,6 +187,7 @@ def test_three_loops_over_the_menus_of_the_peers(menu, tmp_path):
         kl_coef=0.0,
         refill=0,
         exclude="",
+        over_limit="penalise",  # masked members learn nothing, and the mask is what is compared
     )
     checkpoint = dataclasses.replace(tiny, budget=budget)
     protocol = config.adjusted(checkpoint).protocol

@@ -74,7 +74,7 @@ def test_every_recipe_can_be_read():
         "budget_7b_lora": ("Qwen/Qwen2.5-VL-7B-Instruct", "0.25,1", Penalty("none")),
         "budget_qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "0.25,1", Penalty("none")),
     }
-    with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny, smart_7b"):
+    with pytest.raises(OptionError, match="unknown recipe 'x'; choose from tiny, tiny_look, smart_7b"):
         recipe("x")
 
 

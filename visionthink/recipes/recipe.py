@@ -27,8 +27,6 @@ _DECISIVE = (
     "clip_eps",
     "kl_coef",
     "entropy_coef",
-    "credit",
-    "budget",
     "theta",
     "menu",
     "credit",

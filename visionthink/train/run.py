@@ -25,7 +25,7 @@ from visionthink.train.memory import check_memory, estimate
 from visionthink.train.precision import loaded_dtype
 from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import say
-from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
+from visionthink.train.run_folder import check_folder, check_same_run, drop_torn_checkpoints, last_checkpoint, trained_updates
 from visionthink.train.saving import save_final
 from visionthink.train.sizes import read_sizes
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
@@ -141,6 +141,8 @@ def _train(config: TrainConfig, trainer: VisionThinkTrainer, *, kept: bool) -> P
         replace_json(config.out / "config.json", _record(config) | {"learnt_from": before})
     newest = last_checkpoint(config.out) if config.resume else None
     if newest:
+        if trainer.accelerator.is_main_process:
+            drop_torn_checkpoints(newest)
         done = trained_updates(newest) // config.updates_per_step
         say(f"resuming at step {done} of {config.steps}, from {newest}: weights and optimizer are read, examples passed over")
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)

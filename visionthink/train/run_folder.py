@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,19 @@ def last_checkpoint(out: Path) -> Path | None:
         except (OSError, ValueError):
             return False
 
-    complete = [p for p in out.glob("checkpoint-*") if p.name.rpartition("-")[2].isdecimal() and whole(p)]
-    return max(complete, key=trained_updates, default=None)
+    return max(filter(whole, _checkpoints(out)), key=trained_updates, default=None)
+
+
+def drop_torn_checkpoints(newest: Path) -> None:
+    """Remove what was begun after the newest whole checkpoint of a run: transformers may go by numbers where it keeps the latest
+    two, and would keep these."""
+    for folder in _checkpoints(newest.parent):
+        if trained_updates(folder) > trained_updates(newest):
+            shutil.rmtree(folder)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return [folder for folder in out.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdecimal()]
 
 
 def trained_updates(checkpoint: Path) -> int:
