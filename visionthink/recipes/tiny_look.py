@@ -3,8 +3,8 @@
 `base` (see `recipes.tiny_look_base`) reads what it is shown, and looks at random; `started` has learnt from its own trials (see
 `recipes.tiny_look_trials`); `tuned` is that one after multi-turn GRPO, by the recipe below.
 
-Hardware: 2 CPU cores, 4 GB. Time: 40 minutes for `base`, 6 to 10 for `started`, 3 to 7 for `tuned` (one thread, beside other work).
-Goes on where it was interrupted.
+Hardware: 2 CPU cores, 4 GB. Time: 40 minutes for `base`, 6 to 10 for `started`, 3 to 7 for `tuned` (one thread, beside
+other work). Goes on where it was interrupted.
 Command: `python -m visionthink.recipes.tiny_look --out runs/tiny-look`.
 """
 
