@@ -1,7 +1,7 @@
 """Claims beyond VisionThink's paper: where to look, how credit is given, budgets, and a certified gate. In miniature.
 
-Steps of accuracy are 0.02, as in `recipes.paper_claims`, but 0.01 where a budget is compared with fixed prices: the difference is
-then averaged over two budgets.
+Steps of accuracy are 0.02, as in `recipes.paper_claims`, but 0.01 where budgets are compared with fixed prices: both of them have
+to be that far away.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ ASKS = 0.15
 """Fewer requests than this are no policy that looks: it can have learnt nothing about looking."""
 
 VARIANTS: Mapping[str, Variant] = {
-    "dtpo": Variant({"credit": "dtpo"}),
-    "grpo": Variant({"credit": "eq3", "penalty": "released"}),
-    "grpo, priced": Variant({"credit": "sum:price=0.1"}),
+    "dtpo": Variant({"credit": "dtpo"}, start="trials"),
+    "grpo": Variant({"credit": "eq3", "penalty": "released"}, start="trials"),
+    "grpo, priced": Variant({"credit": "sum:price=0.1"}, start="trials"),
     "switch": Variant({"ladder": "0.0625,1", "credit": "centred:price=0.2"}),
     "rung 1/4": Variant({"ladder": "0.0625,0.25,1", "credit": "centred:price=0.2"}),
     "rung 9/16": Variant({"ladder": "0.0625,0.5625,1", "credit": "centred:price=0.2"}),
@@ -217,7 +217,7 @@ def best_at(points: Sequence[tuple[float, float]], cost: float) -> float:
 def _above_prices(outcomes: Outcomes) -> Verdict:
     fixed = [(average(outcomes, v, _cost), average(outcomes, v, _accuracy)) for v in PRICES]
     above = [average(outcomes, v, _accuracy) - best_at(fixed, average(outcomes, v, _cost)) for v in BUDGETS]
-    return compared(min(above) if min(above) > 0 else max(above), 0.01)
+    return "reproduced" if min(above) >= 0.01 else "opposite" if max(above) <= -0.01 else "not reproduced"
 
 
 BUDGET = (
@@ -248,8 +248,8 @@ BUDGET = (
         variants=(*BUDGETS, *PRICES),
         shown={"accuracy": _accuracy, "cost": _cost, "looks that show the evidence": _covered},
         judge=_above_prices,
-        rule="reproduced if either budget is 0.01 above the best fixed price, or mixture of two, that costs as much on unseen "
-        "questions; opposite if either is 0.01 below",
+        rule="reproduced if both budgets are 0.01 above the best fixed price, or mixture of two, that costs as much on unseen "
+        "questions; opposite if both are 0.01 below",
         settings=("look",),
         curve=lambda o: o.costs,
         curve_label="visual tokens, share of always-full",

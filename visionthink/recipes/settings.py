@@ -37,7 +37,7 @@ MINIATURES: Mapping[str, Miniature] = {
         recipe=tiny_look,
         base="tiny-look-base",
         questions=lambda n: places.suite(n, split="validation", cells=CELLS),
-        seconds=0.0037,
+        seconds=0.0037,  # 0.95 s for 256 rollouts beside other work; 0.61 to 0.65 where nothing held it up
     ),
 }
 SECONDS_PER_QUESTION = 0.009
@@ -105,7 +105,7 @@ class Draws:
     count: int = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much of everything, all variants alike."""
 
