@@ -11,25 +11,29 @@ from rich.console import Console
 
 from visionthink.data.synth import FAMILIES
 from visionthink.errors import OptionError
-from visionthink.recipes.claims import CLAIMS, VARIANTS, Outcome, rank_correlation
-from visionthink.recipes.reproduce import reproduce
+from visionthink.recipes.claim import Evaluated
+from visionthink.recipes.claim_runs import Run
+from visionthink.recipes.claims import CLAIMS, GROUPS, VARIANTS, chosen
+from visionthink.recipes.paper_claims import rank_correlation
+from visionthink.recipes.reproduce import plan, reproduce
 from visionthink.recipes.reproduction_page import page, result
 from visionthink.recipes.settings import SETTINGS, Scale
 
 
-def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None, requests=None) -> Outcome:
-    return Outcome(
+def outcome(end=0.5, easy=0.0, hard=1.0, accuracy=0.9, families=None, requests=None) -> Evaluated:
+    return Evaluated(
         requests=(end,) * 10 if requests is None else requests,
         asks=end,
         asks_easy=easy,
         asks_hard=hard,
         asks_by_family=families or dict.fromkeys(FAMILIES, 0.5),
         accuracy=accuracy,
+        cost=0.25 + end,
     )
 
 
 def test_every_claim_looks_at_runs_that_exist():
-    assert {name: claim.source for name, claim in CLAIMS.items()} == {
+    assert {claim.name: claim.source for claim in GROUPS["paper"]} == {
         "penalty": "Fig. 3a",
         "theta": "Fig. 8",
         "weight": "Fig. 8 in spirit",
@@ -41,8 +45,10 @@ def test_every_claim_looks_at_runs_that_exist():
         "general": "Table 6 in spirit",
     }
     for claim in CLAIMS.values():
-        assert set(claim.variants) <= set(VARIANTS) and len(claim.paper) > 20
-    assert [name for name, claim in CLAIMS.items() if claim.settings == ("paper", "tiny")] == [
+        assert set(claim.variants) <= set(VARIANTS) and len(claim.reported) > 11
+        assert set(claim.settings) <= set(SETTINGS)
+    assert sum(map(len, GROUPS.values())) == len(CLAIMS)
+    assert [claim.name for claim in GROUPS["paper"] if claim.settings == ("paper", "tiny")] == [
         "penalty",
         "theta",
         "weight",
@@ -50,13 +56,15 @@ def test_every_claim_looks_at_runs_that_exist():
         "sft",
         "families",
     ]
-    assert {claim.settings for claim in CLAIMS.values()} == {("paper", "tiny"), ("paper",)}
+    assert {claim.settings for claim in GROUPS["paper"]} == {("paper", "tiny"), ("paper",)}
 
 
 def test_the_settings():
     assert {name: s.described for name, s in SETTINGS.items()} == {
         "paper": "120 steps, constant learning rate 0.0004, KL 0.001",
         "tiny": "160 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
+        "look": "120 steps, learning rate falling linearly to 0 from 0.001, KL 0.03",
+        "untrained": "nothing is trained",
     }
     config = Scale().config(SETTINGS["tiny"])
     assert (config.steps, config.learning_rate, config.lr_schedule, config.kl_coef) == (160, 6e-4, "linear", 0.2)
@@ -65,10 +73,19 @@ def test_the_settings():
     assert (config.prompts_per_step, config.save_steps, config.group_size) == (2, 120, 8)
 
 
-def test_the_estimate():
-    # 0.0375 s for each example of a step, 2 s and 0.009 s for each question of a run
-    assert Scale().minutes([120, 180, 0], cores=2) == pytest.approx((72 + 108 + 3 * 7.4) / 120)
-    assert Scale(prompts_per_step=7, evaluated=0).minutes([400], cores=1) == pytest.approx((105 + 2) / 60)
+def test_the_estimate(tmp_path):
+    # 0.0375 s for each example of a step with 8 rollouts, 2 s and 0.009 s for each question of a run
+    assert Scale().seconds(SETTINGS["paper"]) == pytest.approx(72 + 7.4)
+    assert Scale().seconds(SETTINGS["untrained"], "evaluate") == pytest.approx(7.4)
+    assert Scale().seconds(SETTINGS["untrained"], "calibrate") == pytest.approx(110)
+    steps = dataclasses.replace(SETTINGS["tiny"], steps=400)
+    assert Scale(prompts_per_step=7, evaluated=0).seconds(steps) == pytest.approx(105 + 2)
+    runs = [Run("eq5", SETTINGS["paper"], 0), Run("eq5", SETTINGS["paper"], 1), Run("gate", SETTINGS["untrained"], 0)]
+    assert plan(runs, [], tmp_path, Scale(), cores=2) == (  # 268.8 s on two cores
+        "3 runs: about 2 minutes on 2 cores\n"
+        "paper: 120 steps, constant learning rate 0.0004, KL 0.001; 2 runs\n"
+        "untrained: nothing is trained; 1 runs"
+    )
 
 
 def test_settled_is_the_last_twenty_steps_against_the_twenty_before():
@@ -83,8 +100,11 @@ def test_what_has_not_settled_is_shown():
     found = result(CLAIMS["sft"], SETTINGS["paper"], runs)
     assert found["verdict"] == "reproduced"
     assert (found["changes"], found["settled"]) == ({"eq5": [0.0, 0.25]}, {"eq5": 1})
+    assert found["values"] == {"requests on easy": {"eq5": [0.0, 0.0], "sft": [0.3, 0.5]}}
     assert found["setting"] == {
         "name": "paper",
+        "recipe": "tiny",
+        "base": "tiny-base",
         "learning_rate": 4e-4,
         "lr_schedule": "constant",
         "kl_coef": 0.001,
@@ -95,7 +115,7 @@ def test_what_has_not_settled_is_shown():
     assert "Setting **paper** (120 steps, constant learning rate 0.0004, KL 0.001): **reproduced**." in text
     assert "| eq5 | 0.00 (0.00 to 0.00) | +0.12 (+0.00 to +0.25) | 1 of 2 |" in text
     assert "| sft | 0.40 (0.30 to 0.50) |  | not trained |" in text
-    assert "![request ratio over steps](sft-paper.svg)" in text
+    assert "![over the steps](sft-paper.svg)" in text
 
 
 @pytest.mark.parametrize(
@@ -160,7 +180,7 @@ def test_families():
 
 @pytest.mark.slow
 def test_a_reproduction_goes_on_where_it_was(tmp_path):
-    short = tuple(dataclasses.replace(setting, steps=2) for setting in SETTINGS.values())
+    short = tuple(dataclasses.replace(setting, steps=min(setting.steps, 2)) for setting in SETTINGS.values())
     scale = Scale(settings=short, prompts_per_step=2, evaluated=24)
     console = Console(file=io.StringIO(), width=160)
     record = reproduce(["released", "sft"], 1, tmp_path, console, scale)
@@ -170,11 +190,14 @@ def test_a_reproduction_goes_on_where_it_was(tmp_path):
         ("sft", "paper"),
         ("sft", "tiny"),
     ]
-    assert set(record["claims"][2]["values"]) == {"eq5", "sft"}
-    assert record["claims"][2]["values"]["sft"] == record["claims"][3]["values"]["sft"]
+    on_easy = [record["claims"][i]["values"]["requests on easy"] for i in (2, 3)]
+    assert set(on_easy[0]) == {"eq5", "sft"}
+    assert on_easy[0]["sft"] == on_easy[1]["sft"]
     page = (tmp_path / "reproduction.md").read_text()
     assert "| [sft](#sft) | Table 8 |" in page and "DocVQA 7/14" in page
-    assert "- **tiny**: 2 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2" in page
+    assert (
+        "- **tiny**: 2 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2, of `tiny-base`; 2 examples x 8 rollouts"
+    ) in page
     assert "<svg" in (tmp_path / "released-tiny.svg").read_text()
     folders = sorted(str(f.relative_to(tmp_path / "runs")) for f in (tmp_path / "runs").glob("*/*"))
     assert folders == ["paper/eq5-0", "paper/released-0", "tiny/eq5-0", "tiny/released-0", "untrained/sft-0"]
@@ -188,5 +211,11 @@ def test_a_reproduction_goes_on_where_it_was(tmp_path):
     assert "4 runs, of which 4 are done: about 0 minutes on" in console.file.getvalue()
     reproduce(["released"], 1, tmp_path, console, dataclasses.replace(scale, evaluated=12))
     assert saved.stat().st_mtime_ns != before
-    with pytest.raises(OptionError, match="--claims 'x': choose from penalty, theta"):
-        reproduce(["x"], 1, tmp_path, console)
+
+
+def test_groups_are_claims():
+    assert [claim.name for claim in chosen(["look", "theta", "rungs"])] == ["crops", "rungs", "forced", "theta"]
+    with pytest.raises(
+        OptionError, match=r"--claims 'x': choose from paper, look, credit, budget, gate \(groups\), penalty, theta"
+    ):
+        chosen(["theta", "x"])

@@ -12,7 +12,7 @@ from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import add_settings, given_settings
 from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
-from visionthink.recipes.claims import CLAIMS
+from visionthink.recipes.claims import CLAIMS, GROUPS
 from visionthink.rewards.benefit import BENEFITS
 from visionthink.rewards.costs import UNITS
 from visionthink.rewards.credit import CREDITS
@@ -49,8 +49,9 @@ def add(command: AddCommand) -> None:
     attention_option(timed)
     timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file for --device-table of train")
 
-    again = command("reproduce", _reproduce, "Run the paper's claims about training in miniature and judge them.", as_json=True)
-    again.add_argument("--claims", type=given, help=f"some of {', '.join(CLAIMS)}, separated by commas (default: all)")
+    again = command("reproduce", _reproduce, "Run claims about training in miniature and judge them.", as_json=True)
+    shown_claims = f"groups of claims ({', '.join(GROUPS)}) or some of {', '.join(CLAIMS)}, separated by commas"
+    again.add_argument("--claims", type=given, default="paper", help=f"{shown_claims} (default: %(default)s)")
     again.add_argument("--seeds", type=int, default=5, help="runs of each variant (default: %(default)s)")
     again.add_argument("--out", type=folder, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
 
@@ -127,7 +128,7 @@ def _measure(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from visionthink.recipes.reproduce import reproduce
 
-    names = [name.strip() for name in options.claims.split(",")] if options.claims else list(CLAIMS)
+    names = [name.strip() for name in options.claims.split(",")]
     record = reproduce(names, options.seeds, options.out, wide(stderr=options.json))
     if options.json:
         write_json(record)

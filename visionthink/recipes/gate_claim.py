@@ -38,16 +38,16 @@ def gate_claim(
     """By score, `evals.gate_draws.DrawsOutcome` as a mapping. Answers are kept in `out`, and asked for once.
 
     Args:
-        pool: questions; `n` of them are drawn `count` times, by `seed`.
+        pool: questions, others for another `seed`; `n` of them are drawn `count` times.
     """
     opened = load(model, max_new_tokens=32)
     settings: dict[str, Any] = {
-        "suite": f"synth, {pool} questions, seed {SEED}",
+        "suite": f"synth, {pool} questions, seed {SEED + seed}",
         "model_name": model,
         "judge": read_judge("exact"),
     }
-    examples = synth.suite(pool, seed=SEED)
-    runs = gate_runs(examples, opened, out / f"{model}-{mode}", mode=mode, votes="vote" in scores, **settings)
+    examples = synth.suite(pool, seed=SEED + seed)
+    runs = gate_runs(examples, opened, out / f"{Path(model).name}-{mode}-{seed}", mode=mode, votes="vote" in scores, **settings)
     return {
         score: draws(runs.lanes(score), score, n=n, count=count, alpha=alpha, delta=delta, seed=seed).to_dict()
         for score in scores

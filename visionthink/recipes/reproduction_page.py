@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
-from visionthink.recipes.claims import CLAIMS, SETTLED, WINDOW, Claim, Outcomes
+from visionthink.recipes.claim import SETTLED, WINDOW, Claim, Outcomes
+from visionthink.recipes.claims import CLAIMS
 from visionthink.recipes.settings import Scale, Setting
 
 Result = dict[str, Any]
@@ -28,10 +29,11 @@ def result(claim: Claim, setting: Setting, outcomes: Outcomes) -> Result:
         "source": claim.source,
         "setting": dataclasses.asdict(setting),
         "statement": claim.statement,
-        "paper": claim.paper,
-        "unit": claim.unit,
+        "reported": claim.reported,
         "rule": claim.rule,
-        "values": {v: [round(claim.shown(o), 3) for o in outcomes[v]] for v in claim.variants},
+        "values": {
+            unit: {v: [round(shown(o), 3) for o in outcomes[v]] for v in claim.variants} for unit, shown in claim.shown.items()
+        },
         "changes": {v: [round(c, 3) for c in found] for v, found in trained.items() if found},
         "settled": {v: sum(abs(c) < SETTLED for c in found) for v, found in trained.items() if found},
         "verdict": claim.judge(outcomes),
@@ -42,10 +44,13 @@ def table(results: Sequence[Result]) -> Table:
     """For a terminal."""
     shown = Table("claim", "source", "setting", "measured", "settled", "verdict")
     for r in results:
-        measured = "\n".join(f"{variant}: {_spread(values)}" for variant, values in r["values"].items())
-        settled = "\n".join(_settled(r, variant) for variant in r["values"])
+        measured = [
+            (unit, *(f"{variant}: {_spread(found)}" for variant, found in of.items())) for unit, of in r["values"].items()
+        ]
+        settled = "\n".join(_settled(r, variant) for variant in _variants(r))
         setting = f"{r['setting']['name']}\n{_of(r).described}"
-        shown.add_row(r["claim"], r["source"], setting, f"{r['unit']}\n{measured}", f"\n{settled}", r["verdict"])
+        lines = "\n".join(line for of_unit in measured for line in of_unit)
+        shown.add_row(r["claim"], r["source"], setting, lines, f"\n{settled}", r["verdict"])
     return shown
 
 
@@ -53,20 +58,18 @@ def page(results: Sequence[Result], seeds: int, scale: Scale) -> str:
     """The reproduction as Markdown; figures are expected beside it, as `figure_name` says."""
     names = list(dict.fromkeys(r["claim"] for r in results))
     settings = [s for s in scale.settings if any(r["setting"]["name"] == s.name for r in results)]
-    config = scale.config(settings[0])
     lines = [
-        "# The paper's claims about training, in miniature",
+        "# Claims about training, in miniature",
         "",
-        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the tiny model (2 M parameters), "
-        f"{scale.evaluated} unseen generated questions, steps of {config.prompts_per_step} examples x {config.group_size} "
-        "rollouts; mean over seeds (lowest to highest). What is found here holds for this model and these questions; the "
-        "paper's figures are of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code (`recipes/claims.py`). Figures show "
-        "the share of rollouts that ask, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a "
-        "band.",
+        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the embedded models (2 M parameters), "
+        f"{scale.evaluated} unseen generated questions; mean over seeds (lowest to highest). What is found here holds for these "
+        "models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code "
+        "(`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that ask, or what their "
+        "label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
         "",
         "Settings:",
         "",
-        *(f"- **{s.name}**: {s.described}" for s in settings),
+        *(f"- **{s.name}**: {_in_full(s, scale)}" for s in settings),
         "",
         f"A run has settled if the share of rollouts that ask, over its last {WINDOW} steps, is less than {SETTLED} away from "
         f"that of the {WINDOW} steps before. Verdicts count runs that have not settled as well. Where the learning rate falls to "
@@ -85,16 +88,38 @@ def page(results: Sequence[Result], seeds: int, scale: Scale) -> str:
             "",
             f"{claim.source}: {claim.statement}",
             "",
-            f"Paper: {claim.paper}.",
+            f"Reported: {claim.reported}.",
             "",
             f"Rule: {claim.rule}.",
         ]
         for r in (r for r in results if r["claim"] == name):
             lines += ["", f"Setting **{r['setting']['name']}** ({_of(r).described}): **{r['verdict']}**.", ""]
-            lines += [f"| run | {r['unit']} | change of requests at the end | settled |", "|---|---|---|---|"]
-            lines += [f"| {v} | {_spread(values)} | {_change(r, v)} | {_settled(r, v)} |" for v, values in r["values"].items()]
-            lines += ["", f"![request ratio over steps]({figure_name(name, r['setting']['name'])})"]
+            lines += _table_of(r)
+            if r["changes"]:
+                lines += ["", f"![over the steps]({figure_name(name, r['setting']['name'])})"]
     return "\n".join(lines) + "\n"
+
+
+def _in_full(setting: Setting, scale: Scale) -> str:
+    if not setting.steps:
+        return setting.described
+    config = scale.config(setting)
+    return f"{setting.described}, of `{setting.base}`; {config.prompts_per_step} examples x {config.group_size} rollouts a step"
+
+
+def _table_of(r: Result) -> list[str]:
+    """A row for each variant; how far it has come only where something was trained."""
+    units = list(r["values"])
+    trained = ["change of requests at the end", "settled"] if r["changes"] else []
+    rows = [f"| run | {' | '.join((*units, *trained))} |", f"|---|{'---|' * (len(units) + len(trained))}"]
+    for v in _variants(r):
+        cells = [_spread(r["values"][unit][v]) for unit in units] + ([_change(r, v), _settled(r, v)] if trained else [])
+        rows.append(f"| {v} | {' | '.join(cells)} |")
+    return rows
+
+
+def _variants(r: Result) -> list[str]:
+    return list(next(iter(r["values"].values())))
 
 
 def figure_name(claim: str, setting: str) -> str:
@@ -107,6 +132,8 @@ def _summary(name: str, results: Sequence[Result], settings: Sequence[Setting]) 
 
 
 def _all_settled(r: Result) -> str:
+    if not r["changes"]:
+        return ""
     return f", {sum(r['settled'].values())} of {sum(map(len, r['changes'].values()))} runs settled"
 
 

@@ -140,8 +140,8 @@ def curves(metrics: Sequence[dict[str, Any]], names: Mapping[str, str]) -> str:
     return svg(drawn)
 
 
-def curves_over_seeds(series: Mapping[str, Sequence[Sequence[float]]], smooth: int = 5) -> str:
-    """Request ratio over training steps: the mean over seeds with their range, each a moving mean over `smooth` steps."""
+def curves_over_seeds(series: Mapping[str, Sequence[Sequence[float]]], label: str, smooth: int = 5) -> str:
+    """A share over training steps: the mean over seeds with their range, each a moving mean over `smooth` steps."""
     drawn, axes = figure(7.2, 3.4)
     for (name, seeds), colour in zip(series.items(), COLOURS, strict=False):
         smoothed = [moving_mean(seed, smooth) for seed in seeds if seed]
@@ -152,8 +152,8 @@ def curves_over_seeds(series: Mapping[str, Sequence[Sequence[float]]], smooth: i
         axes.plot(steps, [sum(v) / len(v) for v in at_step], label=name, color=colour, linewidth=1.6)
         axes.fill_between(steps, [min(v) for v in at_step], [max(v) for v in at_step], color=colour, alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
-    axes.set_ylabel("rollouts that ask")
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel(label)
+    axes.set_ylim(-0.02, max(1.02, axes.get_ylim()[1]))
     legend_above(axes)
     return svg(drawn)
 
