@@ -229,7 +229,10 @@ def run_phase(phase: Steps, lessons: Batches, model: torch.nn.Module, out: Path,
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         lessons.first = first = state["batches"]
-    loader = torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
+    # forked, also where this is a spawned process: lessons hold caches that cannot be sent
+    loader = torch.utils.data.DataLoader(
+        lessons, batch_size=None, num_workers=1, prefetch_factor=8, multiprocessing_context="fork"
+    )
     start = time.perf_counter()
     with (
         stage(f"base model, {phase.name}", phase.batches, done=first) as advance,
