@@ -231,6 +231,11 @@ def test_members_over_a_limit(tmp_path):
     [
         ({"credit": "x"}, "unknown credit 'x'"),
         ({"credit": "branches"}, "credit branches: needs members that are made to act; use --forced 2 or more"),
+        ({"credit": "branches", "forced": 1, "penalty": "eq5"}, "penalty eq5: credit branches takes none; use --penalty none"),
+        ({"benefit": "none:2"}, "benefit 'none:2': nobody is paid, so there is no amount"),
+        ({"budget": "visual=0.4,damping=-1"}, "budget 'visual=0.4,damping=-1': damping must be a number of at least 0"),
+        ({"budget": "visual=40"}, "budget visual=40: no episode costs more than 1.25 times the full view"),
+        ({"budget": "visual=0.4", "credit": "gdpo:price=0.3"}, "budget visual=0.4: sets the price by itself; leave it out"),
         ({"benefit": "value"}, "benefit value: is measured on members that are made to act"),
         ({"benefit": "x"}, "unknown benefit 'x'; choose none, adatooler, value"),
         ({"over_limit": "x"}, "unknown over_limit 'x'; choose mask, exclude, penalise"),

@@ -52,15 +52,18 @@ class Benefit:
         """From NAME or NAME:AMOUNT.
 
         Raises:
-            OptionError: an unknown name, or an amount that is no number of at least 0.
+            OptionError: an unknown name, an amount that is no number of at least 0, or one of no bonus.
         """
         name, colon, amount = text.partition(":")
         if not colon:
             return cls(name)
         try:
-            return cls(name, weight=float(amount))
+            benefit = cls(name, weight=float(amount))
         except ValueError:
             raise OptionError(f"benefit {text!r}: the amount must be a number of at least 0, as {name}:0.6") from None
+        if name == "none":
+            raise OptionError(f"benefit {text!r}: nobody is paid, so there is no amount")
+        return benefit
 
     def __call__(self, group: RolloutGroup, verdicts: Sequence[Verdict]) -> list[float]:
         """The bonus of each member of a group; 0 where dS cannot be told.

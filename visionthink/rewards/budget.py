@@ -103,8 +103,8 @@ class Budget:
             raise OptionError(f"budget {text!r}: {unit} and its settings are numbers, as {unit}=0.4,eta=0.05") from None
         for name, value in numbers.items():
             if not 0 <= value < math.inf or (name != "damping" and not value) or (name == "ema" and value > 1):
-                most = " and at most 1" if name == "ema" else ""
-                raise OptionError(f"budget {text!r}: {unit if name == 'share' else name} must be a number above 0{most}")
+                wanted = {"damping": "of at least 0", "ema": "above 0 and at most 1"}.get(name, "above 0")
+                raise OptionError(f"budget {text!r}: {unit if name == 'share' else name} must be a number {wanted}")
         return cls(unit=unit, **numbers)
 
     def per_cost(self, dual: Dual) -> float:

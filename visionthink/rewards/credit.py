@@ -121,13 +121,22 @@ class _Rule:
     """Of TRL: `grpo` is a mean over tokens, then over rollouts; `dapo` one mean over all tokens of the step."""
     penalty: str = "eq5"
     """What is paid for actions where nothing else is asked for."""
+    priced_penalty: str = "none"
+    """The same where a cost has a price."""
     price: float = 0.0
+    """Where none is named."""
 
 
 CREDITS: Mapping[str, _Rule] = {
     "eq3": _Rule(compute=_sum),
     "sum": _Rule(compute=_sum, settings=("price",)),
-    "gdpo": _Rule(compute=_gdpo, settings=("price",), compared=("accuracy", "format", "penalty", "share"), price=0.1),
+    "gdpo": _Rule(
+        compute=_gdpo,
+        settings=("price",),
+        compared=("accuracy", "format", "penalty", "share"),
+        priced_penalty="eq5",  # the price is the weight of both
+        price=0.1,
+    ),
     "centred": _Rule(compute=_centred, settings=("price", "floor"), compared=("outcome", "penalty", "share")),
     "dtpo": _Rule(
         compute=_dtpo,
@@ -196,7 +205,18 @@ class Credit:
     @property
     def penalty(self) -> str:
         """The penalty that goes with it where none is named."""
-        return CREDITS[self.name].penalty if not self.price or self.name == "gdpo" else "none"
+        rule = CREDITS[self.name]
+        return rule.priced_penalty if self.price else rule.penalty
+
+    @property
+    def takes_penalty(self) -> bool:
+        """Whether what is paid for actions enters these advantages."""
+        return bool({"total", "penalty"} & {*CREDITS[self.name].compared})
+
+    @property
+    def own_price(self) -> bool:
+        """Whether the price is another than the one that goes with the name."""
+        return self.price != CREDITS[self.name].price
 
     def advantages(self, groups: Sequence[Sequence[Member]], price: float | None = None, summed: Summed = alone) -> Advantages:
         """Advantages of all members, in order.

@@ -76,6 +76,8 @@ class CreditSettings:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
         if credit.name == "branches" and not self.forced:
             raise OptionError("credit branches: needs members that are made to act; use --forced 2 or more")
+        if penalty.name != "none" and not credit.takes_penalty:
+            raise OptionError(f"penalty {penalty.name}: credit {credit.name} takes none; use --penalty none, or another credit")
         if benefit.name == "value" and not {"direct"} < {*self.actions()}:
             raise OptionError("benefit value: is measured on members that are made to act; use --forced 2 or more")
         if budget is None:
@@ -84,7 +86,7 @@ class CreditSettings:
             return
         if "price" not in CREDITS[credit.name].settings:
             raise OptionError(f"budget {self.budget}: credit {credit.name} has no price that it could set; use --credit centred")
-        if credit.price and credit.name != "gdpo":
+        if credit.own_price:
             raise OptionError(f"budget {self.budget}: sets the price by itself; leave it out of credit {self.credit}")
         if penalty.name != "none":
             raise OptionError(f"budget {self.budget}: sets what looking costs; use --penalty none instead of {penalty.name}")
@@ -97,6 +99,12 @@ class CreditSettings:
         least = menu.ladder.levels[0]
         if budget.unit == "visual" and budget.share <= least:
             raise OptionError(f"budget {self.budget}: the first view alone is {least:g} of the full one; take a larger share")
+        most = least + menu.most_turns - 1  # a view costs at most what the full one does
+        if budget.unit == "visual" and not menu.has_regions and budget.share >= most:
+            raise OptionError(
+                f"budget {self.budget}: no episode costs more than {most:g} times the full view; take a smaller share, as 0.4 "
+                "for 40 %"
+            )
         if (budget.unit == "ms") != bool(self.device_table):
             wanted = "visionthink measure --model M --out FILE, then --device-table FILE"
             other = f"device_table {self.device_table}: is for a budget in milliseconds"
