@@ -76,6 +76,8 @@ def test_names():
         ("gate:", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:nllmax", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:entropy@1", "no score is called entropy; choose one of nll, nllmean"),
+        ("gate:nllmax@x", "expected gate:FILE, or gate:SCORE@T"),
+        ("gate:nllmax@inf", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:ask@0.5", "the score ask goes with visionthink calibrate --mode continue"),
         ("low:votes", "choose one of"),
     ],
@@ -235,7 +237,9 @@ def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--alpha", "0.01"], "need at least 230 questions about different images to test thresholds on, half of a suite"),
+        (["--alpha", "0.01"], "needs 460 different images or more, half of which test thresholds; mini has"),
+        (["--alpha", "0.01", "--method", "crc"], "needs 198 different images or more, half of which test thresholds"),
+        (["--alpha", "0.9", "--delta", "0.9", "--limit", "2"], "needs 3 different images or more"),
         (["--alpha", "1"], "--alpha 1: must be between 0 and 1"),
         (["--delta", "0"], "--delta 0: must be between 0 and 1"),
         (["--score", "entropy"], "--score entropy: choose of nll, nllmean"),

@@ -82,6 +82,7 @@ def suite_options(parser: argparse.ArgumentParser) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
+    from visionthink.evals.routing import check_judge
     from visionthink.recipes.evaluate import EvalConfig
     from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
@@ -97,7 +98,10 @@ def _eval(options: argparse.Namespace) -> None:
     spread = {"engine": options.engine.model, "pool": pool(options, models)}
     names = [field.name for field in dataclasses.fields(EvalConfig) if field.name not in spread]
     config = EvalConfig(**{name: getattr(options, name) for name in names}, **spread)
-    examples, judge = config.examples(), read_judge(config.judged_by)
+    judge = read_judge(config.judged_by)
+    for policy in policies:
+        check_judge(policy, judge)
+    examples = config.examples()
     metric = config.task.metric if config.task else None
     common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
     lines = {line: getattr(options, str(line).replace("-", "_")) for line in (TRAINED_LOW, TRAINED_FULL)}

@@ -76,7 +76,8 @@ class Certificate:
     k: int
     """How many of them were harmed."""
     bound: float
-    """The harm is at most this, with probability 1 - delta (Clopper and Pearson, 1934)."""
+    """The one-sided bound of Clopper and Pearson (1934) for k of n, at level delta. It says how near the test was; promised is
+    alpha, as the threshold was chosen on the same questions."""
     noise_floor: float
     """Share of questions that always-full answers right in one run and not in the next."""
     suite: str
@@ -105,13 +106,15 @@ class Certificate:
     def read(cls, file: Path) -> Certificate:
         """
         Raises:
-            OptionError: there is no such file.
+            OptionError: there is no such file, or it cannot be read.
             DataError: it is not a certificate.
         """
         try:
             certificate: Certificate = records.read(cls, records.parse(file.read_bytes()))
         except FileNotFoundError:
             raise OptionError(f"gate:{file}: no such file; visionthink calibrate writes one") from None
+        except OSError as error:
+            raise OptionError(f"gate:{file}: cannot be read ({error.strerror}); name a file of visionthink calibrate") from None
         except ValueError as error:
             raise DataError(f"{file}: not a gate of visionthink calibrate: {error}") from None
         if certificate.score not in SCORES or not math.isfinite(certificate.threshold):
@@ -157,7 +160,7 @@ def parse_gate(text: str, option: str) -> NamedGate:
         if fixed[1] == "ask":
             raise OptionError(f"{option} {text}: the score ask goes with visionthink calibrate --mode continue")
         return Gate(score=fixed[1], threshold=float(fixed[2]))
-    if not named or named in SCORES:
+    if not named or named.partition("@")[0] in SCORES:  # a score without a number behind it
         raise OptionError(f"{option} {text}: expected gate:FILE, or gate:SCORE@T with a score of {', '.join(SCORES)}")
     return Path(named)
 
