@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visionthink.evals.certificate import certified, conformal, grid, harm_bound, least_questions, most_harmed, p_value, tuned
+from visionthink.evals.certificate import (
+    RULES,
+    certified,
+    conformal,
+    grid,
+    harm_bound,
+    least_questions,
+    most_harmed,
+    p_value,
+    tuned,
+)
 from visionthink.evals.gate_curve import GateLanes
 from visionthink.evals.gate_draws import draws
 
@@ -23,6 +33,11 @@ def test_the_largest_number_of_harmed_questions(alpha):
 
 def test_the_smallest_sample():
     assert [least_questions(alpha, 0.1) for alpha in (0.05, 0.02, 0.01)] == [45, 114, 230]
+    assert least_questions(1e-9, 0.1) == 2302585092 and least_questions(0.5, 0.25) == 2 and least_questions(0.9, 0.9) == 1
+    assert [RULES["crc"].least(alpha, 0.1) for alpha in (0.05, 0.01)] == [19, 99]
+    for rule in RULES.values():
+        n = rule.least(0.05, 0.1)
+        assert rule.choose([0], n, 0.05, 0.1) == 0 and rule.choose([0], n - 1, 0.05, 0.1) is None
 
 
 def test_bounds():

@@ -9,7 +9,11 @@ a share delta of all samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from visionthink.policies.gate import Method
 
 MOST_THRESHOLDS = 40
 """Of a grid."""
@@ -37,10 +41,7 @@ def most_harmed(n: int, alpha: float, delta: float) -> int | None:
 
 def least_questions(alpha: float, delta: float) -> int:
     """The smallest sample that certifies anything: none of its questions must be harmed."""
-    n = 1
-    while p_value(0, n, alpha) > delta:
-        n += 1
-    return n
+    return max(1, math.ceil(math.log(delta) / math.log1p(-alpha) - 1e-9))
 
 
 def certified(harmed: Sequence[int], n: int, alpha: float, delta: float) -> int | None:
@@ -68,6 +69,26 @@ def grid(scores: Sequence[float]) -> tuple[float, ...]:
     import numpy as np
 
     return tuple(map(float, np.unique(np.quantile(scores, np.linspace(0, 1, MOST_THRESHOLDS)))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A way to choose a threshold that promises something."""
+
+    least: Callable[[float, float], int]
+    """The smallest sample that certifies anything, by alpha and delta."""
+    choose: Callable[[Sequence[int], int, float, float], int | None]
+    """As `certified`."""
+
+
+RULES: Mapping[Method, Rule] = {
+    "fixed-sequence": Rule(least=least_questions, choose=certified),
+    "crc": Rule(
+        least=lambda alpha, delta: max(1, math.ceil(1 / alpha - 1 - 1e-9)),
+        choose=lambda harmed, n, alpha, delta: conformal(harmed, n, alpha),
+    ),
+}
+"""By the method's name; `crc` knows no delta."""
 
 
 def _before_first_failure(passed: Sequence[bool]) -> int | None:

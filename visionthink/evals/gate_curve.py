@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from visionthink.errors import DataError
+from visionthink.evals.comparison import same_question
 from visionthink.evals.metrics import Scored, retained_tokens
 
 
@@ -69,7 +70,7 @@ class GateLanes:
             DataError: the runs have no example in common, or no answer has that score.
         """
         runs = [{s.transcript.example_id: s for s in run} for run in (low, full, more or full)]
-        ids = tuple(i for i in runs[0] if all(_same(runs[0][i], run.get(i)) for run in runs[1:]))
+        ids = tuple(i for i in runs[0] if all(same_question(runs[0][i], run.get(i)) for run in runs[1:]))
         if not ids:
             raise DataError(f"a gate on {score}: the runs have no example in common")
         kept, whole, second = ([run[i] for i in ids] for run in runs)
@@ -162,13 +163,6 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     if not n or not m:
         return None
     return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def _same(a: Scored, b: Scored | None) -> bool:
-    """Whether both are of the same question: ids may be row numbers of two tables."""
-    if b is None:
-        return False
-    return (a.transcript.question, a.transcript.reference) == (b.transcript.question, b.transcript.reference)
 
 
 def _score(scored: Scored, name: str) -> float:

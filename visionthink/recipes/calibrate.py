@@ -85,6 +85,8 @@ class _Parts:
     calibrate: frozenset[str]
     test: frozenset[str]
     items: Mapping[str, str]
+    images: int
+    """Different ones, in all parts."""
 
 
 def calibrate(config: CalibrateConfig) -> Certificate:
@@ -97,11 +99,11 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     """
     examples, judge = config.evaluation.examples(), read_judge(config.evaluation.judged_by)
     parts = _parts(examples)
-    n, least = len(parts.calibrate), certificate.least_questions(config.alpha, config.delta)
-    if n < least:
+    n, least = len(parts.calibrate), certificate.RULES[config.method].least(config.alpha, config.delta)
+    if n < least or not parts.tune or not parts.test:
         raise OptionError(
-            f"--alpha {config.alpha:g} --delta {config.delta:g}: need at least {least} questions about different images to test "
-            f"thresholds on, half of a suite; {config.evaluation.suite} has {n}"
+            f"--alpha {config.alpha:g} --delta {config.delta:g}: needs {max(2 * least, 3)} different images or more, half of "
+            f"which test thresholds; {config.evaluation.suite} has {parts.images}"
         )
     model = config.evaluation.open_model(config.model)
     common: dict[str, Any] = {"suite": config.evaluation.suite, "model_name": config.model, "judge": judge}
@@ -155,7 +157,7 @@ def _parts(examples: Examples) -> _Parts:
     ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[len(drawn) - test :])]
     one_each = [min(about[image]) for image in drawn[tune : len(drawn) - test]]
     items = {name: digest for digest, name in one_each}
-    return _Parts(tune=frozenset(ids[0]), calibrate=frozenset(items), test=frozenset(ids[1]), items=items)
+    return _Parts(tune=frozenset(ids[0]), calibrate=frozenset(items), test=frozenset(ids[1]), items=items, images=len(drawn))
 
 
 def _noise(
@@ -168,6 +170,10 @@ def _noise(
     evaluate_one(FULL, model, again, config.folder / "full-again", **common)
     second = {s.transcript.example_id: s for s in read_run(config.folder / "full-again").scored}
     changed = [right(s) and not right(second[s.transcript.example_id]) for s in runs.full if s.transcript.example_id in second]
+    if not changed:
+        raise DataError(
+            "calibrate: always-full answered no question twice, so its noise is not known; see failed.jsonl of its runs"
+        )
     return sum(changed) / len(changed)
 
 
@@ -209,10 +215,8 @@ def _of(lanes: GateLanes, ids: frozenset[str]) -> GateLanes:
 
 def _chosen(lanes: GateLanes, thresholds: Sequence[float], config: CalibrateConfig, delta: float) -> tuple[int | None, list[int]]:
     """The place of the threshold, and how many questions each of them harms."""
-    harmed, n = [int(lanes.harm(t).sum()) for t in thresholds], len(lanes.ids)
-    if config.method == "crc":
-        return certificate.conformal(harmed, n, config.alpha), harmed
-    return certificate.certified(harmed, n, config.alpha, delta), harmed
+    harmed = [int(lanes.harm(t).sum()) for t in thresholds]
+    return certificate.RULES[config.method].choose(harmed, len(lanes.ids), config.alpha, delta), harmed
 
 
 def _families(lanes: GateLanes, thresholds: Sequence[float], config: CalibrateConfig) -> dict[str, dict[str, Any]]:
