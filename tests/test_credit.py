@@ -308,6 +308,7 @@ def test_which_groups_have_something_to_compare():
         ("x", "unknown credit 'x'; choose eq3, sum, gdpo, centred, dtpo, branches, with settings as"),
         ("", "unknown credit ''"),
         ("eq3:price=1", "credit 'eq3:price=1': eq3 has no setting 'price'; settings of eq3: none"),
+        ("centred:price=0.1,price=0.2", "credit 'centred:price=0.1,price=0.2': price is named twice"),
         ("centred:0.1", "credit 'centred:0.1': centred has no setting '0.1'; settings of centred: price, floor"),
         ("dtpo:first=half", "credit 'dtpo:first=half': first must be a number, as first=0.1"),
         ("dtpo:first=-1", "credit dtpo: first -1.0: must be a number of at least 0"),

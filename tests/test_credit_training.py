@@ -245,6 +245,7 @@ def test_members_over_a_limit(tmp_path):
         ({"budget": "0.4"}, "budget '0.4': expected UNIT=SHARE with a unit of visual, flops, ms, as visual=0.4"),
         ({"budget": "visual=much"}, "budget 'visual=much': visual and its settings are numbers"),
         ({"budget": "visual=0.4,x=1"}, "budget 'visual=0.4,x=1': no setting 'x'; choose eta, damping, ema or ceiling"),
+        ({"budget": "visual=0.4,eta=0.1,eta=0.2"}, "budget 'visual=0.4,eta=0.1,eta=0.2': eta is named twice"),
         ({"budget": "visual=-1"}, "budget 'visual=-1': visual must be a number above 0"),
         ({"budget": "visual=0.4,ema=2"}, "budget 'visual=0.4,ema=2': ema must be a number above 0 and at most 1"),
         ({"budget": "visual=0.2"}, "budget visual=0.2: the first view alone is 0.25 of the full one; take a larger share"),

@@ -97,6 +97,8 @@ class Budget:
                 raise OptionError(
                     f"budget {text!r}: no setting {name!r}; choose eta, damping, ema or ceiling, as {unit}=0.4,eta=0.05"
                 )
+            if [name for name, _ in settings].count(name) > 1:
+                raise OptionError(f"budget {text!r}: {name} is named twice")
         try:
             numbers = {name: float(value) for name, value in (("share", share), *settings)}
         except ValueError:

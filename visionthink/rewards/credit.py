@@ -189,6 +189,8 @@ class Credit:
             if setting not in rule.settings:
                 known = ", ".join(rule.settings) or "none"
                 raise OptionError(f"credit {text!r}: {name} has no setting {setting!r}; settings of {name}: {known}")
+            if setting in given:
+                raise OptionError(f"credit {text!r}: {setting} is named twice")
             given[setting] = _value(text, setting, value)
         return dataclasses.replace(cls(name=name, price=rule.price), **given)
 
