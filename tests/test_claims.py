@@ -63,7 +63,7 @@ def test_the_settings():
     assert {name: s.described for name, s in SETTINGS.items()} == {
         "paper": "120 steps, constant learning rate 0.0004, KL 0.001",
         "tiny": "160 steps, learning rate falling linearly to 0 from 0.0006, KL 0.2",
-        "look": "120 steps, learning rate falling linearly to 0 from 0.0006, KL 0.1",
+        "look": "120 steps, learning rate falling linearly to 0 from 0.0003, KL 0.1",
         "untrained": "nothing is trained",
     }
     config = Scale().config(SETTINGS["tiny"])

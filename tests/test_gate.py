@@ -263,7 +263,7 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         ]
 
     ids = [frozenset(map(str, part)) for part in (range(20), range(20, 80), range(80, 90))]
-    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={})
+    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={}, images=90)
     config = CalibrateConfig(evaluation=EvalConfig(suite="mini"), model="m", out=tmp_path / "g.json")
     runs = GateRuns(low=run(False, 25), full=run(True, 100))
     with pytest.raises(
