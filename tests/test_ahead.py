@@ -73,7 +73,7 @@ def test_members_that_have_ended_are_judged_while_others_speak(tmp_path):
         asked = [body["messages"][-1]["content"] for body in server.sent]
         groups = [[rollout.transcript for rollout in group] for group in (one, other)]
         left_out = [exclusions(group, trainer.sampler.exclude) for group in groups]
-        afterwards = trainer.sampler.rubric.score_groups(groups, left_out)
+        afterwards = trainer.sampler.rubric.score_groups(groups, left_out, [e.evidence for e in examples])
         judge.close()
     assert all(known) and len(known) >= 4
     for group, reasons, scores in zip((one, other), left_out, afterwards, strict=True):

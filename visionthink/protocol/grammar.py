@@ -303,10 +303,10 @@ def _read_looks(text: str, *, unit: Literal["id", "cell"]) -> Reply:
     bodies = _bodies(text, "look")
     if isinstance(bodies, CallError):
         return Malformed(bodies)
-    calls = []
+    calls = list[Call]()
     for body in bodies:
         if unit == "id":
-            calls.append(Call(regions=tuple(body.split()) or ("",)))
+            calls += [Call(regions=(name,)) for name in body.split() or ("",)]
             continue
         numbers = [int(part) if re.fullmatch(r"\d{1,4}", part, re.ASCII) else None for part in body.split()]
         if len(numbers) != 4 or None in numbers:
