@@ -80,7 +80,8 @@ def test_streamed_episodes_are_those_that_are_asked_whole(served):
     said = [[(t.text, t.usage.visual_tokens, t.usage.text_tokens, t.usage.output_tokens) for t in x.turns] for x in streamed]
     assert said == [[(t.text, t.usage.visual_tokens, t.usage.text_tokens, t.usage.output_tokens) for t in x.turns] for x in whole]
     turns = [turn for transcript in streamed for turn in transcript.turns]
-    assert "".join(pieces) == "".join(turn.text for turn in turns) and len(pieces) > 2 * len(turns)
+    assert "".join(pieces) == "".join(turn.text for turn in turns)
+    assert len(pieces) > len(turns)  # of a busy server several pieces may come at once
     times = [(turn.usage.first_token_seconds, turn.usage.seconds) for turn in turns]
     assert all(0 < first <= seconds for first, seconds in times), times  # the last piece may be the first
     assert {transcript.requested for transcript in streamed} == {False, True}
