@@ -1,4 +1,4 @@
-"""A run beside a gate that nobody trained, at the run's own cost.
+"""A run beside a training-free gate, at the run's own cost.
 
 The gate answers from the low view, and begins again with the full view where it was least sure. A model that was trained to look
 closer has gained something only if it is above that gate.
