@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from visionthink.errors import VisionThinkError
 from visionthink.serve import chat
@@ -68,7 +69,7 @@ class Gateway:
         for host in self.image_hosts:
             Host.parse(host)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The application, to be run by a server with `connections.server_options`."""
         limits = self.answering.images.limits
         slots, readiness = Slots(limits), _Readiness(self.answering.upstream)
@@ -78,7 +79,7 @@ class Gateway:
         self.metrics.gauge("image_memory_bytes", "Memory of decoded images.", lambda: memory.total - memory.free)
         self.metrics.gauge("request_ratio", "Share of the last adaptive answers that took a second look.", self._request_ratio)
         files = [f"/playground/{path.relative_to(FOLDER).as_posix()}" for path in FOLDER.rglob("*") if path.is_file()]
-        return Starlette(
+        application = Starlette(
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/responses", self._responses, methods=["POST"]),
@@ -91,7 +92,6 @@ class Gateway:
                 *page_routes(),
             ],
             middleware=[
-                Middleware(self.metrics.counting),
                 Middleware(RequireKey, keys=self.keys, open_paths=[*_OPEN, *files]),
                 Middleware(Timed, observe=self._observe, traces=self.traces),
                 Middleware(Admission, limits=limits, slots=slots),
@@ -99,6 +99,7 @@ class Gateway:
             exception_handlers={HTTPException: _of_starlette, VisionThinkError: _of_ours, Exception: _of_any},
             lifespan=self._running,
         )
+        return self.metrics.counting(application)  # outside of Starlette, which answers unexpected exceptions itself
 
     @asynccontextmanager
     async def _running(self, _: Starlette) -> AsyncIterator[None]:

@@ -54,24 +54,15 @@ class Metrics:
         Gauge(f"visionthink_{name}", text, registry=self.registry).set_function(read)
 
     def counting(self, app: ASGIApp) -> ASGIApp:
-        """Middleware: an application whose responses are counted."""
+        """An application whose responses are counted."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-            started = False
-
             async def sending(message: Message) -> None:
-                nonlocal started
                 if message["type"] == "http.response.start":
-                    started = True
                     self.responses.labels(str(message["status"])).inc()
                 await send(message)
 
-            try:
-                await app(scope, receive, sending)
-            except Exception:
-                if scope["type"] == "http" and not started:  # Starlette writes this response, outside of all middleware
-                    self.responses.labels("500").inc()
-                raise
+            await app(scope, receive, sending)
 
         return counted
 
