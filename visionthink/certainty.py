@@ -32,7 +32,7 @@ class _Said:
 
     @property
     def entropies(self) -> list[float]:
-        """Of the tokens of the answer."""
+        """Entropies in nats at the tokens of the answer."""
         return [spread.entropy for spread in self.spreads[self.begin :]]
 
 
@@ -96,7 +96,7 @@ def vote(answers: Sequence[str | None]) -> float:
 
 
 def spread_of(logprob: float, others: Sequence[float]) -> Spread:
-    """From the log-probabilities of a token and of the likeliest other ones."""
+    """The spread that follows from the log-probabilities of a token and of the likeliest other ones."""
     probabilities = [math.exp(value) for value in (logprob, *others)]
     return Spread(entropy_bounds(probabilities, len(probabilities))[0], max(probabilities[1:], default=0.0))
 

@@ -304,7 +304,7 @@ class Completion:
     """The text that each sampled token added, together the whole text; of a local policy where it was listened to, of an endpoint
     where it was asked for log-probabilities. There is one of `logprobs` for each."""
     spreads: tuple[Spread, ...] = field(default=(), repr=False)
-    """Of each sampled token, where the policy was asked for them (`with_spreads`)."""
+    """One spread for each sampled token, where the policy was asked for them (`with_spreads`)."""
     seconds: float = 0.0
     """Wall time of the call; a batch's time is shared equally among its members."""
     first_token_seconds: float | None = None

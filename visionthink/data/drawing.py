@@ -69,7 +69,7 @@ class Mark:
     tilt: int = 0
     """Degrees by which a scan is turned, counter-clockwise; only in training."""
     period: int = 0
-    """Of stripes, in px; 0 takes 2 where they are fine, else 16."""
+    """Period of stripes in px; 0 means 2 px for fine stripes and 16 px for others."""
 
     @property
     def caption(self) -> str:

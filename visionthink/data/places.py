@@ -120,7 +120,7 @@ class _Canvas:
 
     @property
     def slots(self) -> list[int]:
-        """All of them, in random order."""
+        """All slots, in random order."""
         return [int(slot) for slot in self.rng.permutation(self.columns**2)]
 
     def box(self, slot: int) -> Box:
@@ -457,7 +457,7 @@ MIX: tuple[Cell, ...] = _cells(
     easy={"framed": 20, "named": 18, "pair": 8, "hidden": 7, "all": 5, "period": 5},
     hard={"framed": 18, "named": 15, "pair": 2, "hidden": 1, "all": 1},
 )
-"""Of 100 questions 63 can be answered from the quarter view, 33 need one crop, 2 two crops, and 2 all of the image. So a model
+"""63 of 100 questions can be answered from the quarter view, 33 need one crop, 2 need two crops and 2 the whole image. So a model
 that can only ask for the whole image must read 62 % of the full view's visual tokens, both views counted, and one that can choose
 crops 36 %. Without `pointer`, which needs three turns."""
 

@@ -12,7 +12,7 @@ class TokenSaid(NamedTuple):
     """A token of a reply."""
 
     text: str
-    """What it added."""
+    """The text that this piece added."""
     logprob: float
     """Natural logarithm of its probability."""
     others: tuple[float, ...] | None = None

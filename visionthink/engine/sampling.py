@@ -25,7 +25,7 @@ class Said:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     spreads: tuple[Spread, ...] = ()
-    """Of each id, where `Sampling.spreads` asks for them."""
+    """One spread for each id, where `Sampling.spreads` asks for them."""
 
 
 class Drawn(NamedTuple):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from visionthink.policies.gate import Method
 
 MOST_THRESHOLDS = 40
-"""Of a grid."""
+"""The most thresholds that a grid has."""
 
 
 def harm_bound(k: int, n: int, delta: float) -> float:

@@ -24,7 +24,8 @@ asked for at a random place, or in the middle. Or one colour: in the first turn 
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 TwinOf = Callable[[Example], Example]
-"""The same example with other evidence in its first image, and another answer; a `DataError` where there is none."""
+"""Makes of an example the same one with other evidence in its first image, and another answer; a `DataError` where there is
+none."""
 
 
 def episode(model: Model, example: Example, menu: Menu, control: Control | None, twin_of: TwinOf | None) -> Episode:

@@ -22,9 +22,9 @@ class Traffic:
     """What a gate has seen since its calibration."""
 
     scores: tuple[float, ...]
-    """Of the answers from low views; infinite where there was none."""
+    """Scores of the answers from low views; infinite where there was no answer."""
     agrees: tuple[bool, ...] = ()
-    """Of those that were drawn for an audit, whether the gate's answer is that of the full view."""
+    """For each answer that was drawn for an audit: whether it is the same as from the full view."""
 
     @classmethod
     def read(cls, run: Path, certificate: Certificate) -> Traffic:

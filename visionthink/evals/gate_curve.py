@@ -58,7 +58,7 @@ class GateLanes:
 
     @classmethod
     def of(cls, low: Sequence[Scored], full: Sequence[Scored], score: str, more: Sequence[Scored] | None = None) -> GateLanes:
-        """From runs over the same examples.
+        """Both lanes, from runs over the same examples.
 
         Args:
             low: always-low, whose last turns have the score; or answers by force.
@@ -100,7 +100,7 @@ class GateLanes:
         )
 
     def take(self, index: Sequence[int] | np.ndarray) -> GateLanes:
-        """Some of the examples, by their places, or by an array of bool."""
+        """The lanes of some examples, chosen by their places or by an array of bool."""
         places = np.arange(len(self.ids))[index]
         arrays = {name: value[places] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return GateLanes(ids=tuple(self.ids[i] for i in places), families=tuple(self.families[i] for i in places), **arrays)
@@ -124,7 +124,7 @@ class GateLanes:
         )
 
     def curve(self) -> list[GatePoint]:
-        """From "everything is escalated" to "nothing is": at every score that occurs."""
+        """The gate at every score that occurs, from "everything is escalated" to "nothing is"."""
         return [self.at(float(t)) for t in (-np.inf, *np.unique(self.scores[np.isfinite(self.scores)]))]
 
     def expected(self, cost: float) -> np.ndarray:

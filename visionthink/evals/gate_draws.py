@@ -45,7 +45,7 @@ class DrawsOutcome:
     """Accuracy of always-low on the pool, as `full`."""
     full: float
     auroc: float | None
-    """Of the score, for answers that would harm."""
+    """Area under the ROC curve with which the score tells answers that would harm from others."""
     rules: Mapping[str, RuleOutcome]
     p_violated: float
     """Probability of at least as many violations by certified thresholds if each draw had them with probability delta: a small

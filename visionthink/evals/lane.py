@@ -34,7 +34,7 @@ class AnyLane(TypingProtocol):
 
     @property
     def menu(self) -> Menu:
-        """Of the episodes that it is given."""
+        """The menu of the episodes that this policy is given."""
         ...
 
     def run(self, episodes: Sequence[Episode]) -> list[Transcript]: ...

@@ -45,7 +45,7 @@ def mix_share(low: float, full: float, spent: float) -> float:
 
 
 def one_rate(families: Sequence[Family]) -> list[float]:
-    """The same in all: the mix knows nothing."""
+    """One rate for all families: this mix knows nothing of an example."""
     costs = (sum(getattr(f, name) for f in families) for name in ("cost_low", "cost_full", "spent"))
     return [mix_share(*costs)] * len(families)
 

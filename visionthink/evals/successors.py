@@ -55,7 +55,7 @@ class Reported:
 
 @functools.cache
 def numbers() -> tuple[Reported, ...]:
-    """All of them, as they are printed."""
+    """All numbers, as the papers print them."""
     text = (resources.files("visionthink") / "assets" / "paper" / "successors.csv").read_text("utf-8")
     return tuple(
         Reported(**(row | {"value": float(row["value"]), "retained": float(row["retained"]) if row["retained"] else None}))  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class Margin:
 
 
 def margins() -> list[Margin]:
-    """Of every method that AwaRes prints, whose benchmarks count the same."""
+    """Margins of every method that AwaRes prints; each benchmark counts the same."""
     table = of(AWARES)
     return [_margin(method, table) for method in table if method not in (LOW, FULL)]
 

@@ -87,7 +87,7 @@ class Certificate:
     sizes: str
     judge: str
     scores: tuple[float, ...] = field(repr=False)
-    """Of the questions, sorted, to compare later ones with."""
+    """Scores of the calibration questions, sorted, with which later ones are compared."""
     silent: int
     """Questions without a score: they are always shown more."""
     items: tuple[str, ...] = field(repr=False)

@@ -19,23 +19,23 @@ from visionthink.resolution import SizeRule
 from visionthink.types import ImageView, Message, whole
 
 _SIZES = ((448, 448), (1344, 1008), (3000, 2000))
-"""Of images whose views are compared."""
+"""Sizes in px, (width, height), of the images whose views are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Of a model in use."""
+    """What a model in use is: weights, prompts and sizes of views, as texts that can be compared."""
 
     model: str
     """A digest of the files of a checkpoint, a hub id with its commit, or what an endpoint calls its model."""
     prompt: str
     """A digest of all that is said to it."""
     sizes: str
-    """Of the low and the full view of images of a few sizes."""
+    """Sizes of the low and the full view for images of a few sizes."""
 
     @classmethod
     def of(cls, policy: Any, protocol: Protocol, menu: Menu, budget: SizeRule, *, can_request: bool) -> Identity:
-        """Of a policy with what a `model.Model` holds beside it.
+        """The identity of a policy with what a `model.Model` holds beside it.
 
         Args:
             can_request: whether the model is told how to ask for more.
@@ -46,7 +46,7 @@ class Identity:
 
 @functools.lru_cache(maxsize=8)
 def weights_of(path: str, commit: str | None = None) -> str:
-    """Of a folder, a digest of its weights, configuration and tokenizer, whatever it is called; else the hub id."""
+    """For a folder a digest of its weights, configuration and tokenizer, whatever its name is; else the hub id."""
     folder = Path(path)
     if not folder.is_dir():
         return f"{path}@{commit}" if commit else path

@@ -188,7 +188,7 @@ class VllmPolicy:
 
 
 def _spreads(ids: Sequence[int], steps: Sequence[Any]) -> tuple[Spread, ...]:
-    """Of each sampled token, out of the log-probabilities that vLLM gives of the likeliest."""
+    """The spread at each sampled token, from the log-probabilities that vLLM gives for the likeliest ones."""
     return tuple(
         spread_of(step[token].logprob, [other.logprob for i, other in step.items() if i != token])
         for token, step in zip(ids, steps, strict=True)

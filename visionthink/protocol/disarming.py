@@ -23,8 +23,8 @@ def disarmed(text: str) -> str:
 
 
 def disarmed_json(text: str) -> str:
-    """The same of JSON in a string, such as the arguments of a call, which servers read before they write a prompt: what is
-    written as `\\u003c` becomes a `<` there. Where it is, the escapes of all characters that need none are written out."""
+    """As `disarmed`, for JSON in a string, such as the arguments of a call, which servers read before they write a prompt: what
+    is written as `\\u003c` becomes a `<` there. Where it is, the escapes of all characters that need none are written out."""
     plain = _ESCAPE.sub(_written_out, text)
     return text if (harmless := disarmed(plain)) == plain else harmless
 

@@ -51,7 +51,7 @@ class CalibrateConfig:
     alpha: float = 0.05
     delta: float = 0.1
     scores: tuple[str, ...] = ("nllmax",)
-    """Of several, the one that best tells answers that would harm from others, on the part that proposes."""
+    """Scores to choose from: the one is taken that best tells answers that would harm from others, on the part that proposes."""
     mode: Mode = "restart"
     method: Method = "fixed-sequence"
     by_family: bool = False
@@ -73,7 +73,7 @@ class CalibrateConfig:
 
     @property
     def folder(self) -> Path:
-        """Of the runs."""
+        """Folder of the runs that the certificate is made from."""
         return self.out.with_suffix("")
 
 

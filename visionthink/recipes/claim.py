@@ -99,7 +99,8 @@ class Calibrated(Outcome):
     harmful: float
     """Share of the draws in which the certified gate harms more questions than alpha."""
     harmful_tuned: float
-    """The same where the threshold is the boldest whose harm on the sample is at most alpha, without a test."""
+    """Share of draws with harm above alpha where the threshold is the boldest whose harm on the sample is at most alpha, without
+    a test."""
     escalated: float
     """Share of the questions that the certified gate shows in full."""
     escalated_by_coin: float

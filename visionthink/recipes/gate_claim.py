@@ -19,7 +19,7 @@ from visionthink.rewards.spec import read_judge
 
 POOL = 6000
 SEED = 1900
-"""Of the pool: other questions than those of `mini`."""
+"""Seed of the pool, so that its questions are not those of `mini`."""
 
 
 def gate_claim(

@@ -25,7 +25,7 @@ from visionthink.rewards.costs import PATCHES, DeviceTable, Work
 from visionthink.types import Example
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Of the largest image."""
+"""Sizes of the measured images, as shares of the largest one."""
 _WORDS = (0, 40, 160)
 _OUTPUT = (1, 4, 16)
 """Words of a question's text, and tokens of a reply."""

@@ -26,7 +26,7 @@ class Miniature:
     base: str
     questions: Callable[[int], list[Example]]
     seconds: float
-    """Of a training step, for each of its rollouts."""
+    """Seconds that a training step takes for each of its rollouts."""
 
 
 MINIATURES: Mapping[str, Miniature] = {

@@ -38,7 +38,7 @@ class Made:
         return out / "starts" / f"{self.start}-{self.seed}-{digest(self.base)}"
 
     def path(self, out: Path) -> Path:
-        """Of the checkpoint, once it is there."""
+        """Where the checkpoint is, once it has been made."""
         return self.folder(out) / _MAKERS[self.start].result
 
     @property
@@ -53,7 +53,7 @@ class Made:
 
     @classmethod
     def of(cls, start: Start, base: str, seed: int) -> Made | None:
-        """None for the base itself; what does not depend on the seed is made once."""
+        """What has to be made for a start: None for the base itself; what does not depend on the seed is made once."""
         if start == "base":
             return None
         return cls(start=start, base=base, seed=seed if _MAKERS[start].seeded else 0)

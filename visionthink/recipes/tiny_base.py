@@ -58,7 +58,7 @@ class Steps:
     """Batches at the end over which the learning rate falls to 2 % of the peak."""
 
     def learning_rate(self, batch: int) -> float:
-        """With warm-up, constant, and linear decay at the end."""
+        """Learning rate of a batch: a warm-up, then constant, then a linear decay at the end."""
         return self.peak * min(1.0, (batch + 1) / 200, max(0.02, (self.batches - batch) / self.decay))
 
 

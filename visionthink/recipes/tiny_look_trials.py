@@ -73,7 +73,8 @@ def trials(model_name: str, examples: Sequence[Example]) -> list[Trial]:
 
 
 def _probability(transcript: Transcript) -> float:
-    """Of the answer. Its first token is left out: it is the tag, which says that there is an answer and not another look."""
+    """Probability of the answer. Its first token is left out: it is the tag, which says that there is an answer and not another
+    look."""
     return math.exp(sum((transcript.turns[-1].logprobs or ())[1:]))
 
 

@@ -78,8 +78,8 @@ def _decisions(group: Sequence[Member], price: float, shrink: float) -> list[flo
 
 
 def _probabilities(group: Sequence[Member], free: Mapping[int, Hashable], tried: Sequence[Hashable]) -> dict[Hashable, float]:
-    """Of each branch under the policy: as it was sampled where one id decides, and else how often free members took it. What no
-    free member took shares what is left."""
+    """Probability of each branch under the policy: as it was sampled where one id decides, and else how often free members took
+    it. What no free member took shares what is left."""
     known = {branch: group[i].probability for i, branch in free.items()}
     if not known:
         return {}

@@ -37,7 +37,7 @@ class Dual:
     """Sum of lambda after each of the `steps`."""
     least: float | None = None
     most: float | None = None
-    """Of the costs of all free members so far, relative to always-full."""
+    """The least and the largest cost of all free members so far, relative to always-full."""
     held: bool = True
     """Whether too few replies have kept the format so far."""
 
@@ -56,7 +56,7 @@ class Seen:
     """Sums, the latter of always-full."""
     least: float
     most: float
-    """Of the members' shares."""
+    """The least and the largest cost among the members, relative to always-full."""
     form: float
     """Share of members that kept the format."""
 
@@ -71,7 +71,7 @@ class Budget:
 
     unit: str
     share: float
-    """Of always-full, above 0: b."""
+    """The budget b as a share of always-full, above 0."""
     eta: float = 0.05
     """How fast the price moves."""
     damping: float = 0.2

@@ -12,7 +12,8 @@ from visionthink.types import Evidence, Look, whole
 
 @dataclass(frozen=True, kw_only=True)
 class Channels:
-    """Of one member. None is unscored, which is not zero: such a member is left out wherever the channel counts."""
+    """What one member is judged by. None is unscored, which is not zero: such a member is left out wherever the channel
+    counts."""
 
     verdict: Verdict
     accuracy: float | None
@@ -26,7 +27,7 @@ class Channels:
     cost: float | None = None
     """What the episode cost, in the unit of the rubric's meter."""
     full: float = 1.0
-    """The same of always showing the full view."""
+    """What the episode would have cost with the full view shown at once, in the same unit."""
     crop: float | None = None
     """1 where the views after the first turn cover the evidence, else 0; None where the evidence is not known."""
     area: float = 0.0

@@ -33,13 +33,13 @@ PATCHES = 4
 """Patches of the vision tower behind a visual token of the Qwen-VL families."""
 
 Cost: TypeAlias = "tuple[float, float]"
-"""Of an episode, and of always-full."""
+"""Cost of an episode, and that of always-full, in one unit."""
 Meter: TypeAlias = Callable[[Transcript], "Cost | None"]
-"""None where the transcript does not say."""
+"""Measures a transcript; None where it does not say what is needed."""
 Amount: TypeAlias = Callable[[Transcript], "float | None"]
 """What an episode costs, by itself."""
 FlopsOf: TypeAlias = Callable[[Any], Amount]
-"""From a configuration of transformers to the operations of its episodes, as `evals.cost.flops_of`."""
+"""Makes of a configuration of transformers a function from episodes to their operations, as `evals.cost.flops_of`."""
 
 
 def visual(transcript: Transcript) -> Cost:

@@ -31,7 +31,7 @@ from visionthink.rewards.branches import branch_credit
 from visionthink.rewards.members import Member, Members, centred_within, normalised
 
 Advantages: TypeAlias = "list[np.ndarray]"
-"""Of each member: one number, shape (), or one for each of its ids after the opening, [ids]."""
+"""For each member one number, shape (), or one for each of its ids after the opening, [ids]."""
 Summed: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """An array, added up over all processes."""
 
@@ -118,11 +118,11 @@ class _Rule:
     compared: tuple[str, ...] = ("total", "share")
     """Channels of which one must vary for a group to be learnt from; the cost counts only where it has a price."""
     loss: str = "grpo"
-    """Of TRL: `grpo` is a mean over tokens, then over rollouts; `dapo` one mean over all tokens of the step."""
+    """Loss of TRL: `grpo` is a mean over tokens, then over rollouts; `dapo` one mean over all tokens of the step."""
     penalty: str = "eq5"
     """What is paid for actions where nothing else is asked for."""
     priced_penalty: str = "none"
-    """The same where a cost has a price."""
+    """The penalty that goes with it where a cost has a price."""
     price: float = 0.0
     """Where none is named."""
 
@@ -160,7 +160,7 @@ class Credit:
     floor: bool = False
     """Whether what is paid may not turn the sign of z (`centred`)."""
     weight: float = 0.3
-    """Of the crop's reward on first turns (`dtpo`): lambda of the paper."""
+    """Weight of the crop's reward on first turns (`dtpo`); lambda of the paper."""
     first: float = 1.0
     """Weight of the mean over tokens of first turns (`dtpo`): 1 in the paper, 0.5 in the released code."""
     shrink: float = 0.0

@@ -23,13 +23,13 @@ class Member:
     action: Hashable = "answer"
     """What it did first: its looks, or the kind."""
     kind: str = "answer"
-    """The same, coarsely: `whole` or `crop` where it looked, else how the turn was read, as `answer`."""
+    """The first action, coarsely: `whole` or `crop` where it looked, else how the turn was read, as `answer`."""
     forced: bool = False
     """Whether someone else decided on its action."""
     decision: int | None = None
     """Place of the id with which it decided to answer, where something could be asked for."""
     probability: float | None = None
-    """Of its action under the policy, where one id decides."""
+    """Probability of its action under the policy, where one id decides."""
 
 
 class Members:
@@ -65,7 +65,7 @@ def centred_within(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarr
 
 
 def normalised(values: np.ndarray, groups: Sequence[np.ndarray], eps: float) -> np.ndarray:
-    """The same over the group's standard deviation, with n - 1, plus `eps`."""
+    """Centred values over the group's standard deviation, with n - 1, plus `eps`."""
     found = centred_within(values, groups)
     for group in groups:
         there = group[~np.isnan(values[group])]

@@ -79,8 +79,8 @@ def meter_of(config: TrainConfig, checkpoint: Checkpoint, flops: FlopsOf | None)
 
 
 def seen(groups: Sequence[Sequence[Rollout]]) -> list[float]:
-    """Of the free members of groups: sums of costs and of those of always-full, least and most share, how many kept the format,
-    and how many there are."""
+    """Totals of the free members of groups: sums of costs and of those of always-full, least and most share, how many kept the
+    format, and how many there are."""
     free = [r.score for group in groups for r in group if r.forced is None]
     known = [
         s

@@ -126,7 +126,7 @@ class Rollout:
     decision: int | None = None
     """Place of the id, after the opening, with which it decided to answer; None where nothing is forced, or it asked."""
     probability: float | None = None
-    """Of its first action under the policy; None where that is not decided by ids alone, or nothing is forced."""
+    """Probability of its first action under the policy; None where that is not decided by ids alone, or nothing is forced."""
 
     def masked(self) -> Rollout:
         """The same, with nothing to learn from."""
@@ -169,7 +169,7 @@ class GroupSampler:
         """Held until a step's members have ended; the views that they were shown stay with them."""
         self._replacements = list(source.examples) if replacements is None else replacements
         self._words: dict[int, str] = {}
-        """Of members that are made to look, by their history: what is put into their mouths."""
+        """For members that are made to look, by their history: the text of their request."""
         self._policies: dict[str | None, Policy] = {None: policy}
         for action in actions if self.forced else ():
             script = [None] if action == "direct" else lambda history: [self._words[id(history)]]
@@ -251,8 +251,8 @@ class GroupSampler:
         return tuple(mask)
 
     def _probability(self, transcript: Transcript) -> float | None:
-        """Of the first action of a free member, where nothing is said before it: of all ids of a request, or of the first id of
-        the answer."""
+        """Probability of the first action of a free member, where nothing is said before it: of all ids of a request, or of the
+        first id of the answer."""
         first = transcript.turns[0]
         if not first.logprobs or DIALECTS[self.source.protocol.dialect].thinks:
             return None

@@ -34,7 +34,7 @@ class Run:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By the model on whose low view a gate stands: its own, and others of the same architecture, as that it was trained from."""
     control: dict[str, Any] | None = None
-    """Of a control with the model's adaptive run."""
+    """Comparison of a control with the model's adaptive run."""
     break_even: dict[str, Any] | None = None
     """Of the model's adaptive run with this one."""
     architecture: Architecture | None = None
@@ -73,11 +73,11 @@ class _Others:
         return self._named.get((*self._kind(run), model, policy))
 
     def own(self, run: Run, policy: PolicySpec) -> Run | None:
-        """Of the same model."""
+        """The run of the same model under a policy, if there is one."""
         return self.named(run, run.summary["model"], policy)
 
     def alike(self, run: Run) -> list[Run]:
-        """Of models of the same architecture, its own among them."""
+        """Runs of models of the same architecture on the same suite and by the same judge, its own among them."""
         return [r for r in self._runs if (*self._kind(r), r.architecture) == (*self._kind(run), run.architecture)]
 
     def ledger(self, run: Run) -> break_even.Ledger:
@@ -110,7 +110,7 @@ def _comparison(run: Run, others: _Others) -> dict[str, Any] | None:
 
 
 def _branches(run: Run, others: _Others) -> dict[str, Any] | None:
-    """Of a compressed run, what a decision by force would have given under the same compression."""
+    """For a compressed run, what a decision by force would have given under the same compression."""
     direct, request = (others.own(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
     return branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
 
