@@ -84,7 +84,10 @@ def _check_bases(judged: Iterable[tuple[Claim, Setting]]) -> None:
     """Before anything is run."""
     for claim, setting in judged:
         if not Path(resolve(setting.base)).is_dir():
-            raise OptionError(f"--claims {claim.name}: starts from {setting.base}, which is not there; leave this claim out")
+            raise OptionError(
+                f"--claims {claim.name}: starts from {setting.base}, which is not there: leave this claim out, or make it with "
+                f"`python -m visionthink.recipes.{setting.recipe}`"
+            )
 
 
 def plan(runs: Sequence[Run], first: Sequence[Sequence[Made]], out: Path, scale: Scale, cores: int = 0) -> str:

@@ -13,7 +13,7 @@ from visionthink.data import places, synth
 from visionthink.recipes.claim import How
 from visionthink.recipes.recipe import Recipe
 from visionthink.recipes.tiny import tiny
-from visionthink.recipes.tiny_look import CELLS, tiny_look
+from visionthink.recipes.tiny_look import BASE, CELLS, tiny_look
 from visionthink.train.config import TrainConfig
 from visionthink.types import Example
 
@@ -35,7 +35,7 @@ MINIATURES: Mapping[str, Miniature] = {
     "tiny": Miniature(recipe=tiny, base="tiny-base", questions=lambda n: synth.suite(n, split="validation"), seconds=0.0375 / 8),
     "tiny_look": Miniature(
         recipe=tiny_look,
-        base="tiny-look-base",
+        base=BASE,
         questions=lambda n: places.suite(n, split="validation", cells=CELLS),
         seconds=0.0037,  # 0.95 s for 256 rollouts beside other work; 0.61 to 0.65 where nothing held it up
     ),

@@ -20,6 +20,10 @@ from visionthink.threads import wait_passively
 from visionthink.train.config import TrainConfig
 from visionthink.types import Example
 
+OUT = Path("runs/tiny-look")
+BASE = str(OUT / "base")
+"""Where the recipe puts its checkpoints, by default, and the base among them."""
+
 _FAMILIES = "framed named framed pair framed named framed hidden named framed named framed pair framed named all".split()
 CELLS: tuple[Cell, ...] = (
     *((family, hard) for family in _FAMILIES for hard in (False, True)),
@@ -38,7 +42,7 @@ def tiny_look() -> Recipe:
     suite `places`; looks on 0 % of the easy and 95 % of the hard questions, at the evidence of framed digits and named shapes.
     """
     config = TrainConfig(
-        model="runs/tiny-look/started",
+        model=str(OUT / "started"),
         menu="ten",
         steps=200,
         prompts_per_step=16,
@@ -64,7 +68,7 @@ def tiny_look() -> Recipe:
 def main() -> None:
     """Train all three checkpoints."""
     parser = argparse.ArgumentParser(description="Train the embedded model that can look, from the embedded base.")
-    parser.add_argument("--out", type=Path, default=Path("runs/tiny-look"), help="working folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="working folder (default: %(default)s)")
     options = parser.parse_args()
     wait_passively()
 
