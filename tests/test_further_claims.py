@@ -193,7 +193,7 @@ def test_all_settings_go_together_and_take_less_than_ninety_minutes(monkeypatch)
 
 def test_a_base_that_is_not_there(tmp_path):
     away = dataclasses.replace(SETTINGS["look"], base="tiny-look-none")
-    with pytest.raises(OptionError, match="--claims crops: starts from tiny-look-none, which is not there: leave this claim out, or make"):
+    with pytest.raises(OptionError, match="--claims crops: starts from tiny-look-none, which is not there: leave this claim out"):
         reproduce(["gate", "crops"], 1, tmp_path, Console(file=io.StringIO()), Scale(settings=(away, SETTINGS["untrained"])))
     assert not list(tmp_path.iterdir())
 

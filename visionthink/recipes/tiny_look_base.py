@@ -64,7 +64,7 @@ LOOKING = LookPhase(
     families={"framed": 0.3, "named": 0.2, "pair": 0.12, "hidden": 0.1, "all": 0.08, "period": 0.04},
 )
 FRAMES = LookPhase(
-    name="frames",
+    name="base",
     batches=10_000,
     seed=3,
     peak=1e-3,
