@@ -14,7 +14,7 @@ from episodes import begin
 
 from visionthink.chatml import IMAGE_PAD
 from visionthink.compress.prepare import prepare
-from visionthink.compress.selection import LayerContext, Rows, Selection, VisionContext
+from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext
 from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.engine.attention import plain_attention
@@ -33,7 +33,7 @@ class Every:
     layer: int | None = None
     rows: Rows = "last"
     positions: str = "keep"
-    sees_tower: bool = False
+    needs: Needs = Needs()
     name: str = "every"
 
     def at(self, layers: int) -> Mapping[int, Rows]:
@@ -897,7 +897,7 @@ def test_what_the_tower_says_stands_in_the_order_of_the_tokens(policy):
         tower.merger.register_forward_hook(lambda m, a, out: caught.update(merged=out)),
         tower.blocks[-1].attn.register_forward_pre_hook(lambda m, a, k: caught.update(k, given=a), with_kwargs=True),
     ]
-    with compress(policy.checkpoint.model, Looking(sees_tower=True)):
+    with compress(policy.checkpoint.model, Looking(needs=Needs(attention=True))):
         logits_of(policy, inputs)
     for hook in hooks:
         hook.remove()

@@ -49,7 +49,7 @@ def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[st
     batch = {name: caught[name] for name in names if caught.get(name) is not None}
     batch["attention_mask"] = prompt.valid.long()
     if "labels" in inputs:
-        batch["labels"] = inputs["labels"].gather(1, prompt.index).masked_fill(~prompt.valid, -100)
+        batch["labels"] = hooks.session.aligned(inputs["labels"])
     return batch
 
 

@@ -22,6 +22,8 @@ class Prompt:
     """The visual tokens that the method is asked about."""
     index: Tensor
     """Where each position stood when the model was called."""
+    ends: Tensor
+    """Where turns of the dialogue end."""
     total: list[int]
     """Tokens offered of each sample before any left."""
 
@@ -46,9 +48,16 @@ class Prompt:
         length = max(map(len, keep))
         source = torch.stack([torch.nn.functional.pad(k, (length - len(k), 0)) for k in keep])
         valid = torch.stack([torch.arange(length, device=k.device) >= length - len(k) for k in keep])
-        visual, offered = (x.gather(1, source) & valid for x in (self.visual, self.offered))
+        visual, offered, ends = (x.gather(1, source) & valid for x in (self.visual, self.offered, self.ends))
         index = self.index.gather(1, source)
-        return Prompt(valid=valid, visual=visual, offered=offered, index=index, total=self.total), source
+        return Prompt(valid=valid, visual=visual, offered=offered, index=index, ends=ends, total=self.total), source
+
+    def question_of(self, sample: int) -> Tensor:
+        """[Q] places of the text in the turn that shows the first image of a sample. The turns behind it are not of the question:
+        where a model learns, they hold the answer."""
+        valid, visual = self.valid[sample], self.visual[sample]
+        turn = self.ends[sample].cumsum(0) - self.ends[sample].long()  # the end of a turn is part of it
+        return (valid & ~visual & (turn == turn[visual.nonzero()[0, 0]])).nonzero()[:, 0]
 
     def places_in(self, earlier: Prompt) -> Tensor:
         """[batch, length]: where its positions stood in an earlier state of the same prompt."""
@@ -76,6 +85,8 @@ class Prompt:
 
 def rows_of(kind: Rows, visual: Tensor, offered: Tensor) -> Tensor:
     """Queries of one sample by name, as indices into its positions."""
+    if kind == "none":
+        return offered.new_empty(0, dtype=torch.long)
     if kind == "visual":
         return offered.nonzero()[:, 0]
     length = len(visual)

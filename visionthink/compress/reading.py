@@ -4,6 +4,7 @@ gives every layer the inputs of the tokens that are left."""
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from visionthink.compress.probe import decoder_attention, merged
 from visionthink.compress.products import counted
 from visionthink.compress.prompt import Prompt, gathered, rows_of
 from visionthink.compress.record import Session
-from visionthink.compress.selection import LayerContext, Selection, check_selection
+from visionthink.compress.selection import LayerContext, Selection, VisionContext, check_selection
 from visionthink.compress.target import Target
 from visionthink.errors import CompressionError, OptionError
 
@@ -22,15 +23,28 @@ class Reading:
     """The state of one prompt batch while the decoder reads it. A new one is made for every prompt.
 
     Args:
+        offered: the prompt of which the method was asked before the decoder.
         entered: the prompt as it entered the decoder, which is what the decoder's own masks and positions are made for.
+        images: what the method saw then of each sample; None where it was not asked.
         embeddings: [batch, length, D], the decoder's inputs.
         following: [batch], the position behind the whole prompt; None where no token left before the decoder.
     """
 
-    def __init__(self, *, target: Target, session: Session, entered: Prompt, embeddings: Tensor, following: Tensor | None):
+    def __init__(
+        self,
+        *,
+        target: Target,
+        session: Session,
+        offered: Prompt,
+        entered: Prompt,
+        images: Sequence[VisionContext | None],
+        embeddings: Tensor,
+        following: Tensor | None,
+    ):
         self.target, self.session = target, session
-        self.entered, self.embeddings, self.following = entered, embeddings, following
-        self.prompt = entered
+        self.offered, self.entered, self.images = offered, entered, images if target.at else []
+        self.embeddings, self.following = embeddings, following
+        self.prompt = session.prompt = entered
         """The prompt as it is in the layer that runs."""
         self.cache: weakref.ref[Any] | None = None
         """The cache that holds the keys and values of the prompt."""
@@ -42,6 +56,8 @@ class Reading:
         """A prompt, and the rotary embedding and the mask that were made for it."""
         self.passed: tuple[Tensor, Prompt, Tensor] | None = None
         """While tokens pass a layer by: all hidden states, their prompt, and the places of those that go through the layer."""
+        self.gated: tuple[Tensor, Tensor] | None = None
+        """While what a layer adds is scaled: its hidden states, and the scale [batch, length] of each."""
 
     def attention_given(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
         """The attention of a layer is about to be computed."""
@@ -72,7 +88,12 @@ class Reading:
         return hidden, inputs
 
     def leave_layer(self, output: Tensor) -> Tensor | None:
-        """The output of a layer together with the tokens that passed it by; None where there are none."""
+        """The output of a layer, scaled, together with the tokens that passed it by; None where it stays what it is."""
+        if self.gated is not None:
+            entered, scale = self.gated
+            output, self.gated = torch.lerp(entered, output, scale[..., None].to(output.dtype)), None
+            if self.passed is None:
+                return output
         if self.passed is None:
             return None
         hidden, prompt, source = self.passed
@@ -80,7 +101,8 @@ class Reading:
         sample, place = self.prompt.valid.nonzero(as_tuple=True)
         gone = torch.zeros_like(prompt.valid)
         gone[sample, source[sample, place]] = True
-        self.prompt, self.passed = prompt, None
+        self.prompt = self.session.prompt = prompt
+        self.passed = None
         return torch.where(gone[..., None], through, hidden)
 
     def _rotary(self, hidden: Tensor, entered: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -93,11 +115,16 @@ class Reading:
     def _select(self, layer: int, hidden: Tensor) -> Tensor:
         """The hidden states of what enters the layer."""
         before, keep, changed, passing, values = self.prompt, list[Tensor](), False, False, hidden
+        scale: Tensor | None = None
         for sample in range(len(hidden)):
             offered = before.offered[sample, before.valid[sample]]
             stay = torch.ones_like(offered)
             selection = self._selected(layer, sample, hidden) if offered.any() else None
             places = offered.nonzero()[:, 0]
+            if selection is not None and selection.gate is not None:
+                where = before.valid[sample].nonzero()[:, 0][places[selection.keep]]
+                scale = hidden.new_ones(hidden.shape[:2]) if scale is None else scale
+                scale = scale.index_put((torch.full_like(where, sample), where), selection.gate.to(hidden.dtype))
             if selection is not None and (len(selection.keep) < len(places) or selection.values is not None):
                 changed, passing = True, passing or selection.others == "pass"
                 stay[places] = False
@@ -107,13 +134,35 @@ class Reading:
                     where = before.valid[sample].nonzero()[:, 0][places[selection.keep]]
                     values[sample, where] = selection.values.to(hidden.dtype)
             keep.append(before.valid[sample].nonzero()[:, 0][stay])
-        self.seen.pop(layer - 1)
-        if not changed:
-            return hidden
-        self.prompt, source = before.without(keep)
-        if passing:
-            self.passed = hidden, before, source
-        return gathered(values, source, self.prompt.valid)
+        self.seen.pop(layer - 1, None)
+        if changed:
+            prompt, source = before.without(keep)
+            self.prompt = self.session.prompt = prompt
+            if passing:
+                self.passed = hidden, before, source
+            hidden = gathered(values, source, prompt.valid)
+            scale = scale if scale is None else scale.gather(1, source)
+        if scale is not None:
+            self.gated = hidden, scale
+        return hidden
+
+    def _attention(
+        self, layer: int, sample: int, rows: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Attention of the layer before in these rows, its mean keys, and its rotary embedding, for a sample."""
+        target = self.target
+        if target.at[layer] == "none":
+            return hidden.new_zeros(0, 0, len(hidden)), None, None
+        attended, given, cosine, sine = self.seen[layer - 1]
+        if attended is not self.prompt:
+            raise OptionError(
+                f"{target.method.name}: layer {layer}: tokens passed the layer before by, so that it has no attention"
+            )
+        given, cosine, sine = (x[sample, self.prompt.valid[sample]] for x in (given, cosine, sine))
+        module, averaged = target.decoder.layers[layer - 1].self_attn, target.at[layer] == "visual"
+        with torch.no_grad():
+            attention, keys = decoder_attention(module, given, cosine, sine, rows, averaged=averaged)
+        return attention, keys, (cosine, sine)
 
     def _selected(self, layer: int, sample: int, hidden: Tensor) -> Selection | None:
         """What the method keeps of a sample at the entry of a layer."""
@@ -121,26 +170,27 @@ class Reading:
         valid = prompt.valid[sample]
         visual, offered = prompt.visual[sample, valid], prompt.offered[sample, valid]
         rows = rows_of(target.at[layer], visual, offered)
-        attended, given, cosine, sine = self.seen[layer - 1]
-        if attended is not prompt:
-            raise OptionError(f"{method.name}: layer {layer}: tokens passed the layer before by, so that it has no attention")
-        given, cosine, sine = given[sample, valid], cosine[sample, valid], sine[sample, valid]
+        own = hidden[sample, valid]
         embedded = self.embeddings[sample, prompt.places_in(self.entered)[sample, valid]]
-        module, averaged = target.decoder.layers[layer - 1].self_attn, target.at[layer] == "visual"
-        with counted(target.flops, key := (layer, len(given), len(rows), int(offered.sum()), prompt.total[sample])):
-            with torch.no_grad():
-                attention, keys = decoder_attention(module, given, cosine, sine, rows, averaged=averaged)
+        stood = self.offered.index[sample, self.offered.offered[sample]]
+        places = torch.searchsorted(stood, prompt.index[sample, valid][offered])
+        images = self.images[sample]
+        key = (layer, len(own), len(rows), int(offered.sum()), prompt.total[sample], images.grids if images else None)
+        with counted(target.flops, key):
+            attention, keys, rotary = self._attention(layer, sample, rows, own)
             context = LayerContext(
                 layer=layer,
                 layers=target.layers,
-                hidden=hidden[sample, valid],
+                hidden=own,
                 visual=offered,
                 embeddings=embedded,
                 attention=attention,
                 rows=rows,
                 keys=keys,
                 total=prompt.total[sample],
-                rotary=(cosine, sine),
+                rotary=rotary,
+                images=images,
+                places=places,
             )
             with torch.autocast(hidden.device.type, enabled=False):
                 selection = method.select(context)

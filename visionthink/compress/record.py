@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from visionthink.compress.prompt import Prompt
 from visionthink.compress.selection import Method
 from visionthink.errors import CompressionError
 
@@ -20,6 +23,19 @@ class Session:
     flops: list[list[int]] = field(default_factory=list)
     expected: float = 0.0
     """How many tokens at least should have left, rounding aside."""
+    prompt: Prompt | None = None
+    """The prompt batch that was read last, as it is in the layer that ran last."""
+
+    def aligned(self, labels: Tensor) -> Tensor:
+        """Labels [batch, length] for the positions that are left of the prompt that was read last, [batch, L'], -100 where there
+        is none: the model's logits have that length.
+
+        Raises:
+            CompressionError: no prompt was read.
+        """
+        if self.prompt is None:
+            raise CompressionError(f"{self.method.name}: no prompt was read by the thread of the session")
+        return labels.gather(1, self.prompt.index).masked_fill(~self.prompt.valid, -100)
 
     def samples(self) -> list[tuple[tuple[int, ...], int]]:
         """(visual tokens that entered each layer, operations of choosing them) of each sample, in the order of reading."""

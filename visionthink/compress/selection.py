@@ -14,20 +14,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from visionthink.errors import OptionError
 
-Rows = Literal["last", "text", "visual"]
-"""Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens."""
+Rows = Literal["last", "text", "visual", "none"]
+"""Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens; no attention."""
+
+Question = Literal["unread", "embedded", "read"]
+"""What a method is given of the question: nothing, its embeddings, or what the decoder makes of it without the image."""
 
 T = TypeVar("T")
 
+Grid: TypeAlias = tuple[int, int, int]
+
 Positions = Literal["keep", "renumber"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What is gathered for a method beside the visual tokens."""
+
+    attention: bool = False
+    """`received` and `keys` of the vision tower's last block."""
+    levels: tuple[int, ...] = ()
+    """Blocks of the vision tower whose outputs are wanted."""
+    question: Question = "unread"
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,12 @@ class Selection:
     others: Literal["leave", "pass"] = "leave"
     """What those that are not kept do: leave the decoder, or (`select` only) pass this layer by and stand there again behind it,
     unchanged, as in mixture-of-depths."""
+    mix: Tensor | None = None
+    """[k, N] (`vision` only): kept tokens are these weighted sums of all, and so are their DeepStack features on Qwen3-VL. The
+    tokens themselves are `values` where both are given. Example: with N = 4 and k = 2, rows [.5, .5, 0, 0] and [0, 0, .5, .5]
+    are means of neighbours."""
+    gate: Tensor | None = None
+    """[k] (`select` only): scales what the layer adds to a kept token, x + gate (Layer(x) - x)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +78,14 @@ class VisionContext:
     mean over the patches of a token."""
     keys: Tensor | None = None
     """[N, head_size] keys of that block: mean over heads, mean over the patches of a token."""
+    grids: tuple[Grid, ...] | None = None
+    """(frames, rows, columns) of each image in visual tokens, which stand row by row. None where an image has no grid, because
+    the prompt ends in it and its last token is withheld."""
+    levels: Mapping[int, Tensor] = field(default_factory=dict)
+    """[N, patches of a token, tower width]: outputs of the blocks of the tower that `needs` names."""
+    question: Tensor | None = None
+    """[Q, D] the text of the turn that shows the first image, as `needs` says: embeddings, or hidden states of the decoder's last
+    layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +103,8 @@ class LayerContext:
     embeddings: Tensor
     """[L, D] what entered the decoder at these positions."""
     attention: Tensor
-    """[H, R, L] softmax rows of layer - 1, causal; for the rows of all visual tokens their mean, [1, 1, L]."""
+    """[H, R, L] softmax rows of layer - 1, causal; for the rows of all visual tokens their mean, [1, 1, L]. R is 0 where no
+    attention was asked for."""
     rows: Tensor
     """[R] which queries those rows are: indices into L."""
     keys: Tensor | None
@@ -82,6 +113,10 @@ class LayerContext:
     """Visual tokens of the sample before any was dropped."""
     rotary: tuple[Tensor, Tensor] | None = None
     """Cosine and sine [L, head_size] of the rotary embedding of layer - 1."""
+    images: VisionContext | None = None
+    """What `vision` was asked about."""
+    places: Tensor | None = None
+    """[visual tokens left] where each of them stood among those."""
 
 
 class Method(Protocol):
@@ -90,8 +125,8 @@ class Method(Protocol):
         """The name of the method with its settings, as `names.parse` reads it."""
 
     @property
-    def sees_tower(self) -> bool:
-        """Whether `vision` needs `received` and `keys`."""
+    def needs(self) -> Needs:
+        """What `vision` and `select` are given."""
 
     @property
     def positions(self) -> Positions:
@@ -115,7 +150,7 @@ class TrainingFree:
     """What methods share: one dial, and doing nothing where they do not act."""
 
     family: ClassVar[str] = ""
-    sees_tower: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
     keep: float
     positions: Positions = "keep"
 
@@ -155,13 +190,17 @@ def check_share(family: str, option: str, value: float, least: float | None = No
 
 def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:
     """Refuses an answer that is none about `tokens` [N, D]."""
-    keep, values = selection.keep, selection.values
+    keep, values, mix, gate = selection.keep, selection.values, selection.mix, selection.gate
     if keep.dtype != torch.int64 or keep.ndim != 1:
         raise OptionError(f"{name}: keep is {keep.dtype} {list(keep.shape)}; indices [k] are wanted, int64")
     if len(keep) and not (keep[0] >= 0 and keep[-1] < len(tokens) and (keep[1:] > keep[:-1]).all()):
         raise OptionError(f"{name}: keep does not ascend within the {len(tokens)} visual tokens to choose from")
     if values is not None and values.shape != (len(keep), tokens.shape[1]):
         raise OptionError(f"{name}: values are {list(values.shape)} for {len(keep)} tokens of width {tokens.shape[1]}")
+    if mix is not None and mix.shape != (len(keep), len(tokens)):
+        raise OptionError(f"{name}: mix is {list(mix.shape)} for {len(keep)} of {len(tokens)} tokens")
+    if gate is not None and gate.shape != (len(keep),):
+        raise OptionError(f"{name}: gate is {list(gate.shape)} for {len(keep)} tokens")
 
 
 def required(given: T | None, family: str, what: str) -> T:

@@ -61,7 +61,9 @@ class Hooks:
     ):
         self.target = Target(model, method, flops)
         self.session = Session(method=method, layers=self.target.layers)
-        self.vision = VisionStage(self.target, self.session, views)
+        self.vision = VisionStage(self.target, self.session, views, self._read_text)
+        self.aside = False
+        """While the decoder reads something that is no prompt."""
         self.thread = threading.get_ident()
         self.prompt: Prompt | None = None
         """The last prompt that the model was called with."""
@@ -97,20 +99,31 @@ class Hooks:
         target = self.target
         yield target.inner.register_forward_pre_hook(self._before_model, with_kwargs=True)
         yield target.tower.register_forward_pre_hook(self._before_tower, with_kwargs=True)
-        if target.method.sees_tower:
+        if target.method.needs.attention:
             yield target.tower.blocks[-1].attn.register_forward_pre_hook(self._before_tower_attention, with_kwargs=True)
+        for block in target.method.needs.levels:
+            yield target.tower.blocks[block].register_forward_hook(self._behind_tower_block(block))
         yield target.decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         for number, layer in enumerate(target.decoder.layers):
             yield layer.register_forward_pre_hook(self._before_layer(number), with_kwargs=True)
-        for number in target.at:
-            attention = target.decoder.layers[number - 1].self_attn
-            yield attention.register_forward_pre_hook(self._before_attention(number - 1), with_kwargs=True)
+        for number, rows in target.at.items():
+            if rows != "none":
+                attention = target.decoder.layers[number - 1].self_attn
+                yield attention.register_forward_pre_hook(self._before_attention(number - 1), with_kwargs=True)
             yield target.decoder.layers[number].register_forward_hook(self._behind_layer)
 
     @property
     def mine(self) -> bool:
-        """Whether it is the session's thread that calls."""
-        return threading.get_ident() == self.thread
+        """Whether it is the session's thread that calls, for a prompt or what follows one."""
+        return threading.get_ident() == self.thread and not self.aside
+
+    def _read_text(self, text: Tensor) -> Tensor:
+        self.aside = True
+        try:
+            read: Tensor = self.target.decoder(inputs_embeds=text[None], use_cache=False).last_hidden_state[0]
+        finally:
+            self.aside = False
+        return read
 
     def _before_model(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         if not self.mine:
@@ -132,6 +145,13 @@ class Hooks:
     def _before_tower_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if self.mine:
             self.vision.probe.before_attention(module, args, kwargs)
+
+    def _behind_tower_block(self, block: int) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            if self.mine:
+                self.vision.probe.behind_block(block, output if torch.is_tensor(output) else output[0])
+
+        return hook
 
     def _before_decoder(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if not self.mine or self.prompt is None:

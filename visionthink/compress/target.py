@@ -43,9 +43,16 @@ class Target:
         for layer in self.at:
             if not least <= layer < self.layers:
                 raise OptionError(f"{method.name}: layer {layer}: must be from {least} to {self.layers - 1}")
-        if method.sees_tower and kind == "qwen2_5_vl" and len(self.tower.blocks) - 1 not in self.tower.fullatt_block_indexes:
+        blocks = len(self.tower.blocks)
+        if method.needs.attention and kind == "qwen2_5_vl" and blocks - 1 not in self.tower.fullatt_block_indexes:
             raise CompressionError("the last block of the vision tower attends within windows only")
+        for block in method.needs.levels:
+            if not 0 <= block < blocks:
+                raise OptionError(f"{method.name}: block {block} of the vision tower: must be from 0 to {blocks - 1}")
         self.flops = {} if flops is None else flops
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        self.turn_ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        """Token ids that end a turn of the dialogue."""
 
     @property
     def implementation(self) -> str:

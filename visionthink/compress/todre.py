@@ -28,7 +28,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from visionthink.compress.picking import count, everything, per_image, top
-from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree, VisionContext, check_share, required
+from visionthink.compress.selection import (
+    LayerContext,
+    Needs,
+    Rows,
+    Selection,
+    TrainingFree,
+    VisionContext,
+    check_share,
+    required,
+)
 from visionthink.errors import OptionError
 
 
@@ -37,7 +46,7 @@ class ToDRE(TrainingFree):
     """With `keep=1` and `stage2`, stage 2 stands alone."""
 
     family: ClassVar[str] = "todre"
-    sees_tower: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(attention=True)
     keep: float = 0.25
     objective: Literal["max_sum", "k_center"] = "max_sum"
     stage2: bool = False

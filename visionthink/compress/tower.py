@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from visionthink.compress.probe import tower_attention, window_order
 from visionthink.compress.products import counted
+from visionthink.compress.selection import Grid
 from visionthink.errors import CompressionError
 
 
@@ -26,6 +28,8 @@ class TowerProbe:
         self.received: Tensor | None = None
         """[tokens], see `VisionContext`; in the order of the prompt, images one after another. None if it was not asked for."""
         self.keys: Tensor | None = None
+        self.levels: dict[int, Tensor] = {}
+        """[tokens, patches of a token, width] outputs of blocks, in the same order."""
         self.flops: list[int] = []
         """What that took, for each image."""
 
@@ -34,6 +38,7 @@ class TowerProbe:
         grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
         self.grids = [(int(t), int(h), int(w)) for t, h, w in grid.tolist()]
         self.received = self.keys = None
+        self.levels = {}
         self.flops = [0] * len(self.grids)
 
     def before_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -48,15 +53,29 @@ class TowerProbe:
                 found.append(tower_attention(module, own, cosine, sine, merge**2))
             self.flops[image] = self.counts["tower", len(own)]
         received, keys = (torch.cat(x) for x in zip(*found, strict=True))
+        self.received, self.keys = self._in_rows(received), self._in_rows(keys)
+
+    def behind_block(self, block: int, output: Tensor) -> None:
+        """A block whose output is wanted has run."""
+        self.levels[block] = self._in_rows(output.unflatten(0, (-1, self.tower.config.spatial_merge_size**2)))
+
+    def _in_rows(self, tokens: Tensor) -> Tensor:
+        """What a tower with windows has window by window, [tokens, ...], row by row."""
+        merge = self.tower.config.spatial_merge_size
         windowed = hasattr(self.tower, "fullatt_block_indexes")
         window = self.tower.window_size // merge // self.tower.patch_size if windowed else 0
-        order = window_order(self.grids, window, merge).argsort().to(received.device)
-        self.received, self.keys = received[order], keys[order]
+        return tokens[window_order(self.grids, window, merge).argsort().to(tokens.device)]
+
+    @property
+    def token_grids(self) -> list[Grid]:
+        """Frames, rows and columns of each image, in visual tokens."""
+        merge = self.tower.config.spatial_merge_size
+        return [(t, h // merge, w // merge) for t, h, w in self.grids]
 
     @property
     def sizes(self) -> list[int]:
         """Visual tokens of each image."""
-        return [t * h * w // self.tower.config.spatial_merge_size**2 for t, h, w in self.grids]
+        return [math.prod(grid) for grid in self.token_grids]
 
     def bill(self, images: range) -> int:
         """What looking at some images took, said once."""

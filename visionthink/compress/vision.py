@@ -3,8 +3,8 @@ others from the decoder's inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from visionthink.compress.products import counted
 from visionthink.compress.prompt import Prompt, gathered
 from visionthink.compress.reading import Reading
 from visionthink.compress.record import Session
-from visionthink.compress.selection import Selection, VisionContext, check_selection
+from visionthink.compress.selection import Grid, Selection, VisionContext, check_selection
 from visionthink.compress.target import Target
 from visionthink.compress.tower import TowerProbe
 from visionthink.errors import CompressionError
@@ -28,6 +28,8 @@ class _Offer:
     """[visual tokens of the sample] bool."""
     images: tuple[int, ...]
     """How many of them each image has, for the images on which the method acts."""
+    grids: tuple[Grid, ...] | None
+    """Of these images; None where one has no grid."""
     first: int
     """Visual tokens of the images that were encoded before those of the sample."""
     flops: int
@@ -38,10 +40,17 @@ class VisionStage:
     """This stage in one session; it lasts as long as the session.
 
     `views` says, for each sample in the order of reading and for each of its images, whether the method acts on it; None: on all.
+    `read_text` reads text alone, [Q, D] embeddings to hidden states of the last layer.
     """
 
-    def __init__(self, target: Target, session: Session, views: Iterable[Sequence[bool]] | None):
-        self.target, self.session = target, session
+    def __init__(
+        self,
+        target: Target,
+        session: Session,
+        views: Iterable[Sequence[bool]] | None,
+        read_text: Callable[[Tensor], Tensor],
+    ):
+        self.target, self.session, self.read_text = target, session, read_text
         self.views = None if views is None else iter(views)
         self.probe = TowerProbe(target.tower, target.flops)
 
@@ -63,19 +72,29 @@ class VisionStage:
         if (ids == config.video_token_id).any():
             raise CompressionError("videos are not supported")
         index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        return Prompt(valid=valid, visual=visual, offered=visual, index=index, total=[])
+        ends = torch.isin(ids, torch.tensor(self.target.turn_ends, device=ids.device)) & valid
+        return Prompt(valid=valid, visual=visual, offered=visual, index=index, ends=ends, total=[])
 
     def enter(self, prompt: Prompt, inputs: dict[str, Any]) -> tuple[Reading, dict[str, Any]]:
         """A new reading for the decoder, and the decoder's inputs; neither contains the tokens that are not kept."""
         self.session.begin(prompt.counts)
         if inputs.get("position_ids") is None and any(prompt.counts):
             raise CompressionError("compression needs mm_token_type_ids, without which this model knows no positions of images")
-        selections, following = self._selections(prompt, inputs["inputs_embeds"]), None
+        offered = prompt
+        (contexts, selections), following = self._selections(prompt, inputs["inputs_embeds"]), None
         if any(selection is not None for selection in selections):
             following = inputs["position_ids"][-3:].amax((0, 2)) + 1
             prompt, inputs = self._shortened(prompt, selections, inputs)
         embeddings = inputs["inputs_embeds"]
-        reading = Reading(target=self.target, session=self.session, entered=prompt, embeddings=embeddings, following=following)
+        reading = Reading(
+            target=self.target,
+            session=self.session,
+            offered=offered,
+            entered=prompt,
+            images=contexts,
+            embeddings=embeddings,
+            following=following,
+        )
         return reading, inputs
 
     def _acting_on(self, images: int) -> list[bool]:
@@ -97,14 +116,22 @@ class VisionStage:
                 acting = self._acting_on(len(own))
             among = torch.tensor([a for a, n in zip(acting, sizes, strict=True) for _ in range(n)], dtype=torch.bool)
             images = [n for a, n in zip(acting, sizes, strict=True) if a]
-            if prompt.visual[sample, -1] and acting[-1]:  # what comes next is read off the last position: it stays
+            grids = [g for a, g in zip(acting, self.probe.token_grids[own.start : own.stop], strict=True) if a]
+            withheld = bool(prompt.visual[sample, -1]) and acting[-1]
+            if withheld:  # what comes next is read off the last position: it stays
                 among[-1], images[-1] = False, images[-1] - 1
-            first = sum(self.probe.sizes[: own.start])
-            yield _Offer(among=among, images=tuple(images), first=first, flops=self.probe.bill(own))
+            yield _Offer(
+                among=among,
+                images=tuple(images),
+                grids=None if withheld else tuple(grids),
+                first=sum(self.probe.sizes[: own.start]),
+                flops=self.probe.bill(own),
+            )
 
-    def _selections(self, prompt: Prompt, embeddings: Tensor) -> list[Selection | None]:
-        """What the method keeps of each sample; None where that is everything as it is. Also sets `offered` and `total`."""
-        chosen, total = list[Selection | None](), list[int]()
+    def _selections(self, prompt: Prompt, embeddings: Tensor) -> tuple[list[VisionContext | None], list[Selection | None]]:
+        """What the method sees of each sample, None without images that it acts on, and what it keeps, None where that is
+        everything as it is. Also sets `offered` and `total`."""
+        contexts, chosen, total = list[VisionContext | None](), list[Selection | None](), list[int]()
         rows = list[Tensor]()  # not written into one tensor: what was indexed by it may want gradients later
         least = min(self.target.method.kept(self.target.layers))
         for sample, offer in enumerate(self._offers(prompt)):
@@ -113,24 +140,53 @@ class VisionStage:
             total.append(sum(offer.images))
             self.session.flops[-1][sample] += offer.flops
             self.session.expected += max(0.0, total[-1] * (1 - least) - len(offer.images))
-            chosen.append(self._selection(sample, offer, embeddings[sample, rows[-1]]) if offer.images else None)
+            contexts.append(self._context(prompt, sample, offer, embeddings[sample], rows[-1]) if offer.images else None)
+            chosen.append(self._selection(sample, context) if (context := contexts[-1]) else None)
         prompt.offered, prompt.total = torch.stack(rows), total
-        return chosen
+        return contexts, chosen
 
-    def _selection(self, sample: int, offer: _Offer, features: Tensor) -> Selection | None:
-        """What the method keeps of the tokens `features` [N, D] of one sample; None where that is everything as it is."""
-        method, flops = self.target.method, self.target.flops
-        where = offer.first + offer.among.nonzero()[:, 0].to(features.device)
+    def _context(self, prompt: Prompt, sample: int, offer: _Offer, embeddings: Tensor, offered: Tensor) -> VisionContext:
+        """What the method sees of one sample of `embeddings` [length, D], whose visual tokens on offer are at `offered`."""
+        where = offer.first + offer.among.nonzero()[:, 0].to(embeddings.device)
         received, keys = (None if x is None else x[where] for x in (self.probe.received, self.probe.keys))
-        context = VisionContext(features=features, images=offer.images, layers=self.target.layers, received=received, keys=keys)
-        with counted(flops, key := ("vision", *offer.images)), torch.autocast(features.device.type, enabled=False):
+        return VisionContext(
+            features=embeddings[offered],
+            images=offer.images,
+            layers=self.target.layers,
+            received=received,
+            keys=keys,
+            grids=offer.grids,
+            levels={block: level[where] for block, level in self.probe.levels.items()},
+            question=self._question(prompt, sample, embeddings),
+        )
+
+    def _question(self, prompt: Prompt, sample: int, embeddings: Tensor) -> Tensor | None:
+        """[Q, D] the text of the turn that shows the first image; also counts what reading it takes."""
+        kind = self.target.method.needs.question
+        if kind == "unread":
+            return None
+        text = embeddings[prompt.question_of(sample)]
+        if kind == "embedded":
+            return text
+        with counted(self.target.flops, key := ("question", len(text))), torch.no_grad():
+            read = self.read_text(text)
+        self.session.flops[-1][sample] += self.target.flops[key]
+        return read
+
+    def _selection(self, sample: int, context: VisionContext) -> Selection | None:
+        """What the method keeps of one sample; None where that is everything as it is."""
+        method, flops, features = self.target.method, self.target.flops, context.features
+        key = ("vision", context.images, context.grids, None if context.question is None else len(context.question))
+        with counted(flops, key), torch.autocast(features.device.type, enabled=False):
             selection = method.vision(context)
+            if selection is not None and selection.mix is not None and selection.values is None:
+                selection = replace(selection, values=selection.mix @ features.to(selection.mix.dtype))
         self.session.flops[-1][sample] += flops[key]
         if selection is None:
             return None
         check_selection(selection, features, method.name)
-        if selection.others == "pass":
-            raise CompressionError(f"{method.name}: before the decoder there is no layer to pass by")
+        if selection.others == "pass" or selection.gate is not None:
+            raise CompressionError(f"{method.name}: before the decoder there is no layer to pass by, or to scale")
         return None if len(selection.keep) == len(features) and selection.values is None else selection
 
     def _shortened(
@@ -164,6 +220,20 @@ class VisionStage:
             inputs["attention_mask"] = prompt.valid.long()
         if inputs.get("visual_pos_masks") is not None:
             inputs["visual_pos_masks"] = prompt.visual
-            every = torch.cat(stay)
-            inputs["deepstack_visual_embeds"] = [d[every] for d in inputs["deepstack_visual_embeds"]]
+            among = [before.offered[sample][before.visual[sample]] for sample in range(len(selections))]
+
+            def remaining(features: Tensor) -> Tensor:
+                own = zip(features.split(before.counts), selections, among, stay, strict=True)
+                return torch.cat([_mixed(x, selection, offered)[still] for x, selection, offered, still in own])
+
+            inputs["deepstack_visual_embeds"] = [remaining(features) for features in inputs["deepstack_visual_embeds"]]
         return prompt, inputs
+
+
+def _mixed(features: Tensor, selection: Selection | None, offered: Tensor) -> Tensor:
+    """DeepStack features [visual tokens, D] of one sample, of which those at `offered` were; those that are kept are mixed."""
+    if selection is None or selection.mix is None:
+        return features
+    places = offered.nonzero()[:, 0]
+    mix = selection.mix.to(features.dtype)
+    return features.index_copy(0, places[selection.keep], mix @ features[places])

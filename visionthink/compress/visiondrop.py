@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visionthink.compress.picking import average, count, per_image, solved, steps
-from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree, VisionContext, required
+from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, TrainingFree, VisionContext, required
 from visionthink.compress.visionzip import Merge, check_merge, zipped
 from visionthink.errors import OptionError
 
@@ -34,7 +34,7 @@ class VisionDrop(TrainingFree):
     """`keep` is the average over the decoder layers."""
 
     family: ClassVar[str] = "visiondrop"
-    sees_tower: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(attention=True)
     keep: float = 0.5
     merge: Merge = "sum"
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from visionthink.compress.picking import count, everything, per_image, replaced, top
-from visionthink.compress.selection import Selection, TrainingFree, VisionContext, check_share, required
+from visionthink.compress.selection import Needs, Selection, TrainingFree, VisionContext, check_share, required
 from visionthink.errors import OptionError
 
 Merge = Literal["sum", "mean"]
@@ -34,7 +34,7 @@ class VisionZip(TrainingFree):
     """`contextual` is the share of the tokens left that are merged ones."""
 
     family: ClassVar[str] = "visionzip"
-    sees_tower: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(attention=True)
     keep: float = 0.5
     contextual: float = 10 / 64
     merge: Merge = "sum"
