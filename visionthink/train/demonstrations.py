@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -159,13 +159,16 @@ def _unopened(example: Example) -> list[Picture]:
     return [_Unopened(size, source_name(example, i)) for i, size in enumerate(measured(example, row=f"example {example.id}"))]
 
 
-def collate(batch: Sequence[Demonstration], renderer: Renderer, image_processor: Any) -> dict[str, torch.Tensor]:
-    """Right-padded model inputs [batch, width] with labels, -100 where nothing was said by the model."""
+def collate(
+    batch: Sequence[Demonstration], renderer: Renderer, image_processor: Any, *, padding: Literal["left", "right"] = "right"
+) -> dict[str, torch.Tensor]:
+    """Padded model inputs [batch, width] with labels, -100 where nothing was said by the model."""
     rows = [(d, sequence) for d in batch for sequence in sequences(d.transcript)]
     width = max(len(sequence.ids) for _, sequence in rows)
 
     def padded(values: Iterable[np.ndarray], fill: int) -> torch.Tensor:
-        return torch.tensor([[*row.tolist(), *[fill] * (width - len(row))] for row in values])
+        missing = ((row.tolist(), [fill] * (width - len(row))) for row in values)
+        return torch.tensor([[*row, *fills] if padding == "right" else [*fills, *row] for row, fills in missing])
 
     ids = padded((sequence.ids for _, sequence in rows), renderer.tokenizer.pad_token_id)
     masks = padded((sequence.mask(d.transcript.loss_mask) for d, sequence in rows), 0)

@@ -1,0 +1,223 @@
+"""Trained methods: modules that answer as any other method does, so that what is trained is what is run.
+
+A module begins as its untrained baseline, bit for bit: what it adds is multiplied by weights that are zero. Its control is a
+module of the same size and training that lacks what the method is about; a number of the method says something only beside the
+control's. Modules compute in float32, whatever the model's precision.
+
+Saved are two files, `compressor.json` and `compressor.safetensors`, which are bound to the model that the module was fitted to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from visionthink import records
+from visionthink.compress.selection import LayerContext, Needs, Positions, Rows, Selection, VisionContext, check_share
+from visionthink.errors import CompressionError, ModelError, OptionError, StorageError, one_line
+
+RECORD, WEIGHTS = "compressor.json", "compressor.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model that a module is fitted to."""
+
+    model_type: str
+    hidden: int
+    """Width of the decoder, and of a visual token."""
+    layers: int
+    """Of the decoder."""
+    tower: int
+    """Width of the vision tower."""
+    patches: int
+    """Of a visual token."""
+    levels: tuple[int, ...]
+    """Three blocks of the tower that attend to the whole image, from early to late."""
+    merger: str
+    """SHA-256 of the weights that make visual tokens, in bfloat16."""
+
+    @classmethod
+    def of(cls, model: Any) -> Base:
+        """The facts of an opened model."""
+        tower, decoder = model.model.visual, model.model.language_model
+        digest = hashlib.sha256()
+        for name, weight in sorted(tower.merger.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+        return cls(
+            model_type=model.config.model_type,
+            hidden=model.config.get_text_config().hidden_size,
+            layers=len(decoder.layers),
+            tower=tower.blocks[0].norm1.weight.shape[0],
+            patches=tower.config.spatial_merge_size**2,
+            levels=_levels(tower),
+            merger=digest.hexdigest(),
+        )
+
+
+def _levels(tower: Any) -> tuple[int, ...]:
+    """The last block feeds the merger already, so that it is none of them where there are others."""
+    blocks = len(tower.blocks)
+    whole = [i for i in getattr(tower, "fullatt_block_indexes", range(blocks)) if i < blocks - 1] or [blocks - 1]
+    chosen = {whole[math.ceil(share * len(whole)) - 1] for share in (1 / 3, 2 / 3, 1)}
+    return tuple(sorted(chosen))
+
+
+class Learned(nn.Module):
+    """What trained methods share.
+
+    Args:
+        base: the model it is for.
+        keep: share of the visual tokens that is left.
+    """
+
+    family: ClassVar[str]
+    control: ClassVar[Mapping[str, Any]]
+    """Options that make the control of a method."""
+    any_share: ClassVar[bool] = False
+    """Whether a fitted module can leave another share than the one it was fitted with."""
+    needs: Needs = Needs()
+    positions: Positions = "keep"
+    scale: Tensor
+
+    def __init__(self, base: Base, keep: float):
+        super().__init__()
+        check_share(self.family, "keep", keep)
+        self.base, self.keep = base, keep
+        self.register_buffer("scale", torch.ones(()))
+        """Root mean square of a visual token's features."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}:{self.keep:g}"
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        return {}
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        return None
+
+    def select(self, context: LayerContext) -> Selection | None:
+        return None
+
+    def kept(self, layers: int) -> list[float]:
+        return [float(self.keep)] * layers
+
+    def measure(self, tokens: Tensor) -> None:
+        """Take what depends on the data, and is not trained, from visual tokens [N, D]."""
+        self.scale.copy_(tokens.float().pow(2).mean().sqrt())
+
+    def losses(self) -> dict[str, Tensor]:
+        """What the module adds to the objective, by name, of what was read since this was last called."""
+        return {}
+
+    def progress(self, done: float) -> None:
+        """How much of the training is done, from 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What `compressor.json` says."""
+
+    family: str
+    keep: float
+    options: Mapping[str, Any]
+    base: Base
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """How it was fitted, and what came of it and of its control; see `compress.fit`."""
+    format: int = FORMAT
+
+
+def save(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
+    """Write a folder that `learned:FOLDER` names; it appears when it is whole.
+
+    Raises:
+        StorageError: it cannot be written; what was there is kept.
+    """
+    saved = Saved(family=module.family, keep=module.keep, options=options, base=module.base, fit=fit)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
+        (partial / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except Exception as error:  # torch and safetensors say "disk full" each in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
+
+
+def describe(folder: Path) -> Saved:
+    """What a folder says of the module in it.
+
+    Raises:
+        ModelError: there is no such folder, or it is none of a fitted module.
+    """
+    try:
+        saved: Saved = records.read(Saved, json.loads((folder / RECORD).read_text("utf-8")))
+    except OSError:
+        raise ModelError(f"{folder}: no {RECORD} there; visionthink fit FAMILY --out {folder} writes one") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{folder / RECORD}: damaged ({error})") from None
+    if saved.format != FORMAT:
+        raise ModelError(f"{folder / RECORD}: format {saved.format}; this version reads {FORMAT}")
+    return saved
+
+
+def opened(
+    folder: Path, model: Any, make: Callable[[str, Base, float, Mapping[str, Any]], Learned], keep: float | None = None
+) -> Learned:
+    """A fitted module, for the model that it was fitted to.
+
+    Args:
+        make: a new module of a family, see `compress.families.make`.
+        keep: another share than the one it was fitted with.
+
+    Raises:
+        ModelError: the folder is missing or damaged.
+        CompressionError: the module was fitted to another model.
+        OptionError: the module cannot leave this share.
+    """
+    saved, here = describe(folder), Base.of(model)
+    if saved.base != here:
+        raise CompressionError(f"{folder}: was fitted to another model ({_difference(saved.base, here)}); fit it to this one")
+    try:
+        module = make(saved.family, here, saved.keep, saved.options)
+    except (OptionError, TypeError) as error:
+        raise ModelError(f"{folder / RECORD}: damaged ({one_line(error)})") from None
+    if keep is not None and keep != saved.keep:
+        if not module.any_share:
+            raise OptionError(f"learned:{folder}: {saved.family} leaves the share that it was fitted with, {saved.keep:g}")
+        check_share(saved.family, "keep", keep)
+        module.keep = keep
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:  # safetensors raises its own
+        raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
+    return module.to(model.device).eval().requires_grad_(False)
+
+
+def _difference(there: Base, here: Base) -> str:
+    names = [name for name in Base.__dataclass_fields__ if getattr(there, name) != getattr(here, name)]
+    if names == ["merger"]:
+        return "of the same architecture, with other weights"
+    return ", ".join(f"{name} {getattr(there, name)}, here {getattr(here, name)}" for name in names if name != "merger")
+
+
+def trained(module: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters that are."""
+    return (p for p in module.parameters() if p.requires_grad)

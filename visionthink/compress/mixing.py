@@ -1,0 +1,64 @@
+"""Trained methods that make one visual token of several."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from visionthink.compress.cells import Cells, shape_of
+from visionthink.compress.learned import Base, Learned
+from visionthink.compress.selection import Selection, VisionContext, required
+from visionthink.errors import OptionError
+
+Weights = Literal["full", "channel", "mean"]
+
+
+class Convolution(Learned):
+    """FCoT-VL (arXiv 2502.18512): a convolution behind the vision tower, learnt from the model without compression.
+
+    For a cell of tokens x_j, j = 1 ... ab:
+
+        m = mean_j x_j + sum_j W_j x_j,  y = m + s MLP(LN(m))
+
+    with W_j = 0 and the last layer of the MLP 0 at the start, and s the root mean square of the features. Where a cell is
+    smaller, its mean stands in for what is missing. The paper's compressor was not seen in full: this form is ours, as are s and
+    the start.
+
+    Args:
+        weights: W_j as full matrices, one number per channel, or none (`mean`, the control: it sees the average alone).
+    """
+
+    family: ClassVar[str] = "fcot"
+    control: ClassVar = {"weights": "mean"}
+
+    def __init__(self, base: Base, keep: float = 0.25, weights: Weights = "full"):
+        super().__init__(base, keep)
+        self.shape = shape_of(self.family, keep)
+        if weights not in ("full", "channel", "mean"):
+            raise OptionError(f"{self.family} weights {weights!r}: choose full, channel or mean")
+        size, width = self.shape[0] * self.shape[1], base.hidden
+        shapes = {"full": (size, width, width), "channel": (size, width), "mean": ()}
+        self.weights = nn.Parameter(torch.zeros(shapes[weights])) if weights != "mean" else None
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeroed(nn.Linear(width, width)))
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        cells = Cells.of(required(context.grids, self.family, "whole images"), self.shape, context.features.device)
+        tokens = context.features.float()
+        mean = cells.mean(tokens)
+        values = mean
+        if self.weights is not None:
+            members = torch.where(cells.real[..., None], tokens[cells.members], mean[:, None])
+            product = "cjd,jde->ce" if self.weights.ndim == 3 else "cjd,jd->cd"
+            values = mean + torch.einsum(product, members, self.weights)
+        values = values + self.scale * self.mlp(self.norm(values))
+        return Selection(cells.keep, values, mix=cells.average)
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """A layer that says nothing until it is trained."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
