@@ -20,44 +20,14 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from visionthink.compress.families import control, make
+from visionthink.compress.families import FAMILIES, make
+from visionthink.compress.fit_config import FitConfig
 from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.selection import Method
 from visionthink.compress.session import compress
-from visionthink.errors import OptionError
 from visionthink.progress import stage
 
-Objective = Literal["answers", "distill", "reconstruct"]
 Batch = Mapping[str, Tensor]
-WEIGHTS: Mapping[Objective, tuple[float, float]] = {"answers": (1, 0), "distill": (1, 1), "reconstruct": (0, 0)}
-"""Of CE and of KL."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a module is trained."""
-
-    objective: Objective = "answers"
-    fidelity: float = 1.0
-    """Weight of the answers beside the teacher in `distill`; at 0 the teacher is all that is learnt from."""
-    temperature: float = 1.0
-    """Of teacher and student."""
-    steps: int = 500
-    batch_size: int = 24
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.objective not in WEIGHTS:
-            raise OptionError(f"--objective {self.objective!r}: choose from {', '.join(WEIGHTS)}")
-        for name in ("steps", "batch_size", "temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        answers, teacher = WEIGHTS[self.objective]
-        return (self.fidelity if teacher else answers), teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,16 +220,19 @@ def fit(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a method and its control with the same steps and seed, and save the method to `out` and the control to
-    `out/control`. Returns what `compressor.json` says of the fit: `full`, `untrained`, `control` and `trained`, each a `Measured`.
+    `out/control`. Returns what `compressor.json` says of the fit, with a `Measured` under `full`, `untrained`, `control` and
+    `trained`.
 
     Raises:
         OptionError: the method cannot be made with these settings, or has no place in the model.
     """
-    base, options = Base.of(model), dict(options or {})
-    modules = {}
-    for name, more in (("trained", {}), ("control", dict(control(family)))):
+    base, modules = Base.of(model), {}
+    for name in ("trained", "control"):
+        chosen = dict(options or {})
+        if name == "control" and family in FAMILIES:
+            chosen |= FAMILIES[family].control
         torch.manual_seed(config.seed)
-        modules[name] = make(family, base, keep, options | more), options | more
+        modules[name] = make(family, base, keep, chosen), chosen
     report: dict[str, Any] = {"questions": questions.name, "samples": questions.train, "tested": questions.test, **asdict(config)}
     report["full"] = asdict(measured(model, None, questions))
     modules["trained"][0].measure(features(model, modules["trained"][0], questions.batch("train", [0])))

@@ -1,20 +1,27 @@
-"""Questions with their answers as what a trained compression method learns from: the full view, and the answer said at once."""
+"""The fitting of a compression method: questions with their answers to learn from, and the run itself."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
-from visionthink.compress.fit import Questions
+from visionthink.compress.fit import Questions, fit
+from visionthink.compress.learned import RECORD
+from visionthink.data import synth
+from visionthink.data.examples import ExampleTable, read_examples
 from visionthink.episode import Episode, run_batch
-from visionthink.errors import DataError
+from visionthink.errors import DataError, OptionError
 from visionthink.menu import Menu
 from visionthink.picture import open_pictures
-from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.recipes.fits import FitRecipe
 from visionthink.train.demonstrations import Demonstration, collate
 from visionthink.types import Example
 
@@ -59,3 +66,66 @@ def questions(name: str, train: Sequence[Demonstration], test: Sequence[Demonstr
         return collate([splits[split][i] for i in numbers], renderer, checkpoint.image_processor, padding="left")
 
     return Questions(name=name, train=len(train), test=len(test), batch=batch)
+
+
+SAMPLES, TESTED = 1920, 480
+"""Generated questions in miniature."""
+
+
+def examples(data: str) -> tuple[Sequence[Example], Sequence[Example]]:
+    """What to learn from and what to measure on: generated questions, or the rows of a table, of which the last tenth, and no
+    more than 480, is measured on.
+
+    Raises:
+        DataError: the table cannot be opened, or has fewer than ten rows.
+    """
+    if not data:
+        train, test = (synth.suite(n, split=s, cells=synth.BALANCED) for n, s in ((SAMPLES, "train"), (TESTED, "test")))
+        return train, test
+    table = read_examples(data)
+    tested = min(len(table) // 10, TESTED)
+    if not tested:
+        raise DataError(f"--data {data}: {len(table)} rows; ten are the least, one of them to measure on")
+    rows = range(len(table))
+    return _Rows(table, rows[:-tested]), _Rows(table, rows[-tested:])
+
+
+def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", dry_run: bool = False) -> dict[str, Any]:
+    """Fit a method and its control, see `compress.fit.fit`. A dry run takes one step of two examples each, with the stand-in
+    where the model is a large one, and leaves nothing behind.
+
+    Raises:
+        OptionError: the folder holds something else.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+        raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
+    rehearsed = dry_run and recipe.stand_in is not None
+    checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
+    config = recipe.config
+    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data))
+    if dry_run:
+        parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
+    train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small
+    asked = questions(data or "generated questions", train, test, checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "fit" if dry_run else out
+        return fit(checkpoint.model, recipe.family, recipe.keep, asked, target, config, recipe.options)
+
+
+def _stand_in(name: str) -> Checkpoint:
+    from visionthink.recipes import stand_in
+
+    return {"qwen2_5_vl": stand_in.qwen2_5_vl, "qwen3_vl": stand_in.qwen3_vl}[name]()
+
+
+class _Rows(Sequence[Example]):
+    """Some rows of a table, read when they are asked for."""
+
+    def __init__(self, table: ExampleTable, rows: range):
+        self.table, self.rows = table, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _Rows(self.table, self.rows[index]) if isinstance(index, slice) else self.table[self.rows[index]]
