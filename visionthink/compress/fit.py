@@ -53,6 +53,8 @@ class Measured:
     """Mean number of visual tokens that enter a layer of the decoder."""
     seconds: float = 0.0
     """Of training."""
+    right: str = ""
+    """1 or 0 for each answer in turn, as `accuracy` counts them."""
 
 
 class Task(nn.Module):
@@ -110,13 +112,13 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
 
 def measured(model: Any, method: Method | None, questions: Questions, batch_size: int = 32) -> Measured:
     """What a method comes to; None: the model with all visual tokens."""
-    right, total, nats, tokens, entered = 0, 0, 0.0, 0, 0.0
+    right, nats, tokens, entered = "", 0.0, 0, 0.0
     for first in range(0, questions.test, batch_size):
         batch = moved(questions.batch("test", range(first, min(first + batch_size, questions.test))), model.device)
         with torch.no_grad():
             whole = teacher_logits(model, batch)
             inputs = {name: x for name, x in batch.items() if name != "labels"}
-            labels, rows = batch["labels"], len(batch["labels"])
+            labels = batch["labels"]
             if method is None:
                 logits = model(**inputs, use_cache=False).logits
                 entered += float(batch["mm_token_type_ids"].sum())
@@ -127,10 +129,10 @@ def measured(model: Any, method: Method | None, questions: Questions, batch_size
                 entered += sum(sum(left) / len(left) for left, _ in session.samples())
             said = labels[:, 1:] != -100
             wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & said
-            right, total = right + int((~wrong.any(1)).sum()), total + rows
+            right += "".join("0" if row else "1" for row in wrong.any(1).tolist())
             student, targets = _at_answers(logits, labels)
             nats, tokens = nats + float(divergence(whole, student)) * len(targets), tokens + len(targets)
-    return Measured(accuracy=right / total, divergence=nats / tokens, tokens=entered / total)
+    return Measured(accuracy=right.count("1") / len(right), divergence=nats / tokens, tokens=entered / len(right), right=right)
 
 
 def moved(batch: Batch, device: Any) -> Batch:

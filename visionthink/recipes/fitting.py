@@ -26,20 +26,21 @@ from visionthink.train.demonstrations import Demonstration, collate
 from visionthink.types import Example
 
 Split = Literal["train", "test"]
+FULL = Menu().full()
 
 
 class Answers(Sequence[Demonstration]):
-    """Episodes in which the full view is shown and the right answer follows, each made when it is asked for.
+    """Episodes in which one view is shown, by default the full one, and the right answer follows; each made when it is asked for.
 
     Raises:
         DataError: an example has no answer.
     """
 
-    def __init__(self, examples: Sequence[Example], checkpoint: Checkpoint):
+    def __init__(self, examples: Sequence[Example], checkpoint: Checkpoint, menu: Menu = FULL):
         for example in examples:
             if not example.answer:
                 raise DataError(f"example {example.id}: has no answer to learn from")
-        self.examples, self.checkpoint = examples, checkpoint
+        self.examples, self.checkpoint, self.menu = examples, checkpoint, menu
         self.renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class Answers(Sequence[Demonstration]):
 
     def __getitem__(self, index: int) -> Demonstration:  # type: ignore[override]
         example, checkpoint = self.examples[index], self.checkpoint
-        episode = Episode(example, open_pictures(example), Menu().full(), checkpoint.protocol, budget=checkpoint.budget)
+        episode = Episode(example, open_pictures(example), self.menu, checkpoint.protocol, budget=checkpoint.budget)
         script = ScriptedPolicy([checkpoint.protocol.format_answer(str(example.answer))], self.renderer)
         [transcript] = run_batch([episode], script)
         return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
