@@ -20,7 +20,7 @@ from rich.console import Console
 from visionthink.compress.fit_config import FitConfig
 from visionthink.durable import replace_json, replace_text
 from visionthink.errors import OptionError
-from visionthink.evals.bootstrap import Difference, bootstrap
+from visionthink.evals.bootstrap import Interval, bootstrap
 from visionthink.recipes.fits import FITS, FitRecipe
 from visionthink.recipes.processes import at_once
 from visionthink.threads import wait_passively
@@ -88,20 +88,21 @@ def untrained(out: Path) -> dict[str, Any]:
     return found
 
 
-def difference(fits: Sequence[Mapping[str, Any]]) -> Difference | None:
+def difference(fits: Sequence[Mapping[str, Any]]) -> Interval | None:
     """A method minus its control, per question over all seeds, with a 95 % interval over the questions."""
-    means = [
-        [mean(answers) for answers in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
+    trained, control = (
+        [mean(right) for right in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
         for kind in ("trained", "control")
-    ]
-    return bootstrap([t - c for t, c in zip(*means, strict=True)])
+    )
+    return bootstrap([t - c for t, c in zip(trained, control, strict=True)])
 
 
 def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown: shares of right answers in percent, means over seeds with the lowest and the highest."""
-    seeds = len(next(iter(fits.values())))
+    some = next(iter(fits.values()))
+    seeds, tested = len(some), some[0]["tested"]
     lines = [
-        f"In miniature: the shipped `tiny`, {next(iter(fits.values()))[0]['tested']} generated questions, seeds 0 to {seeds - 1}. "
+        f"In miniature: the shipped `tiny`, {tested} generated questions, seeds 0 to {seeds - 1}. "
         "Shares of answers whose every token is the most probable one, in %: mean (lowest to highest over the seeds). Differences "
         "have a 95 % interval over the questions. KL: to the model with all visual tokens, per token of the answers, in nats.",
         "",
@@ -124,7 +125,7 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
     return "\n".join(lines) + "\n"
 
 
-def _signed(found: Difference | None) -> str:
+def _signed(found: Interval | None) -> str:
     assert found is not None
     low, middle, high = (100 * x for x in (found.low, found.mean, found.high))
     return f"{middle:+.1f} ({low:+.1f} to {high:+.1f}){'' if found.sure else ', undecided'}"
