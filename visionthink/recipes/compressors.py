@@ -90,11 +90,11 @@ def untrained(out: Path) -> dict[str, Any]:
 
 def difference(fits: Sequence[Mapping[str, Any]]) -> Interval | None:
     """A method minus its control, per question over all seeds, with a 95 % interval over the questions."""
-    trained, control = (
-        [mean(right) for right in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
-        for kind in ("trained", "control")
-    )
-    return bootstrap([t - c for t, c in zip(trained, control, strict=True)])
+
+    def over_seeds(kind: str) -> list[float]:
+        return [mean(right) for right in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
+
+    return bootstrap([t - c for t, c in zip(over_seeds("trained"), over_seeds("control"), strict=True)])
 
 
 def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,8 +103,9 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
     seeds, tested = len(some), some[0]["tested"]
     lines = [
         f"In miniature: the shipped `tiny`, {tested} generated questions, seeds 0 to {seeds - 1}. "
-        "Shares of answers whose every token is the most probable one, in %: mean (lowest to highest over the seeds). Differences "
-        "have a 95 % interval over the questions. KL: to the model with all visual tokens, per token of the answers, in nats.",
+        "Shares of answers whose every token is the most probable one, in %: mean (lowest to highest over the seeds). "
+        "Differences have a 95 % interval over the questions. KL: to the model with all visual tokens, per token of the "
+        "answers, in nats.",
         "",
         "| method | tokens | untrained | trained control | trained | trained - control | KL untrained, trained | seconds |",
         "|---|---|---|---|---|---|---|---|",
