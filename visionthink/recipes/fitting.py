@@ -73,7 +73,7 @@ SAMPLES, TESTED = 1920, 480
 """Generated questions in miniature."""
 
 
-def examples(data: str) -> tuple[Sequence[Example], Sequence[Example]]:
+def examples(data: str, limit: int | None = None) -> tuple[Sequence[Example], Sequence[Example]]:
     """What to learn from and what to measure on: generated questions, or the rows of a table, of which the last tenth, and no
     more than 480, is measured on.
 
@@ -81,17 +81,18 @@ def examples(data: str) -> tuple[Sequence[Example], Sequence[Example]]:
         DataError: the table cannot be opened, or has fewer than ten rows.
     """
     if not data:
-        train, test = (synth.suite(n, split=s, cells=synth.BALANCED) for n, s in ((SAMPLES, "train"), (TESTED, "test")))
+        sizes = (SAMPLES, TESTED) if limit is None else (limit - limit // 5, limit // 5)
+        train, test = (synth.suite(n, split=s, cells=synth.BALANCED) for n, s in zip(sizes, ("train", "test"), strict=True))
         return train, test
     table = read_examples(data)
-    tested = min(len(table) // 10, TESTED)
+    rows = range(len(table))[:limit]
+    tested = min(len(rows) // 10, TESTED) if limit is None else limit // 5
     if not tested:
-        raise DataError(f"--data {data}: {len(table)} rows; ten are the least, one of them to measure on")
-    rows = range(len(table))
+        raise DataError(f"--data {data}: {len(rows)} rows; ten are the least, one of them to measure on")
     return _Rows(table, rows[:-tested]), _Rows(table, rows[-tested:])
 
 
-def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", dry_run: bool = False) -> dict[str, Any]:
+def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Fit a method and its control, see `compress.fit.fit`. A dry run takes one step of two examples each, with the stand-in
     where the model is a large one, and leaves nothing behind.
 
@@ -103,7 +104,7 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", dry_run: bool = Fal
     rehearsed = dry_run and recipe.stand_in is not None
     checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
     config = recipe.config
-    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data))
+    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data, limit))
     if dry_run:
         parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
     train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small
