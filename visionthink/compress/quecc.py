@@ -8,13 +8,13 @@ standardised as well: MLP'(n, t) = LN(L_2 GELU(L_1 n + LN(W t))). Queries, keys 
 8 heads. l is n, or with `levels` the normed outputs of three blocks of the vision tower. O is a layer, GELU and a layer that is
 zero at the start, so that an unfitted module averages, bit for bit; s is the root mean square of the features.
 
-What is theirs: x + LN(W t) before the MLP of the queries (here behind its first layer, so that t is as narrow as the queries), the
+Theirs: x + LN(W t) before the MLP of the queries (here behind its first layer, so that t is as narrow as the queries), the
 convolution with kernel and stride of a cell and one channel a group, keys and values of several levels of the tower, attention
-within the cell, the question as the last hidden state of a decoder that reads it alone. What is ours: the mean and the zero at
-the start (they have no residual), the sinusoids (their tower has positions in its features, Qwen's turns queries and keys
-alone), standardisation, cells that are smaller at the edge (the mean of the queries stands in), and the mean of the question's
-embeddings as the cheap t. Theirs learn with the whole decoder tuned; here it is frozen. Read in the authors' code
-(locuslab/llava-token-compression, no licence) and written anew from these formulas.
+within the cell, the question as the last hidden state of a decoder that reads it alone. Ours: the mean and the zero at the start
+(they have no residual), the sinusoids (their tower adds positions to its features, Qwen's turns queries and keys alone),
+standardisation, the mean of the queries where a cell at the edge is smaller, and the mean of the question's embeddings as the
+cheap t. They tune the whole decoder; here it stays as it is. The formulas were read in the authors' code
+(locuslab/llava-token-compression, no licence); none of it is here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor, nn
 
-from visionthink.compress.cells import Cells, places, shape_of
+from visionthink.compress.cells import WHOLE, Cells, places, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.mixing import zeroed
 from visionthink.compress.parts import Attention, Standard, width_of
@@ -41,8 +41,8 @@ class QueCC(Learned):
     """See above.
 
     Args:
-        question: what is known of it: the mean of its embeddings (`embedded`), the last hidden state of the decoder that reads the
-            text without the image (`read`; that pass is on the bill), or nothing (`unread`, the control).
+        question: what is known of it: the mean of its embeddings (`embedded`), the last hidden state of the decoder that reads
+            the text without the image (`read`; that pass is on the bill), or nothing (`unread`, the control).
         levels: keys and values come from blocks of the vision tower.
     """
 
@@ -73,7 +73,7 @@ class QueCC(Learned):
             self.asked.measure(torch.stack([self._question(context) for context in contexts]))
 
     def vision(self, context: VisionContext) -> Selection | None:
-        grids = required(context.grids, self.family, "whole images")
+        grids = required(context.grids, self.family, WHOLE)
         cells = Cells.of(grids, self.shape, context.features.device)
         tokens = context.features.float()
         standard = self.standard(tokens) + places(grids, tokens.shape[1], tokens.device)

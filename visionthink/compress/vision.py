@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionthink.compress.products import Products, counted
+from visionthink.compress.products import counted
 from visionthink.compress.prompt import Prompt, gathered
 from visionthink.compress.reading import Reading
 from visionthink.compress.record import Session
@@ -175,13 +175,13 @@ class VisionStage:
 
     def _selection(self, sample: int, context: VisionContext) -> Selection | None:
         """What the method keeps of one sample; None where that is everything as it is."""
-        method, features = self.target.method, context.features
-        # counted every time: how many tokens a method keeps, and what it computes with them, may depend on what they show
-        with Products() as products, torch.autocast(features.device.type, enabled=False):
+        method, flops, features = self.target.method, self.target.flops, context.features
+        key = ("vision", context.images, context.grids, None if context.question is None else len(context.question))
+        with counted(flops, key), torch.autocast(features.device.type, enabled=False):
             selection = method.vision(context)
             if selection is not None and selection.mix is not None and selection.values is None:
                 selection = replace(selection, values=selection.mix @ features.to(selection.mix.dtype))
-        self.session.flops[-1][sample] += products.flops
+        self.session.flops[-1][sample] += flops[key]
         if selection is None:
             return None
         check_selection(selection, features, method.name)
