@@ -1,8 +1,7 @@
-"""QueCC and SeTok: their formulas by hand and by loops, and what every trained method must do in a model."""
+"""QueCC and SeTok: their formulas by hand and by loops, and in a model. What all trained methods share is in test_trained."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from visionthink.compress.cells import Cells, places
 from visionthink.compress.clusters import distances, owners, peaks, threshold_for, top_above
-from visionthink.compress.families import control, make
-from visionthink.compress.fit import FitConfig, Questions, fit
-from visionthink.compress.learned import WEIGHTS, Base, opened, save
+from visionthink.compress.families import make, opened
+from visionthink.compress.fit import Questions
+from visionthink.compress.learned import Base, save
 from visionthink.compress.prepare import prepare
 from visionthink.compress.quecc import QueCC
 from visionthink.compress.selection import VisionContext
 from visionthink.compress.session import compress
 from visionthink.compress.setok import SeTok, means
 from visionthink.data import slots
-from visionthink.errors import CompressionError, OptionError
+from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes.fitting import Answers, questions
 
@@ -30,9 +29,9 @@ WIDE = Base(model_type="qwen2_5_vl", hidden=24, layers=3, tower=16, patches=4, l
 KINDS = {
     "quecc": ("quecc", 0.25, {}),
     "quecc-read": ("quecc", 0.25, {"question": "read", "levels": True}),
-    "quecc-blind": ("quecc", 0.25, dict(control("quecc"))),
+    "quecc-blind": ("quecc", 0.25, dict(QueCC.control)),
     "setok": ("setok", 0.5, {}),
-    "setok-random": ("setok", 0.5, dict(control("setok"))),
+    "setok-random": ("setok", 0.5, dict(SeTok.control)),
 }
 
 
@@ -226,6 +225,16 @@ def test_setok_measures_its_threshold_and_says_what_is_left():
     assert module.kept(3) == [pytest.approx(left / (20 * 31))] * 3
     assert module.threshold != 0.5
     assert len({len(module.vision(context).keep) for context in contexts}) > 1
+
+
+def test_a_saved_setok_has_its_threshold(tmp_path, tiny):
+    module = SeTok(Base.of(tiny.model), 0.4)
+    module.measure([shown(seed, (1, 4, 4), width=160) for seed in range(5)])
+    save(tmp_path / "it", module, {}, {})
+    again = opened(tmp_path / "it", tiny.model)
+    assert again.threshold == module.threshold != 0.5 and again.kept(3) == module.kept(3)
+    with pytest.raises(OptionError, match=r"setok leaves the share that it was fitted with, 0.4"):
+        opened(tmp_path / "it", tiny.model, 0.125)
 
 
 def test_setok_in_one_pass_is_setok_in_a_loop():
@@ -433,61 +442,3 @@ def test_what_is_generated_with_a_cache_is_what_is_computed_anew(checkpoint, kin
     with compress(checkpoint.model, module), torch.inference_mode():
         anew = checkpoint.model(**whole, use_cache=False).logits[:, -5:-1]
     assert (torch.stack(found.logits, 1) - anew).abs().max() < 1e-4 * anew.abs().max()
-
-
-def test_hooks_are_gone_after_an_exception(checkpoint, kind):
-    module, model = ready(checkpoint, kind), checkpoint.model
-    before = [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in model.modules()]
-    batch = asked_of(checkpoint).batch("test", range(2))
-    with pytest.raises(ZeroDivisionError), compress(model, module):
-        model(**{name: x for name, x in batch.items() if name != "labels"})
-        raise ZeroDivisionError
-    assert [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in model.modules()] == before
-
-
-def test_a_saved_module_is_the_module(checkpoint, kind, tmp_path, tiny_base):
-    family, keep, options = kind
-    module, batch = ready(checkpoint, kind), asked_of(checkpoint).batch("test", range(3))
-    save(tmp_path / "m", module, options, {})
-    again = opened(tmp_path / "m", checkpoint.model, make)
-    assert torch.equal(read(checkpoint, module, batch)[0], read(checkpoint, again, batch)[0])
-    assert again.kept(3) == module.kept(3)
-    with pytest.raises(CompressionError, match=r"was fitted to another model .*; fit it to this one"):
-        opened(tmp_path / "m", tiny_base.model, make)
-    with pytest.raises(OptionError, match=f"{family} leaves the share that it was fitted with, {keep:g}"):
-        opened(tmp_path / "m", checkpoint.model, make, 0.125)
-
-
-def test_in_half_precision_it_is_finite(kind):
-    checkpoint = open_checkpoint("tiny")
-    checkpoint.model.to(torch.bfloat16)
-    batch = asked_of(checkpoint).batch("test", range(3))
-    logits, session = read(checkpoint, ready(checkpoint, kind), batch)
-    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
-    assert session.report()["retained"] < 1
-
-
-def test_a_fit_repeats_itself_and_leaves_the_model_alone(kind, tmp_path):
-    family, keep, options = kind
-    if options == dict(control(family)):
-        pytest.skip("it is trained beside the other one")
-    checkpoint = open_checkpoint("tiny")
-
-    def fingerprint():
-        digest = hashlib.sha256()
-        for parameter in checkpoint.model.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
-        return digest.hexdigest()
-
-    before = fingerprint()
-    for run in ("one", "two"):
-        report = fit(
-            checkpoint.model, family, keep, asked_of(checkpoint), tmp_path / run, FitConfig(steps=3, batch_size=3), options
-        )
-        assert report["trained"]["divergence"] != report["untrained"]["divergence"]
-        assert report["trained"]["tokens"] == report["control"]["tokens"] == report["untrained"]["tokens"] < 16
-    for part in (".", "control"):
-        one, two = ((tmp_path / run / part / WEIGHTS).read_bytes() for run in ("one", "two"))
-        assert one == two
-    assert fingerprint() == before
-    assert all(p.grad is None for p in checkpoint.model.parameters())

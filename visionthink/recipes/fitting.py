@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visionthink.compress.fit import Questions, fit
 from visionthink.compress.learned import RECORD
-from visionthink.data import synth
+from visionthink.data import slots, synth
 from visionthink.data.examples import ExampleTable, read_examples
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, OptionError
@@ -21,7 +21,7 @@ from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
-from visionthink.recipes.fits import FitRecipe
+from visionthink.recipes.fits import FitRecipe, Scenes
 from visionthink.train.demonstrations import Demonstration, collate
 from visionthink.types import Example
 
@@ -72,7 +72,7 @@ SAMPLES, TESTED = 1920, 480
 """Generated questions in miniature."""
 
 
-def examples(data: str) -> tuple[Sequence[Example], Sequence[Example]]:
+def examples(data: str, scenes: Scenes = "families") -> tuple[Sequence[Example], Sequence[Example]]:
     """What to learn from and what to measure on: generated questions, or the rows of a table, of which the last tenth, and no
     more than 480, is measured on.
 
@@ -80,7 +80,11 @@ def examples(data: str) -> tuple[Sequence[Example], Sequence[Example]]:
         DataError: the table cannot be opened, or has fewer than ten rows.
     """
     if not data:
-        train, test = (synth.suite(n, split=s, cells=synth.BALANCED) for n, s in ((SAMPLES, "train"), (TESTED, "test")))
+        parts = ((SAMPLES, "train"), (TESTED, "test"))
+        if scenes == "slots":
+            train, test = (slots.suite(n, split=split) for n, split in parts)
+        else:
+            train, test = (synth.suite(n, split=split, cells=synth.BALANCED) for n, split in parts)
         return train, test
     table = read_examples(data)
     tested = min(len(table) // 10, TESTED)
@@ -102,7 +106,7 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", dry_run: bool = Fal
     rehearsed = dry_run and recipe.stand_in is not None
     checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
     config = recipe.config
-    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data))
+    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data, recipe.scenes))
     if dry_run:
         parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
     train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small
