@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from visionthink.compress.cells import Cells, places
 from visionthink.compress.clusters import distances, owners, peaks, threshold_for, top_above
 from visionthink.compress.families import make, opened
-from visionthink.compress.fit import Questions
+from visionthink.compress.fit import Questions, seen
 from visionthink.compress.learned import Base, save
 from visionthink.compress.prepare import prepare
 from visionthink.compress.quecc import QueCC
@@ -354,8 +354,7 @@ def ready(checkpoint, kind):
     family, keep, options = kind
     torch.manual_seed(0)
     module = trained_like(make(family, Base.of(checkpoint.model), keep, options))
-    if family == "setok":
-        module.threshold.fill_(0.4 if checkpoint.model.config.model_type == "qwen2_5_vl" else 1e-4)
+    module.measure(seen(checkpoint.model, module.needs, asked_of(checkpoint), 6))
     return module
 
 
@@ -390,12 +389,12 @@ def test_a_batch_is_its_samples(checkpoint, kind):
 
 
 def test_the_bill_is_what_was_computed(checkpoint, kind):
-    asked, module, seen = asked_of(checkpoint), ready(checkpoint, kind), []
+    asked, module, contexts = asked_of(checkpoint), ready(checkpoint, kind), []
     inner = module.vision
-    module.vision = lambda context: seen.append(context) or inner(context)
+    module.vision = lambda context: contexts.append(context) or inner(context)
     _, session = read(checkpoint, module, asked.batch("test", range(4)))
     module.vision = inner
-    for context, (_, flops) in zip(seen, session.samples(), strict=True):
+    for context, (_, flops) in zip(contexts, session.samples(), strict=True):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             module.vision(context)
             if module.needs.question == "read":
