@@ -8,12 +8,13 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from visionthink.compress.learned import RECORD, WEIGHTS, Base, Learned, describe
+from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
 from visionthink.compress.selection import check_share
+from visionthink.compress.within import MixtureOfDepths, Remember
 from visionthink.errors import CompressionError, ModelError, OptionError, one_line
 
-FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution,)}
+FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, MixtureOfDepths, Remember)}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
@@ -54,6 +55,8 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
         module.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own
         raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
+    if (adapter := module.adapt(model).adapter) is not None:
+        adapter.load(folder / ADAPTER)
     return module.to(model.device).eval().requires_grad_(False)
 
 
