@@ -137,8 +137,8 @@ class MixtureOfDepths(Learned):
 
     Keys and values of the others are not in the cache of that layer. The decoder is tuned along, by LoRA. The paper's routing by
     frame, its share and every second layer are known from captions and notes; how it scales was not seen. This g is that of p-MoD
-    (arXiv 2412.04449, which scales the feed-forward branch alone, and the skipped tokens too); that the last layer is a routed
-    one is ours.
+    (arXiv 2412.04449, which scales the feed-forward branch alone, and the skipped tokens too). Which layer is the first is ours,
+    and that the last is none of them: no text reads what stands behind it, so that its router would learn nothing.
 
     Args:
         keep: r; for `schedule="cosine"` the least r.
@@ -146,8 +146,8 @@ class MixtureOfDepths(Learned):
             the image alone.
         gate: g as above; or `raw`, g = w . x, as in mixture-of-depths (arXiv 2404.02258), by which the layer says nothing at the
             start.
-        schedule: `interleaved`, every second layer, 1, 3, 5 ... where the depth is even; or `cosine`, as in p-MoD: r falls with
-            the depth, cos(pi l / (T - 1)) / 2 + 1/2, and layers where it is above 0.85 are plain.
+        schedule: `interleaved`, every second layer, 1, 3, 5 ...; or `cosine`, as in p-MoD: r falls with the depth,
+            cos(pi l / (T - 1)) / 2 + 1/2, and layers where it is above 0.85 are plain.
         layers: those that are routed, in place of a schedule's.
     """
 
@@ -172,9 +172,8 @@ class MixtureOfDepths(Learned):
         _choice(self.family, "schedule", schedule, ("interleaved", "cosine"))
         self.gate, self.schedule = gate, schedule
         if layers is None:
-            every = range(base.first, base.layers)
-            layers = [i for i in every if self._falling(i) <= 0.85 or schedule != "cosine"]
-            layers = [i for i in layers if (base.layers - 1 - i) % 2 == 0 or schedule == "cosine"]
+            every = range(base.first, base.layers - 1)
+            layers = every[::2] if schedule == "interleaved" else [i for i in every if self._falling(i) <= 0.85]
         self.routed = tuple(layers)
         self.register_buffer("drawn", torch.randint(2**31, ()))
         self.routers = nn.ModuleDict(
