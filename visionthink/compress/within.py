@@ -175,6 +175,8 @@ class MixtureOfDepths(Learned):
             every = range(base.first, base.layers - 1)
             layers = every[::2] if schedule == "interleaved" else [i for i in every if self._falling(i) <= 0.85]
         self.routed = tuple(layers)
+        if not self.routed:
+            raise OptionError(f"{self.family}: a decoder of {base.layers} layers has none to route")
         self.register_buffer("drawn", torch.randint(2**31, ()))
         self.routers = nn.ModuleDict(
             {str(layer): nn.Linear(base.hidden, 1, bias=False) for layer in layers if router == "learned"}

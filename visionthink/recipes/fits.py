@@ -36,9 +36,13 @@ _REAL: Mapping[str, tuple[str, StandIn]] = {
 }
 _TINY: Mapping[str, FitRecipe] = {
     "fcot": FitRecipe(family="fcot", keep=0.25),
+    "mod": FitRecipe(family="mod", keep=0.25, config=FitConfig(steps=400)),
+    "remember": FitRecipe(family="remember", keep=0.25, config=FitConfig(steps=350)),
 }
 _CONFIGS: Mapping[str, FitConfig] = {
     "fcot": FitConfig(objective="distill", steps=1600, batch_size=64, learning_rate=1e-4),
+    "mod": FitConfig(steps=4700, batch_size=64, learning_rate=1e-4),
+    "remember": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
 }
 """For real models, by family."""
 FITS: Mapping[str, FitRecipe] = {
