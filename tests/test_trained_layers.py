@@ -362,9 +362,12 @@ def test_the_adapter_is_in_the_model_for_the_session_only(model):
         raise ZeroDivisionError
     assert torch.equal(model(**inputs).logits, plain) and digest(model) == before
     assert not hasattr(model, "peft_config")
-    # two of each: one does not see the other
+    # a second one does not meet the first
     other = make("mod", Base.of(model), 1.0, {"router": "random"}).adapt(model).eval()
     assert torch.equal(logits(model, other, batch), plain[:, -1])
+    model.add_adapter(peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(OptionError, match="an adapter is in the model already: merge it into the weights first"):
+        Adapter(model, FAMILIES["mod"].lora)
 
 
 def test_the_decoder_is_tuned_and_nothing_else(checkpoint):

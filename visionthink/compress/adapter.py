@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from visionthink.errors import ModelError, one_line
+from visionthink.errors import ModelError, OptionError, one_line
 
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -25,9 +25,14 @@ class Adapter:
 
     Args:
         settings: what makes a `peft.LoraConfig`, without dropout.
+
+    Raises:
+        OptionError: another adapter is in the model.
     """
 
     def __init__(self, model: Any, settings: Mapping[str, Any]):
+        if hasattr(model, "peft_config"):
+            raise OptionError("an adapter is in the model already: merge it into the weights first")
         self.model, self.config = model, peft.LoraConfig(**settings)
         trained = [p for p in model.parameters() if p.requires_grad]
         peft.inject_adapter_in_model(self.config, model)

@@ -46,7 +46,8 @@ class Needs:
     """Blocks of the vision tower whose outputs are wanted."""
     question: Question = "unread"
     within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """Entered for the length of a session: where a method comes with layers of the decoder that are its own."""
+    """Entered for the length of a session: where a method comes with layers of the decoder that are its own. Other threads
+    that use the model meanwhile meet those as well."""
 
 
 @dataclass(frozen=True)
