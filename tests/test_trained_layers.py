@@ -195,7 +195,8 @@ def test_gradients_reach_the_last_layer_first_and_then_all(model):
 
 
 @pytest.mark.parametrize(
-    ("layers", "first", "sites"), [(3, 1, [1, 2]), (28, 1, [7, 14]), (36, 3, [9, 18]), (6, 2, [2, 3]), (36, 12, [12, 18])]
+    ("layers", "first", "sites"),
+    [(3, 1, [1, 2]), (28, 1, [7, 14]), (36, 3, [9, 18]), (6, 2, [2, 3]), (2, 1, [1]), (36, 12, [12, 18])],
 )
 def test_sites_stand_at_a_quarter_and_a_half(layers, first, sites):
     assert list(make("remember", base_of(layers=layers, first=first), 0.25, {}).at(layers)) == sites
@@ -208,7 +209,9 @@ def routed(**options):
     return make("mod", base_of(), options.pop("keep", 0.25), options)
 
 
-@pytest.mark.parametrize(("layers", "first", "found"), [(3, 1, [1]), (28, 1, [*range(1, 27, 2)]), (36, 3, [*range(3, 35, 2)])])
+@pytest.mark.parametrize(
+    ("layers", "first", "found"), [(2, 1, [1]), (3, 1, [1]), (28, 1, [*range(1, 27, 2)]), (36, 3, [*range(3, 35, 2)])]
+)
 def test_every_second_layer_but_the_last(layers, first, found):
     assert list(make("mod", base_of(layers=layers, first=first), 0.2, {}).at(layers).items()) == [(i, "none") for i in found]
 

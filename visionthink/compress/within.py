@@ -62,7 +62,8 @@ class Remember(Learned):
             self.needs = Needs(levels=base.levels)
         if sites is None:
             first = max(base.first, base.layers // 4)
-            sites = [first, max(first + 1, math.ceil(base.layers / 2))]
+            second = max(first + 1, math.ceil(base.layers / 2))
+            sites = [first, second] if second < base.layers else [first]
         widths = [base.tower] * len(base.levels) if source == "levels" else [base.hidden]
         self.sites = nn.ModuleDict({str(site): _Look(base.hidden, widths) for site in sites})
 
@@ -172,7 +173,7 @@ class MixtureOfDepths(Learned):
         _choice(self.family, "schedule", schedule, ("interleaved", "cosine"))
         self.gate, self.schedule = gate, schedule
         if layers is None:
-            every = range(base.first, base.layers - 1)
+            every = list(range(base.first, base.layers - 1)) or [base.layers - 1]
             layers = every[::2] if schedule == "interleaved" else [i for i in every if self._falling(i) <= 0.85]
         self.routed = tuple(layers)
         if not self.routed:
