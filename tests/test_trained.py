@@ -13,7 +13,7 @@ from visionthink.compress.baselines import Pool
 from visionthink.compress.cells import Cells, shape_of
 from visionthink.compress.families import FAMILIES, make, opened
 from visionthink.compress.fit import FitConfig, Questions, Task, divergence, fit, measured, seen, teacher_logits
-from visionthink.compress.learned import RECORD, WEIGHTS, Base, describe, save
+from visionthink.compress.learned import RECORD, WEIGHTS, Base, describe, save, trained
 from visionthink.compress.names import parse
 from visionthink.compress.selection import VisionContext
 from visionthink.compress.session import compress
@@ -47,9 +47,9 @@ def module_for(checkpoint, family: str, *, busy: bool = False):
     """A new module; `busy`: with no weight at 0, as after training."""
     torch.manual_seed(0)
     made = make(family, Base.of(checkpoint.model), FITS[family].keep, FITS[family].options)
-    made.measure(seen(checkpoint.model, made.needs, asked(checkpoint), 8))
+    made.adapt(checkpoint.model).measure(seen(checkpoint.model, made.needs, asked(checkpoint), 8))
     if busy:
-        for weight in made.parameters():
+        for weight in trained(made):
             torch.nn.init.normal_(weight, std=0.02)
     return made.eval()
 
@@ -167,10 +167,10 @@ def test_generation_with_a_cache_is_recomputation(checkpoint, family):
 
 @pytest.mark.parametrize("family", FAMILY)
 def test_half_precision(family, tiny_model):
-    model = open_checkpoint("tiny", dtype="bfloat16").model
+    half = open_checkpoint("tiny", dtype="bfloat16")
     batch = asked(tiny_model).batch("train", range(2))
     batch = {name: x.to(torch.bfloat16) if x.is_floating_point() else x for name, x in batch.items()}
-    assert logits(model, module_for(tiny_model, family, busy=True), batch).isfinite().all()
+    assert logits(half.model, module_for(half, family, busy=True), batch).isfinite().all()
 
 
 @pytest.mark.parametrize("family", FAMILY)

@@ -8,14 +8,15 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from visionthink.compress.learned import RECORD, WEIGHTS, Base, Learned, describe
+from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
 from visionthink.compress.quecc import QueCC
 from visionthink.compress.selection import check_share
 from visionthink.compress.setok import SeTok
+from visionthink.compress.within import MixtureOfDepths, Remember
 from visionthink.errors import CompressionError, ModelError, OptionError, one_line
 
-FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, QueCC, SeTok)}
+FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, QueCC, SeTok, Remember, MixtureOfDepths)}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
@@ -56,6 +57,8 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
         module.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:  # safetensors raises its own
         raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
+    if (adapter := module.adapt(model).adapter) is not None:
+        adapter.load(folder / ADAPTER)
     return module.to(model.device).eval().requires_grad_(False)
 
 

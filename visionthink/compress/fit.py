@@ -3,7 +3,7 @@
     L = a CE + b T^2 KL(teacher || student) + sum of the module's own losses
 
 over the tokens of the answers; the teacher is the same model with all visual tokens. transformers' `Trainer` runs it. The model
-stays as it is.
+stays as it is, but for methods that come with layers of the decoder: those are trained along, and are in it only for the method.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from visionthink.compress.session import compress
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
-MEASURED = 256
+MEASURED = 128
 """Samples from which a module takes what depends on the data and is not trained."""
 
 
@@ -66,6 +66,7 @@ class Task(nn.Module):
     def __init__(self, model: Any, module: Learned, config: FitConfig):
         super().__init__()
         self.model, self.module, self.fitted_by = model, module, config
+        self.trained = nn.ParameterList(trained(module))
 
     def train(self, mode: bool = True) -> Task:
         super().train(mode)
@@ -252,7 +253,7 @@ def fit(
         if name == "control" and family in FAMILIES:
             chosen |= FAMILIES[family].control
         torch.manual_seed(config.seed)
-        modules[name] = make(family, base, keep, chosen), chosen
+        modules[name] = make(family, base, keep, chosen).adapt(model), chosen
     report: dict[str, Any] = {"questions": questions.name, "samples": questions.train, "tested": questions.test, **asdict(config)}
     report["full"] = asdict(measured(model, None, questions))
     contexts = seen(model, modules["trained"][0].needs, questions, config.batch_size)

@@ -4,7 +4,8 @@ A module begins as its untrained baseline, bit for bit: what it adds is multipli
 module of the same size and training that lacks what the method is about; a number of the method says something only beside the
 control's. Modules compute in float32, whatever the model's precision.
 
-Saved are two files, `compressor.json` and `compressor.safetensors`, which are bound to the model that the module was fitted to.
+Saved are two files, `compressor.json` and `compressor.safetensors`, which are bound to the model that the module was fitted to,
+and beside them `adapter/` where the decoder was tuned along.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -24,9 +25,13 @@ from torch import Tensor, nn
 
 from visionthink import records
 from visionthink.compress.selection import LayerContext, Needs, Positions, Rows, Selection, VisionContext, check_share
-from visionthink.errors import ModelError, StorageError, one_line
+from visionthink.compress.target import complete_from
+from visionthink.errors import ModelError, OptionError, StorageError, one_line
 
-RECORD, WEIGHTS = "compressor.json", "compressor.safetensors"
+if TYPE_CHECKING:
+    from visionthink.compress.adapter import Adapter
+
+RECORD, WEIGHTS, ADAPTER = "compressor.json", "compressor.safetensors", "adapter"
 FORMAT = 1
 
 
@@ -47,6 +52,8 @@ class Base:
     """Three blocks of the tower that attend to the whole image, from early to late."""
     merger: str
     """SHA-256 of the weights that make visual tokens, in bfloat16."""
+    first: int = 1
+    """The first layer of the decoder at whose entry a method can act."""
 
     @classmethod
     def of(cls, model: Any) -> Base:
@@ -60,6 +67,7 @@ class Base:
             model_type=model.config.model_type,
             hidden=model.config.get_text_config().hidden_size,
             layers=len(decoder.layers),
+            first=complete_from(model),
             tower=tower.blocks[0].norm1.weight.shape[0],
             patches=tower.config.spatial_merge_size**2,
             levels=_levels(tower),
@@ -88,6 +96,8 @@ class Learned(nn.Module):
     """Options that make the control of a method."""
     any_share: ClassVar[bool] = False
     """Whether a fitted module can leave another share than the one it was fitted with."""
+    lora: ClassVar[Mapping[str, Any] | None] = None
+    """Settings of the adapter with which the decoder is tuned along; None: it stays as it is."""
     needs: Needs = Needs()
     positions: Positions = "keep"
     scale: Tensor
@@ -96,6 +106,7 @@ class Learned(nn.Module):
         super().__init__()
         check_share(self.family, "keep", keep)
         self.base, self.keep = base, keep
+        self.adapter: Adapter | None = None
         self.register_buffer("scale", torch.ones(()))
         """Root mean square of a visual token's features."""
 
@@ -114,6 +125,18 @@ class Learned(nn.Module):
 
     def kept(self, layers: int) -> list[float]:
         return [float(self.keep)] * layers
+
+    def adapt(self, model: Any) -> Learned:
+        """The module with new layers of its own for the decoder of a model, if it has any."""
+        if self.lora is not None:
+            try:
+                from visionthink.compress.adapter import Adapter
+            except ImportError as error:
+                needed = f"{self.family} needs {error.name}: pip install 'visionthink[train]'"
+                raise OptionError(needed) from None
+            self.adapter = Adapter(model, self.lora)
+            self.needs = replace(self.needs, within=self.adapter.on)
+        return self
 
     def measure(self, contexts: Sequence[VisionContext]) -> None:
         """Take what depends on the data, and is not trained, from samples that are learnt from."""
@@ -153,6 +176,8 @@ def save(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping
         partial.mkdir(parents=True)
         save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, partial / WEIGHTS)
         (partial / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
+        if module.adapter is not None:
+            module.adapter.save(partial / ADAPTER)
         (partial / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -178,6 +203,7 @@ def describe(folder: Path) -> Saved:
     return saved
 
 
-def trained(module: nn.Module) -> Iterable[nn.Parameter]:
-    """The parameters that are."""
-    return (p for p in module.parameters() if p.requires_grad)
+def trained(module: Learned) -> Iterable[nn.Parameter]:
+    """The parameters that are, those of its adapter among them."""
+    own = [*module.parameters(), *(module.adapter.parameters().values() if module.adapter is not None else ())]
+    return (p for p in own if p.requires_grad)

@@ -12,8 +12,9 @@ decoder layers (`select`); the engine gathers what it sees and removes what it d
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
@@ -44,6 +45,9 @@ class Needs:
     levels: tuple[int, ...] = ()
     """Blocks of the vision tower whose outputs are wanted."""
     question: Question = "unread"
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered for the length of a session: where a method comes with layers of the decoder that are its own. Other threads
+    that use the model meanwhile meet those as well."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Hooks:
         owners = (getattr(hook, "__self__", None) for hook in self.target.inner._forward_pre_hooks.values())
         if any(isinstance(owner, Hooks) and owner.thread == self.thread for owner in owners):
             raise CompressionError("another session of this thread is open on this model")
-        with contextlib.ExitStack() as stack:
+        with self.target.method.needs.within(), contextlib.ExitStack() as stack:
             for handle in self._registered():
                 stack.callback(handle.remove)
             yield

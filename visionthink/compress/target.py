@@ -13,6 +13,12 @@ from visionthink.errors import CompressionError, OptionError
 from visionthink.policies.checkpoint_files import MODEL_TYPES
 
 
+def complete_from(model: Any) -> int:
+    """The first layer of the decoder at whose entry tokens can be chosen: behind the first, and behind those of Qwen3-VL to whose
+    outputs features of the image are added."""
+    return max(1, len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()))
+
+
 class Target:
     """The parts of a model that compression works with, and the method that has a place in them.
 
@@ -39,7 +45,7 @@ class Target:
         if any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
             raise CompressionError("tokens cannot be taken out of a compiled model")
         self.at: dict[int, Rows] = dict(method.at(self.layers))
-        least = max(1, len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()))
+        least = complete_from(model)
         for layer in self.at:
             if not least <= layer < self.layers:
                 raise OptionError(f"{method.name}: layer {layer}: must be from {least} to {self.layers - 1}")

@@ -42,11 +42,15 @@ _TINY: Mapping[str, FitRecipe] = {
     "fcot": FitRecipe(family="fcot", keep=0.25),
     "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1100, learning_rate=2e-3)),
     "setok": FitRecipe(family="setok", keep=0.45, config=FitConfig(steps=300)),
+    "remember": FitRecipe(family="remember", keep=0.25, config=FitConfig(steps=350)),
+    "mod": FitRecipe(family="mod", keep=0.25, config=FitConfig(steps=400)),
 }
 _CONFIGS: Mapping[str, FitConfig] = {
     "fcot": FitConfig(objective="distill", steps=1600, batch_size=64, learning_rate=1e-4),
     "quecc": FitConfig(steps=3200, batch_size=64, learning_rate=1e-4),
     "setok": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
+    "remember": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
+    "mod": FitConfig(steps=4700, batch_size=64, learning_rate=1e-4),
 }
 """For real models, by family."""
 FITS: Mapping[str, FitRecipe] = {

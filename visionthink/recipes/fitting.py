@@ -107,7 +107,7 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
     config = recipe.config
     if rehearsed:
-        parts = [synth.suite(2, split=split) for split in ("train", "test")]
+        parts: list[Sequence[Example]] = [synth.suite(2, split=split) for split in ("train", "test")]
     else:
         parts = list(examples(data, recipe.scenes, limit))
     if dry_run:
