@@ -21,7 +21,8 @@ def add(command: AddCommand) -> None:
     fit.add_argument("--out", type=folder, required=True, help="folder for the method, then named as --policy learned:FOLDER")
     fit.add_argument("--model", type=given, help="tiny, tiny-base, a folder or a hub id; default: the recipe's")
     fit.add_argument("--keep", type=float, metavar="SHARE", help="share of the visual tokens that is left; default: the recipe's")
-    fit.add_argument("--data", type=given, default="", help="table of examples to learn from; default: generated questions")
+    fit.add_argument("--data", type=given, help="table of examples to learn from; default: generated questions")
+    fit.add_argument("--limit", type=int, help="only the first N examples, a fifth of them to measure on")
     fit.add_argument("--dry-run", action="store_true", help="take one optimizer step of each, save nothing")
     add_settings(fit, FitConfig, records.documentation(FitConfig), {})
 
@@ -30,13 +31,15 @@ def _fit(options: argparse.Namespace) -> None:
     recipe = fit_recipe(options.method)
     changes = {name: getattr(options, name) for name in ("model", "keep") if getattr(options, name) is not None}
     recipe = replace(recipe, config=replace(recipe.config, **given_settings(options, FitConfig)), **changes)
+    if options.limit is not None and options.limit < 10:
+        raise OptionError(f"--limit {options.limit}: must be at least 10")
     if is_endpoint(recipe.model):
         raise OptionError(f"--model {recipe.model}: is an endpoint, and fitting needs the weights; name a folder or a hub id")
     if recipe.stand_in and not options.dry_run and not options.data:
         raise OptionError(f"{options.method}: needs --data, a table of examples to learn from")
     from visionthink.recipes.fitting import run_fit
 
-    report = run_fit(recipe, options.out, data=options.data, dry_run=options.dry_run)
+    report = run_fit(recipe, options.out, data=options.data or "", limit=options.limit, dry_run=options.dry_run)
     if options.json:
         write_json(report)
     else:

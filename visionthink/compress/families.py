@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
+from visionthink.compress.quecc import QueCC
 from visionthink.compress.selection import check_share
+from visionthink.compress.setok import SeTok
 from visionthink.compress.within import MixtureOfDepths, Remember
 from visionthink.errors import CompressionError, ModelError, OptionError, one_line
 
-FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, MixtureOfDepths, Remember)}
+FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, MixtureOfDepths, QueCC, Remember, SeTok)}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
