@@ -36,7 +36,16 @@ def model():
 
 
 def base_of(**facts) -> Base:
-    made = {"model_type": "none", "hidden": 8, "layers": 4, "tower": 6, "patches": 4, "levels": (0, 1), "merger": ""} | facts
+    made = {
+        "model_type": "none",
+        "hidden": 8,
+        "layers": 4,
+        "tower": 6,
+        "patches": 4,
+        "levels": (0, 1),
+        "merger": "",
+        "blocks": 2,
+    } | facts
     return Base(**made)
 
 
@@ -141,7 +150,7 @@ def test_the_control_is_told_nothing_but_the_mean(locality):
 
 def test_attention_by_hand():
     """One cell of two tokens of one patch: the mean of its values where queries are 0; of one of them where it is alone."""
-    module = busy(make("remember", base_of(tower=2, hidden=4, patches=1, levels=(0,)), 0.5, {"sites": [1]}))
+    module = busy(make("remember", base_of(tower=2, hidden=4, patches=1, levels=(0,), blocks=1), 0.5, {"sites": [1]}))
     look = module.sites["1"]
     with torch.no_grad():
         look.query.weight.zero_(), look.query.bias.zero_()

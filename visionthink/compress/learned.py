@@ -54,6 +54,8 @@ class Base:
     """SHA-256 of the weights that make visual tokens, in bfloat16."""
     first: int = 1
     """The first layer of the decoder at whose entry a method can act."""
+    blocks: int = 1
+    """Of the tower."""
 
     @classmethod
     def of(cls, model: Any) -> Base:
@@ -68,6 +70,7 @@ class Base:
             hidden=model.config.get_text_config().hidden_size,
             layers=len(decoder.layers),
             first=complete_from(model),
+            blocks=len(tower.blocks),
             tower=tower.blocks[0].norm1.weight.shape[0],
             patches=tower.config.spatial_merge_size**2,
             levels=_levels(tower),

@@ -27,11 +27,11 @@ class Remember(Learned):
 
     Tokens are means of cells before the decoder. At the entry of some layers, the hidden state h of a cell's token becomes
 
-        h + s W_o Attention(q = W_q LN(h), k = W_k z_j, v = W_v z_j),  z_j = LN(W_l [LN(x_j1), LN(x_j2), LN(x_j3)])
+        h + s W_o Attention(q = W_q LN(h), k = W_k z_j, v = W_v z_j),  z_j = LN(W_l [LN(x_j1), LN(x_j2), ...])
 
-    over the patches j of its own cell, where x_jl is the patch behind the l-th of three blocks of the tower. W_o is 0 at the
-    start, and s is the root mean square of a visual token's features. For C cells of A tokens of P patches, q is [C, w], k and v
-    are [C, A P, w], with w at most 1024 and at least four heads.
+    over the patches j of its own cell, where x_jl is the patch behind a block of the tower: three of them, and the last one, of
+    which the cell's mean was made. W_o is 0 at the start, and s is the root mean square of a visual token's features. For C cells
+    of A tokens of P patches, q is [C, w], k and v are [C, A P, w], with w at most 1024 and at least four heads.
 
     Of the paper, abstracts and second-hand notes were seen: a local region, several levels of the tower, between layers. The
     equations, the sites, the start and the width are ours; its self-attention with a text-guided token is not here.
@@ -58,13 +58,14 @@ class Remember(Learned):
         _choice(self.family, "source", source, ("levels", "pooled"))
         _choice(self.family, "locality", locality, ("cell", "all"))
         self.locality = locality
+        levels = tuple(sorted({*base.levels, base.blocks - 1}))
         if source == "levels":
-            self.needs = Needs(levels=base.levels)
+            self.needs = Needs(levels=levels)
         if sites is None:
             first = max(base.first, base.layers // 4)
             second = max(first + 1, math.ceil(base.layers / 2))
             sites = [first, second] if second < base.layers else [first]
-        widths = [base.tower] * len(base.levels) if source == "levels" else [base.hidden]
+        widths = [base.tower] * len(levels) if source == "levels" else [base.hidden]
         self.sites = nn.ModuleDict({str(site): _Look(base.hidden, widths) for site in sites})
 
     def at(self, layers: int) -> Mapping[int, Rows]:
