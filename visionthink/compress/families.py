@@ -11,12 +11,14 @@ from visionthink.errors import OptionError
 
 _FAMILIES: Mapping[str, tuple[str, str]] = {
     "fcot": ("mixing", "Convolution"),
+    "select": ("choosing", "Selector"),
+    "lis": ("choosing", "Importance"),
 }
 FAMILIES = tuple(_FAMILIES)
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
-    """A new module.
+    """A new module, as it is used: `train` sets it to training and back.
 
     Raises:
         OptionError: there is no such family, or it cannot be made with these settings.
@@ -24,7 +26,7 @@ def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Le
     if family not in _FAMILIES:
         raise OptionError(f"unknown trained method {family!r}; choose from {', '.join(FAMILIES)}")
     module, name = _FAMILIES[family]
-    return cast("Learned", getattr(import_module(f"visionthink.compress.{module}"), name)(base, keep, **options))
+    return cast("Learned", getattr(import_module(f"visionthink.compress.{module}"), name)(base, keep, **options).eval())
 
 
 def control(family: str) -> Mapping[str, Any]:
