@@ -214,8 +214,9 @@ class Importance(Chooser):
     def score(self, tokens: Tensor) -> Tensor:
         """[N] scores of the tokens [N, D] of an image. The mean is taken first, and W_q applied to it: N D + 2 D h products in
         place of N N h."""
-        key = self.key(tokens.mean(0)) / self.query.out_features**0.5
-        return tokens @ (key @ self.query.weight) + key @ self.query.bias
+        key = self.key(tokens.mean(0, keepdim=True)) / self.query.out_features**0.5
+        scores: Tensor = tokens @ (key @ self.query.weight).T + key @ self.query.bias[:, None]
+        return scores[:, 0]
 
     def scored(self, context: VisionContext) -> Tensor:
         return torch.cat([self.score(image) for image in context.features.float().split(context.images)])
