@@ -24,6 +24,8 @@ from visionthink.policies.forced import ForcedPolicy
 from visionthink.policies.local import LocalPolicy
 from visionthink.types import Message
 
+NOTHING = Needs()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Every:
@@ -33,7 +35,7 @@ class Every:
     layer: int | None = None
     rows: Rows = "last"
     positions: str = "keep"
-    needs: Needs = Needs()
+    needs: Needs = NOTHING
     name: str = "every"
 
     def at(self, layers: int) -> Mapping[int, Rows]:

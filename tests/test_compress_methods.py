@@ -632,7 +632,12 @@ def test_names():
     assert parse("sparsevlm+:0.25").version == "plus"
     assert parse("sparsevlm+:0.25:renumber") == SparseVLM(keep=0.25, version="plus", positions="renumber")
     assert parse("sparsevlm+:0.25:renumber").name == "sparsevlm+:0.25:renumber"
-    assert [m.needs.attention for m in map(parse, ("visionzip:1", "visiondrop:1", "todre:1", "fastv:1"))] == [True, True, True, False]
+    assert [m.needs.attention for m in map(parse, ("visionzip:1", "visiondrop:1", "todre:1", "fastv:1"))] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_names_are_light():

@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig
 
 from visionthink.compress.baselines import Uniform
+from visionthink.compress.families import FAMILIES, make
 from visionthink.compress.fastv import FastV
+from visionthink.compress.learned import Base
 from visionthink.compress.policy import compressed
 from visionthink.compress.session import compress
 from visionthink.data import synth
@@ -28,6 +30,7 @@ from visionthink.evals.flops import (
 )
 from visionthink.evals.paper_flops import paper_flops
 from visionthink.model import load
+from visionthink.recipes.fits import FITS
 from visionthink.transcript import Transcript, Usage
 
 DECODER = DecoderShape(layers=2, hidden=4, ffn=8, heads=2, kv_heads=1, head_size=2, vocabulary=10)
@@ -195,6 +198,22 @@ def test_compressed_as_pytorch_counts_under_eager_attention(method, size, whole,
     assert visual_by_layer == ((half,) * 3 if isinstance(method, Uniform) else (whole, whole, half))
     ours = forward_flops(config, size, [TEXT + n for n in visual_by_layer]) + selection_flops
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.001)  # choosing alone is 0.0014 and more
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [(10, 6), (16, 22)])
+def test_trained_methods_as_pytorch_counts(family, size):
+    config = of_7b_widths("tiny")
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    module = make(family, Base.of(model), FITS[family].keep, FITS[family].options).eval()
+    module.measure(torch.randn(64, module.base.hidden))
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), compress(model, module) as session:
+        model(**inputs_of(config, *size), logits_to_keep=1)
+    [(visual_by_layer, selection_flops)] = session.samples()
+    assert selection_flops > 0
+    ours = forward_flops(config, size, [TEXT + n for n in visual_by_layer]) + selection_flops
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
 def test_the_bill_of_an_episode():

@@ -22,7 +22,12 @@ from visionthink.rewards.spec import read_judge
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-SHORTER = {"train": ["--steps", "2", "--prompts-per-step", "2"], "sft": ["--steps", "2"], "eval": ["--limit", "12"]}
+SHORTER = {
+    "train": ["--steps", "2", "--prompts-per-step", "2"],
+    "sft": ["--steps", "2"],
+    "fit": ["--limit", "60"],
+    "eval": ["--limit", "12"],
+}
 """What a command gets on top here, where it would take minutes."""
 LONG = {"demo": "trains for minutes", "reproduce": "trains for an hour"}
 """Commands that are only parsed; tests/test_claims.py reproduces in small."""

@@ -238,6 +238,7 @@ BY_POSITION = {
     "visionthink.view_sizes.ViewSize": 4,  # width, height, tokens, level: as the sizes of a ladder come
     "visionthink.endpoint.endpoint.Endpoint": 1,  # its address
     "visionthink.rewards.penalty.Penalty": 1,  # its name
+    "visionthink.compress.selection.Selection": 2,  # which tokens, and what they become
     "visionthink.rewards.rubric.Rubric": 3,  # the wording, who judges, and the penalty
 }
 """The records of more than three fields that take any by position, and how many."""

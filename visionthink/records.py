@@ -6,9 +6,12 @@ numbers, text, and each of them or None.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import enum
 import functools
+import inspect
+import itertools
 import json
 import reprlib
 import types
@@ -65,6 +68,16 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise _wrong(value, where, KINDS[kind])
+
+
+def documentation(kind: type) -> dict[str, str]:
+    """Name and description of the fields of a record, read from the strings below them in the class."""
+    [body] = (n.body for n in ast.parse(inspect.getsource(kind)).body if isinstance(n, ast.ClassDef))
+    described = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            described[ast.unparse(field.target)] = str(ast.literal_eval(text.value))
+    return described
 
 
 def parse(text: str | bytes) -> dict[str, Any]:

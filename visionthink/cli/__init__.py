@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, gate, inference, serving, sft, training
+from visionthink.cli import data, evaluation, fitting, gate, inference, serving, sft, training
 from visionthink.errors import OptionError, VisionThinkError
 from visionthink.threads import wait_passively
 
@@ -91,6 +91,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, serving, training, sft, data, evaluation, gate):
+    for group in (inference, serving, training, sft, fitting, data, evaluation, gate):
         group.add(command)
     return parser

@@ -1,9 +1,10 @@
-"""Baselines that look at nothing, and that every table must carry: tokens by chance, and tokens evenly spread.
+"""Baselines that look at nothing, and that every table must carry: tokens by chance, tokens evenly spread, means of neighbours.
 
 Of each image's N tokens k = round(keep N) are left, before the decoder.
 
     Random   the first k of a permutation drawn from (seed, N): the same image size, the same tokens, on every machine
     Uniform  token floor((i + 1/2) N / k) for i < k
+    Pool     the means of cells of neighbouring tokens, see `compress.cells`
 
 That random selection is a strong baseline, and at times stronger than methods: arXiv 2510.07143, 2511.02650.
 """
@@ -16,8 +17,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.picking import count, per_image
-from visionthink.compress.selection import Selection, TrainingFree, VisionContext
+from visionthink.compress.selection import Selection, TrainingFree, VisionContext, required
 from visionthink.errors import OptionError
 
 
@@ -53,3 +55,17 @@ class Uniform(TrainingFree):
             return Selection(torch.tensor([(2 * i + 1) * tokens // (2 * k) for i in range(k)]))
 
         return per_image(context, choose)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(TrainingFree):
+    family: ClassVar[str] = "pool"
+    keep: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shape_of(self.family, self.keep)
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        cells = Cells.of(required(context.grids, self.family, WHOLE), shape_of(self.family, self.keep), context.features.device)
+        return Selection(cells.keep, cells.mean(context.features.float()), mix=cells.average)

@@ -17,7 +17,10 @@ from torch import Tensor
 from visionthink.compress.selection import Grid
 from visionthink.errors import OptionError
 
-SHAPES: Mapping[float, tuple[int, int]] = {1 / 2: (1, 2), 1 / 4: (2, 2), 1 / 8: (2, 4), 1 / 16: (4, 4)}
+WHOLE = "images with all their tokens (a prompt that ends in an image withholds the last one)"
+"""What cells need, for messages."""
+
+SHAPES: Mapping[float, tuple[int, int]] = {1 / 2: (1, 2), 1 / 4: (2, 2), 1 / 8: (2, 4), 1 / 16: (4, 4), 1: (1, 1)}
 """Rows and columns of a cell, by the share of the tokens that it leaves."""
 
 

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy, gumbel_softmax
 
 from visionthink.compress.baselines import Random
+from visionthink.compress.cells import WHOLE
 from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.picking import count, per_image, top
@@ -135,7 +136,7 @@ class Selector(Chooser):
         return torch.cat([self.logits(self.standardised([image]))[0] for image in self._images(context)])
 
     def _images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
-        grids = required(context.grids, self.family, "whole images")
+        grids = required(context.grids, self.family, WHOLE)
         return list(zip(context.features.detach().split(context.images), grids, strict=True))
 
     def losses(self) -> dict[str, Tensor]:

@@ -1,20 +1,20 @@
-"""Trained methods by name, as in `visionthink fit fcot`."""
+"""Trained methods by name, as in `visionthink fit fcot`, new and fitted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
-from visionthink.compress.learned import Base, Learned
-from visionthink.errors import OptionError
+from safetensors.torch import load_file
 
-_FAMILIES: Mapping[str, tuple[str, str]] = {
-    "fcot": ("mixing", "Convolution"),
-    "select": ("choosing", "Selector"),
-    "lis": ("choosing", "Importance"),
-}
-FAMILIES = tuple(_FAMILIES)
+from visionthink.compress.choosing import Importance, Selector
+from visionthink.compress.learned import RECORD, WEIGHTS, Base, Learned, describe
+from visionthink.compress.mixing import Convolution
+from visionthink.compress.selection import check_share
+from visionthink.errors import CompressionError, ModelError, OptionError, one_line
+
+FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, Selector, Importance)}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
@@ -23,14 +23,43 @@ def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Le
     Raises:
         OptionError: there is no such family, or it cannot be made with these settings.
     """
-    if family not in _FAMILIES:
+    if family not in FAMILIES:
         raise OptionError(f"unknown trained method {family!r}; choose from {', '.join(FAMILIES)}")
-    module, name = _FAMILIES[family]
-    return cast("Learned", getattr(import_module(f"visionthink.compress.{module}"), name)(base, keep, **options).eval())
+    return FAMILIES[family](base, keep, **options).eval()
 
 
-def control(family: str) -> Mapping[str, Any]:
-    """Options that make the control of a family."""
-    module, name = _FAMILIES[family]
-    found: Mapping[str, Any] = getattr(import_module(f"visionthink.compress.{module}"), name).control
-    return found
+def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
+    """A fitted module, for the model that it was fitted to.
+
+    Args:
+        keep: another share than the one it was fitted with.
+
+    Raises:
+        ModelError: the folder is missing or damaged.
+        CompressionError: the module was fitted to another model.
+        OptionError: the module cannot leave this share.
+    """
+    saved, here = describe(folder), Base.of(model)
+    if saved.base != here:
+        raise CompressionError(f"{folder}: was fitted to another model ({_difference(saved.base, here)}); fit it to this one")
+    try:
+        module = make(saved.family, here, saved.keep, saved.options)
+    except (OptionError, TypeError) as error:
+        raise ModelError(f"{folder / RECORD}: damaged ({one_line(error)})") from None
+    if keep is not None and keep != saved.keep:
+        if not module.any_share:
+            raise OptionError(f"learned:{folder}: {saved.family} leaves the share that it was fitted with, {saved.keep:g}")
+        check_share(saved.family, "keep", keep)
+        module.keep = keep
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:  # safetensors raises its own
+        raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
+    return module.to(model.device).requires_grad_(False)
+
+
+def _difference(there: Base, here: Base) -> str:
+    names = [name for name in Base.__dataclass_fields__ if getattr(there, name) != getattr(here, name)]
+    if names == ["merger"]:
+        return "of the same architecture, with other weights"
+    return ", ".join(f"{name} {getattr(there, name)}, here {getattr(here, name)}" for name in names if name != "merger")

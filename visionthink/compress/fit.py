@@ -20,45 +20,15 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from visionthink.compress.families import control, make
+from visionthink.compress.families import FAMILIES, make
+from visionthink.compress.fit_config import FitConfig
 from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import Method
 from visionthink.compress.session import compress
-from visionthink.errors import OptionError
 from visionthink.progress import stage
 
-Objective = Literal["answers", "distill", "reconstruct"]
 Batch = Mapping[str, Tensor]
-WEIGHTS: Mapping[Objective, tuple[float, float]] = {"answers": (1, 0), "distill": (1, 1), "reconstruct": (0, 0)}
-"""Of CE and of KL."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a module is trained."""
-
-    objective: Objective = "answers"
-    fidelity: float = 1.0
-    """Weight of the answers beside the teacher in `distill`; at 0 the teacher is all that is learnt from."""
-    temperature: float = 1.0
-    """Of teacher and student."""
-    steps: int = 500
-    batch_size: int = 24
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.objective not in WEIGHTS:
-            raise OptionError(f"--objective {self.objective!r}: choose from {', '.join(WEIGHTS)}")
-        for name in ("steps", "batch_size", "temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        answers, teacher = WEIGHTS[self.objective]
-        return (self.fidelity if teacher else answers), teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +54,8 @@ class Measured:
     """Mean number of visual tokens that enter a layer of the decoder."""
     seconds: float = 0.0
     """Of training."""
+    right: str = ""
+    """1 or 0 for each answer in turn, as `accuracy` counts them."""
 
 
 class Task(nn.Module):
@@ -152,13 +124,13 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
 
 def measured(model: Any, method: Method | None, questions: Questions, batch_size: int = 32) -> Measured:
     """What a method comes to; None: the model with all visual tokens."""
-    right, total, nats, tokens, entered = 0, 0, 0.0, 0, 0.0
+    right, nats, tokens, entered = "", 0.0, 0, 0.0
     for first in range(0, questions.test, batch_size):
         batch = moved(questions.batch("test", range(first, min(first + batch_size, questions.test))), model.device)
         with torch.no_grad():
             whole = teacher_logits(model, batch)
             inputs = {name: x for name, x in batch.items() if name != "labels"}
-            labels, rows = batch["labels"], len(batch["labels"])
+            labels = batch["labels"]
             if method is None:
                 logits = model(**inputs, use_cache=False).logits
                 entered += float(batch["mm_token_type_ids"].sum())
@@ -169,10 +141,10 @@ def measured(model: Any, method: Method | None, questions: Questions, batch_size
                 entered += sum(sum(left) / len(left) for left, _ in session.samples())
             said = labels[:, 1:] != -100
             wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & said
-            right, total = right + int((~wrong.any(1)).sum()), total + rows
+            right += "".join("0" if row else "1" for row in wrong.any(1).tolist())
             student, targets = _at_answers(logits, labels)
             nats, tokens = nats + float(divergence(whole, student)) * len(targets), tokens + len(targets)
-    return Measured(accuracy=right / total, divergence=nats / tokens, tokens=entered / total)
+    return Measured(accuracy=right.count("1") / len(right), divergence=nats / tokens, tokens=entered / len(right), right=right)
 
 
 def moved(batch: Batch, device: Any) -> Batch:
@@ -262,16 +234,19 @@ def fit(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a method and its control with the same steps and seed, and save the method to `out` and the control to
-    `out/control`. Returns what `compressor.json` says of the fit: `full`, `untrained`, `control` and `trained`, each a `Measured`.
+    `out/control`. Returns what `compressor.json` says of the fit, with a `Measured` under `full`, `untrained`, `control` and
+    `trained`.
 
     Raises:
         OptionError: the method cannot be made with these settings, or has no place in the model.
     """
-    base, options = Base.of(model), dict(options or {})
-    modules = {}
-    for name, more in (("trained", {}), ("control", dict(control(family)))):
+    base, modules = Base.of(model), {}
+    for name in ("trained", "control"):
+        chosen = dict(options or {})
+        if name == "control" and family in FAMILIES:
+            chosen |= FAMILIES[family].control
         torch.manual_seed(config.seed)
-        modules[name] = make(family, base, keep, options | more), options | more
+        modules[name] = make(family, base, keep, chosen), chosen
     report: dict[str, Any] = {"questions": questions.name, "samples": questions.train, "tested": questions.test, **asdict(config)}
     report["full"] = asdict(measured(model, None, questions))
     modules["trained"][0].measure(features(model, modules["trained"][0], questions.batch("train", [0])))

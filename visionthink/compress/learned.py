@@ -13,18 +13,18 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visionthink import records
 from visionthink.compress.selection import LayerContext, Needs, Positions, Rows, Selection, VisionContext, check_share
-from visionthink.errors import CompressionError, ModelError, OptionError, StorageError, one_line
+from visionthink.errors import ModelError, StorageError, one_line
 
 RECORD, WEIGHTS = "compressor.json", "compressor.safetensors"
 FORMAT = 1
@@ -176,46 +176,6 @@ def describe(folder: Path) -> Saved:
     if saved.format != FORMAT:
         raise ModelError(f"{folder / RECORD}: format {saved.format}; this version reads {FORMAT}")
     return saved
-
-
-def opened(
-    folder: Path, model: Any, make: Callable[[str, Base, float, Mapping[str, Any]], Learned], keep: float | None = None
-) -> Learned:
-    """A fitted module, for the model that it was fitted to.
-
-    Args:
-        make: a new module of a family, see `compress.families.make`.
-        keep: another share than the one it was fitted with.
-
-    Raises:
-        ModelError: the folder is missing or damaged.
-        CompressionError: the module was fitted to another model.
-        OptionError: the module cannot leave this share.
-    """
-    saved, here = describe(folder), Base.of(model)
-    if saved.base != here:
-        raise CompressionError(f"{folder}: was fitted to another model ({_difference(saved.base, here)}); fit it to this one")
-    try:
-        module = make(saved.family, here, saved.keep, saved.options)
-    except (OptionError, TypeError) as error:
-        raise ModelError(f"{folder / RECORD}: damaged ({one_line(error)})") from None
-    if keep is not None and keep != saved.keep:
-        if not module.any_share:
-            raise OptionError(f"learned:{folder}: {saved.family} leaves the share that it was fitted with, {saved.keep:g}")
-        check_share(saved.family, "keep", keep)
-        module.keep = keep
-    try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except Exception as error:  # safetensors raises its own
-        raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
-    return module.to(model.device).eval().requires_grad_(False)
-
-
-def _difference(there: Base, here: Base) -> str:
-    names = [name for name in Base.__dataclass_fields__ if getattr(there, name) != getattr(here, name)]
-    if names == ["merger"]:
-        return "of the same architecture, with other weights"
-    return ", ".join(f"{name} {getattr(there, name)}, here {getattr(here, name)}" for name in names if name != "merger")
 
 
 def trained(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from visionthink.compress.cells import Cells, shape_of
+from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.selection import Selection, VisionContext, required
 from visionthink.errors import OptionError
@@ -45,7 +45,7 @@ class Convolution(Learned):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeroed(nn.Linear(width, width)))
 
     def vision(self, context: VisionContext) -> Selection | None:
-        cells = Cells.of(required(context.grids, self.family, "whole images"), self.shape, context.features.device)
+        cells = Cells.of(required(context.grids, self.family, WHOLE), self.shape, context.features.device)
         tokens = context.features.float()
         mean = cells.mean(tokens)
         values = mean

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -52,6 +52,7 @@ class Selection:
     """[k] int64, ascending: indices into the current visual tokens of one sample. Empty: none is left."""
     values: Tensor | None = None
     """[k, D] replacements; None: the tokens stay what they are. With all tokens kept, this edits them in place."""
+    _: KW_ONLY
     others: Literal["leave", "pass"] = "leave"
     """What those that are not kept do: leave the decoder, or (`select` only) pass this layer by and stand there again behind it,
     unchanged, as in mixture-of-depths."""
@@ -206,5 +207,5 @@ def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:
 def required(given: T | None, family: str, what: str) -> T:
     """What was given, or a clear line when the engine could not get it."""
     if given is None:
-        raise OptionError(f"{family}: needs {what}, which this model does not give")
+        raise OptionError(f"{family}: needs {what}, which this model or this prompt does not give")
     return given

@@ -18,11 +18,13 @@ TrainedLine = Literal["trained-low", "trained-full"]
 
 ROUTINGS: tuple[RoutingName, ...] = get_args(RoutingName)
 TRAINED_LINES: tuple[TrainedLine, ...] = get_args(TrainedLine)
-METHODS = ("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform")
+METHODS = (
+    *("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform", "pool", "learned"),
+)
 """Families of `compress.names`, which this package does not import."""
 CHOICES = (
     "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
-    "forced:request, gate:FILE, gate:SCORE@T, control:NAME, or a compression method as fastv:0.5"
+    "forced:request, gate:FILE, gate:SCORE@T, control:NAME, or a compression method as fastv:0.5 or learned:FOLDER"
 )
 
 
@@ -47,7 +49,7 @@ class PolicySpec:
     - `low:vote`: always-low, with sampled answers beside the greedy one, for the score `vote`.
     - `control:NAME`: the model decides, and is shown other pixels than it asks for, see `controls.CONTROLS`.
     - `METHOD:R`: the full view with a compression method; `ROUTING+METHOD:R` composes both on every view, with `@low` or `@full`
-      behind it on these views only.
+      behind it on these views only. `learned:FOLDER` is a method that `visionthink fit` has trained.
 
     Two names of the same policy, as `random:0.5` and `random:.5`, are equal.
 
@@ -94,8 +96,11 @@ class PolicySpec:
             spec, method, plus = cls(text=text, routing="full"), text, "+"
         if not plus:
             return spec
-        method, at, which = method.partition("@")
-        if method.partition(":")[0] not in METHODS or "+" in method.partition(":")[2]:
+        family = method.partition(":")[0]
+        method, at, which = method.rpartition("@") if "@" in method else (method, "", "")
+        if family == "learned" and which not in ("low", "full"):
+            method, at, which = f"{method}{at}{which}", "", ""  # an @ in the name of its folder
+        if family not in METHODS or "+" in method.partition(":")[2]:
             raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
         if at and which not in ("low", "full"):
             raise OptionError(f"--policy {text!r}: a method acts on every view, @low or @full")

@@ -121,8 +121,10 @@ def with_method(policy: PolicySpec, model: Model) -> Model:
     if policy.method is None:
         return model
     from visionthink.compress.policy import compressed
+    from visionthink.policies.local import LocalPolicy
 
-    compressed_policy = compressed(model.policy, parse(policy.method), policy.which)
+    weights = model.policy.checkpoint.model if isinstance(model.policy, LocalPolicy) else None
+    compressed_policy = compressed(model.policy, parse(policy.method, weights), policy.which)
     return Model(compressed_policy, model.protocol, model.menu, model.budget, model.max_image_pixels)
 
 

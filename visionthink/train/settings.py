@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import dataclasses
 import importlib.util
-import inspect
-import itertools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from visionthink import records
 from visionthink.errors import OptionError
 from visionthink.menu import Menu, named_menu
 from visionthink.protocol import Protocol
@@ -62,12 +60,7 @@ class RunSettings:
     @classmethod
     def documentation(cls) -> dict[str, str]:
         """Name and one-line description of every setting, read from the strings below the fields of the class."""
-        [body] = (n.body for n in ast.parse(inspect.getsource(cls)).body if isinstance(n, ast.ClassDef))
-        described = {}
-        for setting, text in itertools.pairwise(body):
-            if isinstance(setting, ast.AnnAssign) and isinstance(text, ast.Expr):
-                described[ast.unparse(setting.target)] = str(ast.literal_eval(text.value))
-        return described
+        return records.documentation(cls)
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]

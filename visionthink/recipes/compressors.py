@@ -1,0 +1,162 @@
+"""All trained compression methods in miniature: each with its control, over several seeds, beside methods that need no training.
+
+Hardware: 2 CPU cores, 3 GB. Time: 30 minutes for three seeds.
+Command: `python -m visionthink.recipes.compressors --out runs/compressors`.
+A fit lives in its own folder and is not repeated; what came out is in `compressors.md` and `compressors.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+
+from visionthink.compress.fit_config import FitConfig
+from visionthink.durable import replace_json, replace_text
+from visionthink.errors import OptionError
+from visionthink.evals.bootstrap import Interval, bootstrap
+from visionthink.recipes.fits import FITS, FitRecipe
+from visionthink.recipes.processes import at_once
+from visionthink.threads import wait_passively
+
+UNTRAINED = tuple(
+    f"{name}:{share}" for share in ("0.5", "0.25") for name in ("drop-random", "drop-uniform", "pool", "visionzip", "todre")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row: a method with its settings, and what it is asked."""
+
+    recipe: FitRecipe
+    said: str
+    """What is special about it."""
+
+    @property
+    def config(self) -> FitConfig:
+        return self.recipe.config
+
+
+ARMS: Mapping[str, Arm] = {
+    "fcot": Arm(recipe=FITS["fcot"], said="answers"),
+    "fcot-distilled": Arm(
+        recipe=replace(FITS["fcot"], config=FitConfig(objective="distill", answers_weight=0.0)), said="the teacher alone"
+    ),
+}
+
+
+def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
+    """What a fit came to; from its folder where it is done."""
+    from visionthink.compress.learned import RECORD, describe
+    from visionthink.recipes.fitting import run_fit
+
+    recipe = ARMS[name].recipe
+    recipe = replace(recipe, config=replace(recipe.config, seed=seed))
+    folder = out / f"{name}-{seed}"
+    if not (folder / "control" / RECORD).is_file():
+        run_fit(recipe, folder)
+    return dict(describe(folder).fit)
+
+
+def untrained(out: Path) -> dict[str, Any]:
+    """What methods without training, and a quarter of the pixels, come to on the same questions."""
+    saved = out / "untrained.json"
+    if saved.is_file():
+        return dict(json.loads(saved.read_text("utf-8")))
+    from visionthink.compress.fit import measured
+    from visionthink.compress.names import parse
+    from visionthink.menu import Menu
+    from visionthink.policies.checkpoint import open_checkpoint
+    from visionthink.recipes.fitting import Answers, examples, questions
+
+    checkpoint = open_checkpoint("tiny")
+    _, test = examples("")
+    found = {}
+    for name, menu in (("all visual tokens", Menu().full()), ("a quarter of the pixels", Menu().low())):
+        asked = questions("generated questions", [], list(Answers(test, checkpoint, menu)), checkpoint)
+        found[name] = asdict(measured(checkpoint.model, None, asked))
+    asked = questions("generated questions", [], list(Answers(test, checkpoint)), checkpoint)
+    for name in UNTRAINED:
+        found[name] = asdict(measured(checkpoint.model, parse(name, checkpoint.model), asked))
+    replace_json(saved, found)
+    return found
+
+
+def difference(fits: Sequence[Mapping[str, Any]]) -> Interval | None:
+    """A method minus its control, per question over all seeds, with a 95 % interval over the questions."""
+
+    def over_seeds(kind: str) -> list[float]:
+        return [mean(right) for right in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
+
+    return bootstrap([t - c for t, c in zip(over_seeds("trained"), over_seeds("control"), strict=True)])
+
+
+def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: shares of right answers in percent, means over seeds with the lowest and the highest."""
+    some = next(iter(fits.values()))
+    seeds, tested = len(some), some[0]["tested"]
+    lines = [
+        f"In miniature: the shipped `tiny`, {tested} generated questions, seeds 0 to {seeds - 1}. "
+        "Shares of answers whose every token is the most probable one, in %: mean (lowest to highest over the seeds). "
+        "Differences have a 95 % interval over the questions. KL: to the model with all visual tokens, per token of the "
+        "answers, in nats.",
+        "",
+        "| method | tokens | untrained | trained control | trained | trained - control | KL untrained, trained | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, of_seeds in fits.items():
+        kinds = {kind: [f[kind]["accuracy"] for f in of_seeds] for kind in ("untrained", "control", "trained")}
+        nats = [f"{mean(f[kind]['divergence'] for f in of_seeds):.3f}" for kind in ("untrained", "trained")]
+        lines.append(
+            f"| `{name}` | {mean(f['trained']['tokens'] for f in of_seeds):.1f} | {_spread(kinds['untrained'])} | "
+            f"{_spread(kinds['control'])} | {_spread(kinds['trained'])} | {_signed(difference(of_seeds))} | "
+            f"{', '.join(nats)} | {mean(f['trained']['seconds'] for f in of_seeds):.0f} |"
+        )
+    lines += ["", "| without training | tokens | right | KL to the full model |", "|---|---|---|---|"]
+    lines += [
+        f"| {name if ' ' in name else f'`{name}`'} | {f['tokens']:.1f} | {100 * f['accuracy']:.1f} | {f['divergence']:.3f} |"
+        for name, f in free.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _signed(found: Interval | None) -> str:
+    assert found is not None
+    low, middle, high = (100 * x for x in (found.low, found.mean, found.high))
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f}){'' if found.sure else ', undecided'}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, middle, high = (100 * x for x in (min(values), mean(values), max(values)))
+    return f"{middle:.1f}" if low == high else f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def main() -> None:
+    """Fit everything and write the table."""
+    parser = argparse.ArgumentParser(description="Fit all trained compression methods in miniature, each with its control.")
+    parser.add_argument("--out", type=Path, default=Path("runs/compressors"), help="working folder (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="fits of each method (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(ARMS), help="some of them, separated by commas (default: %(default)s)")
+    options = parser.parse_args()
+    names = [name.strip() for name in options.methods.split(",")]
+    if unknown := [name for name in names if name not in ARMS]:
+        raise OptionError(f"--methods {unknown[0]!r}: choose from {', '.join(ARMS)}")
+    wait_passively()
+    console = Console()
+    jobs = {f"{name}, seed {seed}": (name, seed, options.out) for name in names for seed in range(options.seeds)}
+    found = dict(zip(jobs, at_once(fit_one, jobs, options.out, console), strict=True))
+    fits = {name: [found[f"{name}, seed {seed}"] for seed in range(options.seeds)] for name in names}
+    [free] = at_once(untrained, {"methods without training": (options.out,)}, options.out, console)
+    replace_json(options.out / "compressors.json", {"fits": fits, "untrained": free})
+    replace_text(options.out / "compressors.md", said := page(fits, free))
+    console.print(said, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

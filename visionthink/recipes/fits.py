@@ -1,0 +1,65 @@
+"""Recipes of trained compression methods, by name: for the embedded model, and for real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from visionthink.compress.fit_config import FitConfig
+from visionthink.errors import OptionError
+
+StandIn = Literal["qwen2_5_vl", "qwen3_vl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRecipe:
+    """A method to be trained for a model, and the settings of that.
+
+    Those for real models have never been run; what they need (examples, GPUs) is in docs/compression.md.
+    """
+
+    family: str
+    keep: float
+    model: str = "tiny"
+    config: FitConfig = field(default_factory=FitConfig)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the method."""
+    stand_in: StandIn | None = None
+    """A small random model of the same architecture, for rehearsals."""
+
+
+_REAL: Mapping[str, tuple[str, StandIn]] = {
+    "3b": ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
+    "7b": ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),
+    "qwen3_8b": ("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl"),
+}
+_TINY: Mapping[str, FitRecipe] = {
+    "fcot": FitRecipe(family="fcot", keep=0.25),
+    "select": FitRecipe(family="select", keep=0.5, config=FitConfig(objective="reconstruct")),
+    "lis": FitRecipe(family="lis", keep=0.5, config=FitConfig(steps=300)),
+}
+_CONFIGS: Mapping[str, FitConfig] = {
+    "fcot": FitConfig(objective="distill", steps=1600, batch_size=64, learning_rate=1e-4),
+    "select": FitConfig(objective="reconstruct", steps=800, batch_size=128, learning_rate=1e-3),
+    "lis": FitConfig(steps=560, batch_size=256, learning_rate=5e-5),
+}
+"""For real models, by family."""
+FITS: Mapping[str, FitRecipe] = {
+    **_TINY,
+    **{
+        f"{family}_{size}": replace(_TINY[family], model=model, config=config, stand_in=stand_in)
+        for family, config in _CONFIGS.items()
+        for size, (model, stand_in) in _REAL.items()
+    },
+}
+
+
+def fit_recipe(name: str) -> FitRecipe:
+    """
+    Raises:
+        OptionError: there is no recipe of that name.
+    """
+    if name not in FITS:
+        raise OptionError(f"unknown method {name!r}; choose from {', '.join(FITS)}")
+    return FITS[name]
