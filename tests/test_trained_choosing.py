@@ -208,10 +208,13 @@ def test_reconstruction_does_not_run_the_decoder(tiny):
     finally:
         hook.remove()
     assert loss.isfinite()
-    with pytest.raises(OptionError, match="--objective reconstruct: fcot reconstructs nothing; choose answers or distill"):
-        Task(tiny.model, make("fcot", Base.of(tiny.model), 0.25, {}), FitConfig(objective="reconstruct"))(
-            **asked(tiny).batch("train", range(2))
-        )
+    for family in ("fcot", "lis"):
+        with pytest.raises(
+            OptionError, match=f"--objective reconstruct: {family} reconstructs nothing; choose answers or distill"
+        ):
+            Task(tiny.model, make(family, Base.of(tiny.model), 0.25, {}).train(), FitConfig(objective="reconstruct"))(
+                **asked(tiny).batch("train", range(2))
+            )
 
 
 def taught(module: Selector, images, steps: int, rate: float) -> float:
@@ -330,7 +333,7 @@ def test_deepstack_is_scaled_while_training(qwen3_folder):
     ready = prepare(model, batch, module)
     plain = prepare(model, batch, module_for(model, "lis", keep=1.0).train())
     m = (ready["inputs_embeds"] / plain["inputs_embeds"])[ready["visual_pos_masks"]].mean(-1)
-    assert float(m.sum()) == pytest.approx(1, abs=1e-3)
+    assert m.sum().item() == pytest.approx(1, abs=1e-3)
     for scaled, whole in zip(ready["deepstack_visual_embeds"], plain["deepstack_visual_embeds"], strict=True):
         assert torch.allclose(scaled, whole * m[:, None], atol=1e-5)
 

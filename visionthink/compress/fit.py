@@ -26,6 +26,7 @@ from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import Method
 from visionthink.compress.session import compress
+from visionthink.errors import OptionError
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
@@ -87,10 +88,10 @@ class Task(nn.Module):
 def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
     """What a module asks of itself; the decoder is not run."""
     prepare(model, batch, module)
-    losses = list(module.losses().values())
-    if not losses:
+    losses = module.losses()
+    if "reconstruct" not in losses:
         raise OptionError(f"--objective reconstruct: {module.family} reconstructs nothing; choose answers or distill")
-    return torch.stack(losses).sum()
+    return torch.stack(list(losses.values())).sum()
 
 
 def _read(model: Any, method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
