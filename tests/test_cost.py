@@ -207,7 +207,6 @@ def test_trained_methods_as_pytorch_counts(family, size):
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
     module = make(family, Base.of(model), FITS[family].keep, FITS[family].options).eval()
-    module.measure(torch.randn(64, module.base.hidden))
     with FlopCounterMode(display=False) as counter, torch.no_grad(), compress(model, module) as session:
         model(**inputs_of(config, *size), logits_to_keep=1)
     [(visual_by_layer, selection_flops)] = session.samples()

@@ -12,7 +12,7 @@ from PIL import Image
 from visionthink.compress.baselines import Pool
 from visionthink.compress.cells import Cells, shape_of
 from visionthink.compress.families import FAMILIES, make, opened
-from visionthink.compress.fit import FitConfig, Questions, Task, divergence, fit, measured, teacher_logits
+from visionthink.compress.fit import FitConfig, Questions, Task, divergence, fit, measured, seen, teacher_logits
 from visionthink.compress.learned import RECORD, WEIGHTS, Base, describe, save
 from visionthink.compress.names import parse
 from visionthink.compress.selection import VisionContext
@@ -47,7 +47,7 @@ def module_for(checkpoint, family: str, *, busy: bool = False):
     """A new module; `busy`: with no weight at 0, as after training."""
     torch.manual_seed(0)
     made = make(family, Base.of(checkpoint.model), FITS[family].keep, FITS[family].options)
-    made.measure(torch.randn(64, made.base.hidden))
+    made.measure(seen(checkpoint.model, made.needs, asked(checkpoint), 8))
     if busy:
         for weight in made.parameters():
             torch.nn.init.normal_(weight, std=0.02)
@@ -127,7 +127,7 @@ def test_settings_of_the_convolution():
     base = Base(model_type="none", hidden=2, layers=2, tower=4, patches=4, levels=(0,), merger="")
     with pytest.raises(OptionError, match=r"fcot weights 'half': choose full, channel or mean"):
         make("fcot", base, 0.25, {"weights": "half"})
-    with pytest.raises(OptionError, match=r"unknown trained method 'fcott'; choose from fcot"):
+    with pytest.raises(OptionError, match=r"unknown trained method 'fcott'; choose from fcot, quecc, setok"):
         make("fcott", base, 0.25, {})
 
 

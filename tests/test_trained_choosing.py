@@ -11,7 +11,7 @@ from visionthink.compress.baselines import Random
 from visionthink.compress.choosing import Importance, Selector, budget, drawn, soft_top
 from visionthink.compress.encoder import Encoder, Images, sinusoids
 from visionthink.compress.families import make
-from visionthink.compress.fit import FitConfig, Task, features, train
+from visionthink.compress.fit import FitConfig, Task, seen, train
 from visionthink.compress.learned import Base
 from visionthink.compress.picking import top
 from visionthink.compress.prepare import prepare
@@ -39,7 +39,7 @@ def module_for(model, family: str, keep: float = 0.5, **options):
     """A module whose scores are far apart, as after training."""
     torch.manual_seed(0)
     made = make(family, Base.of(model), keep, options)
-    made.measure(torch.randn(64, made.base.hidden))
+    made.measure([context_of(torch.randn(64, made.base.hidden))])
     for weight in made.parameters():
         nn.init.normal_(weight, std=0.05)
     return made
@@ -353,7 +353,7 @@ def test_the_loss_falls(family, objective, tiny):
         module.eval()
         return value
 
-    module.measure(features(tiny.model, module, batch))
+    module.measure(seen(tiny.model, module.needs, source, 8))
     before = loss()
     train(tiny.model, module, source, config, "test")
     module.progress(0.0)

@@ -35,6 +35,23 @@ def shape_of(family: str, keep: float) -> tuple[int, int]:
     return SHAPES[keep]
 
 
+def places(grids: Sequence[Grid], width: int, device: torch.device | str = "cpu") -> Tensor:
+    """[N, width] sinusoids of the rows, and behind them of the columns, of the tokens of images with these grids."""
+    half = -(-width // 4)
+    frequencies = 10000.0 ** (-torch.arange(half, device=device) / half)
+
+    def waves(count: int) -> Tensor:
+        angles = torch.arange(count, device=device)[:, None] * frequencies
+        return torch.cat((angles.sin(), angles.cos()), -1)
+
+    found = []
+    for frames, rows, columns in grids:
+        shape = (frames, rows, columns, 2 * half)
+        pair = waves(rows)[None, :, None].expand(shape), waves(columns)[None, None].expand(shape)
+        found.append(torch.cat(pair, -1).flatten(0, 2))
+    return torch.cat(found)[:, :width]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cells:
     """The cells of one sample, image after image."""

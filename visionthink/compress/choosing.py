@@ -122,11 +122,11 @@ class Selector(Chooser):
             self.reconstructor = Encoder(base.hidden, base.hidden, layers=layers, width=width)
             self.masked = nn.Parameter(torch.zeros(base.hidden))
 
-    def measure(self, tokens: Tensor) -> None:
-        super().measure(tokens)
-        self.mean.copy_(tokens.float().mean(0))
-        deviation = tokens.float().std(0, correction=0)
-        self.deviation.copy_(deviation.clamp_min(1e-3 * float(self.scale)))
+    def measure(self, contexts: Sequence[VisionContext]) -> None:
+        super().measure(contexts)
+        tokens = torch.cat([context.features for context in contexts]).float()
+        self.mean.copy_(tokens.mean(0))
+        self.deviation.copy_(tokens.std(0, correction=0).clamp_min(1e-3 * float(self.scale)))
 
     def softly(self, context: VisionContext) -> Selection | None:
         self._seen += self._images(context)

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from visionthink.compress.choosing import Importance, Selector
 from visionthink.compress.learned import RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
+from visionthink.compress.quecc import QueCC
 from visionthink.compress.selection import check_share
+from visionthink.compress.setok import SeTok
 from visionthink.errors import CompressionError, ModelError, OptionError, one_line
 
-FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, Selector, Importance)}
+FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, QueCC, SeTok, Selector, Importance)}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:

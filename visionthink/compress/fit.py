@@ -11,9 +11,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
@@ -24,12 +24,14 @@ from visionthink.compress.families import FAMILIES, make
 from visionthink.compress.fit_config import FitConfig
 from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
-from visionthink.compress.selection import Method
+from visionthink.compress.selection import Method, Needs, Selection, TrainingFree, VisionContext
 from visionthink.compress.session import compress
 from visionthink.errors import OptionError
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
+MEASURED = 256
+"""Samples from which a module takes what depends on the data and is not trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +169,6 @@ class _Progress(transformers.TrainerCallback):
 
 def train(model: Any, module: Learned, questions: Questions, config: FitConfig, what: str) -> float:
     """Train a module in place; returns the seconds that took. One with nothing to train is left as it is."""
-    first = moved(questions.batch("train", range(min(config.batch_size, questions.train))), model.device)
-    module.to(model.device).measure(features(model, module, first))
     if not any(True for _ in trained(module)):
         return 0.0
     model.requires_grad_(False)
@@ -218,11 +218,28 @@ class _Numbers(torch.utils.data.Dataset[int]):
         return index
 
 
-def features(model: Any, module: Learned, batch: Batch) -> Tensor:
-    """[N, D] visual tokens of a batch, as the decoder reads them."""
+@dataclass(frozen=True, kw_only=True)
+class _Looking(TrainingFree):
+    """Takes nothing out, and remembers what it was shown."""
+
+    family: ClassVar[str] = "looking"
+    keep: float = 1.0
+    needs: Needs  # type: ignore[misc]
+    contexts: list[VisionContext] = field(default_factory=list)
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        self.contexts.append(context)
+        return None
+
+
+def seen(model: Any, needs: Needs, questions: Questions, batch_size: int) -> list[VisionContext]:
+    """What a method is shown of the first samples that are learnt from."""
+    looking, samples = _Looking(needs=needs), min(MEASURED, questions.train)
     with torch.no_grad():
-        found = model.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
-    return torch.cat(list(found))
+        for first in range(0, samples, batch_size):
+            batch = questions.batch("train", range(first, min(first + batch_size, samples)))
+            prepare(model, moved(batch, model.device), looking)
+    return looking.contexts
 
 
 def fit(
@@ -250,8 +267,10 @@ def fit(
         modules[name] = make(family, base, keep, chosen), chosen
     report: dict[str, Any] = {"questions": questions.name, "samples": questions.train, "tested": questions.test, **asdict(config)}
     report["full"] = asdict(measured(model, None, questions))
-    modules["trained"][0].measure(features(model, modules["trained"][0], questions.batch("train", [0])))
-    report["untrained"] = asdict(measured(model, modules["trained"][0].to(model.device).eval(), questions))
+    contexts = seen(model, modules["trained"][0].needs, questions, config.batch_size)
+    for module, _ in modules.values():
+        module.to(model.device).eval().measure(contexts)
+    report["untrained"] = asdict(measured(model, modules["trained"][0], questions))
     for name, (module, _) in modules.items():
         seconds = train(model, module, questions, config, f"{family}, {name}")
         report[name] = asdict(measured(model, module, questions)) | {"seconds": seconds}

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,9 +115,9 @@ class Learned(nn.Module):
     def kept(self, layers: int) -> list[float]:
         return [float(self.keep)] * layers
 
-    def measure(self, tokens: Tensor) -> None:
-        """Take what depends on the data, and is not trained, from visual tokens [N, D]."""
-        self.scale.copy_(tokens.float().pow(2).mean().sqrt())
+    def measure(self, contexts: Sequence[VisionContext]) -> None:
+        """Take what depends on the data, and is not trained, from samples that are learnt from."""
+        self.scale.copy_(torch.cat([context.features for context in contexts]).float().pow(2).mean().sqrt())
 
     def losses(self) -> dict[str, Tensor]:
         """What the module adds to the objective, by name, of what was read since this was last called."""

@@ -88,7 +88,8 @@ def _at(rng: np.random.Generator, slot: int, jitter: int = 6) -> tuple[int, int]
     return _SLOT_CENTRES[slot][0] + int(dx), _SLOT_CENTRES[slot][1] + int(dy)
 
 
-def _shape(rng: np.random.Generator, kind: str, slot: int, *, fine: bool, colour: str = "") -> Mark:
+def draw_shape(rng: np.random.Generator, kind: str, slot: int, *, fine: bool, colour: str = "") -> Mark:
+    """A shape somewhere about the centre of one of the four places."""
     x, y = _at(rng, slot)
     size = int(rng.integers(22, 31))
     return Mark(kind=kind, value=kind, x=x, y=y, size=size, fine=fine, colour="" if fine else colour or pick(rng, tuple(COLOURS)))
@@ -160,8 +161,8 @@ def _draw_chart(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
 def _draw_presence(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene:
     slots = [int(i) for i in rng.permutation(4)]
     asked, others = slots[0], slots[1 : int(rng.integers(2, 5))]
-    shape = _shape(rng, pick(rng, SHAPES), asked, fine=hard)
-    rest = tuple(_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in others)
+    shape = draw_shape(rng, pick(rng, SHAPES), asked, fine=hard)
+    rest = tuple(draw_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in others)
     there, empty = (shape, *rest), rest
     present = bool(rng.integers(2))
     marks, twin = (there, empty) if present else (empty, there)
@@ -173,10 +174,10 @@ def _draw_scene(rng: np.random.Generator, hard: bool, pool: np.ndarray) -> Scene
     slots = [int(s) for s in rng.permutation(4)]
     topic = pick(rng, ("count", "kind", "place") if hard else ("count", "kind", "place", "colour"))
     n = 1 if topic == "place" else int(rng.integers(1, 5))
-    marks = tuple(_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
+    marks = tuple(draw_shape(rng, pick(rng, SHAPES), slot, fine=hard) for slot in slots[:n])
     first, place = marks[0], PLACES[slots[0]]
     if topic == "count":
-        more = (*marks, _shape(rng, pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
+        more = (*marks, draw_shape(rng, pick(rng, SHAPES), slots[1], fine=hard)) if n == 1 else ()
         word = ("one", "two", "three", "four")[n - 1]
         return Scene(
             marks=marks,
@@ -217,7 +218,7 @@ def draw_poster(rng: np.random.Generator) -> list[Mark | None]:
         if kind < 0.1:
             marks.append(None)
         elif kind < 0.35:
-            marks.append(_shape(rng, pick(rng, SHAPES), slot, fine=fine))
+            marks.append(draw_shape(rng, pick(rng, SHAPES), slot, fine=fine))
         elif kind < 0.6:
             marks.append(_scan(rng, slot, pool, fine=fine))
         elif kind < 0.88:

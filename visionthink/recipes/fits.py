@@ -10,6 +10,8 @@ from visionthink.compress.fit_config import FitConfig
 from visionthink.errors import OptionError
 
 StandIn = Literal["qwen2_5_vl", "qwen3_vl"]
+Scenes = Literal["families", "slots"]
+"""Generated questions: of all families, see `data.synth`, or of four shapes, see `data.slots`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class FitRecipe:
     config: FitConfig = field(default_factory=FitConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the method."""
+    scenes: Scenes = "families"
+    """What is learnt from where no table is named."""
     stand_in: StandIn | None = None
     """A small random model of the same architecture, for rehearsals."""
 
@@ -36,11 +40,15 @@ _REAL: Mapping[str, tuple[str, StandIn]] = {
 }
 _TINY: Mapping[str, FitRecipe] = {
     "fcot": FitRecipe(family="fcot", keep=0.25),
+    "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1100, learning_rate=2e-3)),
+    "setok": FitRecipe(family="setok", keep=0.45, config=FitConfig(steps=300)),
     "select": FitRecipe(family="select", keep=0.5, config=FitConfig(objective="reconstruct")),
     "lis": FitRecipe(family="lis", keep=0.5, config=FitConfig(steps=300)),
 }
 _CONFIGS: Mapping[str, FitConfig] = {
     "fcot": FitConfig(objective="distill", steps=1600, batch_size=64, learning_rate=1e-4),
+    "quecc": FitConfig(steps=3200, batch_size=64, learning_rate=1e-4),
+    "setok": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
     "select": FitConfig(objective="reconstruct", steps=800, batch_size=128, learning_rate=1e-3),
     "lis": FitConfig(steps=560, batch_size=256, learning_rate=5e-5),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from visionthink.compress.fit import Questions, fit
 from visionthink.compress.learned import RECORD
-from visionthink.data import synth
+from visionthink.data import slots, synth
 from visionthink.data.examples import ExampleTable, read_examples
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, OptionError
@@ -21,7 +22,7 @@ from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
-from visionthink.recipes.fits import FitRecipe
+from visionthink.recipes.fits import FitRecipe, Scenes
 from visionthink.train.demonstrations import Demonstration, collate
 from visionthink.types import Example
 
@@ -73,7 +74,7 @@ SAMPLES, TESTED = 1920, 480
 """Generated questions in miniature."""
 
 
-def examples(data: str, limit: int | None = None) -> tuple[Sequence[Example], Sequence[Example]]:
+def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -> tuple[Sequence[Example], Sequence[Example]]:
     """What to learn from and what to measure on: generated questions, or the rows of a table, of which the last tenth, and no
     more than 480, is measured on.
 
@@ -82,7 +83,8 @@ def examples(data: str, limit: int | None = None) -> tuple[Sequence[Example], Se
     """
     if not data:
         sizes = (SAMPLES, TESTED) if limit is None else (limit - limit // 5, limit // 5)
-        train, test = (synth.suite(n, split=s, cells=synth.BALANCED) for n, s in zip(sizes, ("train", "test"), strict=True))
+        draw = slots.suite if scenes == "slots" else partial(synth.suite, cells=synth.BALANCED)
+        train, test = (draw(n, split=split) for n, split in zip(sizes, ("train", "test"), strict=True))
         return train, test
     table = read_examples(data)
     rows = range(len(table))[:limit]
@@ -104,7 +106,10 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     rehearsed = dry_run and recipe.stand_in is not None
     checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
     config = recipe.config
-    parts = [synth.suite(2, split=split) for split in ("train", "test")] if rehearsed else list(examples(data, limit))
+    if rehearsed:
+        parts = [synth.suite(2, split=split) for split in ("train", "test")]
+    else:
+        parts = list(examples(data, recipe.scenes, limit))
     if dry_run:
         parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
     train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small

@@ -1,0 +1,106 @@
+"""QueCC (arXiv 2411.03312): one visual token for each cell, made by what the question asks for.
+
+    q  = sum_j W_j MLP'(n_j, t)        one query for each cell, W_j per channel, over the tokens j of the cell
+    y  = mean_j x_j + s O(A(q, K, V))  K = MLP(l_j), V = MLP(l_j), attention within the cell alone
+
+Shapes: tokens x [N, D]; n [N, D] is x standardised by dimension, with sinusoids of rows and columns added; t [D] is the question,
+standardised as well: MLP'(n, t) = LN(L_2 GELU(L_1 n + LN(W t))). Queries, keys and values are [., w], w = min(1024, D), with
+8 heads. l is n, or with `levels` the normed outputs of three blocks of the vision tower. O is a layer, GELU and a layer that is
+zero at the start, so that an unfitted module averages, bit for bit; s is the root mean square of the features.
+
+Theirs: x + LN(W t) before the MLP of the queries (here behind its first layer, so that t is as narrow as the queries), the
+convolution with kernel and stride of a cell and one channel a group, keys and values of several levels of the tower, attention
+within the cell, the question as the last hidden state of a decoder that reads it alone. Ours: the mean and the zero at the start
+(they have no residual), the sinusoids (their tower adds positions to its features, Qwen's turns queries and keys alone),
+standardisation, the mean of the queries where a cell at the edge is smaller, and the mean of the question's embeddings as the
+cheap t. They tune the whole decoder; here it stays as it is. The formulas were read in the authors' code
+(locuslab/llava-token-compression, no licence); none of it is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from visionthink.compress.cells import WHOLE, Cells, places, shape_of
+from visionthink.compress.learned import Base, Learned
+from visionthink.compress.mixing import zeroed
+from visionthink.compress.parts import Attention, Standard, width_of
+from visionthink.compress.selection import Needs, Question, Selection, VisionContext, required
+from visionthink.errors import OptionError
+
+
+def _mlp(entering: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(entering, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+
+
+class QueCC(Learned):
+    """See above.
+
+    Args:
+        question: what is known of it: the mean of its embeddings (`embedded`), the last hidden state of the decoder that reads
+            the text without the image (`read`; that pass is on the bill), or nothing (`unread`, the control).
+        levels: keys and values come from blocks of the vision tower.
+    """
+
+    family: ClassVar[str] = "quecc"
+    control: ClassVar = {"question": "unread"}
+
+    def __init__(self, base: Base, keep: float = 1 / 16, question: Question = "embedded", levels: bool = False):
+        super().__init__(base, keep)
+        self.shape = shape_of(self.family, keep)
+        if question not in get_args(Question):
+            raise OptionError(f"{self.family} question {question!r}: choose {', '.join(get_args(Question))}")
+        self.needs = Needs(question=question, levels=base.levels if levels else ())
+        width, size = width_of(base.hidden), self.shape[0] * self.shape[1]
+        known = base.hidden if not levels else len(base.levels) * base.patches * base.tower
+        self.standard = Standard(base.hidden)
+        self.norm = nn.LayerNorm(known) if levels else None
+        self.query, self.key, self.value = _mlp(base.hidden, width), _mlp(known, width), _mlp(known, width)
+        self.asked = Standard(base.hidden) if question != "unread" else None
+        self.text = nn.Sequential(nn.Linear(base.hidden, width), nn.LayerNorm(width)) if question != "unread" else None
+        self.weights = nn.Parameter(torch.full((size, width), 1 / size))
+        self.attention = Attention(width)
+        self.out = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeroed(nn.Linear(width, base.hidden)))
+
+    def measure(self, contexts: Sequence[VisionContext]) -> None:
+        super().measure(contexts)
+        self.standard.measure(torch.cat([context.features for context in contexts]))
+        if self.asked is not None:
+            self.asked.measure(torch.stack([self._question(context) for context in contexts]))
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        grids = required(context.grids, self.family, WHOLE)
+        cells = Cells.of(grids, self.shape, context.features.device)
+        tokens = context.features.float()
+        standard = self.standard(tokens) + places(grids, tokens.shape[1], tokens.device)
+        known = standard if self.norm is None else self.norm(self._levels(context))
+        real = cells.real[..., None]
+        queries = self._queries(standard, context)
+        members = torch.where(real, queries[cells.members], cells.mean(queries)[:, None])
+        asking = (members * self.weights).sum(1, keepdim=True)
+        keys, values = (made(known)[cells.members] for made in (self.key, self.value))
+        found = self.attention(asking, keys, values, cells.real[:, None])[:, 0]
+        return Selection(cells.keep, cells.mean(tokens) + self.scale * self.out(found), mix=cells.average)
+
+    def _queries(self, standard: Tensor, context: VisionContext) -> Tensor:
+        """[N, w] of standardised tokens [N, D]."""
+        first, *rest = self.query
+        queries = first(standard)
+        if self.text is not None and self.asked is not None:
+            queries = queries + self.text(self.asked(self._question(context)))
+        for layer in rest:
+            queries = layer(queries)
+        return queries
+
+    def _question(self, context: VisionContext) -> Tensor:
+        """[D]; what it is made of does not learn."""
+        text = required(context.question, self.family, "the question").detach().float()
+        return text[-1] if self.needs.question == "read" else text.mean(0)
+
+    def _levels(self, context: VisionContext) -> Tensor:
+        """[N, width of all levels]."""
+        return torch.cat([context.levels[block].float().flatten(1) for block in self.needs.levels], -1)
