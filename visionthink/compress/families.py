@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from visionthink.compress.choosing import Importance, Selector
 from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
 from visionthink.compress.quecc import QueCC
@@ -16,18 +17,20 @@ from visionthink.compress.setok import SeTok
 from visionthink.compress.within import MixtureOfDepths, Remember
 from visionthink.errors import CompressionError, ModelError, OptionError, one_line
 
-FAMILIES: Mapping[str, type[Learned]] = {kind.family: kind for kind in (Convolution, QueCC, SeTok, Remember, MixtureOfDepths)}
+FAMILIES: Mapping[str, type[Learned]] = {
+    kind.family: kind for kind in (Convolution, QueCC, SeTok, Remember, Selector, Importance, MixtureOfDepths)
+}
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
-    """A new module.
+    """A new module, as it is used: `train` sets it to training and back.
 
     Raises:
         OptionError: there is no such family, or it cannot be made with these settings.
     """
     if family not in FAMILIES:
         raise OptionError(f"unknown trained method {family!r}; choose from {', '.join(FAMILIES)}")
-    return FAMILIES[family](base, keep, **options)
+    return FAMILIES[family](base, keep, **options).eval()
 
 
 def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
@@ -59,7 +62,7 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
         raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
     if (adapter := module.adapt(model).adapter) is not None:
         adapter.load(folder / ADAPTER)
-    return module.to(model.device).eval().requires_grad_(False)
+    return module.to(model.device).requires_grad_(False)
 
 
 def _difference(there: Base, here: Base) -> str:

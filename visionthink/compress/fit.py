@@ -26,6 +26,7 @@ from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import Method, Needs, Selection, TrainingFree, VisionContext
 from visionthink.compress.session import compress
+from visionthink.errors import OptionError
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
@@ -75,6 +76,8 @@ class Task(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         answers, teacher = self.fitted_by.weights
+        if not answers and not teacher:
+            return {"loss": _own_losses(self.model, self.module, batch)}
         logits, targets = _read(self.model, self.module, batch)
         loss = sum(self.module.losses().values(), logits.new_zeros(()))
         if answers:
@@ -83,6 +86,15 @@ class Task(nn.Module):
             whole = teacher_logits(self.model, batch)
             loss = loss + teacher * divergence(whole, logits, self.fitted_by.temperature)
         return {"loss": loss}
+
+
+def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
+    """What a module asks of itself; the decoder is not run."""
+    prepare(model, batch, module)
+    losses = module.losses()
+    if "reconstruct" not in losses:
+        raise OptionError(f"--objective reconstruct: {module.family} reconstructs nothing; choose answers or distill")
+    return torch.stack(list(losses.values())).sum()
 
 
 def _read(model: Any, method: Method, batch: Batch) -> tuple[Tensor, Tensor]:

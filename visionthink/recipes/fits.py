@@ -44,6 +44,8 @@ _TINY: Mapping[str, FitRecipe] = {
     "setok": FitRecipe(family="setok", keep=0.45, config=FitConfig(steps=300)),
     "remember": FitRecipe(family="remember", keep=0.25, config=FitConfig(steps=350)),
     "mod": FitRecipe(family="mod", keep=0.25, config=FitConfig(steps=400)),
+    "select": FitRecipe(family="select", keep=0.5, config=FitConfig(objective="reconstruct")),
+    "lis": FitRecipe(family="lis", keep=0.5, config=FitConfig(steps=300)),
 }
 _CONFIGS: Mapping[str, FitConfig] = {
     "fcot": FitConfig(objective="distill", steps=1600, batch_size=64, learning_rate=1e-4),
@@ -51,6 +53,8 @@ _CONFIGS: Mapping[str, FitConfig] = {
     "setok": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
     "remember": FitConfig(steps=1600, batch_size=64, learning_rate=1e-4),
     "mod": FitConfig(steps=4700, batch_size=64, learning_rate=1e-4),
+    "select": FitConfig(objective="reconstruct", steps=800, batch_size=128, learning_rate=1e-3),
+    "lis": FitConfig(steps=560, batch_size=256, learning_rate=5e-5),
 }
 """For real models, by family."""
 FITS: Mapping[str, FitRecipe] = {

@@ -1,0 +1,284 @@
+"""Trained methods that choose visual tokens before the decoder, image by image: of N tokens the k = max(1, round(keep N)) whose
+learnt scores are highest.
+
+What is left is copied unchanged, at its positions. A choice has no gradient: training replaces it by something soft, and no token
+leaves the model meanwhile. Fitted once, a module can leave any share.
+
+The control of both takes as many tokens by chance, with nothing to train: it is `drop-random`, with a seed that is drawn when the
+module is made and saved with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import binary_cross_entropy, gumbel_softmax
+
+from visionthink.compress.baselines import Random
+from visionthink.compress.cells import WHOLE
+from visionthink.compress.encoder import Encoder, Images
+from visionthink.compress.learned import Base, Learned
+from visionthink.compress.picking import count, per_image, top
+from visionthink.compress.selection import Grid, Selection, VisionContext, check_share, required
+from visionthink.errors import OptionError
+
+Scores = Literal["learned", "random"]
+
+
+class Chooser(Learned):
+    """What both share: the choice, and its control.
+
+    Args:
+        scores: `random` is the control.
+    """
+
+    control: ClassVar[Mapping[str, Any]] = {"scores": "random"}
+    any_share: ClassVar[bool] = True
+    seed: Tensor
+
+    def __init__(self, base: Base, keep: float, scores: Scores):
+        super().__init__(base, keep)
+        if scores not in ("learned", "random"):
+            raise OptionError(f"{self.family} scores {scores!r}: choose learned or random")
+        self.random = scores == "random"
+        self.register_buffer("seed", torch.randint(2**31, ()))
+        """Of the control."""
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        if self.random:
+            return Random(keep=self.keep, seed=int(self.seed)).vision(context)
+        if self.training:
+            return self.softly(context)
+        scores = self.scored(context)
+        return per_image(context, lambda image: Selection(top(scores[image], count(self.keep, image.stop - image.start))))
+
+    def scored(self, context: VisionContext) -> Tensor:
+        """[N] scores of the tokens of all images."""
+        raise NotImplementedError
+
+    def softly(self, context: VisionContext) -> Selection | None:
+        """What stands for the choice in training; it keeps all tokens."""
+        raise NotImplementedError
+
+    def kept(self, layers: int) -> list[float]:
+        return [1.0] * layers if self.training and not self.random else super().kept(layers)
+
+
+class Selector(Chooser):
+    """Of "When less is enough" (arXiv 2503.16660): chooses tokens from which the others can be reconstructed. The model's answers
+    play no part, and the decoder is not run.
+
+    Features F [N, D] of an image; a selector S and a reconstructor R, which are small Transformers; a mask M [N] of zeros and
+    ones; one learnt embedding e [D] in place of what is masked:
+
+        M = Gumbel-softmax(S(F)),  L = rms(R(M F + (1 - M) e) - F) + lambda max(mean(M), p)
+
+    The forward pass has the hard mask, the backward pass the soft one. Afterwards S(F) is the score. The mean of the mask and the
+    error are those of all images of a batch together.
+
+    From the paper: S, R and e, three layers each, the sum of both terms, the floor p, and the choice by score. Ours, where it is
+    silent or where its form has no effect (beside the error of raw features the share vanishes): F standardised per dimension,
+    the root mean square in place of a norm, lambda = 5, temperature 1, the inner width, and 2-D sinusoids of the grid.
+
+    Args:
+        floor: p, the share below which fewer tokens gain nothing; None: `keep`. At 0 the share falls as far as the error lets it.
+        weight: lambda.
+        layers: of S, and of R.
+        width: of their hidden states, a multiple of 4; None: that of the tokens, 512 at most.
+    """
+
+    family: ClassVar[str] = "select"
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        base: Base,
+        keep: float = 0.5,
+        floor: float | None = None,
+        weight: float = 5.0,
+        layers: int = 3,
+        width: int | None = None,
+        scores: Scores = "learned",
+    ):
+        super().__init__(base, keep, scores)
+        self.floor, self.weight = keep if floor is None else floor, weight
+        check_share(self.family, "floor", self.floor, least=0)
+        _at_least(self.family, "weight", weight, 0)
+        _at_least(self.family, "layers", layers, 1)
+        width = min(512, base.hidden) if width is None else width
+        if width < 4 or width % 4:
+            raise OptionError(f"{self.family} width {width}: must be a multiple of 4")
+        self.register_buffer("mean", torch.zeros(base.hidden))
+        self.register_buffer("deviation", torch.ones(base.hidden))
+        self._seen: list[tuple[Tensor, Grid]] = []
+        """Images since `losses` was last called."""
+        if not self.random:
+            self.selector = Encoder(base.hidden, 1, layers=layers, width=width)
+            self.reconstructor = Encoder(base.hidden, base.hidden, layers=layers, width=width)
+            self.masked = nn.Parameter(torch.zeros(base.hidden))
+
+    def measure(self, contexts: Sequence[VisionContext]) -> None:
+        super().measure(contexts)
+        tokens = torch.cat([context.features for context in contexts]).float()
+        self.mean.copy_(tokens.mean(0))
+        self.deviation.copy_(tokens.std(0, correction=0).clamp_min(1e-3 * float(self.scale)))
+
+    def softly(self, context: VisionContext) -> Selection | None:
+        self._seen += self._images(context)
+        return None
+
+    def scored(self, context: VisionContext) -> Tensor:
+        return torch.cat([self.logits(self.standardised([image]))[0] for image in self._images(context)])
+
+    def _images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
+        grids = required(context.grids, self.family, WHOLE)
+        return list(zip(context.features.detach().split(context.images), grids, strict=True))
+
+    def losses(self) -> dict[str, Tensor]:
+        if not self._seen:
+            return {}
+        images, self._seen = self.standardised(self._seen), []
+        mask = drawn(self.logits(images))
+        return {"reconstruct": self.error(images, mask), "budget": self.weight * budget(mask[images.real], self.floor)}
+
+    def standardised(self, images: Sequence[tuple[Tensor, Grid]]) -> Images:
+        """Features [N, D] and grids of images, as one batch with features standardised."""
+        return Images.of([((features.float() - self.mean) / self.deviation, grid) for features, grid in images])
+
+    def logits(self, images: Images) -> Tensor:
+        """[B, N] log-odds of being kept."""
+        scores: Tensor = self.selector(images.tokens, images)[..., 0]
+        return scores
+
+    def error(self, images: Images, mask: Tensor) -> Tensor:
+        """Root mean square of what is missing of the standardised features when they are reconstructed from those with mask 1 in
+        [B, N]."""
+        seen = mask[..., None] * images.tokens + (1 - mask[..., None]) * self.masked
+        missing: Tensor = self.reconstructor(seen, images) - images.tokens
+        return missing[images.real].pow(2).mean().sqrt()
+
+
+def drawn(logits: Tensor) -> Tensor:
+    """Ones where the log-odds plus logistic noise are above 0, and zeros; gradients are those of the probability."""
+    return gumbel_softmax(torch.stack((logits, torch.zeros_like(logits)), -1), hard=True)[..., 0]
+
+
+def budget(mask: Tensor, floor: float) -> Tensor:
+    """max(mean(M), p): the share that is kept, as long as it is above the floor.
+
+    Example: .5 for the mask (1, 0, 0, 1) and floor .25; .25, without a gradient, for a mean of .2.
+    """
+    return mask.mean().clamp_min(floor)
+
+
+class Importance(Chooser):
+    """VisionSelector (arXiv 2510.16598): a score for every token, learnt from the model's answers through a soft top-k.
+
+    For the N tokens x_i of an image, with matrices of D x h, h = D / 2:
+
+        s_i = mean_j (W_q x_i + b_q) . (W_k x_j + b_k) / sqrt(h) = (W_q x_i + b_q) . (W_k mean_j x_j + b_k) / sqrt(h)
+        m = sigmoid(s + t),  with t such that sum_i m_i = k
+
+    While training every token is scaled by its m, DeepStack features of Qwen3-VL too, and none is removed; to the loss of the
+    answers is added lambda BCE(m, the k highest), which drives m to zeros and ones. Afterwards the k highest are kept.
+
+    From the authors' code: the score, its start (weights of 1e-4 times noise), soft top-k and its derivative, the two losses.
+    Ours: means and k are those of one image (theirs, while training, of all images of a batch together), DeepStack, and lambda:
+    it grows from 0 to .2, since the .1 to 2 of the authors fix whatever order there is early.
+
+    Args:
+        polarise: lambda at the end of the training.
+    """
+
+    family: ClassVar[str] = "lis"
+
+    def __init__(self, base: Base, keep: float = 0.5, polarise: float = 0.2, scores: Scores = "learned"):
+        super().__init__(base, keep, scores)
+        _at_least(self.family, "polarise", polarise, 0)
+        self.polarise, self.done = polarise, 0.0
+        self._unlike: list[Tensor] = []
+        """BCE of each image since `losses` was last called."""
+        if not self.random:
+            self.query, self.key = (nn.Linear(base.hidden, base.hidden // 2) for _ in range(2))
+            for layer in (self.query, self.key):
+                nn.init.normal_(layer.weight, std=1e-4)
+                nn.init.zeros_(layer.bias)
+
+    def progress(self, done: float) -> None:
+        self.done = done
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """[N] scores of the tokens [N, D] of an image. The mean is taken first, and W_q applied to it: N D + 2 D h products in
+        place of N N h."""
+        key = self.key(tokens.mean(0, keepdim=True)) / self.query.out_features**0.5
+        scores: Tensor = tokens @ (key @ self.query.weight).T + key @ self.query.bias[:, None]
+        return scores[:, 0]
+
+    def scored(self, context: VisionContext) -> Tensor:
+        return torch.cat([self.score(image) for image in context.features.float().split(context.images)])
+
+    def softly(self, context: VisionContext) -> Selection | None:
+        weights = list[Tensor]()
+        for tokens in context.features.float().split(context.images):
+            if not len(tokens):
+                continue
+            scores, k = self.score(tokens), count(self.keep, len(tokens))
+            weights.append(soft_top(scores, k))
+            hard = torch.zeros_like(scores).index_fill(0, top(scores.detach(), k), 1)
+            self._unlike.append(binary_cross_entropy(weights[-1], hard))
+        if not weights:
+            return None
+        m, features = torch.cat(weights), context.features
+        return Selection(torch.arange(len(m), device=m.device), (features.float() * m[:, None]).to(features.dtype), mix=m.diag())
+
+    def losses(self) -> dict[str, Tensor]:
+        if not self._unlike:
+            return {}
+        unlike, self._unlike = torch.stack(self._unlike).mean(), []
+        return {"polarise": self.polarise * self.done * unlike}
+
+
+class _SoftTop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, k: int) -> Tensor:
+        if k >= len(scores):
+            m = torch.ones_like(scores)
+        else:
+            odds = torch.logit(scores.new_tensor(k / len(scores)))
+            low, high = odds - scores.max(), odds - scores.min()
+            for _ in range(torch.finfo(scores.dtype).bits):
+                middle = (low + high) / 2
+                short = (scores + middle).sigmoid().sum() < k
+                low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+            m = (scores + high).sigmoid()
+        ctx.save_for_backward(m)
+        return m
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (m,) = ctx.saved_tensors
+        slope = m * (1 - m)
+        moved = (slope * gradient).sum() / slope.sum().clamp_min(torch.finfo(m.dtype).tiny)
+        return slope * (gradient - moved), None
+
+
+def soft_top(scores: Tensor, k: int) -> Tensor:
+    """[N] m = sigmoid(s + t) in (0, 1) of scores [N], with t by bisection such that sum m = k. Since t follows the scores,
+
+        dL/ds = v g - v (v . g) / sum v,  v = m (1 - m),  g = dL/dm
+
+    Example: (.7311, .2689) for scores (1, -1) and k = 1.
+    """
+    m: Tensor = _SoftTop.apply(scores, k)
+    return m
+
+
+def _at_least(family: str, option: str, value: float, least: int) -> None:
+    if not value >= least:
+        raise OptionError(f"{family} {option} {value}: must be at least {least}")
