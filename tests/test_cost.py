@@ -206,7 +206,7 @@ def test_trained_methods_as_pytorch_counts(family, size):
     config = of_7b_widths("tiny")
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
-    module = make(family, Base.of(model), FITS[family].keep, FITS[family].options).adapt(model).eval()
+    module = make(family, Base.of(model), FITS[family].keep, FITS[family].options)  # without its adapter, which is not billed
     with FlopCounterMode(display=False) as counter, torch.no_grad(), compress(model, module) as session:
         model(**inputs_of(config, *size), logits_to_keep=1)
     [(visual_by_layer, selection_flops)] = session.samples()

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from visionthink.compress.baselines import Random
+from visionthink.compress.cells import places
 from visionthink.compress.choosing import Importance, Selector, budget, drawn, soft_top
-from visionthink.compress.encoder import Encoder, Images, sinusoids
+from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.families import make
 from visionthink.compress.fit import FitConfig, Task, seen, train
 from visionthink.compress.learned import Base
@@ -169,12 +170,12 @@ def test_the_share_costs_nothing_below_the_floor():
 
 
 def test_sinusoids_of_a_grid():
-    places = sinusoids((1, 3, 5), 8)
-    assert places.shape == (15, 8)
+    found = places([(1, 3, 5)], 8)
+    assert found.shape == (15, 8)
     # token 7 is in row 1, column 2; speeds are 1 and 1 / 100
-    assert places[7].tolist() == pytest.approx([0.8415, 0.0100, 0.5403, 0.99995, 0.9093, 0.0200, -0.4161, 0.9998], abs=1e-4)
-    assert torch.equal(sinusoids((2, 3, 5), 8), places.repeat(2, 1))
-    assert len({tuple(x) for x in places.tolist()}) == 15
+    assert found[7].tolist() == pytest.approx([0.8415, 0.0100, 0.5403, 0.99995, 0.9093, 0.0200, -0.4161, 0.9998], abs=1e-4)
+    assert torch.equal(places([(2, 3, 5)], 8), found.repeat(2, 1))
+    assert len({tuple(x) for x in found.tolist()}) == 15
 
 
 def test_a_padded_image_is_as_one_by_itself():

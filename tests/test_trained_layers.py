@@ -153,11 +153,11 @@ def test_attention_by_hand():
     module = busy(make("remember", base_of(tower=2, hidden=4, patches=1, levels=(0,), blocks=1), 0.5, {"sites": [1]}))
     look = module.sites["1"]
     with torch.no_grad():
-        look.query.weight.zero_(), look.query.bias.zero_()
+        look.attention.query.weight.zero_(), look.attention.query.bias.zero_()
     levels = {0: torch.tensor([[[1.0, 0]], [[0.0, 3]], [[2.0, 2.5]]])}
     vision = VisionContext(features=torch.eye(4)[:3], images=(3,), layers=4, grids=((1, 1, 3),), levels=levels)
-    told = look.value(look.told([levels[0]]))[:, 0]
-    expected = torch.stack([look.out((told[0] + told[1]) / 2), look.out(told[2])])
+    told = look.attention.value(look.told([levels[0]]))[:, 0]
+    expected = torch.stack([look.attention.out((told[0] + told[1]) / 2), look.attention.out(told[2])])
     context = at_layer(module, vision, 1)
     found = module.select(context).values - context.hidden[context.visual]
     assert torch.allclose(found, expected, atol=1e-6)
@@ -191,7 +191,7 @@ def test_gradients_reach_the_last_layer_first_and_then_all(model):
     task(**batch)["loss"].backward()
     silent = {name for name, p in module.named_parameters() if not p.grad.any()}
     assert {name for name, _ in module.named_parameters()} - silent == {
-        f"sites.{i}.out.{x}" for i in (1, 2) for x in ("weight", "bias")
+        f"sites.{i}.attention.out.{x}" for i in (1, 2) for x in ("weight", "bias")
     }
     for name, p in module.named_parameters():
         p.grad = None
@@ -199,7 +199,7 @@ def test_gradients_reach_the_last_layer_first_and_then_all(model):
             torch.nn.init.normal_(p, std=0.02)
     task(**batch)["loss"].backward()
     silent = {name for name, p in module.named_parameters() if p.grad.abs().max() < 1e-8}
-    assert silent <= {f"sites.{i}.key.bias" for i in (1, 2)}  # the softmax does not know it
+    assert silent <= {f"sites.{i}.attention.key.bias" for i in (1, 2)}  # the softmax does not know it
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -256,7 +256,7 @@ def test_the_raw_gate():
 
 
 def test_chance_is_new_at_each_step_and_afterwards_the_same():
-    module = routed(layers=[1], router="random")
+    module = routed(layers=[1], router="random").train()
     vision = VisionContext(features=torch.zeros(64, 8), images=(64,), layers=4)
 
     def chosen():

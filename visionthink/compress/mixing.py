@@ -9,6 +9,7 @@ from torch import nn
 
 from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
+from visionthink.compress.parts import zeroed
 from visionthink.compress.selection import Selection, VisionContext, required
 from visionthink.errors import OptionError
 
@@ -55,10 +56,3 @@ class Convolution(Learned):
             values = mean + torch.einsum(product, members, self.weights)
         values = values + self.scale * self.mlp(self.norm(values))
         return Selection(cells.keep, values, mix=cells.average)
-
-
-def zeroed(layer: nn.Linear) -> nn.Linear:
-    """A layer that says nothing until it is trained."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -39,15 +39,22 @@ class Standard(nn.Module):
 
 class Attention(nn.Module):
     """Multi-head attention in plain products, so that what it takes is counted on every device (fused kernels of the CPU are not
-    known to PyTorch's counter)."""
+    known to PyTorch's counter).
 
-    def __init__(self, width: int):
+    Args:
+        width: of keys, values and the heads together.
+        hidden: of queries and of what comes out, where it is another.
+    """
+
+    def __init__(self, width: int, hidden: int = 0):
         super().__init__()
         self.heads = math.gcd(8, width)
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        hidden = hidden or width
+        self.query, self.key, self.value = nn.Linear(hidden, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.out = nn.Linear(width, hidden)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
-        """[..., Q, D] of queries [..., Q, D], and of keys and values [..., K, D], of which each query sees those that `seen`
+        """[..., Q, D] of queries [..., Q, D], and of keys and values [..., K, width], of which each query sees those that `seen`
         [..., Q, K] says, at least one."""
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
@@ -73,3 +80,10 @@ class Block(nn.Module):
         x = x + self.attention(normed, normed, normed, seen)
         result: Tensor = x + self.mlp(self.between(x))
         return result
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """A layer that says nothing until it is trained."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from visionthink.compress.cells import WHOLE, Cells, places, shape_of
 from visionthink.compress.learned import Base, Learned
-from visionthink.compress.mixing import zeroed
-from visionthink.compress.parts import Attention, Standard, width_of
+from visionthink.compress.parts import Attention, Standard, width_of, zeroed
 from visionthink.compress.selection import Needs, Question, Selection, VisionContext, required
 from visionthink.errors import OptionError
 

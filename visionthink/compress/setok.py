@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from visionthink.compress.cells import WHOLE, places
 from visionthink.compress.clusters import distances, owners, peaks, threshold_for, top_above
 from visionthink.compress.learned import Base, Learned
-from visionthink.compress.mixing import zeroed
-from visionthink.compress.parts import Block, Standard, width_of
+from visionthink.compress.parts import Block, Standard, width_of, zeroed
 from visionthink.compress.selection import Selection, VisionContext, required
 from visionthink.errors import OptionError
 

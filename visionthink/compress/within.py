@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from visionthink.compress.cells import Cells, shape_of
 from visionthink.compress.learned import Base, Learned
-from visionthink.compress.mixing import zeroed
+from visionthink.compress.parts import Attention, width_of, zeroed
 from visionthink.compress.picking import count, top
 from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext, required
 from visionthink.errors import OptionError
@@ -31,7 +31,7 @@ class Remember(Learned):
 
     over the patches j of its own cell, where x_jl is the patch behind a block of the tower: three of them, and the last one, of
     which the cell's mean was made. W_o is 0 at the start, and s is the root mean square of a visual token's features. For C cells
-    of A tokens of P patches, q is [C, w], k and v are [C, A P, w], with w at most 1024 and at least four heads.
+    of A tokens of P patches, q is [C, w], k and v are [C, A P, w], with w at most 1024.
 
     Of the paper, abstracts and second-hand notes were seen: a local region, several levels of the tower, between layers. The
     equations, the sites, the start and the width are ours; its self-attention with a text-guided token is not here.
@@ -103,13 +103,12 @@ class _Look(nn.Module):
 
     def __init__(self, hidden: int, widths: Sequence[int]):
         super().__init__()
-        width = min(1024, hidden)
-        self.heads = max(4, width // 64)
+        width = width_of(hidden)
         self.levels = nn.ModuleList(nn.LayerNorm(level) for level in widths)
         self.seen = nn.Linear(sum(widths), width)
         self.norm, self.before = nn.LayerNorm(width), nn.LayerNorm(hidden)
-        self.query, self.key, self.value = nn.Linear(hidden, width), nn.Linear(width, width), nn.Linear(width, width)
-        self.out = zeroed(nn.Linear(width, hidden))
+        self.attention = Attention(width, hidden)
+        zeroed(self.attention.out)
 
     def told(self, seen: Sequence[Tensor]) -> Tensor:
         """[tokens, patches, w] of levels [tokens, patches, width]."""
@@ -118,14 +117,7 @@ class _Look(nn.Module):
 
     def forward(self, hidden: Tensor, told: Tensor, among: Tensor) -> Tensor:
         """[groups, queries, D] of hidden states of this shape, told [groups, keys, w], and which of them a query looks at."""
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        query, key, value = split(self.query(self.before(hidden))), split(self.key(told)), split(self.value(told))
-        scores = (query @ key.transpose(2, 3)) * query.shape[-1] ** -0.5
-        weights = scores.masked_fill(~among[:, None], -torch.inf).softmax(-1)
-        found: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        found: Tensor = self.attention(self.before(hidden), told, told, among)
         return found
 
 
