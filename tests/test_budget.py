@@ -7,6 +7,7 @@ import json
 
 import pytest
 from both_ways import scenes
+from episodes import record, turn
 from scripted import speak
 from training import rollout_batch, small
 
@@ -154,6 +155,22 @@ def test_costs_in_milliseconds(transcripts):
         pytest.approx(100 + text + 4 + 0.5 * 16 + 10 * output),
         pytest.approx(100 + text + 16 + 0.5 * 64 + 10 * output),
     )
+
+
+def test_what_is_read_in_turns_that_begin_anew_restart_or_fail():
+    """Turns of 10 tokens of text and one that is said; a fourth of 9."""
+    low, full, none = turn(0.25, 4), turn(1.0, 16), turn(1.0, 16, text_tokens=0, output_tokens=0)
+    anew, restarted = dataclasses.replace(full, anew=True), dataclasses.replace(turn(1.0, 16, text_tokens=20), restarted=True)
+    said = turn(0.25, 4, output_tokens=9)
+
+    def work(*turns):
+        return Work.of(record("e", *turns))
+
+    assert work(low, anew) == Work(turns=2, prefilled=14 + 26, patches=80, output=2)
+    assert work(said, restarted) == Work(turns=2, prefilled=14 + (40 - 14), patches=80, output=10)
+    assert work(low, none) == Work(turns=1, prefilled=14, patches=80, output=1)
+    once_more = turn(0.25, 0, text_tokens=20)
+    assert work(said, anew, once_more) == Work(turns=3, prefilled=14 + 26 + (36 - 26), patches=80, output=11)
 
 
 def test_a_table_is_fitted_to_timed_calls():
