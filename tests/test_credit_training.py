@@ -237,6 +237,10 @@ def test_members_over_a_limit(tmp_path):
         ({"budget": "visual=40"}, "budget visual=40: no episode costs more than 1.25 times the full view"),
         ({"budget": "visual=0.4", "credit": "gdpo:price=0.3"}, "budget visual=0.4: sets the price by itself; leave it out"),
         ({"benefit": "value"}, "benefit value: is measured on members that are made to act"),
+        (
+            {"benefit": "value", "credit": "branches", "forced": 1},
+            "benefit value: credit branches measures by itself what looking",
+        ),
         ({"benefit": "x"}, "unknown benefit 'x'; choose none, adatooler, value"),
         ({"over_limit": "x"}, "unknown over_limit 'x'; choose mask, exclude, penalise"),
         ({"forced": 1, "forced_actions": "direct"}, "forced_actions 'direct': name at least two different ones"),

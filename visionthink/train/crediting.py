@@ -78,6 +78,11 @@ class CreditSettings:
             raise OptionError("credit branches: needs members that are made to act; use --forced 2 or more")
         if penalty.name != "none" and not credit.takes_penalty:
             raise OptionError(f"penalty {penalty.name}: credit {credit.name} takes none; use --penalty none, or another credit")
+        if benefit.name != "none" and credit.name == "branches":
+            raise OptionError(
+                f"benefit {benefit.name}: credit branches measures by itself what looking brings; use --benefit none, or another "
+                "credit"
+            )
         if benefit.name == "value" and not {"direct"} < {*self.actions()}:
             raise OptionError("benefit value: is measured on members that are made to act; use --forced 2 or more")
         if budget is None:
