@@ -245,6 +245,7 @@ def test_members_over_a_limit(tmp_path):
         ({"over_limit": "x"}, "unknown over_limit 'x'; choose mask, exclude, penalise"),
         ({"forced": 1, "forced_actions": "direct"}, "forced_actions 'direct': name at least two different ones"),
         ({"forced": 1, "forced_actions": "direct,3"}, "forced_actions '3': what can be asked for here is direct, request"),
+        ({"forced_actions": "x"}, "forced_actions x: nobody is made to act; use --forced 2 or more"),
         ({"forced": 1, "menu": "ten"}, "forced_actions 'request': what can be asked for here is direct, whole, evidence, 0, 1"),
         ({"budget": "0.4"}, "budget '0.4': expected UNIT=SHARE with a unit of visual, flops, ms, as visual=0.4"),
         ({"budget": "visual=much"}, "budget 'visual=much': visual and its settings are numbers"),

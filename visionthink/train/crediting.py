@@ -74,6 +74,8 @@ class CreditSettings:
         taken = len(self.actions()) * self.forced
         if self.group_size - taken < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
+        if not self.forced and self.forced_actions != type(self).forced_actions:
+            raise OptionError(f"forced_actions {self.forced_actions}: nobody is made to act; use --forced 2 or more")
         if credit.name == "branches" and not self.forced:
             raise OptionError("credit branches: needs members that are made to act; use --forced 2 or more")
         if penalty.name != "none" and not credit.takes_penalty:
