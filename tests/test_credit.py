@@ -309,6 +309,7 @@ def test_which_groups_have_something_to_compare():
     assert not Credit.parse("eq3").varies(costly) and not Credit.parse("centred").varies(costly)
     assert Credit.parse("centred:price=0.1").varies(costly) and not Credit.parse("centred:price=0.1").varies(alike)
     assert Credit.parse("centred").varies(costly, price=0.2)
+    assert Credit.parse("gdpo").varies([member(1, bonus=0.1), member(1, bonus=0.2)])
     assert Credit.parse("dtpo").varies([member(1, crop=1.0, area=0.1), member(1, crop=1.0, area=0.3)])
     assert not Credit.parse("dtpo").varies([member(1, crop=1.0, area=0.1), member(None, crop=0.0)])
 

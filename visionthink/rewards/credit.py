@@ -133,7 +133,7 @@ CREDITS: Mapping[str, _Rule] = {
     "gdpo": _Rule(
         compute=_gdpo,
         settings=("price",),
-        compared=("accuracy", "format", "penalty", "share"),
+        compared=("accuracy", "bonus", "format", "penalty", "share"),
         priced_penalty="eq5",  # the price is the weight of both
         price=0.1,
     ),
