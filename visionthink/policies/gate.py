@@ -138,8 +138,8 @@ class Certificate:
 P = TypeVar("P")
 
 
-def telling(policy: P) -> P:
-    """A policy, which says how unsure it is of each token where it can (`with_spreads`)."""
+def with_spreads(policy: P) -> P:
+    """A policy that gives the spread of each token, where it can."""
     return policy.with_spreads() if hasattr(policy, "with_spreads") else policy
 
 

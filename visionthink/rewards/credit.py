@@ -115,7 +115,7 @@ class _Rule:
 
     compute: Callable[[Members, Credit, float, Summed], Advantages]
     settings: tuple[str, ...] = ()
-    compared: tuple[str, ...] = ("total", "share")
+    channels: tuple[str, ...] = ("total", "share")
     """Channels of which one must vary for a group to be learnt from; the cost counts only where it has a price."""
     loss: str = "grpo"
     """Loss of TRL: `grpo` is a mean over tokens, then over rollouts; `dapo` one mean over all tokens of the step."""
@@ -133,19 +133,19 @@ CREDITS: Mapping[str, _Rule] = {
     "gdpo": _Rule(
         compute=_gdpo,
         settings=("price",),
-        compared=("accuracy", "bonus", "format", "penalty", "share"),
+        channels=("accuracy", "bonus", "format", "penalty", "share"),
         priced_penalty="eq5",  # the price is the weight of both
         price=0.1,
     ),
-    "centred": _Rule(compute=_centred, settings=("price", "floor"), compared=("outcome", "penalty", "share")),
+    "centred": _Rule(compute=_centred, settings=("price", "floor"), channels=("outcome", "penalty", "share")),
     "dtpo": _Rule(
         compute=_dtpo,
         settings=("price", "weight", "first"),
-        compared=("total", "share", "crop", "area"),
+        channels=("total", "share", "crop", "area"),
         loss="dapo",
         penalty="released",
     ),
-    "branches": _Rule(compute=_branches, settings=("price", "shrink"), compared=("outcome", "share"), penalty="none"),
+    "branches": _Rule(compute=_branches, settings=("price", "shrink"), channels=("outcome", "share"), penalty="none"),
 }
 """Credits by name."""
 
@@ -213,7 +213,7 @@ class Credit:
     @property
     def takes_penalty(self) -> bool:
         """Whether what is paid for actions enters these advantages."""
-        return bool({"total", "penalty"} & {*CREDITS[self.name].compared})
+        return bool({"total", "penalty"} & {*CREDITS[self.name].channels})
 
     @property
     def own_price(self) -> bool:
@@ -238,7 +238,7 @@ class Credit:
     def varies(self, group: Sequence[Member], price: float | None = None) -> bool:
         """Whether a group has anything to compare: two scored members that differ in a channel that counts."""
         priced = self.price if price is None else price
-        names = [name for name in CREDITS[self.name].compared if name != "share" or priced]
+        names = [name for name in CREDITS[self.name].channels if name != "share" or priced]
         scored = [m.channels for m in group if m.channels.accuracy is not None]
         return any(len({_rounded(getattr(c, name)) for c in scored}) > 1 for name in names)
 
