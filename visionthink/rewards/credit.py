@@ -1,17 +1,16 @@
 """From the channels of a step's members to their advantages. Arithmetic on arrays; what learns from them is elsewhere.
 
 z(x) = (x - mean) / (std + 1e-4) within the group, over its scored members; c = cost / cost of always-full; lambda = the price.
+Advantages, by name of the credit:
 
-| name       | advantage                                                                                                   |
-|------------|-------------------------------------------------------------------------------------------------------------|
-| `eq3`      | z(reward), as TRL computes it (Eq. 3 of arXiv 2507.13348)                                                   |
-| `sum`      | z(reward - lambda c)                                                                                        |
-| `gdpo`     | whitened over the step: z(accuracy) + z(format) - lambda (z(penalty) + z(c)) (GDPO, arXiv 2601.05242)       |
-| `centred`  | z(accuracy + format) - (penalty - its mean) - lambda (c - its mean): a cost keeps its price                 |
-| `dtpo`     | first turn z(reward) + weight z(crop), last turn z(reward), each turn's tokens averaged by themselves
-               (AdaptVision, arXiv 2512.03794, Eq. 11-15)                                                              |
-| `branches` | the decision: what the forced members of its branch gained less what the policy gains on average; other tokens: the
-               outcome less the mean of their branch                                                                   |
+    eq3       z(reward), as TRL computes it (Eq. 3 of arXiv 2507.13348)
+    sum       z(reward - lambda c)
+    gdpo      whitened over the step: z(accuracy) + z(format) - lambda (z(penalty) + z(c)) (GDPO, arXiv 2601.05242)
+    centred   z(accuracy + format) - (penalty - its mean) - lambda (c - its mean): a cost keeps its price
+    dtpo      first turn z(reward) + weight z(crop), last turn z(reward), each turn's tokens averaged by themselves
+              (AdaptVision, arXiv 2512.03794, Eq. 11-15)
+    branches  the decision: what the forced members of its branch gained less what the policy gains on average; other tokens:
+              the outcome less the mean of their branch
 
 A bonus counts with accuracy. Unscored members take no part, and their advantage is 0.
 """
