@@ -66,7 +66,7 @@ def _print(certificate: Certificate, out: Path) -> None:
     table = Table("on questions that chose nothing", "accuracy", "visual tokens", "shown more", "harm")
     table.add_row("low view", f"{100 * test['low']:.1f} %", "", "0 %", "")
     table.add_row("full view", f"{100 * test['full']:.1f} %", "100 %", "", "0 %")
-    table.add_row("coin at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")
+    table.add_row("random mix at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")
     shown = [f"{100 * test[name]:.{digits}f} %" for name, digits in (("accuracy", 1), ("cost", 0), ("escalated", 0), ("harm", 1))]
     table.add_row("gate", *shown)
     console = wide()
