@@ -237,7 +237,7 @@ def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--alpha", "0.01"], "needs 460 different images or more, half of which test thresholds; mini has"),
+        (["--alpha", "0.01"], "needs 460 different images or more, half of which test thresholds; --limit 60 takes fewer"),
         (["--alpha", "0.01", "--method", "crc"], "needs 198 different images or more, half of which test thresholds"),
         (["--alpha", "0.9", "--delta", "0.9", "--limit", "2"], "needs 3 different images or more"),
         (["--alpha", "1"], "--alpha 1: must be between 0 and 1"),
@@ -247,10 +247,29 @@ def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_pat
         (["--out", "gate"], "--out gate: name a file that ends in .json"),
     ],
 )
-def test_what_is_refused_before_a_model_is_asked(options, message, tmp_path, capsys):
+def test_what_is_refused_before_a_question_is_drawn(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(EvalConfig, "examples", lambda config: pytest.fail("questions are drawn"))
     assert main(["calibrate", "mini", "--limit", "60", "--out", str(tmp_path / "g.json"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "g").exists()
+
+
+def test_a_certificate_that_cannot_be_written_or_has_too_few_questions(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "there.json").mkdir()
+    (tmp_path / "taken").touch()
+    for out, message in (
+        ("file/g.json", "file is not a folder that can be written to"),
+        ("there.json", "there.json: is a folder; name a file"),
+        ("taken.json", "taken, the folder of the answers, is a file; choose another name"),
+    ):
+        assert main(["calibrate", "mini", "--limit", "100", "--out", str(tmp_path / out)]) == 2
+        assert message in capsys.readouterr().err
+    rows = [{"id": str(i), "question": "q", "image": "none.png", "answer": "a"} for i in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--alpha", "0.05", "--delta", "0.1", "--out", str(tmp_path / "g.json")]
+    assert main(["calibrate", str(tmp_path / "rows.jsonl"), *options]) == 2  # and not that no image can be read
+    assert "needs 90 different images or more, half of which test thresholds; " in capsys.readouterr().err
 
 
 def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):

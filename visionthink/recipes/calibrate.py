@@ -17,7 +17,7 @@ import numpy as np
 
 from visionthink.certainty import SCORES
 from visionthink.data.identity import content_id, images_digest
-from visionthink.durable import replace_json
+from visionthink.durable import check_writable, replace_json
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.evals import certificate
 from visionthink.evals.bootstrap import bootstrap
@@ -93,18 +93,17 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     """Answer, choose, test, and write the certificate; an interrupted one goes on where it was.
 
     Raises:
-        OptionError: there are too few questions, the harm that is allowed lies below the noise of always-full, or no threshold
-            can be certified: then the full view is to be served.
+        OptionError: the file cannot be written; there are too few questions; the harm that is allowed lies below the noise of
+            always-full; or no threshold can be certified: then the full view is to be served.
         DataError: no question could be read, or no answer has a score.
     """
-    examples, judge = config.evaluation.examples(), read_judge(config.evaluation.judged_by)
+    _check_out(config)
+    if (limit := config.evaluation.limit) is not None:
+        _check_enough(config, limit, f"--limit {limit} takes fewer")
+    judge, examples = read_judge(config.evaluation.judged_by), config.evaluation.examples()
+    _check_enough(config, len(examples), f"{config.evaluation.suite} has {len(examples)} questions")
     parts = _parts(examples)
-    n, least = len(parts.calibrate), certificate.RULES[config.method].least(config.alpha, config.delta)
-    if n < least or not parts.tune or not parts.test:
-        raise OptionError(
-            f"--alpha {config.alpha:g} --delta {config.delta:g}: needs {max(2 * least, 3)} different images or more, half of "
-            f"which test thresholds; {config.evaluation.suite} has {parts.images}"
-        )
+    _check_enough(config, parts.images, f"{config.evaluation.suite} has {parts.images}")
     model = config.evaluation.open_model(config.model)
     common: dict[str, Any] = {"suite": config.evaluation.suite, "model_name": config.model, "judge": judge}
     common |= {"settings": config.evaluation.settings}
@@ -133,6 +132,38 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     return made
 
 
+def _check_out(config: CalibrateConfig) -> None:
+    """
+    Raises:
+        OptionError: the file, or the folder of the answers, cannot be written.
+    """
+    check_writable(config.out.parent)
+    if config.out.is_dir():
+        raise OptionError(f"--out {config.out}: is a folder; name a file")
+    if config.folder.is_file():
+        raise OptionError(f"--out {config.out}: {config.folder}, the folder of the answers, is a file; choose another name")
+
+
+def _division(images: int) -> tuple[int, int, int]:
+    """How many images propose thresholds, test them, and tell what the gate comes to."""
+    tune, test = round(TUNE * images), round(TEST * images)
+    return tune, images - tune - test, test
+
+
+def _check_enough(config: CalibrateConfig, images: int, there: str) -> None:
+    """
+    Raises:
+        OptionError: from so many images, or fewer, nothing can be certified; `there` says what there is.
+    """
+    least = certificate.RULES[config.method].least(config.alpha, config.delta)
+    tune, calibrate, test = _division(images)
+    if calibrate < least or not tune or not test:
+        raise OptionError(
+            f"--alpha {config.alpha:g} --delta {config.delta:g}: needs {max(2 * least, 3)} different images or more, half of "
+            f"which test thresholds; {there}"
+        )
+
+
 def _installed(name: str) -> bool:
     try:
         return bool(version(name))
@@ -153,9 +184,9 @@ def _parts(examples: Examples) -> _Parts:
     if not about:
         raise DataError("calibrate: no question could be read")
     drawn = sorted(about, key=lambda image: hashlib.sha256(f"gate {image}".encode()).digest())
-    tune, test = round(TUNE * len(drawn)), round(TEST * len(drawn))
-    ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[len(drawn) - test :])]
-    one_each = [min(about[image]) for image in drawn[tune : len(drawn) - test]]
+    tune, calibrate, _ = _division(len(drawn))
+    ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[tune + calibrate :])]
+    one_each = [min(about[image]) for image in drawn[tune : tune + calibrate]]
     items = {name: digest for digest, name in one_each}
     return _Parts(tune=frozenset(ids[0]), calibrate=frozenset(items), test=frozenset(ids[1]), items=items, images=len(drawn))
 
