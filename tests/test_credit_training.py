@@ -254,7 +254,7 @@ def test_members_over_a_limit(tmp_path):
         ({"budget": "visual=-1"}, "budget 'visual=-1': visual must be a number above 0"),
         ({"budget": "visual=0.4,ema=2"}, "budget 'visual=0.4,ema=2': ema must be a number above 0 and at most 1"),
         ({"budget": "visual=0.2"}, "budget visual=0.2: the first view alone is 0.25 of the full one; take a larger share"),
-        ({"budget": "visual=0.4", "ladder": "1"}, "budget visual=0.4: nobody can ask for anything on menu 1"),
+        ({"budget": "visual=0.4", "ladder": "1"}, "budget visual=0.4: with the levels 1 nothing can be asked for"),
         ({"budget": "visual=0.4", "credit": "eq3"}, "budget visual=0.4: credit eq3 has no price that it could set"),
         ({"budget": "visual=0.4", "credit": "centred:price=1"}, "budget visual=0.4: sets the price by itself"),
         ({"budget": "visual=0.4", "penalty": "eq5"}, "budget visual=0.4: sets what looking costs; use --penalty none"),

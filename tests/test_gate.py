@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import subprocess
@@ -165,7 +167,10 @@ def certificate(tmp_path_factory):
     """A file that the command has written."""
     file = tmp_path_factory.mktemp("calibrated") / "gate.json"
     options = ["--model", "tiny-base", "--limit", "240", "--max-new-tokens", "16", "--score", "nllmax,hmax", "--by-family"]
-    assert main(["calibrate", "mini", *options, "--alpha", "0.08", "--out", str(file)]) == 0
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["calibrate", "mini", *options, "--alpha", "0.08", "--out", str(file)]) == 0
+    assert said.getvalue().count("questions: no threshold") == len(synth.FAMILIES)
     return file
 
 
@@ -272,6 +277,20 @@ def test_a_certificate_that_cannot_be_written_or_has_too_few_questions(tmp_path,
     assert "needs 90 different images or more, half of which test thresholds; " in capsys.readouterr().err
 
 
+def test_by_family_needs_families(tmp_path, capsys):
+    rows = ["question,image,answer,family"]
+    for i, example in enumerate(synth.suite(96, split="train")):
+        example.image.save(tmp_path / f"{i}.png")
+        rows.append(f"{example.question},{i}.png,{example.answer},{example.family}")
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(rows))
+    assert main(["calibrate", str(table), "--by-family", "--out", str(tmp_path / "g.json")]) == 2
+    assert (
+        f"--by-family: no question of {table} names a family; a table does so in the column data_source"
+        in capsys.readouterr().err
+    )
+
+
 def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
     def run(correct, tokens):
         said = [scored(str(i), correct, tokens) for i in range(90)]
@@ -282,7 +301,7 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         ]
 
     ids = [frozenset(map(str, part)) for part in (range(20), range(20, 80), range(80, 90))]
-    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={}, images=90)
+    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={}, images=90, families=frozenset())
     config = CalibrateConfig(evaluation=EvalConfig(suite="mini"), model="m", out=tmp_path / "g.json")
     runs = GateRuns(low=run(False, 25), full=run(True, 100))
     with pytest.raises(

@@ -87,6 +87,8 @@ class _Parts:
     items: Mapping[str, str]
     images: int
     """Different ones, in all parts."""
+    families: frozenset[str]
+    """Those that the examples name."""
 
 
 def calibrate(config: CalibrateConfig) -> Certificate:
@@ -104,6 +106,10 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     _check_enough(config, len(examples), f"{config.evaluation.suite} has {len(examples)} questions")
     parts = _parts(examples)
     _check_enough(config, parts.images, f"{config.evaluation.suite} has {parts.images}")
+    if config.by_family and not parts.families:
+        raise OptionError(
+            f"--by-family: no question of {config.evaluation.suite} names a family; a table does so in the column data_source"
+        )
     model = config.evaluation.open_model(config.model)
     common: dict[str, Any] = {"suite": config.evaluation.suite, "model_name": config.model, "judge": judge}
     common |= {"settings": config.evaluation.settings}
@@ -174,6 +180,7 @@ def _installed(name: str) -> bool:
 def _parts(examples: Examples) -> _Parts:
     """By digests of the images, which are as good as drawn by lot, and the same whenever it is done."""
     about: dict[str, list[tuple[str, str]]] = {}
+    families = set[str]()
     for key in examples if isinstance(examples, Mapping) else range(len(examples)):
         try:
             example: Example = examples[key]  # type: ignore[index]
@@ -181,6 +188,7 @@ def _parts(examples: Examples) -> _Parts:
         except InputError:  # it is among what failed in the runs
             continue
         about.setdefault(image, []).append((content_id(example, image), example.id))
+        families |= {example.family} if example.family else set()
     if not about:
         raise DataError("calibrate: no question could be read")
     drawn = sorted(about, key=lambda image: hashlib.sha256(f"gate {image}".encode()).digest())
@@ -188,7 +196,14 @@ def _parts(examples: Examples) -> _Parts:
     ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[tune + calibrate :])]
     one_each = [min(about[image]) for image in drawn[tune : tune + calibrate]]
     items = {name: digest for digest, name in one_each}
-    return _Parts(tune=frozenset(ids[0]), calibrate=frozenset(items), test=frozenset(ids[1]), items=items, images=len(drawn))
+    return _Parts(
+        tune=frozenset(ids[0]),
+        calibrate=frozenset(items),
+        test=frozenset(ids[1]),
+        items=items,
+        images=len(drawn),
+        families=frozenset(families),
+    )
 
 
 def _noise(

@@ -102,7 +102,9 @@ class CreditSettings:
     def _check_reachable(self, budget: Budget) -> None:
         menu = self.rollout_menu()
         if not menu.asks:
-            raise OptionError(f"budget {self.budget}: nobody can ask for anything on menu {menu.ladder}")
+            raise OptionError(
+                f"budget {self.budget}: with the levels {menu.ladder} nothing can be asked for; take another menu or ladder"
+            )
         least = menu.ladder.levels[0]
         if budget.unit == "visual" and budget.share <= least:
             raise OptionError(f"budget {self.budget}: the first view alone is {least:g} of the full one; take a larger share")
