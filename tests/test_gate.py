@@ -283,6 +283,12 @@ def test_files_that_are_no_certificates(certificate, tmp_path):
         ({"score": "entropy"}, "no gate has the score 'entropy'"),
         ({"threshold": math.inf}, "and the threshold inf"),
         ({"more": 1}, "more: there is no such field"),
+        ({"threshold": 10**400}, "is not a number"),
+        ({"alpha": 0.01}, "as the bound of the harm, .*, is above alpha, 0.01; calibrate again"),
+        ({"delta": 1.0}, "must be between 0 and 1"),
+        ({"k": record["n"] + 1}, "questions cannot be harmed"),
+        ({"scores": [*record["scores"][1:], math.nan]}, "its scores must be finite"),
+        ({"scores": [], "silent": 0}, "it has 0 scores"),
     ):
         file.write_text(json.dumps(record | change))
         with pytest.raises(DataError, match=message):
@@ -301,6 +307,8 @@ def test_drift(certificate, tmp_path, capsys):
     c = Certificate.read(certificate)
     same = drift(c, Traffic(scores=(*c.scores, *[math.inf] * c.silent)))
     assert (same["ks"], same["alarm"], same["audit"]) == (0.0, False, None) and same["escalated"] == same["escalated_then"]
+    tied = dataclasses.replace(c, scores=(0.69315,) * len(c.scores))
+    assert drift(tied, Traffic(scores=(math.log(2),) * 50))["ks"] == pytest.approx(c.silent / c.n)
     other = drift(c, Traffic(scores=tuple(value + 1 for value in c.scores)))
     assert other["alarm"] and other["p"] < 1e-6 and other["escalated"] > same["escalated"]
     assert not drift(c, Traffic.read(certificate.with_suffix("") / "low", c))["alarm"]

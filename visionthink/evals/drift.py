@@ -11,7 +11,7 @@ from visionthink import records
 from visionthink.errors import DataError
 from visionthink.evals.certificate import harm_bound
 from visionthink.evals.run_folder import read_run
-from visionthink.policies.gate import Certificate
+from visionthink.policies.gate import Certificate, rounded
 
 ALARM = 0.001
 """The p-value below which the scores count as others."""
@@ -72,7 +72,8 @@ def drift(certificate: Certificate, traffic: Traffic) -> dict[str, Any]:
     then = [*certificate.scores, *[math.inf] * certificate.silent]
     # infinite ones stand behind all others, wherever that is
     last = 1 + max(value for value in (*then, *scores) if math.isfinite(value))
-    ks, p = map(float, ks_2samp([min(v, last) for v in then], [min(v, last) for v in scores]))
+    # those of the calibration were rounded: equal scores must stay equal
+    ks, p = map(float, ks_2samp([min(v, last) for v in then], [rounded(min(v, last)) for v in scores]))
     return {
         "score": certificate.score,
         "n": len(scores),

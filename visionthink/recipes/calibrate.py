@@ -27,7 +27,7 @@ from visionthink.evals.policy_spec import FULL
 from visionthink.evals.run_folder import read_run
 from visionthink.model import Model
 from visionthink.picture import open_pictures
-from visionthink.policies.gate import Certificate, Method, Mode
+from visionthink.policies.gate import Certificate, Method, Mode, rounded
 from visionthink.policies.identity import Identity
 from visionthink.recipes.evaluate import EvalConfig
 from visionthink.recipes.frontier import evaluate_one
@@ -202,7 +202,7 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
         "n": n,
         "k": k,
         "bound": certificate.harm_bound(k, n, config.delta),
-        "scores": tuple(sorted(float(f"{value:.5g}") for value in tests.scores[finite])),
+        "scores": tuple(sorted(map(rounded, tests.scores[finite]))),
         "silent": int((~finite).sum()),
         "families": _families(tests, thresholds, config) if config.by_family else {},
         "test": _on(held_out, threshold, runs),
