@@ -78,6 +78,7 @@ def test_names():
         ("gate:entropy@1", "no score is called entropy; choose one of nll, nllmean"),
         ("gate:nllmax@x", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:nllmax@inf", "expected gate:FILE, or gate:SCORE@T"),
+        ("gate:nllmax@1e999", "the threshold must be finite"),
         ("gate:ask@0.5", "the score ask goes with visionthink calibrate --mode continue"),
         ("low:votes", "choose one of"),
     ],
@@ -270,6 +271,9 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         OptionError, match="no threshold of nllmax can be certified, as the safest one harms 60 of 60 questions; serv"
     ):
         _certified(runs, parts, config)
+    silent = _Parts(tune=frozenset({"x"}), calibrate=ids[1], test=ids[2], items={}, images=90)
+    with pytest.raises(DataError, match="no answer has a nllmax in the part of 0 questions that proposes thresholds"):
+        _certified(runs, silent, config)
     found = _certified(GateRuns(low=run(True, 25), full=run(True, 100)), parts, config)
     assert (found["k"], found["n"], found["threshold"], found["test"]["escalated"]) == (0, 60, 0.5, 0.0)
 
@@ -313,7 +317,11 @@ def test_drift(certificate, tmp_path, capsys):
     assert other["alarm"] and other["p"] < 1e-6 and other["escalated"] > same["escalated"]
     assert not drift(c, Traffic.read(certificate.with_suffix("") / "low", c))["alarm"]
     own = {"score": c.score, "threshold": c.threshold}
-    gates = [own | {"value": 0.1, "agrees": True}, own | {"value": None, "agrees": True}, own | {"value": 0.3, "agrees": False}]
+    gates = [
+        own | {"value": 0.1, "agrees": True},
+        own | {"value": math.nan, "agrees": True},
+        own | {"value": 0.3, "agrees": False},
+    ]
     gates += [own | {"value": 0.2}, own | {"threshold": 9.0, "value": 8.0, "agrees": False}]
     log = tmp_path / "log"
     log.write_text("\n".join(["something else", json.dumps({"id": "y"}), *(json.dumps({"id": "x", "gate": g}) for g in gates)]))

@@ -180,7 +180,9 @@ def parse_gate(text: str, option: str) -> NamedGate:
             raise OptionError(f"{option} {text}: no score is called {fixed[1]}; choose one of {', '.join(SCORES)}")
         if fixed[1] == "ask":
             raise OptionError(f"{option} {text}: the score ask goes with visionthink calibrate --mode continue")
-        return Gate(score=fixed[1], threshold=float(fixed[2]))
+        if not math.isfinite(threshold := float(fixed[2])):
+            raise OptionError(f"{option} {text}: the threshold must be finite; the policy low keeps every answer")
+        return Gate(score=fixed[1], threshold=threshold)
     if not named or named.partition("@")[0] in SCORES:  # a score without a number behind it
         raise OptionError(f"{option} {text}: expected gate:FILE, or gate:SCORE@T with a score of {', '.join(SCORES)}")
     return Path(named)

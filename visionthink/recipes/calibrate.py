@@ -183,7 +183,10 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
     score = max(config.scores, key=lambda name: auroc(of_part[name].scores, of_part[name].kept_harm) or 0.0)
     tune, lanes = of_part[score], runs.lanes(score)
     tests, held_out = _of(lanes, parts.calibrate), _of(lanes, parts.test)
-    thresholds = [-np.inf, *certificate.grid(tune.scores[np.isfinite(tune.scores)])]
+    finite = np.isfinite(tune.scores)
+    if not finite.any():
+        raise DataError(f"calibrate: no answer has a {score} in the part of {len(tune.ids)} questions that proposes thresholds")
+    thresholds = [-np.inf, *certificate.grid(tune.scores[finite])]
     if config.mode == "continue":  # harm need not grow from safe to bold, nor be 0 where everything is escalated
         safest = min(range(len(thresholds)), key=lambda i: tune.harm(thresholds[i]).sum())
         thresholds = thresholds[safest:]
