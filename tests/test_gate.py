@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from episodes import scored
+from servers import replying, said
 
 pytest.importorskip("torch")
 
@@ -276,6 +277,17 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         _certified(runs, silent, config)
     found = _certified(GateRuns(low=run(True, 25), full=run(True, 100)), parts, config)
     assert (found["k"], found["n"], found["threshold"], found["test"]["escalated"]) == (0, 60, 0.5, 0.0)
+
+
+def test_answers_without_log_probabilities_are_counted(tmp_path, capsys):
+    """An endpoint that does not give them: the gate cannot keep any answer, and says why."""
+    with replying(lambda body: (200, said({"content": "<answer>7</answer>"}))) as server:
+        command = ["eval", "mini", "--model", server.url, "--policy", "gate:nllmax@0.5", "--limit", "2", "--json"]
+        assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["request_ratio"], found["without_score"]) == (1.0, 2)
+    assert "2 answers came without log-probabilities, so that the gate could not tell how sure they are" in told.err
 
 
 def test_files_that_are_no_certificates(certificate, tmp_path):
