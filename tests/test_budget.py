@@ -22,6 +22,7 @@ from visionthink.policies.forced import ForcedPolicy
 from visionthink.recipes.measure import measure
 from visionthink.rewards.budget import Budget, Dual, Seen
 from visionthink.rewards.costs import DeviceTable, Work, against_full, always_full, visual
+from visionthink.train.credit import stored_dual
 from visionthink.train.monitors import Watch
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
@@ -191,11 +192,12 @@ def test_a_table_is_fitted_to_timed_calls():
         ('{"model": "m"}', r"not a table of visionthink measure \(device table.device: is missing\)"),
         ('{"model": "m", "device": "d", "k0": -1, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}', "k0 -1: must be a number"),
         ('{"model": "m", "device": "d", "k0": 0, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}', "all of k0 to k3 are 0"),
+        ('{"model": "m", "device": "d", "k0": 1%s, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}' % ("0" * 400), "k0: 10"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(tmp_path, text, message):
     (tmp_path / "device.json").write_text(text)
-    with pytest.raises(OptionError, match=f"--device-table .*device.json: {message}"):
+    with pytest.raises(OptionError, match=f"--device-table .*device.json: .*{message}"):
         DeviceTable.read(tmp_path / "device.json")
 
 
@@ -250,6 +252,14 @@ def test_the_price_goes_on_where_it_was(tmp_path):
     (tmp_path / "stopped" / "checkpoint-4" / "budget.json").write_text('{"price": "much"}')
     with pytest.raises(ModelError, match=r"checkpoint-4.budget.json: damaged or missing \(price: 'much' is not a number\)"):
         train(small(tmp_path / "stopped", steps=5, resume=True, **settings), examples)
+
+
+def test_a_price_that_is_no_number_is_refused(tmp_path):
+    (tmp_path / "budget.json").write_text('{"weight": NaN}')
+    with pytest.raises(ModelError, match="its numbers must be finite"):
+        stored_dual(tmp_path / "budget.json")
+    (tmp_path / "budget.json").write_text('{"weight": 0.5}')
+    assert stored_dual(tmp_path / "budget.json") == Dual(weight=0.5)
 
 
 def test_alarms():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from episodes import scored
+from servers import replying, said
 
 pytest.importorskip("torch")
 
@@ -80,6 +81,7 @@ def test_names():
         ("gate:entropy@1", "no score is called entropy; choose one of nll, nllmean"),
         ("gate:nllmax@x", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:nllmax@inf", "expected gate:FILE, or gate:SCORE@T"),
+        ("gate:nllmax@1e999", "the threshold must be finite"),
         ("gate:ask@0.5", "the score ask goes with visionthink calibrate --mode continue"),
         ("low:votes", "choose one of"),
     ],
@@ -308,8 +310,22 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         OptionError, match="no threshold of nllmax can be certified, as the safest one harms 60 of 60 questions; serv"
     ):
         _certified(runs, parts, config)
+    silent = _Parts(tune=frozenset({"x"}), calibrate=ids[1], test=ids[2], items={}, images=90)
+    with pytest.raises(DataError, match="no answer has a nllmax in the part of 0 questions that proposes thresholds"):
+        _certified(runs, silent, config)
     found = _certified(GateRuns(low=run(True, 25), full=run(True, 100)), parts, config)
     assert (found["k"], found["n"], found["threshold"], found["test"]["escalated"]) == (0, 60, 0.5, 0.0)
+
+
+def test_answers_without_log_probabilities_are_counted(tmp_path, capsys):
+    """An endpoint that does not give them: the gate cannot keep any answer, and says why."""
+    with replying(lambda body: (200, said({"content": "<answer>7</answer>"}))) as server:
+        command = ["eval", "mini", "--model", server.url, "--policy", "gate:nllmax@0.5", "--limit", "2", "--json"]
+        assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["request_ratio"], found["without_score"]) == (1.0, 2)
+    assert "2 answers came without log-probabilities, so that the gate could not tell how sure they are" in told.err
 
 
 def test_files_that_are_no_certificates(certificate, tmp_path):
@@ -321,6 +337,12 @@ def test_files_that_are_no_certificates(certificate, tmp_path):
         ({"score": "entropy"}, "no gate has the score 'entropy'"),
         ({"threshold": math.inf}, "and the threshold inf"),
         ({"more": 1}, "more: there is no such field"),
+        ({"threshold": 10**400}, "is not a number"),
+        ({"alpha": 0.01}, "as the bound of the harm, .*, is above alpha, 0.01; calibrate again"),
+        ({"delta": 1.0}, "must be between 0 and 1"),
+        ({"k": record["n"] + 1}, "questions cannot be harmed"),
+        ({"scores": [*record["scores"][1:], math.nan]}, "its scores must be finite"),
+        ({"scores": [], "silent": 0}, "it has 0 scores"),
     ):
         file.write_text(json.dumps(record | change))
         with pytest.raises(DataError, match=message):
@@ -339,11 +361,17 @@ def test_drift(certificate, tmp_path, capsys):
     c = Certificate.read(certificate)
     same = drift(c, Traffic(scores=(*c.scores, *[math.inf] * c.silent)))
     assert (same["ks"], same["alarm"], same["audit"]) == (0.0, False, None) and same["escalated"] == same["escalated_then"]
+    tied = dataclasses.replace(c, scores=(0.69315,) * len(c.scores))
+    assert drift(tied, Traffic(scores=(math.log(2),) * 50))["ks"] == pytest.approx(c.silent / c.n)
     other = drift(c, Traffic(scores=tuple(value + 1 for value in c.scores)))
     assert other["alarm"] and other["p"] < 1e-6 and other["escalated"] > same["escalated"]
     assert not drift(c, Traffic.read(certificate.with_suffix("") / "low", c))["alarm"]
     own = {"score": c.score, "threshold": c.threshold}
-    gates = [own | {"value": 0.1, "agrees": True}, own | {"value": None, "agrees": True}, own | {"value": 0.3, "agrees": False}]
+    gates = [
+        own | {"value": 0.1, "agrees": True},
+        own | {"value": math.nan, "agrees": True},
+        own | {"value": 0.3, "agrees": False},
+    ]
     gates += [own | {"value": 0.2}, own | {"threshold": 9.0, "value": 8.0, "agrees": False}]
     log = tmp_path / "log"
     log.write_text("\n".join(["something else", json.dumps({"id": "y"}), *(json.dumps({"id": "x", "gate": g}) for g in gates)]))

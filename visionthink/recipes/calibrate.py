@@ -27,7 +27,7 @@ from visionthink.evals.policy_spec import FULL
 from visionthink.evals.run_folder import read_run
 from visionthink.model import Model
 from visionthink.picture import open_pictures
-from visionthink.policies.gate import Certificate, Method, Mode
+from visionthink.policies.gate import Certificate, Method, Mode, rounded
 from visionthink.policies.identity import Identity
 from visionthink.recipes.evaluate import EvalConfig
 from visionthink.recipes.frontier import evaluate_one
@@ -229,7 +229,10 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
     score = max(config.scores, key=lambda name: auroc(of_part[name].scores, of_part[name].kept_harm) or 0.0)
     tune, lanes = of_part[score], runs.lanes(score)
     tests, held_out = _of(lanes, parts.calibrate), _of(lanes, parts.test)
-    thresholds = [-np.inf, *certificate.grid(tune.scores[np.isfinite(tune.scores)])]
+    finite = np.isfinite(tune.scores)
+    if not finite.any():
+        raise DataError(f"calibrate: no answer has a {score} in the part of {len(tune.ids)} questions that proposes thresholds")
+    thresholds = [-np.inf, *certificate.grid(tune.scores[finite])]
     if config.mode == "continue":  # harm need not grow from safe to bold, nor be 0 where everything is escalated
         safest = min(range(len(thresholds)), key=lambda i: tune.harm(thresholds[i]).sum())
         thresholds = thresholds[safest:]
@@ -248,7 +251,7 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
         "n": n,
         "k": k,
         "bound": certificate.harm_bound(k, n, config.delta),
-        "scores": tuple(sorted(float(f"{value:.5g}") for value in tests.scores[finite])),
+        "scores": tuple(sorted(map(rounded, tests.scores[finite]))),
         "silent": int((~finite).sum()),
         "families": _families(tests, thresholds, config) if config.by_family else {},
         "test": _on(held_out, threshold, runs),

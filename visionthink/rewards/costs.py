@@ -11,7 +11,6 @@ Always-full is one turn with the full views, the text of the first turn and the 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -196,12 +195,16 @@ class DeviceTable:
             OptionError: there is no such file, or it is none that `visionthink measure` wrote.
         """
         try:
-            table: DeviceTable = records.read(cls, json.loads(path.read_text("utf-8")), "device table")
-        except OSError:
+            table: DeviceTable = records.read(cls, records.parse(path.read_bytes()), "device table")
+        except FileNotFoundError:
             raise OptionError(
                 f"--device-table {path}: no such file; visionthink measure --model M --out {path} writes one"
             ) from None
-        except (ValueError, RecursionError) as error:
+        except OSError as error:
+            raise OptionError(
+                f"--device-table {path}: cannot be read ({error.strerror}); name a file of visionthink measure"
+            ) from None
+        except ValueError as error:
             raise OptionError(f"--device-table {path}: not a table of visionthink measure ({error})") from None
         numbers: dict[str, Any] = {name: getattr(table, name) for name in ("k0", "k1", "k2", "k3")}
         for name, value in numbers.items():

@@ -185,6 +185,8 @@ def stored_dual(path: Path) -> Dual:
     """
     try:
         dual: Dual = records.read(Dual, records.parse(path.read_bytes()))
+        if not all(math.isfinite(value) for value in vars(dual).values() if value is not None):
+            raise ValueError("its numbers must be finite")
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: damaged or missing ({error}); delete the checkpoint to go on from an earlier one") from error
     return dual
