@@ -310,7 +310,7 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         OptionError, match="no threshold of nllmax can be certified, as the safest one harms 60 of 60 questions; serv"
     ):
         _certified(runs, parts, config)
-    silent = _Parts(tune=frozenset({"x"}), calibrate=ids[1], test=ids[2], items={}, images=90)
+    silent = _Parts(tune=frozenset({"x"}), calibrate=ids[1], test=ids[2], items={}, images=90, families=frozenset())
     with pytest.raises(DataError, match="no answer has a nllmax in the part of 0 questions that proposes thresholds"):
         _certified(runs, silent, config)
     found = _certified(GateRuns(low=run(True, 25), full=run(True, 100)), parts, config)
