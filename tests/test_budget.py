@@ -7,6 +7,7 @@ import json
 
 import pytest
 from both_ways import scenes
+from episodes import record, turn
 from scripted import speak
 from training import rollout_batch, small
 
@@ -21,6 +22,7 @@ from visionthink.policies.forced import ForcedPolicy
 from visionthink.recipes.measure import measure
 from visionthink.rewards.budget import Budget, Dual, Seen
 from visionthink.rewards.costs import DeviceTable, Work, against_full, always_full, visual
+from visionthink.train.credit import stored_dual
 from visionthink.train.monitors import Watch
 from visionthink.train.run import train
 from visionthink.train.trainer import make_trainer
@@ -156,13 +158,29 @@ def test_costs_in_milliseconds(transcripts):
     )
 
 
+def test_what_is_read_in_turns_that_begin_anew_restart_or_fail():
+    """Turns of 10 tokens of text and one that is said; a fourth of 9."""
+    low, full, none = turn(0.25, 4), turn(1.0, 16), turn(1.0, 16, text_tokens=0, output_tokens=0)
+    anew, restarted = dataclasses.replace(full, anew=True), dataclasses.replace(turn(1.0, 16, text_tokens=20), restarted=True)
+    said = turn(0.25, 4, output_tokens=9)
+
+    def work(*turns):
+        return Work.of(record("e", *turns))
+
+    assert work(low, anew) == Work(turns=2, prefilled=14 + 26, patches=80, output=2)
+    assert work(said, restarted) == Work(turns=2, prefilled=14 + (40 - 14), patches=80, output=10)
+    assert work(low, none) == Work(turns=1, prefilled=14, patches=80, output=1)
+    once_more = turn(0.25, 0, text_tokens=20)
+    assert work(said, anew, once_more) == Work(turns=3, prefilled=14 + 26 + (36 - 26), patches=80, output=11)
+
+
 def test_a_table_is_fitted_to_timed_calls():
     work = [Work(turns=1, prefilled=p, patches=v, output=o) for p in (20, 90, 400) for v in (4, 64, 256) for o in (1, 8, 32)]
     times = [5 + 0.02 * w.prefilled + 0.05 * w.patches + 3 * w.output for w in work]
     table = DeviceTable.fitted("m", "d", work, times)
     assert [table.k0, table.k1, table.k2, table.k3] == pytest.approx([5, 0.02, 0.05, 3]) and table.error < 1e-9
     free = DeviceTable.fitted("m", "d", work, [5 - 1e-4 * w.prefilled + 3 * w.output for w in work])
-    assert free.k1 == 0 == free.k2 and free.k3 == pytest.approx(3, rel=1e-2)
+    assert [free.k1, free.k2] == pytest.approx([0, 0], abs=1e-12) and free.k3 == pytest.approx(3, rel=1e-2)
     with pytest.raises(DataError, match="too few or too alike"):
         DeviceTable.fitted("m", "d", work[:1] * 20, times[:1] * 20)
 
@@ -174,11 +192,12 @@ def test_a_table_is_fitted_to_timed_calls():
         ('{"model": "m"}', r"not a table of visionthink measure \(device table.device: is missing\)"),
         ('{"model": "m", "device": "d", "k0": -1, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}', "k0 -1: must be a number"),
         ('{"model": "m", "device": "d", "k0": 0, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}', "all of k0 to k3 are 0"),
+        ('{"model": "m", "device": "d", "k0": 1%s, "k1": 0, "k2": 0, "k3": 0, "calls": 9, "error": 0}' % ("0" * 400), "k0: 10"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(tmp_path, text, message):
     (tmp_path / "device.json").write_text(text)
-    with pytest.raises(OptionError, match=f"--device-table .*device.json: {message}"):
+    with pytest.raises(OptionError, match=f"--device-table .*device.json: .*{message}"):
         DeviceTable.read(tmp_path / "device.json")
 
 
@@ -233,6 +252,14 @@ def test_the_price_goes_on_where_it_was(tmp_path):
     (tmp_path / "stopped" / "checkpoint-4" / "budget.json").write_text('{"price": "much"}')
     with pytest.raises(ModelError, match=r"checkpoint-4.budget.json: damaged or missing \(price: 'much' is not a number\)"):
         train(small(tmp_path / "stopped", steps=5, resume=True, **settings), examples)
+
+
+def test_a_price_that_is_no_number_is_refused(tmp_path):
+    (tmp_path / "budget.json").write_text('{"weight": NaN}')
+    with pytest.raises(ModelError, match="its numbers must be finite"):
+        stored_dual(tmp_path / "budget.json")
+    (tmp_path / "budget.json").write_text('{"weight": 0.5}')
+    assert stored_dual(tmp_path / "budget.json") == Dual(weight=0.5)
 
 
 def test_alarms():

@@ -33,6 +33,12 @@ def test_scores_of_spreads():
     assert set(scores) | {"vote"} == set(SCORES)
 
 
+def test_asking_may_follow_thinking():
+    """Behind its thinking the model asks with probability .1 and answers with .9, before any ban; later tokens do not count."""
+    spreads = (Spread(0.1, 0.1, 0.001), Spread(0.7, 0.1, 0.1), Spread(0.5, 0.3), Spread(1.2, 0.1, 0.6), Spread(0.1, 0.4))
+    assert scores_of(said(spreads=spreads, by="forced"))["ask"] == pytest.approx(0.1)
+
+
 def test_votes():
     assert vote(["a", "A ", "b", "a"]) == 0.25
     assert vote(["a", None, None, "b"]) == 0.75 and vote([None, None]) == 1.0

@@ -290,6 +290,17 @@ def test_an_action_that_was_not_tried_by_force_is_known_by_its_kind():
     assert rows[4][0] == 0  # nothing is known of the whole image
 
 
+def test_the_mean_that_branches_shrink_to_counts_an_action_once():
+    """3 crops are right, 1 direct answer is wrong, one more is unscored: Q moves from 1 and 0 towards 1/2, to 7/8 and 1/4. With
+    the crop counted again by its kind, the mean would be 2/3."""
+    crop = {"turns": (1, 1), "kind": "crop", "cost": 0.25, "probability": 0.5}
+    forced = [*[member(1, action=("left",), forced=True, **crop)] * 3, *[member(a, forced=True, cost=0.25) for a in (0, None)]]
+    direct = member(0, decision=0, probability=0.5, cost=0.25)
+    for region in ("left", "right"):  # one that was tried by force, and one that is known by its kind
+        rows = Credit.parse("branches:shrink=1").advantages([[member(1, action=(region,), **crop), direct, *forced]], price=0.0)
+        assert (rows[0][0], rows[1][0]) == (pytest.approx(5 / 16), pytest.approx(-5 / 16))
+
+
 # ------------------------------------------------------------------------------------------------ names and settings
 
 
@@ -298,6 +309,7 @@ def test_which_groups_have_something_to_compare():
     assert not Credit.parse("eq3").varies(costly) and not Credit.parse("centred").varies(costly)
     assert Credit.parse("centred:price=0.1").varies(costly) and not Credit.parse("centred:price=0.1").varies(alike)
     assert Credit.parse("centred").varies(costly, price=0.2)
+    assert Credit.parse("gdpo").varies([member(1, bonus=0.1), member(1, bonus=0.2)])
     assert Credit.parse("dtpo").varies([member(1, crop=1.0, area=0.1), member(1, crop=1.0, area=0.3)])
     assert not Credit.parse("dtpo").varies([member(1, crop=1.0, area=0.1), member(None, crop=0.0)])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from episodes import scored
+from servers import replying, said
 
 pytest.importorskip("torch")
 
@@ -78,6 +81,7 @@ def test_names():
         ("gate:entropy@1", "no score is called entropy; choose one of nll, nllmean"),
         ("gate:nllmax@x", "expected gate:FILE, or gate:SCORE@T"),
         ("gate:nllmax@inf", "expected gate:FILE, or gate:SCORE@T"),
+        ("gate:nllmax@1e999", "the threshold must be finite"),
         ("gate:ask@0.5", "the score ask goes with visionthink calibrate --mode continue"),
         ("low:votes", "choose one of"),
     ],
@@ -165,7 +169,10 @@ def certificate(tmp_path_factory):
     """A file that the command has written."""
     file = tmp_path_factory.mktemp("calibrated") / "gate.json"
     options = ["--model", "tiny-base", "--limit", "240", "--max-new-tokens", "16", "--score", "nllmax,hmax", "--by-family"]
-    assert main(["calibrate", "mini", *options, "--alpha", "0.08", "--out", str(file)]) == 0
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["calibrate", "mini", *options, "--alpha", "0.08", "--out", str(file)]) == 0
+    assert said.getvalue().count("questions: no threshold") == len(synth.FAMILIES)
     return file
 
 
@@ -237,7 +244,7 @@ def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--alpha", "0.01"], "needs 460 different images or more, half of which test thresholds; mini has"),
+        (["--alpha", "0.01"], "needs 460 different images or more, half of which test thresholds; --limit 60 takes fewer"),
         (["--alpha", "0.01", "--method", "crc"], "needs 198 different images or more, half of which test thresholds"),
         (["--alpha", "0.9", "--delta", "0.9", "--limit", "2"], "needs 3 different images or more"),
         (["--alpha", "1"], "--alpha 1: must be between 0 and 1"),
@@ -247,10 +254,43 @@ def test_a_run_into_which_another_threshold_came_is_refused(certificate, tmp_pat
         (["--out", "gate"], "--out gate: name a file that ends in .json"),
     ],
 )
-def test_what_is_refused_before_a_model_is_asked(options, message, tmp_path, capsys):
+def test_what_is_refused_before_a_question_is_drawn(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(EvalConfig, "examples", lambda config: pytest.fail("questions are drawn"))
     assert main(["calibrate", "mini", "--limit", "60", "--out", str(tmp_path / "g.json"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "g").exists()
+
+
+def test_a_certificate_that_cannot_be_written_or_has_too_few_questions(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "there.json").mkdir()
+    (tmp_path / "taken").touch()
+    for out, message in (
+        ("file/g.json", "file is not a folder that can be written to"),
+        ("there.json", "there.json: is a folder; name a file"),
+        ("taken.json", "taken, the folder of the answers, is a file; choose another name"),
+    ):
+        assert main(["calibrate", "mini", "--limit", "100", "--out", str(tmp_path / out)]) == 2
+        assert message in capsys.readouterr().err
+    rows = [{"id": str(i), "question": "q", "image": "none.png", "answer": "a"} for i in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--alpha", "0.05", "--delta", "0.1", "--out", str(tmp_path / "g.json")]
+    assert main(["calibrate", str(tmp_path / "rows.jsonl"), *options]) == 2  # and not that no image can be read
+    assert "needs 90 different images or more, half of which test thresholds; " in capsys.readouterr().err
+
+
+def test_by_family_needs_families(tmp_path, capsys):
+    rows = ["question,image,answer,family"]
+    for i, example in enumerate(synth.suite(96, split="train")):
+        example.image.save(tmp_path / f"{i}.png")
+        rows.append(f"{example.question},{i}.png,{example.answer},{example.family}")
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(rows))
+    assert main(["calibrate", str(table), "--by-family", "--out", str(tmp_path / "g.json")]) == 2
+    assert (
+        f"--by-family: no question of {table} names a family; a table does so in the column data_source"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
@@ -263,15 +303,29 @@ def test_without_a_certificate_the_full_view_is_to_be_served(tmp_path):
         ]
 
     ids = [frozenset(map(str, part)) for part in (range(20), range(20, 80), range(80, 90))]
-    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={}, images=90)
+    parts = _Parts(tune=ids[0], calibrate=ids[1], test=ids[2], items={}, images=90, families=frozenset())
     config = CalibrateConfig(evaluation=EvalConfig(suite="mini"), model="m", out=tmp_path / "g.json")
     runs = GateRuns(low=run(False, 25), full=run(True, 100))
     with pytest.raises(
         OptionError, match="no threshold of nllmax can be certified, as the safest one harms 60 of 60 questions; serv"
     ):
         _certified(runs, parts, config)
+    silent = _Parts(tune=frozenset({"x"}), calibrate=ids[1], test=ids[2], items={}, images=90, families=frozenset())
+    with pytest.raises(DataError, match="no answer has a nllmax in the part of 0 questions that proposes thresholds"):
+        _certified(runs, silent, config)
     found = _certified(GateRuns(low=run(True, 25), full=run(True, 100)), parts, config)
     assert (found["k"], found["n"], found["threshold"], found["test"]["escalated"]) == (0, 60, 0.5, 0.0)
+
+
+def test_answers_without_log_probabilities_are_counted(tmp_path, capsys):
+    """An endpoint that does not give them: the gate cannot keep any answer, and says why."""
+    with replying(lambda body: (200, said({"content": "<answer>7</answer>"}))) as server:
+        command = ["eval", "mini", "--model", server.url, "--policy", "gate:nllmax@0.5", "--limit", "2", "--json"]
+        assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["request_ratio"], found["without_score"]) == (1.0, 2)
+    assert "2 answers came without log-probabilities, so that the gate could not tell how sure they are" in told.err
 
 
 def test_files_that_are_no_certificates(certificate, tmp_path):
@@ -283,6 +337,12 @@ def test_files_that_are_no_certificates(certificate, tmp_path):
         ({"score": "entropy"}, "no gate has the score 'entropy'"),
         ({"threshold": math.inf}, "and the threshold inf"),
         ({"more": 1}, "more: there is no such field"),
+        ({"threshold": 10**400}, "is not a number"),
+        ({"alpha": 0.01}, "as the bound of the harm, .*, is above alpha, 0.01; calibrate again"),
+        ({"delta": 1.0}, "must be between 0 and 1"),
+        ({"k": record["n"] + 1}, "questions cannot be harmed"),
+        ({"scores": [*record["scores"][1:], math.nan]}, "its scores must be finite"),
+        ({"scores": [], "silent": 0}, "it has 0 scores"),
     ):
         file.write_text(json.dumps(record | change))
         with pytest.raises(DataError, match=message):
@@ -301,11 +361,17 @@ def test_drift(certificate, tmp_path, capsys):
     c = Certificate.read(certificate)
     same = drift(c, Traffic(scores=(*c.scores, *[math.inf] * c.silent)))
     assert (same["ks"], same["alarm"], same["audit"]) == (0.0, False, None) and same["escalated"] == same["escalated_then"]
+    tied = dataclasses.replace(c, scores=(0.69315,) * len(c.scores))
+    assert drift(tied, Traffic(scores=(math.log(2),) * 50))["ks"] == pytest.approx(c.silent / c.n)
     other = drift(c, Traffic(scores=tuple(value + 1 for value in c.scores)))
     assert other["alarm"] and other["p"] < 1e-6 and other["escalated"] > same["escalated"]
     assert not drift(c, Traffic.read(certificate.with_suffix("") / "low", c))["alarm"]
     own = {"score": c.score, "threshold": c.threshold}
-    gates = [own | {"value": 0.1, "agrees": True}, own | {"value": None, "agrees": True}, own | {"value": 0.3, "agrees": False}]
+    gates = [
+        own | {"value": 0.1, "agrees": True},
+        own | {"value": math.nan, "agrees": True},
+        own | {"value": 0.3, "agrees": False},
+    ]
     gates += [own | {"value": 0.2}, own | {"threshold": 9.0, "value": 8.0, "agrees": False}]
     log = tmp_path / "log"
     log.write_text("\n".join(["something else", json.dumps({"id": "y"}), *(json.dumps({"id": "x", "gate": g}) for g in gates)]))

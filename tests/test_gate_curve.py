@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -71,6 +72,8 @@ def test_an_answer_without_a_score_is_never_kept():
     low = [with_score(scored("a", False, 25), 0.3), scored("b", True, 25)]
     lanes = GateLanes.of(low, FULL, "nllmax")
     assert lanes.at(1e9).escalated == 0.5
+    unknown = GateLanes.of([low[0], with_score(scored("b", True, 25), math.nan)], FULL, "nllmax")
+    assert unknown.scores.tolist() == [0.3, math.inf]
     with pytest.raises(DataError, match="a gate on hmax: no answer has this score"):
         GateLanes.of(low, FULL, "hmax")
     with pytest.raises(DataError, match="no example in common"):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionthink.data import places
+from visionthink.data import place_families, place_scenes, places
 from visionthink.data.drawing import DIRECTIONS, render, rms
 from visionthink.errors import DataError
 from visionthink.geometry import ten_crops
 from visionthink.recipes import SUITES, suite
 from visionthink.types import Box
 
-FAMILIES = list(places.FAMILIES)
+FAMILIES = list(place_families.FAMILIES)
 DRAWS = [pytest.param(20), pytest.param(1000, marks=pytest.mark.slow)]
 
 
@@ -26,7 +26,7 @@ def scenes(family, n, *, hard, side=112, split="test"):
 
 
 @pytest.mark.parametrize("count", DRAWS)
-@pytest.mark.parametrize("side", places.SIDES)
+@pytest.mark.parametrize("side", place_scenes.SIDES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twins_differ_only_inside_the_evidence_and_only_where_it_is_shown(family, side, count):
     for scene in scenes(family, count, hard=True, side=side):
@@ -139,7 +139,7 @@ def test_arrows_point_to_the_frame_that_is_read():
         [arrow] = [mark for mark in scene.marks if mark.kind == "arrow"]
         (cue, _), (target, _) = scene.evidence
         across, down = DIRECTIONS[arrow.value]
-        assert target == Box(*(at + places.SLOT * step for at, step in zip(cue, (across, down) * 2, strict=True)))
+        assert target == Box(*(at + place_scenes.SLOT * step for at, step in zip(cue, (across, down) * 2, strict=True)))
 
 
 def test_nothing_of_a_hidden_digit_can_be_learnt_from_the_quarter_view():

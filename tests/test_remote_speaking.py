@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -307,6 +308,16 @@ def test_a_character_of_several_tokens_is_added_by_the_last(server, policies):
     assert spoken(policies["plain"])[1].token_texts == ("", "\U0001f600", "!")
     ended = spoken(policies["plain"], until=lambda text: "!" in text)[1]
     assert (ended.token_texts, ended.logprobs) == (("", "\U0001f600", "!"), (-1.0, -1.0, -1.0))
+
+
+@pytest.mark.parametrize(("value", "known"), [(1e-4, (1e-4,)), (0.9, None), (10**400, None), (math.nan, None), (None, None)])
+def test_what_is_no_log_probability_is_not_known(value, known, server, policies):
+    """A server that gives probabilities, or nothing; rounding above 0 is let pass."""
+    named = {"content": [{"token": "6", "logprob": value}]}
+    reply = {"message": {"content": "6"}, "logprobs": named, "finish_reason": "stop"}
+    server.scripts[:] = [Script(headers=JSON, pieces=(json.dumps({"choices": [reply]}).encode(),))]
+    [completion] = policies["plain"].complete([HISTORY])
+    assert (completion.text, completion.logprobs) == ("6", known)
 
 
 # ------------------------------------------------------------------------------------------------ functions beside the text

@@ -35,6 +35,12 @@ class _Said:
         """Entropies in nats at the tokens of the answer."""
         return [spread.entropy for spread in self.spreads[self.begin :]]
 
+    @property
+    def would_ask(self) -> list[float]:
+        """Shares of the probability that was banned, at each token up to the first of the answer: asking may follow thinking."""
+        places = zip(self.spreads[: self.begin + 1], self.logprobs, strict=False)
+        return [_share(spread.banned, math.exp(logprob)) for spread, logprob in places]
+
 
 _OF_LOGPROBS: Mapping[str, Callable[[_Said], float]] = {
     "nll": lambda said: sum(said.surprisals),
@@ -46,7 +52,7 @@ _OF_SPREADS: Mapping[str, Callable[[_Said], float]] = {
     "hmean": lambda said: mean(said.entropies),
     "hmax": lambda said: max(said.entropies),
     "m1": lambda said: 1 - (math.exp(said.logprobs[said.begin]) - said.spreads[said.begin].rival),
-    "ask": lambda said: _share(said.spreads[0].banned, math.exp(said.logprobs[0])),
+    "ask": lambda said: max(said.would_ask),
 }
 NEED_SPREADS = frozenset(_OF_SPREADS)
 """Scores that need more than the log-probabilities of what was said."""
@@ -62,7 +68,7 @@ SCORES: Mapping[str, str] = {
     "hmean": "the mean entropy over its tokens",
     "hmax": "the largest entropy over its tokens",
     "m1": "1 minus the difference of the two largest probabilities of its first token",
-    "ask": "share of the first token's probability that would have asked to see more, where asking is banned",
+    "ask": "largest share of a token's probability, up to the answer, that would have asked to see more where asking is banned",
     "vote": f"share of {VOTES} sampled answers that are not the most frequent one",
 }
 

@@ -108,6 +108,17 @@ def replace_json(path: Path, record: Mapping[str, Any]) -> None:
     replace_text(path, json.dumps(dict(record), indent=1) + "\n")
 
 
+def check_writable(out: Path) -> None:
+    """What is to be written into a folder in the end is refused before anything is computed; nothing is created.
+
+    Raises:
+        OptionError: the folder cannot be written to.
+    """
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+
+
 def stored_settings(out: Path) -> dict[str, Any] | None:
     """The settings of a run as its folder holds them; None where it holds none.
 

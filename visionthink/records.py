@@ -14,6 +14,7 @@ import inspect
 import itertools
 import json
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -65,7 +66,7 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         if value in [member.value for member in kind]:
             return kind(value)
         raise _wrong(value, where, f"one of {', '.join(kind)}")
-    if type(value) is kind or (kind is float and type(value) is int):
+    if type(value) is kind or (kind is float and type(value) is int and abs(value) <= sys.float_info.max):
         return value
     raise _wrong(value, where, KINDS[kind])
 

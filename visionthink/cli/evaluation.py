@@ -156,6 +156,13 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
             console.print(
                 f"{name}: no accuracy, as nothing could be judged, {_main_reason(s, options.out)}", markup=False, soft_wrap=True
             )
+        if s.get("without_score"):
+            console.print(
+                f"{name}: {s['without_score']} answers came without log-probabilities, so that the gate could not tell how sure "
+                "they are and showed more; ask for gate:vote@T instead",
+                markup=False,
+                soft_wrap=True,
+            )
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)

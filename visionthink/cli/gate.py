@@ -34,7 +34,7 @@ def add(command: AddCommand) -> None:
     calibrate.add_argument("--mode", choices=get_args(Mode), default="restart", help=text)
     text = "crc, conformal risk control, bounds the harm only on average over calibrations (default: %(default)s)"
     calibrate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", help=text)
-    calibrate.add_argument("--by-family", action="store_true", help="certify a threshold within each family as well")
+    calibrate.add_argument("--by-family", action="store_true", help="certify a threshold within each family as well, to look at")
     text = "the certificate; the answers go to a folder beside it, gate/ for gate.json"
     calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
 
@@ -66,7 +66,7 @@ def _print(certificate: Certificate, out: Path) -> None:
     table = Table("on questions that chose nothing", "accuracy", "visual tokens", "shown more", "harm")
     table.add_row("low view", f"{100 * test['low']:.1f} %", "", "0 %", "")
     table.add_row("full view", f"{100 * test['full']:.1f} %", "100 %", "", "0 %")
-    table.add_row("coin at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")
+    table.add_row("random mix at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")
     shown = [f"{100 * test[name]:.{digits}f} %" for name, digits in (("accuracy", 1), ("cost", 0), ("escalated", 0), ("harm", 1))]
     table.add_row("gate", *shown)
     console = wide()
@@ -81,6 +81,9 @@ def _print(certificate: Certificate, out: Path) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    for name, own in c.families.items():
+        found = "no threshold" if own["threshold"] is None else f"{c.score} <= {own['threshold']:.4g}, {own['k']} harmed"
+        console.print(f"within {name}, {own['n']} questions: {found}", markup=False, highlight=False)
 
 
 def _drift(options: argparse.Namespace) -> None:
@@ -101,5 +104,5 @@ def _drift(options: argparse.Namespace) -> None:
     console.print(f"Kolmogorov-Smirnov {found['ks']:.3f}, p {found['p']:.2g}: {verdict}", highlight=False)
     if audit := found["audit"]:
         text = f"audit: {audit['k']} of {audit['n']} answers are not those of the full view; with probability "
-        text += f"{1 - certificate.delta:g} the harm is at most {100 * audit['bound']:.1f} %, of {100 * certificate.alpha:g} %"
-        console.print(f"{text} allowed", highlight=False)
+        text += f"{1 - certificate.delta:g} the harm is at most {100 * audit['bound']:.1f} %; {100 * certificate.alpha:g} %"
+        console.print(f"{text} are allowed", highlight=False)

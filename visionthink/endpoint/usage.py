@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -62,8 +63,10 @@ def logprobs_of(choice: Mapping[str, Any], decode: Callable[[bytes], str] | None
 def _token(said: Any) -> tuple[str | None, float | None]:
     """Text and log-probability, each None where it is not said."""
     text, value = (said.get("token"), said.get("logprob")) if isinstance(said, dict) else (None, None)
-    known = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    return text if isinstance(text, str) else None, known if math.isfinite(known) else None
+    # above 0 by more than rounding it is no log-probability
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    known = float(number) if -sys.float_info.max <= number <= 1e-3 else None
+    return text if isinstance(text, str) else None, known
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:

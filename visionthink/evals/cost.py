@@ -8,7 +8,9 @@ from typing import Any
 
 from visionthink.evals.flops import Architecture, cache_bytes, decoder_flops, generation_flops, vision_flops
 from visionthink.evals.paper_flops import paper_flops
+from visionthink.rewards.costs import readings
 from visionthink.transcript import Transcript
+from visionthink.types import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +19,9 @@ class Cost:
 
     `flops` is what runs when every round reads its whole context again, as `generate` of transformers does; `flops_cached` when a
     round finds the one before in a prefix cache, as with `LocalPolicy` and vLLM. `prefill_tokens` likewise. `flops_paper` is the
-    papers' formula on the last context. Where a turn has `restarted`, the prompt before it is found there, and the request in
-    canonical words is read anew; a turn that begins `anew` finds nothing of the turns before it.
+    papers' formula on the last context. What a round finds says `rewards.costs.readings`.
 
-    Where visual tokens are taken out, which ones are left may depend on the text behind an image, so that a longer context leaves
-    others: nothing of an earlier round is reused, and every round is read anew in the cached figures too, vision tower excepted.
+    Where visual tokens are taken out, nothing of an earlier round is found but what the vision tower made of the views.
     `prefill_tokens` then counts what entered the first layer: a method that takes tokens out further up reads them first, and
     what it saves shows in `flops` and `kv_bytes`, which go by layers.
     """
@@ -42,36 +42,27 @@ class Cost:
 def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | None:
     """None where the transcript does not say what its views or its tokens were, or where it is of a model with other layers."""
     decoder, vision = architecture.decoder, architecture.vision
-    flops = cached = encoded = tower = selected = prefilled = prefilled_cached = visual = known = output = 0
+    if any(turn.usage.visual_tokens and not (turn.views and all(v.width for v in turn.views)) for turn in transcript.turns):
+        return None
+
+    def encoded(views: Sequence[Shown]) -> int:
+        return sum(vision_flops(vision, view.width, view.height, decoder.hidden) for view in views)
+
+    tower = cached = encoded(transcript.views)
+    flops = selected = prefilled = prefilled_cached = output = 0
     prompt: list[int] = []
-    for turn in transcript.turns:
-        usage = turn.usage
-        if turn.anew:
-            encoded = visual = known = 0
-        if usage.visual_tokens and not (turn.views and all(view.width for view in turn.views)):
+    for reading in readings(transcript):
+        usage, known = reading.turn.usage, reading.known
+        left = usage.visual_by_layer or (reading.visual,) * decoder.layers
+        if len(left) != decoder.layers:
             return None
-        seen = sum(vision_flops(vision, view.width, view.height, decoder.hidden) for view in turn.views)
-        encoded += seen
-        tower += seen
-        cached += seen
-        visual += usage.visual_tokens
-        if usage.text_tokens == 0 and usage.output_tokens == 0:
-            continue  # the policy failed before it read anything
-        left = [visual] * decoder.layers
-        if usage.visual_by_layer is not None:
-            if len(usage.visual_by_layer) != decoder.layers:
-                return None
-            left, known = list(usage.visual_by_layer), 0
-        if turn.restarted and prompt:
-            known = min(known, prompt[0])
         prompt, output = [usage.text_tokens + n for n in left], usage.output_tokens
         behind = generation_flops(decoder, prompt, output) + usage.selection_flops
-        flops += encoded + decoder_flops(decoder, prompt) + behind
+        flops += encoded(reading.views) + decoder_flops(decoder, prompt) + behind
         cached += decoder_flops(decoder, [n - known for n in prompt], known) + behind
         selected += usage.selection_flops
-        prefilled += prompt[0]
-        prefilled_cached += prompt[0] - known
-        known = max(0, prompt[0] + output - 1)  # the last token was sampled and never read
+        prefilled += reading.context
+        prefilled_cached += reading.context - known
     if not prompt:
         return None
     return Cost(

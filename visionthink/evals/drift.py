@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from visionthink import records
 from visionthink.errors import DataError
 from visionthink.evals.certificate import harm_bound
 from visionthink.evals.run_folder import read_run
-from visionthink.policies.gate import Certificate
+from visionthink.policies.gate import Certificate, rounded
 
 ALARM = 0.001
 """The p-value below which the scores count as others."""
@@ -41,7 +42,7 @@ class Traffic:
 
 def _of_folder(folder: Path, score: str) -> Traffic:
     turns = [[turn for turn in s.transcript.turns if turn.action == "answer"] for s in read_run(folder).scored]
-    return Traffic(scores=tuple(answers[0].scores.get(score, math.inf) if answers else math.inf for answers in turns))
+    return Traffic(scores=tuple(_known(answers[0].scores.get(score) if answers else None) for answers in turns))
 
 
 def _of_log(file: Path, certificate: Certificate) -> Traffic:
@@ -57,10 +58,14 @@ def _of_log(file: Path, certificate: Certificate) -> Traffic:
             continue
         gate = record.get("gate")
         if isinstance(gate, dict) and (gate.get("score"), gate.get("threshold")) == (certificate.score, certificate.threshold):
-            value = gate.get("value")
-            scores.append(float(value) if isinstance(value, int | float) else math.inf)
+            scores.append(_known(gate.get("value")))
             agrees += [gate["agrees"]] if isinstance(gate.get("agrees"), bool) else []
     return Traffic(scores=tuple(scores), agrees=tuple(agrees))
+
+
+def _known(value: Any) -> float:
+    """A score, infinite where it is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else math.inf
 
 
 def drift(certificate: Certificate, traffic: Traffic) -> dict[str, Any]:
@@ -72,7 +77,8 @@ def drift(certificate: Certificate, traffic: Traffic) -> dict[str, Any]:
     then = [*certificate.scores, *[math.inf] * certificate.silent]
     # infinite ones stand behind all others, wherever that is
     last = 1 + max(value for value in (*then, *scores) if math.isfinite(value))
-    ks, p = map(float, ks_2samp([min(v, last) for v in then], [min(v, last) for v in scores]))
+    # those of the calibration were rounded: equal scores must stay equal
+    ks, p = map(float, ks_2samp([min(v, last) for v in then], [rounded(min(v, last)) for v in scores]))
     return {
         "score": certificate.score,
         "n": len(scores),

@@ -167,7 +167,8 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 def _score(scored: Scored, name: str) -> float:
     turns = scored.transcript.turns
-    return turns[-1].scores.get(name, np.inf) if turns and scored.transcript.answered else np.inf
+    value = turns[-1].scores.get(name, np.inf) if turns and scored.transcript.answered else np.inf
+    return np.inf if np.isnan(value) else value
 
 
 def _verdicts(scored: Sequence[Scored], kind: str) -> np.ndarray:

@@ -28,7 +28,7 @@ class RuleOutcome:
     accuracy: float
     cost: float
     coin_escalated: float
-    """What a coin between both lanes would have to escalate for the same harm."""
+    """What random escalation would have to escalate for the same harm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ Rates = Callable[[Sequence[Family]], list[float]]
 
 
 def mix_share(low: float, full: float, spent: float) -> float:
-    """Share of full views with which a coin between low and full spends as much; 1 where both cost the same."""
+    """Share of full views with which a random mix of low and full spends as much; 1 where both cost the same."""
     return min(1.0, max(0.0, (spent - low) / (full - low))) if full > low else 1.0
 
 

@@ -17,7 +17,7 @@ from visionthink.menu import Menu
 from visionthink.model import Model
 from visionthink.picture import measured
 from visionthink.policies.forced import ForcedAction, ForcedPolicy, Steerable
-from visionthink.policies.gate import Certificate, Gate, open_gate, telling
+from visionthink.policies.gate import Certificate, Gate, open_gate, with_spreads
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example
 
@@ -35,7 +35,7 @@ def routing(spec: PolicySpec, model: Model) -> Routing:
         return Lane(menu, policy, policy)
 
     scored = spec.routing == "gate" or (spec.routing == "low" and isinstance(model.policy, Steerable))  # others cost a server
-    policy = telling(model.policy) if scored else model.policy
+    policy = with_spreads(model.policy) if scored else model.policy
     low, full = plain(model.menu.low()), plain(model.menu.full())
     if spec.votes:
         voting = VotingLane.of(low, model)
@@ -80,7 +80,7 @@ def _gated(gate: Gate, model: Model, low: Lane, full: Lane) -> GateLane:
 
 
 def _forced(model: Model, action: ForcedAction) -> Lane:
-    policy = telling(_steerable(model))
+    policy = with_spreads(_steerable(model))
     return Lane(model.menu, ForcedPolicy.of(policy, model.protocol, action), policy)
 
 

@@ -36,6 +36,7 @@ def summarise(
         "by_need": _split(scored, lambda s: s.transcript.need),
         "by_family": _split(scored, lambda s: s.transcript.family),
         "stop_reasons": dict(sorted(Counter(s.transcript.stop_reason.value for s in scored).items())),
+        "without_score": sum(map(_without_score, scored)),
         "architecture": architecture and architecture.to_dict(),
     }
 
@@ -43,6 +44,13 @@ def summarise(
 def nothing_answered(summary: Mapping[str, Any]) -> bool:
     """Whether the model said nothing in any episode: it could not be called, or declined."""
     return set(summary["stop_reasons"]) <= {StopReason.POLICY_ERROR, StopReason.REFUSED}
+
+
+def _without_score(scored: Scored) -> bool:
+    """Whether a gate showed more because nothing is known of how sure an answer was."""
+    return any(
+        turn.by == "gate" and turn.action == "answer" and turn.looks and not turn.scores for turn in scored.transcript.turns
+    )
 
 
 def _unscored_reasons(scored: Sequence[Scored]) -> dict[str, int]:

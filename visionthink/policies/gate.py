@@ -87,7 +87,7 @@ class Certificate:
     sizes: str
     judge: str
     scores: tuple[float, ...] = field(repr=False)
-    """Scores of the calibration questions, sorted, with which later ones are compared."""
+    """Scores of the calibration questions, sorted and `rounded`, with which later ones are compared."""
     silent: int
     """Questions without a score: they are always shown more."""
     items: tuple[str, ...] = field(repr=False)
@@ -119,7 +119,23 @@ class Certificate:
             raise DataError(f"{file}: not a gate of visionthink calibrate: {error}") from None
         if certificate.score not in SCORES or not math.isfinite(certificate.threshold):
             raise DataError(f"{file}: no gate has the score {certificate.score!r} and the threshold {certificate.threshold}")
+        if impossible := certificate._impossible():
+            raise DataError(f"{file}: not what visionthink calibrate has written, as {impossible}; calibrate again")
         return certificate
+
+    def _impossible(self) -> str:
+        """What no calibration comes to; empty where there is nothing of that kind."""
+        if not (0 < self.alpha < 1 and 0 < self.delta < 1):
+            return f"alpha {self.alpha:g} and delta {self.delta:g} must be between 0 and 1"
+        if not 0 <= self.k <= self.n or not self.n:
+            return f"{self.k} of {self.n} questions cannot be harmed"
+        if self.method == "fixed-sequence" and not self.bound <= self.alpha + 1e-9:
+            return f"the bound of the harm, {self.bound:g}, is above alpha, {self.alpha:g}"
+        if self.silent < 0 or not all(map(math.isfinite, self.scores)):
+            return "its scores must be finite, and silent at least 0"
+        if len(self.scores) + self.silent != self.n:
+            return f"it has {len(self.scores)} scores, and {self.silent} questions without one, of {self.n}"
+        return ""
 
     def check(self, file: Path, **used: str) -> None:
         """
@@ -135,11 +151,16 @@ class Certificate:
             raise OptionError(f"{file}: was calibrated with another {' and '.join(other)}; calibrate again ({named})")
 
 
+def rounded(score: float) -> float:
+    """A score as certificates hold it."""
+    return float(f"{score:.5g}")
+
+
 P = TypeVar("P")
 
 
-def telling(policy: P) -> P:
-    """A policy, which says how unsure it is of each token where it can (`with_spreads`)."""
+def with_spreads(policy: P) -> P:
+    """A policy that gives the spread of each token, where it can."""
     return policy.with_spreads() if hasattr(policy, "with_spreads") else policy
 
 
@@ -159,7 +180,9 @@ def parse_gate(text: str, option: str) -> NamedGate:
             raise OptionError(f"{option} {text}: no score is called {fixed[1]}; choose one of {', '.join(SCORES)}")
         if fixed[1] == "ask":
             raise OptionError(f"{option} {text}: the score ask goes with visionthink calibrate --mode continue")
-        return Gate(score=fixed[1], threshold=float(fixed[2]))
+        if not math.isfinite(threshold := float(fixed[2])):
+            raise OptionError(f"{option} {text}: the threshold must be finite; the policy low keeps every answer")
+        return Gate(score=fixed[1], threshold=threshold)
     if not named or named.partition("@")[0] in SCORES:  # a score without a number behind it
         raise OptionError(f"{option} {text}: expected gate:FILE, or gate:SCORE@T with a score of {', '.join(SCORES)}")
     return Path(named)

@@ -17,7 +17,7 @@ import numpy as np
 
 from visionthink.certainty import SCORES
 from visionthink.data.identity import content_id, images_digest
-from visionthink.durable import replace_json
+from visionthink.durable import check_writable, replace_json
 from visionthink.errors import DataError, InputError, OptionError
 from visionthink.evals import certificate
 from visionthink.evals.bootstrap import bootstrap
@@ -27,7 +27,7 @@ from visionthink.evals.policy_spec import FULL
 from visionthink.evals.run_folder import read_run
 from visionthink.model import Model
 from visionthink.picture import open_pictures
-from visionthink.policies.gate import Certificate, Method, Mode
+from visionthink.policies.gate import Certificate, Method, Mode, rounded
 from visionthink.policies.identity import Identity
 from visionthink.recipes.evaluate import EvalConfig
 from visionthink.recipes.frontier import evaluate_one
@@ -87,23 +87,28 @@ class _Parts:
     items: Mapping[str, str]
     images: int
     """Different ones, in all parts."""
+    families: frozenset[str]
+    """Those that the examples name."""
 
 
 def calibrate(config: CalibrateConfig) -> Certificate:
     """Answer, choose, test, and write the certificate; an interrupted one goes on where it was.
 
     Raises:
-        OptionError: there are too few questions, the harm that is allowed lies below the noise of always-full, or no threshold
-            can be certified: then the full view is to be served.
+        OptionError: the file cannot be written; there are too few questions; the harm that is allowed lies below the noise of
+            always-full; or no threshold can be certified: then the full view is to be served.
         DataError: no question could be read, or no answer has a score.
     """
-    examples, judge = config.evaluation.examples(), read_judge(config.evaluation.judged_by)
+    _check_out(config)
+    if (limit := config.evaluation.limit) is not None:
+        _check_enough(config, limit, f"--limit {limit} takes fewer")
+    judge, examples = read_judge(config.evaluation.judged_by), config.evaluation.examples()
+    _check_enough(config, len(examples), f"{config.evaluation.suite} has {len(examples)} questions")
     parts = _parts(examples)
-    n, least = len(parts.calibrate), certificate.RULES[config.method].least(config.alpha, config.delta)
-    if n < least or not parts.tune or not parts.test:
+    _check_enough(config, parts.images, f"{config.evaluation.suite} has {parts.images}")
+    if config.by_family and not parts.families:
         raise OptionError(
-            f"--alpha {config.alpha:g} --delta {config.delta:g}: needs {max(2 * least, 3)} different images or more, half of "
-            f"which test thresholds; {config.evaluation.suite} has {parts.images}"
+            f"--by-family: no question of {config.evaluation.suite} names a family; a table does so in the column data_source"
         )
     model = config.evaluation.open_model(config.model)
     common: dict[str, Any] = {"suite": config.evaluation.suite, "model_name": config.model, "judge": judge}
@@ -133,6 +138,38 @@ def calibrate(config: CalibrateConfig) -> Certificate:
     return made
 
 
+def _check_out(config: CalibrateConfig) -> None:
+    """
+    Raises:
+        OptionError: the file, or the folder of the answers, cannot be written.
+    """
+    check_writable(config.out.parent)
+    if config.out.is_dir():
+        raise OptionError(f"--out {config.out}: is a folder; name a file")
+    if config.folder.is_file():
+        raise OptionError(f"--out {config.out}: {config.folder}, the folder of the answers, is a file; choose another name")
+
+
+def _division(images: int) -> tuple[int, int, int]:
+    """How many images propose thresholds, test them, and tell what the gate comes to."""
+    tune, test = round(TUNE * images), round(TEST * images)
+    return tune, images - tune - test, test
+
+
+def _check_enough(config: CalibrateConfig, images: int, there: str) -> None:
+    """
+    Raises:
+        OptionError: from so many images, or fewer, nothing can be certified; `there` says what there is.
+    """
+    least = certificate.RULES[config.method].least(config.alpha, config.delta)
+    tune, calibrate, test = _division(images)
+    if calibrate < least or not tune or not test:
+        raise OptionError(
+            f"--alpha {config.alpha:g} --delta {config.delta:g}: needs {max(2 * least, 3)} different images or more, half of "
+            f"which test thresholds; {there}"
+        )
+
+
 def _installed(name: str) -> bool:
     try:
         return bool(version(name))
@@ -143,6 +180,7 @@ def _installed(name: str) -> bool:
 def _parts(examples: Examples) -> _Parts:
     """By digests of the images, which are as good as drawn by lot, and the same whenever it is done."""
     about: dict[str, list[tuple[str, str]]] = {}
+    families = set[str]()
     for key in examples if isinstance(examples, Mapping) else range(len(examples)):
         try:
             example: Example = examples[key]  # type: ignore[index]
@@ -150,14 +188,22 @@ def _parts(examples: Examples) -> _Parts:
         except InputError:  # it is among what failed in the runs
             continue
         about.setdefault(image, []).append((content_id(example, image), example.id))
+        families |= {example.family} if example.family else set()
     if not about:
         raise DataError("calibrate: no question could be read")
     drawn = sorted(about, key=lambda image: hashlib.sha256(f"gate {image}".encode()).digest())
-    tune, test = round(TUNE * len(drawn)), round(TEST * len(drawn))
-    ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[len(drawn) - test :])]
-    one_each = [min(about[image]) for image in drawn[tune : len(drawn) - test]]
+    tune, calibrate, _ = _division(len(drawn))
+    ids = [[name for image in part for _, name in about[image]] for part in (drawn[:tune], drawn[tune + calibrate :])]
+    one_each = [min(about[image]) for image in drawn[tune : tune + calibrate]]
     items = {name: digest for digest, name in one_each}
-    return _Parts(tune=frozenset(ids[0]), calibrate=frozenset(items), test=frozenset(ids[1]), items=items, images=len(drawn))
+    return _Parts(
+        tune=frozenset(ids[0]),
+        calibrate=frozenset(items),
+        test=frozenset(ids[1]),
+        items=items,
+        images=len(drawn),
+        families=frozenset(families),
+    )
 
 
 def _noise(
@@ -183,7 +229,10 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
     score = max(config.scores, key=lambda name: auroc(of_part[name].scores, of_part[name].kept_harm) or 0.0)
     tune, lanes = of_part[score], runs.lanes(score)
     tests, held_out = _of(lanes, parts.calibrate), _of(lanes, parts.test)
-    thresholds = [-np.inf, *certificate.grid(tune.scores[np.isfinite(tune.scores)])]
+    finite = np.isfinite(tune.scores)
+    if not finite.any():
+        raise DataError(f"calibrate: no answer has a {score} in the part of {len(tune.ids)} questions that proposes thresholds")
+    thresholds = [-np.inf, *certificate.grid(tune.scores[finite])]
     if config.mode == "continue":  # harm need not grow from safe to bold, nor be 0 where everything is escalated
         safest = min(range(len(thresholds)), key=lambda i: tune.harm(thresholds[i]).sum())
         thresholds = thresholds[safest:]
@@ -202,7 +251,7 @@ def _certified(runs: GateRuns, parts: _Parts, config: CalibrateConfig) -> dict[s
         "n": n,
         "k": k,
         "bound": certificate.harm_bound(k, n, config.delta),
-        "scores": tuple(sorted(float(f"{value:.5g}") for value in tests.scores[finite])),
+        "scores": tuple(sorted(map(rounded, tests.scores[finite]))),
         "silent": int((~finite).sum()),
         "families": _families(tests, thresholds, config) if config.by_family else {},
         "test": _on(held_out, threshold, runs),

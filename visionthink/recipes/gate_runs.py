@@ -12,7 +12,7 @@ from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import FULL, PolicySpec
 from visionthink.evals.run_folder import read_run
 from visionthink.model import Model
-from visionthink.policies.gate import Mode, telling
+from visionthink.policies.gate import Mode, with_spreads
 from visionthink.recipes.frontier import evaluate_one
 from visionthink.types import Examples
 
@@ -43,7 +43,7 @@ def gate_runs(
         settings: see `evals.runner.evaluate`.
     """
 
-    scored = Model(telling(model.policy), model.protocol, model.menu, model.budget, model.max_image_pixels)
+    scored = Model(with_spreads(model.policy), model.protocol, model.menu, model.budget, model.max_image_pixels)
 
     def run(policy: PolicySpec) -> Sequence[Scored]:
         folder = out / str(policy).replace(":", "-")

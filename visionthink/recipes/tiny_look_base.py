@@ -17,7 +17,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from visionthink.data import drawing, places, synth
+from visionthink.data import drawing, place_families, place_scenes, synth
 from visionthink.geometry import ten_crops
 from visionthink.menu import Menu, named_menu
 from visionthink.policies.checkpoint import open_checkpoint
@@ -133,7 +133,7 @@ class Looks(Batches):
             image, evidence = drawing.render(drawn.marks, drawn.paper, drawn.noise_seed), drawn.needed
             question, answer = drawn.question, drawn.answer
         else:
-            scene = places.compose("framed" if family == "where" else family, rng, hard=hard)
+            scene = place_families.compose("framed" if family == "where" else family, rng, hard=hard)
             image, evidence, question, answer = scene.image(), scene.evidence, scene.question, scene.answer
             if family == "where":
                 frame = scene.marks[0]
@@ -153,12 +153,12 @@ class Looks(Batches):
 
 def _slot(mark: drawing.Mark) -> int:
     """In which slot of four a mark is, in reading order."""
-    return 2 * (mark.y > places.SLOT) + (mark.x > places.SLOT)
+    return 2 * (mark.y > place_scenes.SLOT) + (mark.x > place_scenes.SLOT)
 
 
 def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image.Image, str]:
     """Digits in frames, and the dense caption, slot by slot in reading order."""
-    scene = places.compose("framed", rng, hard=bool(rng.integers(2)))
+    scene = place_families.compose("framed", rng, hard=bool(rng.integers(2)))
     words = ["nothing"] * 4
     for mark in scene.marks:
         slot = _slot(mark)

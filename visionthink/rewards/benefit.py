@@ -1,11 +1,9 @@
 """A bonus for looking, scaled by what looking brings (dS): accuracy with a look minus accuracy without one.
 
-| name        | bonus                                                                                                     |
-|-------------|-----------------------------------------------------------------------------------------------------------|
-| `adatooler` | AdaTooler-V (arXiv 2512.16918): weight * dS * exp(-2 ((n - 6) / 6)^2) for n followed requests; dS stands in the
-                example's metadata as `benefit`. It grows with n up to 6, so it rewards many calls: for comparison only  |
-| `value`     | weight * dS for a member that chose to look; dS is measured on the group's own forced members             |
-| `none`      | no bonus                                                                                                  |
+adatooler  AdaTooler-V (arXiv 2512.16918): weight x dS x exp(-2 ((n - 6) / 6)^2) for n followed requests; dS stands in the
+           example's metadata as `benefit`. It grows with n up to 6, so it rewards many calls: for comparison only
+value      weight x dS for a member that chose to look; dS is measured on the group's own forced members
+none       no bonus
 """
 
 from __future__ import annotations

@@ -61,16 +61,19 @@ def _branch(member: Member, known: Mapping[Hashable, object]) -> Hashable:
 
 
 def _decisions(group: Sequence[Member], price: float, shrink: float) -> list[float]:
-    """For each member the advantage of its decision; 0 where its branch was not tried."""
+    """For each member the advantage of its decision; 0 where its branch was not tried. A kind is worth what its forced members
+    are worth on average."""
     accuracy: dict[Hashable, list[float]] = {}
     cost: dict[Hashable, list[float]] = {}
+    of_kind: dict[str, list[Hashable]] = {}
     for member in group:
         scored, share = member.channels.accuracy, member.channels.share
         if member.forced and scored is not None and share is not None:
-            for key in {member.action, member.kind}:
-                accuracy.setdefault(key, []).append(scored)
-                cost.setdefault(key, []).append(share)
-    values = action_values(accuracy, {key: float(np.mean(of_key)) for key, of_key in cost.items()}, price, shrink=shrink)
+            accuracy.setdefault(member.action, []).append(scored)
+            cost.setdefault(member.action, []).append(share)
+            of_kind.setdefault(member.kind, []).append(member.action)
+    values = action_values(accuracy, {a: float(np.mean(of_action)) for a, of_action in cost.items()}, price, shrink=shrink)
+    values |= {kind: float(np.mean([values[action] for action in actions])) for kind, actions in of_kind.items()}
     taken = {i: branch for i, member in enumerate(group) if (branch := _branch(member, values)) in values}
     free = {i: branch for i, branch in taken.items() if not group[i].forced}
     advantages = decision_advantages(values, _probabilities(group, free, [b for i, b in taken.items() if group[i].forced]))

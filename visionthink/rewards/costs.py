@@ -11,9 +11,8 @@ Always-full is one turn with the full views, the text of the first turn and the 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +25,8 @@ from visionthink.durable import replace_json
 from visionthink.errors import DataError, OptionError
 from visionthink.menu import Menu
 from visionthink.resolution import SizeRule
-from visionthink.transcript import Transcript
+from visionthink.transcript import Transcript, Turn
+from visionthink.types import Shown
 
 UNITS = ("visual", "flops", "ms")
 PATCHES = 4
@@ -78,6 +78,46 @@ def always_full(transcript: Transcript, menu: Menu, budget: SizeRule) -> Transcr
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the model read in a turn, in tokens."""
+
+    turn: Turn
+    views: tuple[Shown, ...]
+    """In the context."""
+    visual: int
+    """Visual tokens of the context, before a method takes some out."""
+    context: int
+    """All tokens of the context that entered the first layer."""
+    known: int
+    """The first of them, which a prefix cache holds from the turn before."""
+
+
+def readings(transcript: Transcript) -> Iterator[Reading]:
+    """Of each turn in which the policy read something.
+
+    A turn finds the prompt of the one before and what was said then, but for its last token, which was sampled and never read.
+    Where a turn has `restarted`, it finds the prompt alone; a turn that begins `anew`, or from whose context visual tokens are
+    taken out, finds nothing: which ones are left may depend on the text behind an image.
+    """
+    views: tuple[Shown, ...] = ()
+    visual = context = known = 0
+    for turn in transcript.turns:
+        usage = turn.usage
+        if turn.anew:
+            views, visual, known = (), 0, 0
+        views, visual = (*views, *turn.views), visual + usage.visual_tokens
+        if usage.text_tokens == 0 and usage.output_tokens == 0:
+            continue  # the policy failed before it read anything
+        if turn.restarted:
+            known = min(known, context)
+        if usage.visual_by_layer:
+            known = 0
+        context = usage.text_tokens + (usage.visual_by_layer or [visual])[0]
+        yield Reading(turn=turn, views=views, visual=visual, context=context, known=known)
+        known = max(0, context + usage.output_tokens - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What the time of an episode depends on."""
 
@@ -89,18 +129,13 @@ class Work:
 
     @classmethod
     def of(cls, transcript: Transcript) -> Work:
-        prefilled = known = visual_tokens = 0
-        first = None
-        for turn in transcript.turns:
-            visual_tokens += turn.usage.visual_tokens
-            context = turn.usage.text_tokens + visual_tokens
-            if turn.restarted and first is not None:
-                known = min(known, first)
-            prefilled += context - known
-            known = max(0, context + turn.usage.output_tokens - 1)  # the last token was sampled and never read
-            first = context
-        patches = PATCHES * visual_tokens
-        return cls(turns=len(transcript.turns), prefilled=prefilled, patches=patches, output=transcript.output_tokens)
+        read = list(readings(transcript))
+        return cls(
+            turns=len(read),
+            prefilled=sum(reading.context - reading.known for reading in read),
+            patches=PATCHES * transcript.visual_tokens,
+            output=transcript.output_tokens,
+        )
 
     @property
     def amounts(self) -> tuple[int, int, int, int]:
@@ -160,12 +195,16 @@ class DeviceTable:
             OptionError: there is no such file, or it is none that `visionthink measure` wrote.
         """
         try:
-            table: DeviceTable = records.read(cls, json.loads(path.read_text("utf-8")), "device table")
-        except OSError:
+            table: DeviceTable = records.read(cls, records.parse(path.read_bytes()), "device table")
+        except FileNotFoundError:
             raise OptionError(
                 f"--device-table {path}: no such file; visionthink measure --model M --out {path} writes one"
             ) from None
-        except (ValueError, RecursionError) as error:
+        except OSError as error:
+            raise OptionError(
+                f"--device-table {path}: cannot be read ({error.strerror}); name a file of visionthink measure"
+            ) from None
+        except ValueError as error:
             raise OptionError(f"--device-table {path}: not a table of visionthink measure ({error})") from None
         numbers: dict[str, Any] = {name: getattr(table, name) for name in ("k0", "k1", "k2", "k3")}
         for name, value in numbers.items():

@@ -1,17 +1,16 @@
 """From the channels of a step's members to their advantages. Arithmetic on arrays; what learns from them is elsewhere.
 
 z(x) = (x - mean) / (std + 1e-4) within the group, over its scored members; c = cost / cost of always-full; lambda = the price.
+Advantages, by name of the credit:
 
-| name       | advantage                                                                                                   |
-|------------|-------------------------------------------------------------------------------------------------------------|
-| `eq3`      | z(reward), as TRL computes it (Eq. 3 of arXiv 2507.13348)                                                   |
-| `sum`      | z(reward - lambda c)                                                                                        |
-| `gdpo`     | whitened over the step: z(accuracy) + z(format) - lambda (z(penalty) + z(c)) (GDPO, arXiv 2601.05242)       |
-| `centred`  | z(accuracy + format) - (penalty - its mean) - lambda (c - its mean): a cost keeps its price                 |
-| `dtpo`     | first turn z(reward) + weight z(crop), last turn z(reward), each turn's tokens averaged by themselves
-               (AdaptVision, arXiv 2512.03794, Eq. 11-15)                                                              |
-| `branches` | the decision: what the forced members of its branch gained less what the policy gains on average; other tokens: the
-               outcome less the mean of their branch                                                                   |
+    eq3       z(reward), as TRL computes it (Eq. 3 of arXiv 2507.13348)
+    sum       z(reward - lambda c)
+    gdpo      whitened over the step: z(accuracy) + z(format) - lambda (z(penalty) + z(c)) (GDPO, arXiv 2601.05242)
+    centred   z(accuracy + format) - (penalty - its mean) - lambda (c - its mean): a cost keeps its price
+    dtpo      first turn z(reward) + weight z(crop), last turn z(reward), each turn's tokens averaged by themselves
+              (AdaptVision, arXiv 2512.03794, Eq. 11-15)
+    branches  the decision: what the forced members of its branch gained less what the policy gains on average; other tokens:
+              the outcome less the mean of their branch
 
 A bonus counts with accuracy. Unscored members take no part, and their advantage is 0.
 """
@@ -115,7 +114,7 @@ class _Rule:
 
     compute: Callable[[Members, Credit, float, Summed], Advantages]
     settings: tuple[str, ...] = ()
-    compared: tuple[str, ...] = ("total", "share")
+    channels: tuple[str, ...] = ("total", "share")
     """Channels of which one must vary for a group to be learnt from; the cost counts only where it has a price."""
     loss: str = "grpo"
     """Loss of TRL: `grpo` is a mean over tokens, then over rollouts; `dapo` one mean over all tokens of the step."""
@@ -133,19 +132,19 @@ CREDITS: Mapping[str, _Rule] = {
     "gdpo": _Rule(
         compute=_gdpo,
         settings=("price",),
-        compared=("accuracy", "format", "penalty", "share"),
+        channels=("accuracy", "bonus", "format", "penalty", "share"),
         priced_penalty="eq5",  # the price is the weight of both
         price=0.1,
     ),
-    "centred": _Rule(compute=_centred, settings=("price", "floor"), compared=("outcome", "penalty", "share")),
+    "centred": _Rule(compute=_centred, settings=("price", "floor"), channels=("outcome", "penalty", "share")),
     "dtpo": _Rule(
         compute=_dtpo,
         settings=("price", "weight", "first"),
-        compared=("total", "share", "crop", "area"),
+        channels=("total", "share", "crop", "area"),
         loss="dapo",
         penalty="released",
     ),
-    "branches": _Rule(compute=_branches, settings=("price", "shrink"), compared=("outcome", "share"), penalty="none"),
+    "branches": _Rule(compute=_branches, settings=("price", "shrink"), channels=("outcome", "share"), penalty="none"),
 }
 """Credits by name."""
 
@@ -213,7 +212,7 @@ class Credit:
     @property
     def takes_penalty(self) -> bool:
         """Whether what is paid for actions enters these advantages."""
-        return bool({"total", "penalty"} & {*CREDITS[self.name].compared})
+        return bool({"total", "penalty"} & {*CREDITS[self.name].channels})
 
     @property
     def own_price(self) -> bool:
@@ -238,7 +237,7 @@ class Credit:
     def varies(self, group: Sequence[Member], price: float | None = None) -> bool:
         """Whether a group has anything to compare: two scored members that differ in a channel that counts."""
         priced = self.price if price is None else price
-        names = [name for name in CREDITS[self.name].compared if name != "share" or priced]
+        names = [name for name in CREDITS[self.name].channels if name != "share" or priced]
         scored = [m.channels for m in group if m.channels.accuracy is not None]
         return any(len({_rounded(getattr(c, name)) for c in scored}) > 1 for name in names)
 

@@ -6,16 +6,16 @@
 When few of the correct answers came directly, a direct answer is a lucky guess and pays; otherwise the request is a
 luxury and pays. Without a correct member r is undefined and nobody pays.
 
-| name       | who pays                                                                                  |
-|------------|-------------------------------------------------------------------------------------------|
-| `eq5`      | as above, every member by its action (`scope="correct"`: correct members only)            |
-| `eqN`      | Eq. 5 for ladders: r_j = share of the correct members whose highest rung is at most j; every member that stopped at
-               another rung than the least j with r_j >= theta. With two rungs it is `eq5`                |
-| `released` | the authors' code: a correct request always, a correct direct answer if 0 < r' < theta     |
-| `constant` | a correct request (Search-R1 style; "All Penalty" in Fig. 3a)                              |
-| `awares`   | AwaRes (arXiv 2603.16932): 2 for a direct answer where a look is needed; for a look 0.25 + 0.01 x the
-               share of the image that it shows                                                           |
-| `none`     | nobody ("w/o Penalty" in Fig. 3a)                                                         |
+Who pays, by name of the penalty:
+
+    eq5       as above, every member by its action (scope "correct": correct members only)
+    eqN       Eq. 5 for ladders: r_j = share of the correct members whose highest rung is at most j; every member that stopped
+              at another rung than the least j with r_j >= theta. With two rungs it is eq5
+    released  the authors' code: a correct request always, a correct direct answer if 0 < r' < theta
+    constant  a correct request (Search-R1 style; "All Penalty" in Fig. 3a)
+    awares    AwaRes (arXiv 2603.16932): 2 for a direct answer where a look is needed; for a look 0.25 + 0.01 x the share of
+              the image that it shows
+    none      nobody ("w/o Penalty" in Fig. 3a)
 """
 
 from __future__ import annotations

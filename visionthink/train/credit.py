@@ -78,24 +78,20 @@ def meter_of(config: TrainConfig, checkpoint: Checkpoint, flops: FlopsOf | None)
     return against_full(flops(checkpoint.model.config), config.rollout_menu(), checkpoint.budget)
 
 
-def seen(groups: Sequence[Sequence[Rollout]]) -> list[float]:
-    """Totals of the free members of groups: sums of costs and of those of always-full, least and most share, how many kept the
-    format, and how many there are."""
-    free = [r.score for group in groups for r in group if r.forced is None]
-    known = [
-        s
-        for s, r in zip(free, (r for g in groups for r in g if r.forced is None), strict=True)
-        if s.cost is not None and r.transcript.stop_reason is not StopReason.POLICY_ERROR
-    ]
-    shares = [s.share for s in known if s.share is not None]
-    return [
-        sum(s.cost for s in known if s.cost is not None),
-        sum(s.full for s in known),
-        min(shares, default=math.inf),
-        max(shares, default=-math.inf),
-        sum(s.format > 0 for s in known),
-        len(known),
-    ]
+def totals(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
+    """Of the free members of groups whose cost is known: how many, how many kept the format, sums of their cost and of that of
+    always-full, and the least and the largest share."""
+    free = [r for group in groups for r in group if r.forced is None and r.transcript.stop_reason is not StopReason.POLICY_ERROR]
+    known = [(r.score, r.score.cost) for r in free if r.score.cost is not None]
+    shares = [cost / score.full for score, cost in known]
+    return {
+        "count": len(known),
+        "kept": sum(score.format > 0 for score, _ in known),
+        "cost": sum(cost for _, cost in known),
+        "full": sum(score.full for score, _ in known),
+        "least": min(shares, default=math.inf),
+        "most": max(shares, default=-math.inf),
+    }
 
 
 class Credited(_Trainer):
@@ -125,13 +121,14 @@ class Credited(_Trainer):
         """Look at what the policy as it is costs, before groups are chosen for what can be learnt from them."""
         if not self.budget:
             return
-        mine = torch.tensor(seen(groups), dtype=torch.float64, device=self.accelerator.device)
-        each = self.accelerator.gather(mine).view(-1, len(mine)).cpu().numpy()
-        cost, full, kept, count = each[:, [0, 1, 4, 5]].sum(0).tolist()
-        self._seen = None
-        if count:
-            least, most = float(each[:, 2].min()), float(each[:, 3].max())
-            self._seen = Seen(cost=cost, full=full, least=least, most=most, form=kept / count)
+        mine = totals(groups)
+        values = torch.tensor(list(mine.values()), dtype=torch.float64, device=self.accelerator.device)
+        gathered = self.accelerator.gather(values).view(-1, len(mine)).cpu().numpy()
+        of = dict(zip(mine, gathered.T, strict=True))  # by name, one value for each process
+        count, kept, cost, full = (float(of[name].sum()) for name in ("count", "kept", "cost", "full"))
+        least, most = float(of["least"].min()), float(of["most"].max())
+        self._seen = Seen(cost=cost, full=full, least=least, most=most, form=kept / count) if count else None
+        if self._seen:
             self._log_metric("budget/cost", self._seen.share)
             self._log_metric("budget/used", self._seen.share / self.budget.share)
         self._log_metric("budget/price", self.dual.price)
@@ -188,6 +185,8 @@ def stored_dual(path: Path) -> Dual:
     """
     try:
         dual: Dual = records.read(Dual, records.parse(path.read_bytes()))
+        if not all(math.isfinite(value) for value in vars(dual).values() if value is not None):
+            raise ValueError("its numbers must be finite")
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: damaged or missing ({error}); delete the checkpoint to go on from an earlier one") from error
     return dual

@@ -74,10 +74,17 @@ class CreditSettings:
         taken = len(self.actions()) * self.forced
         if self.group_size - taken < 2:
             raise OptionError(f"forced {self.forced}: leaves fewer than 2 of {self.group_size} rollouts free")
+        if not self.forced and self.forced_actions != type(self).forced_actions:
+            raise OptionError(f"forced_actions {self.forced_actions}: nobody is made to act; use --forced 2 or more")
         if credit.name == "branches" and not self.forced:
             raise OptionError("credit branches: needs members that are made to act; use --forced 2 or more")
         if penalty.name != "none" and not credit.takes_penalty:
             raise OptionError(f"penalty {penalty.name}: credit {credit.name} takes none; use --penalty none, or another credit")
+        if benefit.name != "none" and credit.name == "branches":
+            raise OptionError(
+                f"benefit {benefit.name}: credit branches measures by itself what looking brings; use --benefit none, or another "
+                "credit"
+            )
         if benefit.name == "value" and not {"direct"} < {*self.actions()}:
             raise OptionError("benefit value: is measured on members that are made to act; use --forced 2 or more")
         if budget is None:
@@ -95,7 +102,9 @@ class CreditSettings:
     def _check_reachable(self, budget: Budget) -> None:
         menu = self.rollout_menu()
         if not menu.asks:
-            raise OptionError(f"budget {self.budget}: nobody can ask for anything on menu {menu.ladder}")
+            raise OptionError(
+                f"budget {self.budget}: with the levels {menu.ladder} nothing can be asked for; take another menu or ladder"
+            )
         least = menu.ladder.levels[0]
         if budget.unit == "visual" and budget.share <= least:
             raise OptionError(f"budget {self.budget}: the first view alone is {least:g} of the full one; take a larger share")

@@ -1,13 +1,11 @@
 """What forced members of a group are made to do, and in which words.
 
-| action     | what the member is made to do                                                                          |
-|------------|--------------------------------------------------------------------------------------------------------|
-| `direct`   | answer from the first view                                                                             |
-| `request`  | ask for the next level                                                                                 |
-| `whole`    | look at all of the first image                                                                         |
-| `evidence` | make the one request that shows most of what the answer depends on, of those the cheapest; the whole
-               image where that is not known                                                                                  |
-| a region   | look at the region of this id                                                                          |
+direct    answer from the first view
+request   ask for the next level
+whole     look at all of the first image
+evidence  make the one request that shows most of what the answer depends on, of those the cheapest; the whole image where
+          that is not known
+a region  look at the region of this id
 """
 
 from __future__ import annotations

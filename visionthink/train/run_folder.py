@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visionthink import records
+from visionthink.durable import check_writable
 from visionthink.errors import OptionError
 
 
@@ -19,9 +19,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
     Raises:
         OptionError: the folder cannot be written to, or holds a run that is not to be resumed.
     """
-    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+    check_writable(out)
     if not resume and ((out / "final").exists() or last_checkpoint(out)):
         raise OptionError(f"--out {out}: holds a run already; give --resume or another folder")
 
