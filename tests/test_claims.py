@@ -110,7 +110,7 @@ def test_what_has_not_settled_is_shown():
         "kl_coef": 0.001,
         "steps": 120,
     }
-    text = page([found], 2, Scale())
+    text = page([found], ["paper"], 2, Scale())
     assert "| [sft](#sft) | Table 8 | **reproduced**, 1 of 2 runs settled |" in text
     assert "Setting **paper** (120 steps, constant learning rate 0.0004, KL 0.001): **reproduced**." in text
     assert "| eq5 | 0.00 (0.00 to 0.00) | +0.12 (+0.00 to +0.25) | 1 of 2 |" in text

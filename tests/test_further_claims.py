@@ -153,7 +153,7 @@ def test_gate():
 def test_a_claim_that_trains_nothing_on_the_page():
     good = Calibrated(harmful=0.05, harmful_tuned=0.48, escalated=0.31, escalated_by_coin=0.89)
     found = result(CLAIMS["gate_savings"], SETTINGS["untrained"], {"gate": [good, dataclasses.replace(good, escalated=0.35)]})
-    text = page([found], 2, Scale())
+    text = page([found], ["gate"], 2, Scale())
     assert "| [gate_savings](#gate_savings) | the same | **reproduced** |" in text
     assert (
         "| run | shown in full | by a coin of equal harm |\n|---|---|---|\n| gate | 0.33 (0.31 to 0.35) | 0.89 (0.89 to 0.89) |"

@@ -59,7 +59,7 @@ def reproduce(names: Sequence[str], seeds: int, out: Path, console: Console, sca
         if any(o.requests for of_variant in outcomes.values() for o in of_variant):
             curves = curves_over_seeds({v: [claim.curve(o) for o in outcomes[v]] for v in claim.variants}, claim.curve_label)
             (out / figure_name(claim.name, setting.name)).write_text(curves, "utf-8")
-    (out / "reproduction.md").write_text(page(results, seeds, scale), "utf-8")
+    (out / "reproduction.md").write_text(page(results, names, seeds, scale), "utf-8")
     record = {"date": date.today().isoformat(), "seeds": seeds, "claims": results}
     (out / "reproduction.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     console.print(table(results))

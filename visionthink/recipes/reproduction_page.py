@@ -54,18 +54,22 @@ def table(results: Sequence[Result]) -> Table:
     return shown
 
 
-def page(results: Sequence[Result], seeds: int, scale: Scale) -> str:
-    """The reproduction as Markdown; figures are expected beside it, as `figure_name` says."""
+def page(results: Sequence[Result], asked: Sequence[str], seeds: int, scale: Scale) -> str:
+    """The reproduction as Markdown; figures are expected beside it, as `figure_name` says.
+
+    Args:
+        asked: names of the claims and groups, as they were asked for.
+    """
     names = list(dict.fromkeys(r["claim"] for r in results))
     settings = [s for s in scale.settings if any(r["setting"]["name"] == s.name for r in results)]
     lines = [
         "# Claims about training, in miniature",
         "",
-        f"{date.today().isoformat()}, `visionthink reproduce --seeds {seeds}`: the embedded models (2 M parameters), "
-        f"{scale.evaluated} unseen generated questions; mean over seeds (lowest to highest). What is found here holds for these "
-        "models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that stand in the code "
-        "(`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that ask, or what their "
-        "label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
+        f"{date.today().isoformat()}, `visionthink reproduce --claims {','.join(asked)} --seeds {seeds}`: the embedded models "
+        f"(2 M parameters), {scale.evaluated} unseen generated questions; mean over seeds (lowest to highest). What is found here "
+        "holds for these models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that stand in "
+        "the code (`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that ask, or what "
+        "their label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
         "",
         "Settings:",
         "",
