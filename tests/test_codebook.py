@@ -213,7 +213,7 @@ def test_nothing_is_taken_out_of_codes(done):
     opened = open_checkpoint(str(done / "final"))
     with (
         pytest.raises(CompressionError, match="visionthink_codebook: tokens can be taken out of"),
-        compress(opened.model, FastV(0.5)),
+        compress(opened.model, FastV(keep=0.5)),
     ):
         pass
 
