@@ -37,7 +37,7 @@ def write_report(folder: Path, results: Sequence[Mapping[str, Any]], pictures: M
         pictures: images [n, 3, height, width] from -1 to 1, by the rows they make.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows = list[dict[str, Any]]()
     for name in _NAMES:
         runs = [result for result in results if result["arm"] == name]
         rows.append({"arm": name, "seeds": len(runs)} | {key: mean(r[key] for r in runs) for key in _COLUMNS})
