@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import visionthink
 from visionthink.cli import main
@@ -124,6 +125,16 @@ def test_images_of_several_sizes_are_read_as_one_by_one(tokenizer):
     ]
     assert together.shape == (39, 160)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_a_code_costs_the_same_in_any_image(tokenizer):
+    convolutions = 2 * 49 * 48 * 48 + 2 * 49 * 48 * 128 + 4 * 2 * 9 * 128 * 128 + 2 * 128 * 32
+    each = convolutions + 3 * 2 * 32 * 512 + 2 * (32 * 160 + 160 * 160)
+    assert each == 2_175_488
+    for rows, columns in ((4, 4), (1, 3)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            tokenizer(torch.rand(rows * columns, 3 * 2 * 28 * 28), grid_thw=torch.tensor([[1, rows, columns]]))
+        assert counter.get_total_flops() == rows * columns * each
 
 
 def test_answers_reach_the_encoder_and_alone_no_pixel(base):
