@@ -46,7 +46,7 @@ def run(out: Path, seeds: int = 1, plan: Plan | None = None) -> dict[str, Any]:
     shown = test[0].pixels[:8]
     pictures = {"original": shown}
     for name in ("aligned", "joint", "answers"):
-        tokenizer = open_checkpoint(str(out / "seed-0" / name)).model.model.visual
+        tokenizer = open_checkpoint(str(out / "seed-0" / name), device="cpu").model.model.visual
         with torch.no_grad():
             pictures[name] = tokenizer.decode(tokenizer.quantise(tokenizer.encode(shown)).values)
     return write_report(out / "report", results, pictures)
