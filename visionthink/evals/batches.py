@@ -72,9 +72,11 @@ class BatchRunner:
 
 
 def architecture_of(model: Model) -> Architecture | None:
-    """The shape of a model; None where it is not known, as behind an endpoint that nothing was said of."""
+    """The shape of a model; None where it is not known, as behind an endpoint that nothing was said of, or has no tower, as one
+    that reads codes."""
     config = getattr(model.policy, "config", None)
-    return Architecture.of(config, getattr(model.policy, "value_bytes", 2)) if config is not None else None
+    known = config is not None and hasattr(config.vision_config, "depth")
+    return Architecture.of(config, getattr(model.policy, "value_bytes", 2)) if known else None
 
 
 def example_of(examples: Examples, key: Key) -> Example:

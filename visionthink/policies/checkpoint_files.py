@@ -7,6 +7,7 @@ ids of special tokens count: how tokens are drawn is the caller's business.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import re
 from pathlib import Path
@@ -30,6 +31,8 @@ SETTINGS = "visionthink.json"
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Models of transformers that can be used."""
+CODEBOOK = "visionthink_codebook"
+"""Our own, see `engine.codebook`."""
 
 _TOKEN_IDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 _SIZES = {
@@ -89,15 +92,19 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
     record = read_object(name, path, "config.json") or {}
     kind = record.get("model_type")
-    if kind not in MODEL_TYPES:
+    sizes = _SIZES
+    if kind == CODEBOOK:
+        importlib.import_module("visionthink.engine.codebook")  # which makes it known to transformers
+        sizes = _SIZES | {"vision_config": ("codes", "code_size", "hidden_size")}
+    elif kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
     config_class = transformers.CONFIG_MAPPING[kind]
     flat = kind != "qwen3_vl" and record.get("text_config") is None and "hidden_size" in record
-    for part, sizes in _SIZES.items():
+    for part, needed in sizes.items():
         said = record if flat and part == "text_config" else record.get(part)
         if not isinstance(said, dict):
             raise ModelError(f"model {name}: config.json: {part} is missing")
-        if lacking := [size for size in sizes if said.get(size) is None]:
+        if lacking := [size for size in needed if said.get(size) is None]:
             raise ModelError(f"model {name}: config.json: {part} lacks {', '.join(lacking)}")
     try:
         config = config_class.from_dict(_architecture(record, config_class, flat=flat))

@@ -1,0 +1,296 @@
+"""The stages of `recipes.ett`: questions, model, and what is trained on them in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Qwen2VLImageProcessorPil
+
+from visionthink.data import synth
+from visionthink.engine.codebook import (
+    CodebookConfig,
+    CodebookForConditionalGeneration,
+    CodebookTokenizer,
+    CodebookVLConfig,
+    Codes,
+)
+from visionthink.episode import Episode, run_batch
+from visionthink.menu import Menu
+from visionthink.picture import open_pictures
+from visionthink.policies.checkpoint import Checkpoint
+from visionthink.policies.render import Renderer, views
+from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.progress import stage
+from visionthink.train.demonstrations import Demonstration, collate
+from visionthink.types import Example
+
+ALPHA = 0.25
+"""The paper's weight of L_vq beside the loss of the text."""
+ENTROPY = 0.05
+BATCH = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way of tuning. `alpha` is the weight of L_vq; None leaves the tokenizer as it is."""
+
+    alpha: float | None = None
+    indexed: bool = False
+
+
+ARMS: Mapping[str, Arm] = {
+    "frozen": Arm(),
+    "joint": Arm(alpha=ALPHA),
+    "answers": Arm(alpha=0.0),
+    "index": Arm(indexed=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of everything, in updates of `BATCH` questions."""
+
+    questions: int = 2_880
+    tests: int = 480
+    rebuild: int = 1_000
+    plain: int = 150
+    """Of `rebuild`, without codes."""
+    restart: int = 500
+    """Codes that die are begun again until then."""
+    align: int = 300
+    tune: int = 650
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Questions with the tokens that are said, padded on the right."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    labels: Tensor
+    """[batch, length], -100 where nothing is said."""
+    images: Tensor
+    """uint8 [batch, 3, height, width]."""
+    features: Tensor
+    """What the tower makes of them: [batch, tokens, hidden]."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """From -1 to 1."""
+        return self.images.float() / 127.5 - 1
+
+
+# ------------------------------------------------------------------------------------------------ questions
+
+
+def questions(base: Checkpoint, n: int, split: str) -> list[Batch]:
+    """Balanced over families and needs, at the full view."""
+    renderer = Renderer(base.tokenizer, base.protocol.boundary)
+    found = []
+    with stage(f"questions, {split}", n) as advance:
+        examples = synth.suite(n, split=split, cells=synth.BALANCED)
+        for begin in range(0, n, BATCH):
+            said = [answered(base, renderer, example) for example in examples[begin : begin + BATCH]]
+            found.append(_batch(base, said, renderer))
+            advance(len(said))
+    return found
+
+
+def answered(base: Checkpoint, renderer: Renderer, example: Example) -> Demonstration:
+    episode = Episode(example, open_pictures(example), Menu().full(), base.protocol, budget=base.budget)
+    [transcript] = run_batch([episode], ScriptedPolicy([base.protocol.format_answer(example.answer or "")], renderer))
+    return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
+
+
+def _batch(base: Checkpoint, said: Sequence[Demonstration], renderer: Renderer) -> Batch:
+    rows = collate(said, renderer, base.image_processor)
+    inner, grid = base.model.model, rows["image_grid_thw"]
+    ids, mask = rows["input_ids"], rows["attention_mask"]
+    with torch.no_grad():
+        features = torch.cat(tuple(inner.get_image_features(rows["pixel_values"], grid).pooler_output))
+    positions, _ = inner.get_rope_index(
+        input_ids=ids, mm_token_type_ids=rows["mm_token_type_ids"], image_grid_thw=grid, attention_mask=mask
+    )
+    images = np.stack([np.asarray(row.images[0]) for row in said])
+    return Batch(
+        ids=ids,
+        mask=mask,
+        positions=positions,
+        labels=rows["labels"],
+        images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        features=features.unflatten(0, (len(said), -1)),
+    )
+
+
+def variance(batches: Sequence[Batch]) -> float:
+    """Of pixels around the mean of their image and channel."""
+    return float(np.mean([batch.pixels.var((2, 3), correction=0).mean().item() for batch in batches]))
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def build_model(base: Checkpoint, *, scale: float, indexed: bool = False) -> CodebookForConditionalGeneration:
+    """The base's decoder behind a tokenizer of random weights."""
+    theirs, text = base.model.config, base.model.config.text_config
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "tie_word_embeddings")
+    config = CodebookVLConfig(
+        text_config=text.to_dict(),
+        vision_config=CodebookConfig(out_hidden_size=text.hidden_size, scale=scale, indexed=indexed).to_dict(),
+        **{name: getattr(theirs, name) for name in ids},
+    )
+    model = CodebookForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(base.model.model.language_model.state_dict())
+    model.lm_head.load_state_dict(base.model.lm_head.state_dict())
+    model.generation_config = base.model.generation_config
+    if indexed:
+        torch.nn.init.normal_(model.model.visual.projector.weight, std=0.1)
+    return model
+
+
+def build_image_processor(base: Checkpoint) -> Qwen2VLImageProcessorPil:
+    """The base's sizes, in patches of one code, pixels from -1 to 1."""
+    config, half = CodebookConfig(), [0.5] * 3
+    return Qwen2VLImageProcessorPil(
+        size=dict(base.image_processor.size), patch_size=config.patch_size, merge_size=1, image_mean=half, image_std=half
+    )
+
+
+def answer_logits(model: Any, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [said, vocabulary] of the tokens that are said, given those before, and these tokens."""
+    embeds = model.get_input_embeddings()(batch.ids)
+    embeds = embeds.masked_scatter((batch.ids == model.config.image_token_id)[..., None], features)
+    hidden = model.model(
+        inputs_embeds=embeds, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+    ).last_hidden_state
+    targets = batch.labels[:, 1:]
+    return model.lm_head(hidden[:, :-1][targets != -100]), targets[targets != -100]
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+def descend(
+    what: str,
+    groups: Sequence[tuple[float, Sequence[Tensor]]],
+    steps: int,
+    batches: Sequence[Batch],
+    loss_of: Callable[[Batch, int], Tensor],
+    seed: int,
+) -> None:
+    """Take steps of AdamW on random batches.
+
+    Args:
+        groups: parameters with their learning rate, which rises for 20 steps and then falls to a twentieth.
+        loss_of: a batch and the number of the step to the loss.
+    """
+    optimizer = torch.optim.AdamW([{"params": list(own), "lr": rate} for rate, own in groups], weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 20) * max(0.05, 1 - i / steps))
+    trained, rng = [p for _, own in groups for p in own], np.random.default_rng(seed)
+    with stage(what, steps) as advance:
+        for i in range(steps):
+            loss = loss_of(batches[int(rng.integers(len(batches)))], i)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            advance(1, f"loss {loss.item():.3f}")
+
+
+def tokenizer_loss(tokenizer: CodebookTokenizer, codes: Codes, pixels: Tensor, scale: float) -> Tensor:
+    """L_vq; `scale` is the variance of images."""
+    return F.mse_loss(tokenizer.decode(codes.values), pixels) / scale + codes.loss + ENTROPY * codes.entropy
+
+
+def rebuild(tokenizer: CodebookTokenizer, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
+    """Stage 1: encoder, codebook and pixel decoder learn to rebuild images."""
+    scale, draw = variance(batches), torch.Generator().manual_seed(seed)
+    weights, used = tokenizer.codebook.weight, torch.zeros(tokenizer.config.codes)
+
+    def begin_again(dead: Tensor, z: Tensor) -> None:
+        chosen = z.flatten(0, -2)[torch.randint(z[..., 0].numel(), (int(dead.sum()),), generator=draw)]
+        weights.data[dead] = chosen + 0.02 * torch.randn(chosen.shape, generator=draw)
+        used[dead] = 1.0
+
+    def loss_of(batch: Batch, i: int) -> Tensor:
+        pixels = batch.pixels
+        z = tokenizer.encode(pixels)
+        if i < plan.plain:
+            return F.mse_loss(tokenizer.decode(z), pixels) / scale
+        if i == plan.plain:
+            with torch.no_grad():
+                begin_again(used == 0, torch.cat([tokenizer.encode(some.pixels) for some in batches[:8]]))
+        elif i < plan.restart and i % 40 == 0:
+            begin_again(used < 0.3, z.detach())
+        codes = tokenizer.quantise(z)
+        used.mul_(0.98).add_(torch.bincount(codes.indices.flatten(), minlength=len(used)))
+        return tokenizer_loss(tokenizer, codes, pixels, scale)
+
+    own = [p for name, p in tokenizer.named_parameters() if not name.startswith("projector.")]
+    descend(f"seed {seed}, tokenizer", [(2e-3, own)], plan.rebuild, batches, loss_of, seed)
+
+
+def align(model: Any, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
+    """Stage 2: the projector alone, by answers and the tower's features."""
+    model.requires_grad_(False)
+    tokenizer: CodebookTokenizer = model.model.visual
+    tokenizer.projector.requires_grad_(True)
+    deviation = torch.cat([batch.features.flatten(0, 1) for batch in batches]).std(0)
+
+    def loss_of(batch: Batch, i: int) -> Tensor:
+        features = tokenizer.project(tokenizer.quantise(tokenizer.encode(batch.pixels)))
+        distance = ((features.flatten(1, 2) - batch.features) / deviation).square().mean()
+        return F.cross_entropy(*answer_logits(model, batch, features)) + distance
+
+    groups = [(2e-3, [*tokenizer.projector.parameters()])]
+    descend(f"seed {seed}, alignment", groups, plan.align, batches, loss_of, seed)
+
+
+def tune(model: Any, name: str, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
+    """Stage 3, an arm: the decoder, the projector and, in some, the tokenizer."""
+    arm, scale = ARMS[name], variance(batches)
+    tokenizer: CodebookTokenizer = model.model.visual
+    tokenizer.requires_grad_(arm.alpha is not None).projector.requires_grad_(True)
+
+    def loss_of(batch: Batch, i: int) -> Tensor:
+        pixels = batch.pixels
+        codes = tokenizer.quantise(tokenizer.encode(pixels))
+        loss = F.cross_entropy(*answer_logits(model, batch, tokenizer.project(codes)))
+        return loss + arm.alpha * tokenizer_loss(tokenizer, codes, pixels, scale) if arm.alpha else loss
+
+    # a row of a table learns from those images alone that have its code
+    projector = (5e-3 if arm.indexed else 1e-3, [*tokenizer.projector.parameters()])
+    own = [p for key, p in tokenizer.named_parameters() if p.requires_grad and not key.startswith("projector.")]
+    groups = [(5e-4, [*model.model.language_model.parameters()]), projector, *([(1e-3, own)] if own else [])]
+    descend(f"seed {seed}, {name}", groups, plan.tune, batches, loss_of, seed)
+
+
+@torch.no_grad()
+def measure(model: Any, batches: Sequence[Batch]) -> dict[str, float]:
+    """Answers that are right in every token, given those before; what of the images' variance is not rebuilt; codes in use, and
+    their perplexity."""
+    tokenizer: CodebookTokenizer = model.model.visual
+    right, error, used = 0, 0.0, torch.zeros(tokenizer.config.codes)
+    for batch in batches:
+        pixels = batch.pixels
+        codes = tokenizer.quantise(tokenizer.encode(pixels))
+        logits, targets = answer_logits(model, batch, tokenizer.project(codes))
+        rows = (batch.labels[:, 1:] != -100).nonzero()[:, 0]
+        right += len(pixels) - len(rows[logits.argmax(-1) != targets].unique())
+        error += F.mse_loss(tokenizer.decode(codes.values), pixels).item() / len(batches)
+        used += torch.bincount(codes.indices.flatten(), minlength=len(used))
+    shares = used[used > 0] / used.sum()
+    return {
+        "answers": right / sum(len(batch.ids) for batch in batches),
+        "error": error / variance(batches),
+        "codes": len(shares),
+        "perplexity": float((-(shares * shares.log()).sum()).exp()),
+    }
