@@ -67,9 +67,10 @@ def page(results: Sequence[Result], asked: Sequence[str], seeds: int, scale: Sca
         "",
         f"{date.today().isoformat()}, `visionthink reproduce --claims {','.join(asked)} --seeds {seeds}`: the embedded models "
         f"(2 M parameters), {scale.evaluated} unseen generated questions; mean over seeds (lowest to highest). What is found "
-        "here holds for these models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that stand "
-        "in the code (`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that ask, or what "
-        "their label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a band.",
+        "here holds for these models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that "
+        "stand in the code (`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that "
+        "ask, or what their label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a "
+        "band.",
         "",
         "Settings:",
         "",
