@@ -22,6 +22,7 @@ from visionthink.compress.baselines import Random
 from visionthink.compress.cells import WHOLE
 from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.learned import Base, Learned
+from visionthink.compress.parts import Standard
 from visionthink.compress.picking import count, per_image, top
 from visionthink.compress.selection import Grid, Selection, VisionContext, check_share, required
 from visionthink.errors import OptionError
@@ -92,8 +93,6 @@ class Selector(Chooser):
     """
 
     family: ClassVar[str] = "select"
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -113,8 +112,7 @@ class Selector(Chooser):
         width = min(512, base.hidden) if width is None else width
         if width < 4 or width % 4:
             raise OptionError(f"{self.family} width {width}: must be a multiple of 4")
-        self.register_buffer("mean", torch.zeros(base.hidden))
-        self.register_buffer("deviation", torch.ones(base.hidden))
+        self.standard = Standard(base.hidden)
         self._seen: list[tuple[Tensor, Grid]] = []
         """Images since `losses` was last called."""
         if not self.random:
@@ -124,9 +122,7 @@ class Selector(Chooser):
 
     def measure(self, contexts: Sequence[VisionContext]) -> None:
         super().measure(contexts)
-        tokens = torch.cat([context.features for context in contexts]).float()
-        self.mean.copy_(tokens.mean(0))
-        self.deviation.copy_(tokens.std(0, correction=0).clamp_min(1e-3 * float(self.scale)))
+        self.standard.measure(torch.cat([context.features for context in contexts]))
 
     def softly(self, context: VisionContext) -> Selection | None:
         self._seen += self._images(context)
@@ -148,7 +144,7 @@ class Selector(Chooser):
 
     def standardised(self, images: Sequence[tuple[Tensor, Grid]]) -> Images:
         """Features [N, D] and grids of images, as one batch with features standardised."""
-        return Images.of([((features.float() - self.mean) / self.deviation, grid) for features, grid in images])
+        return Images.of([(self.standard(features), grid) for features, grid in images])
 
     def logits(self, images: Images) -> Tensor:
         """[B, N] log-odds of being kept."""
