@@ -87,7 +87,7 @@ def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -
         train, test = (draw(n, split=split) for n, split in zip(sizes, ("train", "test"), strict=True))
         return train, test
     table = read_examples(data)
-    rows = range(len(table))[:limit]
+    rows = list(table)[:limit]
     tested = min(len(rows) // 10, TESTED) if limit is None else limit // 5
     if not tested:
         raise DataError(f"--data {data}: {len(rows)} rows; ten are the least, one of them to measure on")
@@ -128,11 +128,11 @@ def _stand_in(name: str) -> Checkpoint:
 class _Rows(Sequence[Example]):
     """Some rows of a table, read when they are asked for."""
 
-    def __init__(self, table: ExampleTable, rows: range):
-        self.table, self.rows = table, rows
+    def __init__(self, table: ExampleTable, names: Sequence[str]):
+        self.table, self.names = table, names
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.names)
 
     def __getitem__(self, index: Any) -> Any:
-        return _Rows(self.table, self.rows[index]) if isinstance(index, slice) else self.table[self.rows[index]]
+        return _Rows(self.table, self.names[index]) if isinstance(index, slice) else self.table[self.names[index]]
