@@ -23,9 +23,10 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, str]]] = {
     "visiondrop": ("visiondrop", "VisionDrop", {}),
     "drop-random": ("baselines", "Random", {}),
     "drop-uniform": ("baselines", "Uniform", {}),
-    "pool": ("baselines", "Pool", {}),
 }
-NAMES = (*_FAMILIES, LEARNED)
+NAMES = tuple(_FAMILIES)
+"""Families that leave any share, and need no training."""
+_FAMILIES["pool"] = ("baselines", "Pool", {})
 
 
 def parse(name: str, model: Any = None) -> Method:
@@ -45,7 +46,7 @@ def parse(name: str, model: Any = None) -> Method:
         return _learned(name, keep, model)
     keep, colon, positions = keep.partition(":")
     if family not in _FAMILIES:
-        raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(NAMES)}")
+        raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(_FAMILIES)}, learned")
     try:
         share = float(keep)
     except ValueError:
