@@ -19,8 +19,8 @@ AWARES, ADAPTVISION, MINIO3 = "2603.16932", "2512.03794", "2509.07969"
 LOW, FULL = "low view", "full view"
 
 FOOTNOTES: Mapping[str, str] = {
-    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. Low and full "
-    "are those of the untrained model, so that margins hold what training gained without looking.",
+    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. Its low and "
+    "full views are answered by the untrained model, so a margin also contains what training gained without looking.",
     "AwaRes, lambda 0": "The latency that the paper reports (0.61 s a sample, 4.4 times as fast as VisionThink) was measured on "
     "this ablation: the six accuracies beside it are this row's.",
     "AwaRes, GRPO only": "In effect a low line trained by reinforcement learning: at a share of 0.25 on ChartQA and DocVQA next "
