@@ -624,7 +624,7 @@ def test_tokens_that_are_not_merged_are_not_touched():
 
 
 def test_names():
-    assert METHODS == (*NAMES, "pool", "learned")  # policy names are parsed without this package
+    assert (*NAMES, "pool", "learned") == METHODS  # policy names are parsed without this package
     for name in NAMES:
         method = parse(f"{name}:0.5")
         assert (method.name, method.keep, method.positions) == (f"{name}:0.5", 0.5, "keep")
