@@ -47,7 +47,7 @@ class Chooser(Learned):
             raise OptionError(f"{self.family} scores {scores!r}: choose learned or random")
         self.random = scores == "random"
         self.register_buffer("seed", torch.randint(2**31, ()))
-        """Of the control."""
+        """What the control draws its choice from."""
 
     def vision(self, context: VisionContext) -> Selection | None:
         if self.random:
@@ -70,8 +70,8 @@ class Chooser(Learned):
 
 
 class Selector(Chooser):
-    """Of "When less is enough" (arXiv 2503.16660): chooses tokens from which the others can be reconstructed. The model's answers
-    play no part, and the decoder is not run.
+    """The selector of "When less is enough" (arXiv 2503.16660): it chooses tokens from which the others can be reconstructed. The
+    model's answers play no part, and the decoder is not run.
 
     Features F [N, D] of an image; a selector S and a reconstructor R, which are small Transformers; a mask M [N] of zeros and
     ones; one learnt embedding e [D] in place of what is masked:

@@ -56,7 +56,7 @@ class Measured:
     tokens: float
     """Mean number of visual tokens that enter a layer of the decoder."""
     seconds: float = 0.0
-    """Of training."""
+    """How long training took."""
     right: str = ""
     """1 or 0 for each answer in turn, as `accuracy` counts them."""
 
@@ -99,17 +99,22 @@ def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
 
 def _read(model: Any, method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     """(logits [answer tokens, vocabulary], those tokens) of a model with a method."""
-    inputs = {name: x for name, x in batch.items() if name != "labels"}
     with compress(model, method) as session:
-        logits = model(**inputs, use_cache=False).logits
+        logits = _logits(model, batch)
     return _at_answers(logits, session.aligned(batch["labels"]))
 
 
 def teacher_logits(model: Any, batch: Batch) -> Tensor:
     """Logits [answer tokens, vocabulary] of the model with all visual tokens."""
     with torch.no_grad():
-        logits = model(**{name: x for name, x in batch.items() if name != "labels"}, use_cache=False).logits
-    return _at_answers(logits, batch["labels"])[0]
+        return _at_answers(_logits(model, batch), batch["labels"])[0]
+
+
+def _logits(model: Any, batch: Batch) -> Tensor:
+    """[batch, positions that are left, vocabulary]"""
+    inputs = {name: x for name, x in batch.items() if name != "labels"}
+    logits: Tensor = model(**inputs, use_cache=False).logits
+    return logits
 
 
 def _at_answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,15 +137,14 @@ def measured(model: Any, method: Method | None, questions: Questions, batch_size
     for first in range(0, questions.test, batch_size):
         batch = moved(questions.batch("test", range(first, min(first + batch_size, questions.test))), model.device)
         with torch.no_grad():
-            whole = teacher_logits(model, batch)
-            inputs = {name: x for name, x in batch.items() if name != "labels"}
-            labels = batch["labels"]
+            labels, plain = batch["labels"], _logits(model, batch)
+            whole, _ = _at_answers(plain, labels)
             if method is None:
-                logits = model(**inputs, use_cache=False).logits
+                logits = plain
                 entered += float(batch["mm_token_type_ids"].sum())
             else:
                 with compress(model, method) as session:
-                    logits = model(**inputs, use_cache=False).logits
+                    logits = _logits(model, batch)
                 labels = session.aligned(labels)
                 entered += sum(sum(left) / len(left) for left, _ in session.samples())
             said = labels[:, 1:] != -100
@@ -262,7 +266,7 @@ def fit(
     base, modules = Base.of(model), {}
     for name in ("trained", "control"):
         chosen = dict(options or {})
-        if name == "control" and family in FAMILIES:
+        if name == "control":
             chosen |= FAMILIES[family].control
         torch.manual_seed(config.seed)
         modules[name] = make(family, base, keep, chosen).adapt(model), chosen

@@ -10,7 +10,7 @@ from visionthink.errors import OptionError
 
 Objective = Literal["answers", "distill", "reconstruct"]
 WEIGHTS: Mapping[Objective, tuple[float, float]] = {"answers": (1, 0), "distill": (1, 1), "reconstruct": (0, 0)}
-"""Of CE and of KL."""
+"""The weights of the cross-entropy and of the divergence from the teacher, by objective."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visionthink import records
-from visionthink.compress.selection import LayerContext, Needs, Positions, Rows, Selection, VisionContext, check_share
+from visionthink.compress.selection import Idle, Needs, Positions, VisionContext, check_share
 from visionthink.compress.target import complete_from
 from visionthink.errors import ModelError, OptionError, StorageError, one_line
 
@@ -43,11 +43,11 @@ class Base:
     hidden: int
     """Width of the decoder, and of a visual token."""
     layers: int
-    """Of the decoder."""
+    """How many layers the decoder has."""
     tower: int
     """Width of the vision tower."""
     patches: int
-    """Of a visual token."""
+    """How many patches of the image make a visual token."""
     levels: tuple[int, ...]
     """Three blocks of the tower that attend to the whole image, from early to late."""
     merger: str
@@ -55,7 +55,7 @@ class Base:
     first: int = 1
     """The first layer of the decoder at whose entry a method can act."""
     blocks: int = 1
-    """Of the tower."""
+    """How many blocks the tower has."""
 
     @classmethod
     def of(cls, model: Any) -> Base:
@@ -86,7 +86,7 @@ def _levels(tower: Any) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-class Learned(nn.Module):
+class Learned(Idle, nn.Module):
     """What trained methods share.
 
     Args:
@@ -116,18 +116,6 @@ class Learned(nn.Module):
     @property
     def name(self) -> str:
         return f"{self.family}:{self.keep:g}"
-
-    def at(self, layers: int) -> Mapping[int, Rows]:
-        return {}
-
-    def vision(self, context: VisionContext) -> Selection | None:
-        return None
-
-    def select(self, context: LayerContext) -> Selection | None:
-        return None
-
-    def kept(self, layers: int) -> list[float]:
-        return [float(self.keep)] * layers
 
     def adapt(self, model: Any) -> Learned:
         """The module with new layers of its own for the decoder of a model, if it has any."""

@@ -23,10 +23,10 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, str]]] = {
     "visiondrop": ("visiondrop", "VisionDrop", {}),
     "drop-random": ("baselines", "Random", {}),
     "drop-uniform": ("baselines", "Uniform", {}),
+    "pool": ("baselines", "Pool", {}),
 }
-NAMES = tuple(_FAMILIES)
+NAMES = tuple(name for name in _FAMILIES if name != "pool")
 """Families that leave any share, and need no training."""
-_FAMILIES["pool"] = ("baselines", "Pool", {})
 
 
 def parse(name: str, model: Any = None) -> Method:

@@ -150,9 +150,27 @@ class Method(Protocol):
         """Share of the visual tokens that enters each decoder layer."""
 
 
+class Idle:
+    """What methods do where they do not say otherwise: nothing, with one share for all layers."""
+
+    keep: float
+
+    def at(self, layers: int) -> Mapping[int, Rows]:
+        return {}
+
+    def vision(self, context: VisionContext) -> Selection | None:
+        return None
+
+    def select(self, context: LayerContext) -> Selection | None:
+        return None
+
+    def kept(self, layers: int) -> list[float]:
+        return [float(self.keep)] * layers
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingFree:
-    """What methods share: one dial, and doing nothing where they do not act."""
+class TrainingFree(Idle):
+    """What methods without training share: one dial, and doing nothing where they do not act."""
 
     family: ClassVar[str] = ""
     needs: ClassVar[Needs] = Needs()
@@ -171,18 +189,6 @@ class TrainingFree:
     @property
     def _ending(self) -> str:
         return "" if self.positions == "keep" else f":{self.positions}"
-
-    def at(self, layers: int) -> Mapping[int, Rows]:
-        return {}
-
-    def vision(self, context: VisionContext) -> Selection | None:
-        return None
-
-    def select(self, context: LayerContext) -> Selection | None:
-        return None
-
-    def kept(self, layers: int) -> list[float]:
-        return [float(self.keep)] * layers
 
 
 def check_share(family: str, option: str, value: float, least: float | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visionthink.compress.cells import Cells, shape_of
+from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Attention, width_of, zeroed
 from visionthink.compress.picking import count, top
@@ -72,13 +72,13 @@ class Remember(Learned):
         return {int(site): "none" for site in self.sites}
 
     def vision(self, context: VisionContext) -> Selection | None:
-        cells = Cells.of(required(context.grids, self.family, "whole images"), self.shape, context.features.device)
+        cells = Cells.of(required(context.grids, self.family, WHOLE), self.shape, context.features.device)
         return Selection(cells.keep, cells.mean(context.features.float()), mix=cells.average)
 
     def select(self, context: LayerContext) -> Selection | None:
         images = required(context.images, self.family, "images")
         hidden = context.hidden[context.visual].float()
-        cells = Cells.of(required(images.grids, self.family, "whole images"), self.shape, hidden.device)
+        cells = Cells.of(required(images.grids, self.family, WHOLE), self.shape, hidden.device)
         own = torch.repeat_interleave(torch.arange(len(images.images)), torch.tensor(images.images)).to(hidden.device)
         if self.needs.levels:
             seen = [images.levels[block].float() for block in self.needs.levels]  # [N, P, tower width] each
