@@ -549,6 +549,7 @@ def tab_to(page, name):
 
 
 def test_the_whole_flow_by_keyboard(page, server, tmp_path):
+    page.on("filechooser", lambda _: None)  # from the start: a key can be faster than the browser begins to hand choosers over
     open_page(page, server, tmp_path)
     tab_to(page, "model")
     tab_to(page, "files")
