@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +25,8 @@ from torch import Tensor, nn
 from visionthink import records
 from visionthink.compress.selection import Idle, Needs, Positions, VisionContext, check_share
 from visionthink.compress.target import complete_from
-from visionthink.errors import ModelError, OptionError, StorageError, one_line
+from visionthink.durable import replace_folder
+from visionthink.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from visionthink.compress.adapter import Adapter
@@ -161,20 +161,11 @@ def save(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping
         StorageError: it cannot be written; what was there is kept.
     """
     saved = Saved(family=module.family, keep=module.keep, options=options, base=module.base, fit=fit)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replace_folder(folder) as partial:
         save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, partial / WEIGHTS)
-        (partial / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
         if module.adapter is not None:
             module.adapter.save(partial / ADAPTER)
         (partial / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:  # torch and safetensors say "disk full" each in their own way
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def describe(folder: Path) -> Saved:

@@ -20,15 +20,11 @@ from visionthink.engine.codebook import (
     CodebookVLConfig,
     Codes,
 )
-from visionthink.episode import Episode, run_batch
-from visionthink.menu import Menu
-from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.render import Renderer, views
-from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.policies.render import Renderer
 from visionthink.progress import stage
+from visionthink.recipes.fitting import Answers
 from visionthink.train.demonstrations import Demonstration, collate
-from visionthink.types import Example
 
 ALPHA = 0.25
 """The paper's weight of L_vq beside the loss of the text."""
@@ -91,26 +87,18 @@ class Batch:
 
 
 def questions(base: Checkpoint, n: int, split: str) -> list[Batch]:
-    """Balanced over families and needs, at the full view."""
-    renderer = Renderer(base.tokenizer, base.protocol.boundary)
-    found = []
+    """Batches of `n` generated questions with their answers, balanced over families and needs, each with the full view."""
+    answers, found = Answers(synth.suite(n, split=split, cells=synth.BALANCED), base), []
     with stage(f"questions, {split}", n) as advance:
-        examples = synth.suite(n, split=split, cells=synth.BALANCED)
         for begin in range(0, n, BATCH):
-            said = [answered(base, renderer, example) for example in examples[begin : begin + BATCH]]
-            found.append(_batch(base, said, renderer))
-            advance(len(said))
+            demonstrations = [answers[i] for i in range(begin, min(begin + BATCH, n))]
+            found.append(_batch(base, demonstrations, answers.renderer))
+            advance(len(demonstrations))
     return found
 
 
-def answered(base: Checkpoint, renderer: Renderer, example: Example) -> Demonstration:
-    episode = Episode(example, open_pictures(example), Menu().full(), base.protocol, budget=base.budget)
-    [transcript] = run_batch([episode], ScriptedPolicy([base.protocol.format_answer(example.answer or "")], renderer))
-    return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
-
-
-def _batch(base: Checkpoint, said: Sequence[Demonstration], renderer: Renderer) -> Batch:
-    rows = collate(said, renderer, base.image_processor)
+def _batch(base: Checkpoint, demonstrations: Sequence[Demonstration], renderer: Renderer) -> Batch:
+    rows = collate(demonstrations, renderer, base.image_processor)
     inner, grid = base.model.model, rows["image_grid_thw"]
     ids, mask = rows["input_ids"], rows["attention_mask"]
     with torch.no_grad():
@@ -118,14 +106,14 @@ def _batch(base: Checkpoint, said: Sequence[Demonstration], renderer: Renderer) 
     positions, _ = inner.get_rope_index(
         input_ids=ids, mm_token_type_ids=rows["mm_token_type_ids"], image_grid_thw=grid, attention_mask=mask
     )
-    images = np.stack([np.asarray(row.images[0]) for row in said])
+    images = np.stack([np.asarray(demonstration.images[0]) for demonstration in demonstrations])
     return Batch(
         ids=ids,
         mask=mask,
         positions=positions,
         labels=rows["labels"],
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        features=features.unflatten(0, (len(said), -1)),
+        features=features.unflatten(0, (len(demonstrations), -1)),
     )
 
 
