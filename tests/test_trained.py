@@ -74,7 +74,6 @@ def test_cells_of_a_grid_that_does_not_divide():
     cells = Cells.of([(1, 3, 5)], (2, 2))
     assert cells.keep.tolist() == [0, 2, 4, 10, 12, 14]
     assert cells.mean(torch.arange(1.0, 16.0)[:, None])[:, 0].tolist() == [4, 6, 7.5, 11.5, 13.5, 15]
-    assert cells.of_token().tolist() == [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
     assert cells.average[2].nonzero()[:, 0].tolist() == [4, 9] and cells.average.sum(1).tolist() == pytest.approx([1] * 6)
 
 

@@ -326,7 +326,7 @@ def test_an_image_without_its_last_token_is_refused(kind):
 def test_options_are_checked():
     for family, keep, options, said in (
         ("quecc", 0.3, {}, "quecc keep 0.3: mixes whole cells"),
-        ("quecc", 0.25, {"question": "guessed"}, "quecc question 'guessed': choose unread, embedded, read"),
+        ("quecc", 0.25, {"question": "guessed"}, "quecc question 'guessed': choose unread, embedded or read"),
         ("setok", 0.3, {"centres": "left"}, "setok centres 'left': choose peaks or random"),
         ("setok", 0, {}, "setok keep 0: a share"),
     ):

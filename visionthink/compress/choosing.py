@@ -24,7 +24,7 @@ from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Standard
 from visionthink.compress.picking import count, per_image, top
-from visionthink.compress.selection import Grid, Selection, VisionContext, check_share, required
+from visionthink.compress.selection import Grid, Selection, VisionContext, check_choice, check_share, required
 from visionthink.errors import OptionError
 
 Scores = Literal["learned", "random"]
@@ -43,8 +43,7 @@ class Chooser(Learned):
 
     def __init__(self, base: Base, keep: float, scores: Scores):
         super().__init__(base, keep)
-        if scores not in ("learned", "random"):
-            raise OptionError(f"{self.family} scores {scores!r}: choose learned or random")
+        check_choice(self.family, "scores", scores, Scores)
         self.random = scores == "random"
         self.register_buffer("seed", torch.randint(2**31, ()))
         """What the control draws its choice from."""

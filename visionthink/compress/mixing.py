@@ -10,8 +10,7 @@ from torch import nn
 from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import zeroed
-from visionthink.compress.selection import Selection, VisionContext, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Selection, VisionContext, check_choice, required
 
 Weights = Literal["full", "channel", "mean"]
 
@@ -37,8 +36,7 @@ class Convolution(Learned):
     def __init__(self, base: Base, keep: float = 0.25, weights: Weights = "full"):
         super().__init__(base, keep)
         self.shape = shape_of(self.family, keep)
-        if weights not in ("full", "channel", "mean"):
-            raise OptionError(f"{self.family} weights {weights!r}: choose full, channel or mean")
+        check_choice(self.family, "weights", weights, Weights)
         size, width = self.shape[0] * self.shape[1], base.hidden
         shapes = {"full": (size, width, width), "channel": (size, width), "mean": ()}
         self.weights = nn.Parameter(torch.zeros(shapes[weights])) if weights != "mean" else None

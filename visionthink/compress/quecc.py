@@ -20,7 +20,7 @@ cheap t. They tune the whole decoder; here it stays as it is. The formulas were 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from visionthink.compress.cells import WHOLE, Cells, places, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Attention, Standard, width_of, zeroed
-from visionthink.compress.selection import Needs, Question, Selection, VisionContext, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Needs, Question, Selection, VisionContext, check_choice, required
 
 
 def _mlp(entering: int, width: int) -> nn.Sequential:
@@ -51,8 +50,7 @@ class QueCC(Learned):
     def __init__(self, base: Base, keep: float = 1 / 16, question: Question = "embedded", levels: bool = False):
         super().__init__(base, keep)
         self.shape = shape_of(self.family, keep)
-        if question not in get_args(Question):
-            raise OptionError(f"{self.family} question {question!r}: choose {', '.join(get_args(Question))}")
+        check_choice(self.family, "question", question, Question)
         self.needs = Needs(question=question, levels=base.levels if levels else ())
         width, size = width_of(base.hidden), self.shape[0] * self.shape[1]
         known = base.hidden if not levels else len(base.levels) * base.patches * base.tower

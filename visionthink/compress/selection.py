@@ -16,7 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -179,8 +179,7 @@ class TrainingFree(Idle):
 
     def __post_init__(self) -> None:
         check_share(self.family, "keep", self.keep)
-        if self.positions not in ("keep", "renumber"):
-            raise OptionError(f"{self.family} positions {self.positions!r}: choose keep or renumber")
+        check_choice(self.family, "positions", self.positions, Positions)
 
     @property
     def name(self) -> str:
@@ -197,6 +196,13 @@ def check_share(family: str, option: str, value: float, least: float | None = No
     if not number or value > 1 or (value <= 0 if least is None else value < least):
         lowest = "above 0" if least is None else f"from {least:g}"
         raise OptionError(f"{family} {option} {value}: a share, {lowest} and at most 1")
+
+
+def check_choice(family: str, option: str, value: str, kind: Any) -> None:
+    """Refuses a value that a `Literal` does not list."""
+    *choices, last = get_args(kind)
+    if value not in (*choices, last):
+        raise OptionError(f"{family} {option} {value!r}: choose {', '.join(choices)} or {last}")
 
 
 def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:

@@ -32,8 +32,7 @@ from visionthink.compress.cells import WHOLE, places
 from visionthink.compress.clusters import distances, owners, peaks, threshold_for, top_above
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Block, Standard, width_of, zeroed
-from visionthink.compress.selection import Selection, VisionContext, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Selection, VisionContext, check_choice, required
 
 NEAREST = 5
 """Tokens whose distances make a density, the token itself among them."""
@@ -56,8 +55,7 @@ class SeTok(Learned):
 
     def __init__(self, base: Base, keep: float = 0.5, centres: Centres = "peaks"):
         super().__init__(base, keep)
-        if centres not in ("peaks", "random"):
-            raise OptionError(f"{self.family} centres {centres!r}: choose peaks or random")
+        check_choice(self.family, "centres", centres, Centres)
         self.centres = centres
         width = width_of(base.hidden)
         self.register_buffer("threshold", torch.tensor(0.5))

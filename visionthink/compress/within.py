@@ -14,8 +14,14 @@ from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Attention, width_of, zeroed
 from visionthink.compress.picking import count, top
-from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext, required
+from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext, check_choice, required
 from visionthink.errors import OptionError
+
+Source = Literal["levels", "pooled"]
+Locality = Literal["cell", "all"]
+Router = Literal["learned", "random"]
+Gate = Literal["tanh", "raw"]
+Schedule = Literal["interleaved", "cosine"]
 
 LINEAR = r".*language_model\.layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
 """Names of the linear layers of a decoder."""
@@ -49,14 +55,14 @@ class Remember(Learned):
         self,
         base: Base,
         keep: float = 0.25,
-        source: Literal["levels", "pooled"] = "levels",
-        locality: Literal["cell", "all"] = "cell",
+        source: Source = "levels",
+        locality: Locality = "cell",
         sites: Sequence[int] | None = None,
     ):
         super().__init__(base, keep)
         self.shape = shape_of(self.family, keep)
-        _choice(self.family, "source", source, ("levels", "pooled"))
-        _choice(self.family, "locality", locality, ("cell", "all"))
+        check_choice(self.family, "source", source, Source)
+        check_choice(self.family, "locality", locality, Locality)
         self.locality = locality
         levels = tuple(sorted({*base.levels, base.blocks - 1}))
         if source == "levels":
@@ -155,15 +161,15 @@ class MixtureOfDepths(Learned):
         self,
         base: Base,
         keep: float = 0.2,
-        router: Literal["learned", "random"] = "learned",
-        gate: Literal["tanh", "raw"] = "tanh",
-        schedule: Literal["interleaved", "cosine"] = "interleaved",
+        router: Router = "learned",
+        gate: Gate = "tanh",
+        schedule: Schedule = "interleaved",
         layers: Sequence[int] | None = None,
     ):
         super().__init__(base, keep)
-        _choice(self.family, "router", router, ("learned", "random"))
-        _choice(self.family, "gate", gate, ("tanh", "raw"))
-        _choice(self.family, "schedule", schedule, ("interleaved", "cosine"))
+        check_choice(self.family, "router", router, Router)
+        check_choice(self.family, "gate", gate, Gate)
+        check_choice(self.family, "schedule", schedule, Schedule)
         self.gate, self.schedule = gate, schedule
         if layers is None:
             every = list(range(base.first, base.layers - 1)) or [base.layers - 1]
@@ -212,8 +218,3 @@ class MixtureOfDepths(Learned):
         if self.training:
             return torch.rand(tokens)
         return torch.from_numpy(np.random.default_rng([int(self.drawn), layer, tokens]).random(tokens))
-
-
-def _choice(family: str, option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{family} {option} {value!r}: choose {' or '.join(choices)}")
