@@ -91,7 +91,7 @@ def test_four_slots_are_asked_place_after_place():
     marks = tuple(
         slots.draw_shape(np.random.default_rng(0), kind, i, fine=False, colour=colours[i]) for i, kind in enumerate(kinds)
     )
-    found = slots.asked(marks)
+    found = slots.questions_about(marks)
     assert (scene.question, scene.answer) in found
     assert found[1] == ("What colour is the shape at the top right?", colours[1])
     assert found[6] == ("What shape is at the bottom left?", kinds[2])

@@ -53,8 +53,8 @@ class Prompt:
         return Prompt(valid=valid, visual=visual, offered=offered, index=index, ends=ends, total=self.total), source
 
     def question_of(self, sample: int) -> Tensor:
-        """[Q] places of the text in the turn that shows the first image of a sample. The turns behind it are not of the question:
-        where a model learns, they hold the answer."""
+        """[Q] places of the text in the turn that shows the first image of a sample. Later turns are left out: in training data
+        they contain the answer."""
         valid, visual = self.valid[sample], self.visual[sample]
         turn = self.ends[sample].cumsum(0) - self.ends[sample].long()  # the end of a turn is part of it
         return (valid & ~visual & (turn == turn[visual.nonzero()[0, 0]])).nonzero()[:, 0]
