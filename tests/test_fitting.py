@@ -77,7 +77,7 @@ def test_bad_options(tmp_path, capsys, monkeypatch, options, message):
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["fit", "fcot", "--out", str(tmp_path)]) == 2
-    assert "contains something other than a fitted method; name another folder" in capsys.readouterr().err
+    assert "holds something else than a fitted method; name another folder" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -291,6 +291,14 @@ def test_a_folder_is_wanted(name):
         parse(name)
 
 
+def test_a_later_format_is_named_before_its_fields_are_read(tmp_path, tiny_model):
+    save(tmp_path / "it", module_for(tiny_model, "fcot"), {}, {})
+    record = json.loads((tmp_path / "it" / RECORD).read_text()) | {"format": 2, "device": "cuda"}
+    (tmp_path / "it" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"compressor.json: format 2; this version reads 1"):
+        describe(tmp_path / "it")
+
+
 def test_damaged_folders(tmp_path, tiny_model):
     with pytest.raises(ModelError, match=r"nowhere: no compressor.json there; visionthink fit FAMILY --out"):
         parse("learned:nowhere")

@@ -67,6 +67,7 @@ class Adapter:
         folder.mkdir()
         self.config.save_pretrained(str(folder))
         save_file({name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}, folder / _WEIGHTS)
+        (folder / _WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
 
     def load(self, folder: Path) -> Adapter:
         """Load the weights of a folder and freeze them.

@@ -34,15 +34,15 @@ def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Le
 
 
 def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
-    """Open the folder of a fitted method for the model that it was fitted to.
+    """A fitted module, for the model that it was fitted to.
 
     Args:
-        keep: another share of tokens than the one it was fitted with.
+        keep: another share than the one it was fitted with.
 
     Raises:
         ModelError: the folder is missing or damaged.
         CompressionError: the module was fitted to another model.
-        OptionError: the method cannot be used with this share.
+        OptionError: the module cannot leave this share.
     """
     saved, here = describe(folder), Base.of(model)
     if saved.base != here:

@@ -283,6 +283,6 @@ def fit(
         seconds = train(model, module, questions, config, f"{family}, {name}")
         report[name] = asdict(measured(model, module, questions)) | {"seconds": seconds}
     for name, folder in (("trained", out), ("control", out / "control")):
-        module, chosen = modules[name]
-        save(folder, module, chosen, report)
+        module, said = modules[name]
+        save(folder, module, said, report)
     return report

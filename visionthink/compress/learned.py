@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,8 +26,7 @@ from torch import Tensor, nn
 from visionthink import records
 from visionthink.compress.selection import Idle, Needs, Positions, VisionContext, check_share
 from visionthink.compress.target import complete_from
-from visionthink.durable import replace_folder
-from visionthink.errors import ModelError, OptionError
+from visionthink.errors import ModelError, OptionError, StorageError, one_line
 
 if TYPE_CHECKING:
     from visionthink.compress.adapter import Adapter
@@ -155,17 +155,26 @@ class Saved:
 
 
 def save(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
-    """Write the folder of a fitted method, which `learned:FOLDER` names; it appears when it is complete.
+    """Write a folder that `learned:FOLDER` names; it appears when it is whole.
 
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
     saved = Saved(family=module.family, keep=module.keep, options=options, base=module.base, fit=fit)
-    with replace_folder(folder) as partial:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
         save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
         if module.adapter is not None:
             module.adapter.save(partial / ADAPTER)
         (partial / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except Exception as error:  # torch and safetensors say "disk full" each in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def describe(folder: Path) -> Saved:
@@ -175,13 +184,14 @@ def describe(folder: Path) -> Saved:
         ModelError: there is no such file, or it is damaged.
     """
     try:
-        saved: Saved = records.read(Saved, json.loads((folder / RECORD).read_text("utf-8")))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        if isinstance(record, dict) and (found := record.get("format", FORMAT)) != FORMAT:
+            raise ModelError(f"{folder / RECORD}: format {found}; this version reads {FORMAT}")
+        saved: Saved = records.read(Saved, record)
     except OSError:
         raise ModelError(f"{folder}: no {RECORD} there; visionthink fit FAMILY --out {folder} writes one") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder / RECORD}: damaged ({error})") from None
-    if saved.format != FORMAT:
-        raise ModelError(f"{folder / RECORD}: format {saved.format}; this version reads {FORMAT}")
     return saved
 
 

@@ -91,7 +91,7 @@ def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -
     rows = list(table)[:limit]
     tested = min(len(rows) // 10, TESTED) if limit is None else limit // 5
     if not tested:
-        raise DataError(f"--data {data}: {len(rows)} rows; at least ten are needed, of which one is for testing")
+        raise DataError(f"--data {data}: {len(rows)} rows; ten are the least, one of them to measure on")
     return _Rows(table, rows[:-tested]), _Rows(table, rows[-tested:])
 
 
@@ -103,7 +103,7 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
         OptionError: the folder contains something other than a fitted method.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
-        raise OptionError(f"--out {out}: contains something other than a fitted method; name another folder")
+        raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
     rehearsed = dry_run and recipe.stand_in is not None
     checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
     config = recipe.config
