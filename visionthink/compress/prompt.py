@@ -1,4 +1,4 @@
-"""A batch of prompts while tokens leave it: who is where, and what attention may see of those that are left."""
+"""A batch of prompts from which tokens are removed: the remaining tokens, their places, and attention masks for them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Prompt:
     """False: padding."""
     visual: Tensor
     offered: Tensor
-    """The visual tokens that the method is asked about."""
+    """The visual tokens among which the method selects."""
     index: Tensor
     """Where each position stood when the model was called."""
     ends: Tensor
     """Where turns of the dialogue end."""
     total: list[int]
-    """Tokens offered of each sample before any left."""
+    """Number of offered tokens of each sample before any was removed."""
 
     # cached, as each of them is a wait for the device
     @functools.cached_property
