@@ -104,20 +104,21 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     """
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
-    rehearsed = dry_run and recipe.stand_in is not None
-    checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
+    stand_in = recipe.stand_in if dry_run else None
+    checkpoint = _stand_in(stand_in) if stand_in else open_checkpoint(recipe.model)
     config = recipe.config
-    if rehearsed:
+    if stand_in:
         parts: list[Sequence[Example]] = [synth.suite(2, split=split) for split in ("train", "test")]
     else:
         parts = list(examples(data, recipe.scenes, limit))
     if dry_run:
         parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
-    train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small
-    asked = questions(data or "generated questions", train, test, checkpoint)
+    # generated images are few and small, and stay in memory
+    train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)
+    data_set = questions(data or "generated questions", train, test, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fit" if dry_run else out
-        return fit(checkpoint.model, recipe.family, recipe.keep, asked, target, config, recipe.options)
+        return fit(checkpoint.model, recipe.family, recipe.keep, data_set, target, config, recipe.options)
 
 
 def _stand_in(name: str) -> Checkpoint:
