@@ -162,11 +162,11 @@ def test_the_share_costs_nothing_below_the_floor():
     mask = torch.tensor([1.0, 0, 0, 1], requires_grad=True)
     loss = budget(mask, 0.25)
     loss.backward()
-    assert float(loss) == 0.5 and mask.grad.tolist() == [0.25] * 4
+    assert loss.item() == 0.5 and mask.grad.tolist() == [0.25] * 4
     mask = torch.tensor([1.0, 0, 0, 0, 0], requires_grad=True)
     loss = budget(mask, 0.25)
     loss.backward()
-    assert float(loss) == 0.25 and mask.grad.tolist() == [0.0] * 5
+    assert loss.item() == 0.25 and mask.grad.tolist() == [0.0] * 5
 
 
 def test_sinusoids_of_a_grid():
