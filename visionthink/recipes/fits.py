@@ -18,7 +18,7 @@ Scenes = Literal["families", "slots"]
 class FitRecipe:
     """A method to be trained for a model, and the settings of that.
 
-    Those for real models have never been run; what they need (examples, GPUs) is in docs/compression.md.
+    Those for real models have never been run; what they need (examples, GPUs) is in docs/how-to/compression.md.
     """
 
     family: str
