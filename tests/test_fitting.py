@@ -63,7 +63,7 @@ def test_a_table_of_ones_own(tmp_path, capsys):
         (["fcot", "--steps", "0"], "--steps 0: must be above 0"),
         (["fcot", "--limit", "3"], "--limit 3: must be at least 10"),
         (["fcot", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["fcot", "--objective", "reconstruct"], "reconstruct"),
+        (["fcot", "--objective", "reconstruct"], "fcot reconstructs nothing; choose answers or distill"),
     ],
 )
 def test_bad_options(tmp_path, capsys, monkeypatch, options, message):

@@ -74,7 +74,6 @@ def test_cells_of_a_grid_that_does_not_divide():
     cells = Cells.of([(1, 3, 5)], (2, 2))
     assert cells.keep.tolist() == [0, 2, 4, 10, 12, 14]
     assert cells.mean(torch.arange(1.0, 16.0)[:, None])[:, 0].tolist() == [4, 6, 7.5, 11.5, 13.5, 15]
-    assert cells.of_token().tolist() == [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
     assert cells.average[2].nonzero()[:, 0].tolist() == [4, 9] and cells.average.sum(1).tolist() == pytest.approx([1] * 6)
 
 
@@ -290,6 +289,14 @@ def test_by_name(tmp_path, tiny_model):
 def test_a_folder_is_wanted(name):
     with pytest.raises(OptionError, match=r"say the folder that visionthink fit wrote, as in learned:runs/fcot"):
         parse(name)
+
+
+def test_a_later_format_is_named_before_its_fields_are_read(tmp_path, tiny_model):
+    save(tmp_path / "it", module_for(tiny_model, "fcot"), {}, {})
+    record = json.loads((tmp_path / "it" / RECORD).read_text()) | {"format": 2, "device": "cuda"}
+    (tmp_path / "it" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"compressor.json: format 2; this version reads 1"):
+        describe(tmp_path / "it")
 
 
 def test_damaged_folders(tmp_path, tiny_model):

@@ -16,14 +16,14 @@ from visionthink.recipes.fits import FITS, fit_recipe
 
 
 def add(command: AddCommand) -> None:
-    fit = command("fit", _fit, "Train a compression method for a model, and its control beside it.", as_json=True)
+    fit = command("fit", _fit, "Train a compression method for a model, together with its control.", as_json=True)
     fit.add_argument("method", metavar="METHOD", help=", ".join(FITS))
-    fit.add_argument("--out", type=folder, required=True, help="folder for the method, then named as --policy learned:FOLDER")
+    fit.add_argument("--out", type=folder, required=True, help="folder of the fitted method, for --policy learned:FOLDER")
     fit.add_argument("--model", type=given, help="tiny, tiny-base, a folder or a hub id; default: the recipe's")
-    fit.add_argument("--keep", type=float, metavar="SHARE", help="share of the visual tokens that is left; default: the recipe's")
-    fit.add_argument("--data", type=given, help="table of examples to learn from; default: generated questions")
-    fit.add_argument("--limit", type=int, help="only the first N examples, a fifth of them to measure on")
-    fit.add_argument("--dry-run", action="store_true", help="take one optimizer step of each, save nothing")
+    fit.add_argument("--keep", type=float, metavar="SHARE", help="share of the visual tokens to keep; default: the recipe's")
+    fit.add_argument("--data", type=given, help="table of examples to train and test on; default: generated questions")
+    fit.add_argument("--limit", type=int, help="use only the first N examples, a fifth of them for testing")
+    fit.add_argument("--dry-run", action="store_true", help="take one optimizer step of method and control, and save nothing")
     add_settings(fit, FitConfig, records.documentation(FitConfig), {})
 
 
@@ -47,12 +47,12 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _print(report: dict[str, Any], ending: str) -> None:
-    names = {"full": "all visual tokens", "untrained": "untrained", "control": "trained control", "trained": "trained"}
-    for name, said in names.items():
+    names = {"full": "all visual tokens", "untrained": "untrained", "control": "control", "trained": "trained"}
+    for name, label in names.items():
         found = report[name]
         wide().print(
-            f"{said}: {found['tokens']:.1f} visual tokens, {100 * found['accuracy']:.1f} % of {report['tested']} answers right, "
-            f"KL to the model with all of them {found['divergence']:.3f}",
+            f"{label}: {found['tokens']:.1f} visual tokens, {100 * found['accuracy']:.1f} % of {report['tested']} answers right, "
+            f"KL divergence from the model with all tokens {found['divergence']:.3f}",
             highlight=False,
         )
     wide().print(ending, highlight=False)

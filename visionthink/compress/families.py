@@ -1,4 +1,4 @@
-"""Trained methods by name, as in `visionthink fit fcot`, new and fitted."""
+"""The trained methods by name, as in `visionthink fit fcot`: new ones, and fitted ones from their folders."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FAMILIES: Mapping[str, type[Learned]] = {
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
-    """A new module, as it is used: `train` sets it to training and back.
+    """A new, untrained module in evaluation mode.
 
     Raises:
-        OptionError: there is no such family, or it cannot be made with these settings.
+        OptionError: there is no such family, or it refuses these settings.
     """
     if family not in FAMILIES:
         raise OptionError(f"unknown trained method {family!r}; choose from {', '.join(FAMILIES)}")

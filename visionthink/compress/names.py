@@ -1,5 +1,5 @@
-"""Methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep; `sparsevlm:0.5:renumber`
-closes the gaps in their positions, and `learned:FOLDER` is a method that was trained."""
+"""Compression methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep.
+`sparsevlm:0.5:renumber` closes the gaps in the positions, and `learned:FOLDER` is a trained method."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, str]]] = {
     "pool": ("baselines", "Pool", {}),
 }
 NAMES = tuple(name for name in _FAMILIES if name != "pool")
-"""Families that leave any share, and need no training."""
+"""Training-free families that can keep any share."""
 
 
 def parse(name: str, model: Any = None) -> Method:
@@ -34,7 +34,8 @@ def parse(name: str, model: Any = None) -> Method:
     one.
 
     Args:
-        model: that a trained method is for, of transformers; without it such a method is looked at, and cannot be used.
+        model: the transformers model that a trained method is used with; without it the folder is only checked, and the method
+            cannot be run.
 
     Raises:
         OptionError: there is no such method, or it cannot keep this share.

@@ -1,4 +1,4 @@
-"""The fitting of a compression method: questions with their answers to learn from, and the run itself."""
+"""The fitting of a compression method: training and test data, and the run itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FULL = Menu().full()
 
 
 class Answers(Sequence[Demonstration]):
-    """Episodes in which one view is shown, by default the full one, and the right answer follows; each made when it is asked for.
+    """Demonstrations of one view, by default the full one, followed by the correct answer; each is made on access.
 
     Raises:
         DataError: an example has no answer.
@@ -56,10 +56,11 @@ class Answers(Sequence[Demonstration]):
 
 
 def questions(name: str, train: Sequence[Demonstration], test: Sequence[Demonstration], checkpoint: Checkpoint) -> Questions:
-    """
+    """Training and test data of a fit.
+
     Args:
-        train: to learn from; a list keeps their images in memory, `Answers` makes them again.
-        test: to measure on, others than those.
+        train: demonstrations to train on; a list keeps their images in memory, `Answers` makes them anew.
+        test: other demonstrations to test on.
     """
     splits: Mapping[Split, Sequence[Demonstration]] = {"train": train, "test": test}
     renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)
@@ -71,12 +72,12 @@ def questions(name: str, train: Sequence[Demonstration], test: Sequence[Demonstr
 
 
 SAMPLES, TESTED = 1920, 480
-"""Generated questions in miniature."""
+"""Numbers of generated questions to train and to test on."""
 
 
 def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -> tuple[Sequence[Example], Sequence[Example]]:
-    """What to learn from and what to measure on: generated questions, or the rows of a table, of which the last tenth, and no
-    more than 480, is measured on.
+    """Examples to train on and examples to test on: generated questions, or the rows of a table, of which the last tenth, but no
+    more than 480 rows, is for testing.
 
     Raises:
         DataError: the table cannot be opened, or has fewer than ten rows.
@@ -95,28 +96,29 @@ def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -
 
 
 def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None = None, dry_run: bool = False) -> dict[str, Any]:
-    """Fit a method and its control, see `compress.fit.fit`. A dry run takes one step of two examples each, with the stand-in
-    where the model is a large one, and leaves nothing behind.
+    """Fit a method and its control, see `compress.fit.fit`. A dry run takes one step with two examples, uses the stand-in of a
+    real model, and leaves no files.
 
     Raises:
-        OptionError: the folder holds something else.
+        OptionError: the folder contains something other than a fitted method.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
-    rehearsed = dry_run and recipe.stand_in is not None
-    checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
+    stand_in = recipe.stand_in if dry_run else None
+    checkpoint = _stand_in(stand_in) if stand_in else open_checkpoint(recipe.model)
     config = recipe.config
-    if rehearsed:
+    if stand_in:
         parts: list[Sequence[Example]] = [synth.suite(2, split=split) for split in ("train", "test")]
     else:
         parts = list(examples(data, recipe.scenes, limit))
     if dry_run:
         parts, config = [part[:2] for part in parts], replace(config, steps=1, batch_size=2)
-    train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)  # few and small
-    asked = questions(data or "generated questions", train, test, checkpoint)
+    # generated images are few and small, and stay in memory
+    train, test = (Answers(part, checkpoint) if data else list(Answers(part, checkpoint)) for part in parts)
+    data_set = questions(data or "generated questions", train, test, checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fit" if dry_run else out
-        return fit(checkpoint.model, recipe.family, recipe.keep, asked, target, config, recipe.options)
+        return fit(checkpoint.model, recipe.family, recipe.keep, data_set, target, config, recipe.options)
 
 
 def _stand_in(name: str) -> Checkpoint:
@@ -126,7 +128,7 @@ def _stand_in(name: str) -> Checkpoint:
 
 
 class _Rows(Sequence[Example]):
-    """Some rows of a table, read when they are asked for."""
+    """Some rows of a table, read on access."""
 
     def __init__(self, table: ExampleTable, names: Sequence[str]):
         self.table, self.names = table, names
