@@ -21,7 +21,8 @@ from visionthink.data import synth
 from visionthink.rewards.spec import read_judge
 
 ROOT = Path(__file__).parents[1]
-PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCS = ROOT / "docs"
+PAGES = {"README.md": ROOT / "README.md"} | {str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.md"))}
 SHORTER = {
     "train": ["--steps", "2", "--prompts-per-step", "2"],
     "sft": ["--steps", "2"],
@@ -119,7 +120,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_every_option_on_the_page_about_scale_exists():
     """In sentences and tables too; `accelerate launch` has options of its own, which have underscores."""
-    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES["scale.md"].read_text("utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES["how-to/scale.md"].read_text("utf-8")))
     others = {name for name in named if "_" in name}
     assert others == {"--config_file", "--machine_rank"}
     assert {"--engine", "--workers", "--gpus-per-worker", "--judge"} <= named
@@ -164,12 +165,12 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
                 assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
     if name == "README.md":
         assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
-    if name == "training.md":
+    if name == "how-to/training.md":
         sft = desk / "runs" / "sft"
         losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]
         assert len(losses) == 20
         assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
-    if name == "compression.md":
+    if name == "how-to/compression.md":
         assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
         assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
 
@@ -193,7 +194,7 @@ def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
     """As it stands there, to its end; and with a processor of one's own, where transformers' refuses to be made."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
     names: dict = {}
-    exec(blocks("python", PAGES["compression.md"])[0], names)
+    exec(blocks("python", PAGES["how-to/compression.md"])[0], names)
     checkpoint, inputs = names["checkpoint"], names["inputs"]
     assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
     assert set(inputs) == {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}
@@ -203,7 +204,7 @@ def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
 
 
 def test_the_judge_file_is_read(tmp_path, monkeypatch):
-    [text] = blocks("toml", ROOT / "docs" / "judges.md")
+    [text] = blocks("toml", PAGES["reference/judges.md"])
     (tmp_path / "judge.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")

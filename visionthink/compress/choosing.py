@@ -126,13 +126,14 @@ class Selector(Chooser):
         self.standard.measure(torch.cat([context.features for context in contexts]))
 
     def soft_selection(self, context: VisionContext) -> Selection | None:
-        self._seen += self._images(context)
+        self._seen += self.images(context)
         return None
 
     def scores(self, context: VisionContext) -> Tensor:
-        return torch.cat([self.logits(self.standardised([image]))[0] for image in self._images(context)])
+        return torch.cat([self.logits(self.standardised([image]))[0] for image in self.images(context)])
 
-    def _images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
+    def images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
+        """Features [N, D] and grid of each image."""
         grids = required(context.grids, self.family, WHOLE)
         return list(zip(context.features.detach().split(context.images), grids, strict=True))
 

@@ -4,7 +4,7 @@
 
 Only the product of A and B can be determined from data, so it is what is fitted. The ratio alpha / beta compares the benefit of
 more parameters with that of more visual tokens. The fit is by least squares from several starting points, with all numbers at
-least 0; the authors search a shuffled grid instead (docs/learned-compression.md compares the results).
+least 0; the authors search a shuffled grid instead (docs/how-to/learned-compression.md compares the results).
 """
 
 from __future__ import annotations

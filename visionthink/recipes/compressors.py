@@ -49,6 +49,8 @@ def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
     found = dict(describe(folder).fit)
     if name == "quecc":
         found["another question"] = another_question(folder)
+    if name == "select":
+        found["reconstruction"] = reconstruction(folder)
     return found
 
 
@@ -71,6 +73,37 @@ def another_question(folder: Path) -> float:
     _, test = examples("", "slots")
     asked = questions("slots", [], list(Answers(test, checkpoint)), checkpoint)
     return measured(checkpoint.model, method, asked).accuracy
+
+
+def reconstruction(folder: Path) -> dict[str, float]:
+    """Mean squared error of the standardised features of images that were not learnt from, when they are reconstructed from the
+    tokens that a selector chooses, and from as many random ones."""
+    import torch
+
+    from visionthink.compress.baselines import Random
+    from visionthink.compress.choosing import Selector
+    from visionthink.compress.fit import seen
+    from visionthink.compress.names import parse
+    from visionthink.policies.checkpoint import open_checkpoint
+    from visionthink.recipes.fitting import Answers, examples, questions
+
+    checkpoint = open_checkpoint("tiny")
+    selector = parse(f"learned:{folder}", checkpoint.model)
+    assert isinstance(selector, Selector)
+    _, test = examples("")
+    contexts = seen(checkpoint.model, selector.needs, questions("", list(Answers(test, checkpoint)), [], checkpoint), 32)
+    images = selector.standardised([image for context in contexts for image in selector.images(context)])
+    draws = [Random(keep=selector.keep, seed=number) for number in range(len(contexts))]
+    errors = {}
+    for name, methods in (("chosen", [selector] * len(contexts)), ("random", draws)):
+        mask = torch.zeros_like(images.real, dtype=images.tokens.dtype)
+        for row, method, context in zip(mask, methods, contexts, strict=True):  # one image each
+            chosen = method.vision(context)
+            assert chosen is not None
+            row[chosen.keep] = 1
+        with torch.no_grad():
+            errors[name] = float(selector.error(images, mask)) ** 2
+    return errors
 
 
 def untrained(out: Path) -> dict[str, Any]:
@@ -129,9 +162,13 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
         )
     if "quecc" in fits:
         shares = _spread([f["another question"] for f in fits["quecc"]])
+        lines += ["", f"`quecc` with the question of another example: {shares}. Its questions: see `data.slots`."]
+    if "select" in fits:
+        chosen, drawn = (mean(f["reconstruction"][kind] for f in fits["select"]) for kind in ("chosen", "random"))
         lines += [
             "",
-            f"`quecc` with the question of another example: {shares}. Its questions: see `data.slots`.",
+            f"`select` reconstructs features with a mean squared error of {chosen:.3f} of their variance from the tokens that it "
+            f"chooses, and of {drawn:.3f} from as many random ones.",
         ]
     lines += ["", "| training-free | tokens | correct | KL to the full model |", "|---|---|---|---|"]
     lines += [

@@ -18,7 +18,7 @@ Scenes = Literal["families", "slots"]
 class FitRecipe:
     """A method, the model that it is trained for, and the settings of the training.
 
-    The recipes for real models have never been run on their models, see docs/learned-compression.md.
+    The recipes for real models have never been run on their models, see docs/how-to/learned-compression.md.
     """
 
     family: str
