@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from visionthink.cli import main
+from visionthink.cli.fitting import _print
 from visionthink.compress.families import make
 from visionthink.compress.learned import Base, describe, save
 from visionthink.recipes import fitting
@@ -72,6 +76,32 @@ def test_bad_options(tmp_path, capsys, monkeypatch, options, message):
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "it").exists()
+
+
+def test_what_the_page_says_of_recipes():
+    page = (Path(__file__).parents[1] / "docs/learned-compression.md").read_text("utf-8")
+    said = dict(re.findall(r"^\| `(\w+(?:_\*)?)` \| ([\d.]+ \| \w+ \| \d+ \| \d+ \| [\d.e-]+) \|$", page, re.M))
+    found = {
+        re.sub("_(3b|7b|qwen3_8b)$", "_*", name): f"{r.keep:g} | {c.objective} | {c.steps} | {c.batch_size} | {c.learning_rate:g}"
+        for name, r in FITS.items()
+        if (c := r.config)
+    }
+    assert said == found
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["fit", "fcot", "--limit", "10", "--out", str(tmp_path / "it")]) == 2
+    assert "accelerate is not installed; pip install 'visionthink[train]'" in capsys.readouterr().err
+
+
+def test_the_difference_from_the_control_is_printed(capsys):
+    found = {"accuracy": 0.5, "divergence": 0.25, "tokens": 4.0}
+    kinds = {"full": "1111", "untrained": "0000", "control": "0000", "trained": "1111"}
+    _print({"tested": 4, **{kind: {**found, "right": right} for kind, right in kinds.items()}}, "saved to it")
+    said = capsys.readouterr().out
+    assert "trained - control: +100.0 points (95 % interval +100.0 to +100.0)\nsaved to it\n" in said
+    assert re.search(r"trained control +4\.0 +50\.0 +0\.250", said)
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
