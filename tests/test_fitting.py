@@ -10,6 +10,7 @@ from PIL import Image
 from visionthink.cli import main
 from visionthink.compress.families import make
 from visionthink.compress.learned import Base, describe, save
+from visionthink.errors import DataError, ImageError
 from visionthink.recipes import fitting
 from visionthink.recipes.compressors import ARMS, difference, fit_one, page
 from visionthink.recipes.fits import FITS
@@ -50,6 +51,32 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     assert (report := json.loads(capsys.readouterr().out))["samples"] == 8 and report["tested"] == 2
 
 
+def rows_of(folder, count: int, **last) -> str:
+    """A table of so many rows, the last of which is another."""
+    Image.new("RGB", (112, 112), "red").save(folder / "red.png")
+    rows = [{"question": "What colour?", "image": "red.png", "answer": "red"}] * (count - 1)
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, rows[0] | last]))
+    return str(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("count", "limit", "found"), [(12, 100, (10, 2)), (10, None, (9, 1)), (30, 20, (16, 4))])
+def test_a_limit_above_the_rows_of_a_table(tmp_path, count, limit, found):
+    train, test = fitting.examples(rows_of(tmp_path, count), limit=limit)
+    assert (len(train), len(test)) == found
+
+
+@pytest.mark.parametrize("limit", [None, 10, 100])
+def test_a_table_of_few_rows(tmp_path, limit):
+    with pytest.raises(DataError, match=r"rows.jsonl: 9 rows; ten are the least"):
+        fitting.examples(rows_of(tmp_path, 9), limit=limit)
+
+
+def test_an_image_that_is_missing_is_known_before_training(tmp_path, tiny):
+    _, test = fitting.examples(rows_of(tmp_path, 10, image="nowhere.png"))
+    with pytest.raises(ImageError, match=r"example 9, .*nowhere.png: no such file"):
+        fitting.Answers(test, tiny)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -72,6 +99,13 @@ def test_bad_options(tmp_path, capsys, monkeypatch, options, message):
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "it").exists()
+
+
+def test_a_folder_in_which_a_fit_was_killed_is_taken_again(tmp_path, capsys):
+    (tmp_path / "it" / ".partial").mkdir(parents=True)
+    (tmp_path / "it" / "control").mkdir()
+    assert main(["fit", "lis", "--steps", "1", "--limit", "10", "--batch-size", "2", "--out", str(tmp_path / "it")]) == 0
+    assert describe(tmp_path / "it").family == describe(tmp_path / "it" / "control").family == "lis"
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
