@@ -24,9 +24,11 @@ from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.errors import CompressionError, ModelError, OptionError
 from visionthink.evals.policy_spec import PolicySpec
+from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes.fits import FITS
 from visionthink.recipes.fitting import Answers, questions
+from visionthink.recipes.frontier import _slug, with_method
 from visionthink.types import Example
 
 FAMILY = list(FAMILIES)
@@ -373,6 +375,19 @@ def test_an_evaluation_is_of_what_was_fitted_when_it_began(tmp_path, capsys, tin
     capsys.readouterr()
     assert main(options) == 2
     assert re.search(r"run: method was 'sha256:\w+' there and is 'sha256:\w+' now; use another folder", capsys.readouterr().err)
+
+
+def test_an_evaluation_whose_workers_have_the_weights(tmp_path, tiny_model):
+    save(tmp_path / "it", module_for(tiny_model, "fcot"), {}, {})
+    model = with_method(PolicySpec.parse(f"learned:{tmp_path / 'it'}"), load("tiny", device="meta"))
+    assert model.policy.method.name == "fcot:0.25"
+
+
+def test_names_of_folders_have_an_end():
+    long = [f"tiny-learned:/{'d' * 300}/{name}" for name in "ab"]
+    one, two = map(_slug, long)
+    assert one != two and len(one) == len(two) == 197
+    assert _slug("tiny-learned:runs/fcot") == "tiny-learned-runs-fcot"
 
 
 def test_method_and_control_appear_together(tmp_path, tiny_model, monkeypatch):
