@@ -11,9 +11,10 @@ from typing import Any
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
+from visionthink.compress.parts import weights_in
 from visionthink.errors import ModelError, OptionError, one_line
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -75,13 +76,12 @@ class Adapter:
         Raises:
             ModelError: they are missing, damaged, or those of other layers.
         """
-        own = self.parameters()
+        own, weights = self.parameters(), weights_in(folder / _WEIGHTS)
         try:
-            weights: Mapping[str, Tensor] = load_file(folder / _WEIGHTS)
             if weights.keys() != own.keys():
                 raise ValueError(f"{sorted(weights.keys() ^ own.keys())[0]} is in one of file and model only")
             for name, weight in weights.items():
                 own[name].requires_grad_(False).copy_(weight)
-        except Exception as error:  # safetensors raises its own
-            raise ModelError(f"{folder / _WEIGHTS}: missing or damaged ({one_line(error)})") from None
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{folder / _WEIGHTS}: damaged ({one_line(error)})") from None
         return self

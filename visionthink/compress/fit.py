@@ -210,6 +210,10 @@ def train(model: Any, module: Learned, questions: Questions, config: FitConfig, 
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         trainer.train()
     module.eval()
+    if not all(weight.isfinite().all() for weight in trained(module)):
+        raise OptionError(
+            f"--learning-rate {config.learning_rate:g}: {what} learnt weights that are no numbers; choose a lower one"
+        )
     return time.perf_counter() - began
 
 
@@ -282,7 +286,5 @@ def fit(
     for name, (module, _) in modules.items():
         seconds = train(model, module, questions, config, f"{family}, {name}")
         report[name] = asdict(measured(model, module, questions)) | {"seconds": seconds}
-    for name, folder in (("trained", out), ("control", out / "control")):
-        module, said = modules[name]
-        save(folder, module, said, report)
+    save(out, *modules["trained"], report, modules["control"])
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -37,8 +38,12 @@ class FitConfig:
         if self.objective not in get_args(Objective):
             raise OptionError(f"--objective {self.objective!r}: choose from {', '.join(WEIGHTS)}")
         for name in ("steps", "batch_size", "temperature", "learning_rate"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be above 0")
+        if not 0 <= self.answers_weight < math.inf:
+            raise OptionError(f"--answers-weight {self.answers_weight}: must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"--seed {self.seed}: must be at least 0 and below {2**32}")
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -31,7 +31,10 @@ from visionthink.errors import ModelError, OptionError, StorageError, one_line
 if TYPE_CHECKING:
     from visionthink.compress.adapter import Adapter
 
-RECORD, WEIGHTS, ADAPTER = "compressor.json", "compressor.safetensors", "adapter"
+RECORD, WEIGHTS, ADAPTER, CONTROL = "compressor.json", "compressor.safetensors", "adapter", "control"
+PARTS = (CONTROL, ADAPTER, WEIGHTS, RECORD)
+"""What a folder of a fitted module holds."""
+PARTIAL = ".partial"
 FORMAT = 1
 
 
@@ -154,27 +157,51 @@ class Saved:
     format: int = FORMAT
 
 
-def save(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
-    """Write a folder that `learned:FOLDER` names; it appears when it is whole.
+def save(
+    folder: Path,
+    module: Learned,
+    options: Mapping[str, Any],
+    fit: Mapping[str, Any],
+    control: tuple[Learned, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write what `learned:FOLDER` names, and its control with the options of that. They appear together, when they are whole;
+    whatever else is in the folder is left alone.
 
     Raises:
         StorageError: it cannot be written; what was there is kept.
     """
-    saved = Saved(family=module.family, keep=module.keep, options=options, base=module.base, fit=fit)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = folder / PARTIAL
     try:
-        partial.mkdir(parents=True)
-        save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, partial / WEIGHTS)
-        (partial / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
-        if module.adapter is not None:
-            module.adapter.save(partial / ADAPTER)
-        (partial / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:  # torch and safetensors say "disk full" each in their own way
         shutil.rmtree(partial, ignore_errors=True)
+        _write(partial, module, options, fit)
+        if control is not None:
+            _write(partial / CONTROL, *control, fit)
+        (folder / RECORD).unlink(missing_ok=True)  # without it nothing opens that is half the old one
+        for part in PARTS:
+            _remove(folder / part)
+            if (partial / part).exists():
+                (partial / part).rename(folder / part)
+    except Exception as error:  # torch and safetensors say "disk full" each in their own way
         raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(folder: Path, module: Learned, options: Mapping[str, Any], fit: Mapping[str, Any]) -> None:
+    saved = Saved(family=module.family, keep=module.keep, options=options, base=module.base, fit=fit)
+    folder.mkdir(parents=True)
+    save_file({name: x.detach().cpu().contiguous() for name, x in module.state_dict().items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
+    if module.adapter is not None:
+        module.adapter.save(folder / ADAPTER)
+    (folder / RECORD).write_text(json.dumps(asdict(saved), indent=1) + "\n", "utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def describe(folder: Path) -> Saved:
@@ -193,6 +220,19 @@ def describe(folder: Path) -> Saved:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder / RECORD}: damaged ({error})") from None
     return saved
+
+
+def identity(folder: Path) -> str:
+    """A digest of what a fitted module does: its settings and weights, however it came to them.
+
+    Raises:
+        ModelError: there is no such folder, or it is none of a fitted module.
+    """
+    found = hashlib.sha256(json.dumps(asdict(replace(describe(folder), fit={}))).encode())
+    for file in sorted(path for part in (folder, folder / ADAPTER) for path in part.glob("*.safetensors")):
+        with file.open("rb") as content:
+            found.update(hashlib.file_digest(content, "sha256").digest())
+    return f"sha256:{found.hexdigest()[:32]}"
 
 
 def trained(module: Learned) -> Iterable[nn.Parameter]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from visionthink.errors import ModelError, one_line
 
 WIDTH = 1024
 """The largest inner width of a method."""
@@ -80,6 +84,22 @@ class Block(nn.Module):
         x = x + self.attention(normed, normed, normed, seen)
         result: Tensor = x + self.mlp(self.between(x))
         return result
+
+
+def weights_in(file: Path) -> dict[str, Tensor]:
+    """The weights in a file.
+
+    Raises:
+        ModelError: it is missing or damaged, or a weight is no number.
+    """
+    try:
+        weights: dict[str, Tensor] = load_file(file)
+    except Exception as error:  # safetensors raises its own
+        raise ModelError(f"{file}: missing or damaged ({one_line(error)})") from None
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ModelError(f"{file}: damaged ({name} is not finite)")
+    return weights
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:

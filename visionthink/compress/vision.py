@@ -139,9 +139,12 @@ class VisionStage:
             rows.append(own.masked_scatter(own, offer.among.to(embeddings.device)))
             total.append(sum(offer.images))
             self.session.flops[-1][sample] += offer.flops
-            self.session.expected += max(0.0, total[-1] * (1 - least) - len(offer.images))
             contexts.append(self._context(prompt, sample, offer, embeddings[sample], rows[-1]) if offer.images else None)
-            chosen.append(self._selection(sample, context) if (context := contexts[-1]) else None)
+            chosen.append(selection := self._selection(sample, context) if (context := contexts[-1]) else None)
+            if (
+                selection is None or selection.mix is None
+            ):  # how many a mixture leaves depends on the grid: of a column perhaps all
+                self.session.expected += max(0.0, total[-1] * (1 - least) - len(offer.images))
         prompt.offered, prompt.total = torch.stack(rows), total
         return contexts, chosen
 

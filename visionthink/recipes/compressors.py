@@ -44,7 +44,7 @@ def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
 
     recipe = replace(ARMS[name], config=replace(ARMS[name].config, seed=seed))
     folder = out / f"{name}-{seed}"
-    if not (folder / "control" / RECORD).is_file():
+    if not (folder / RECORD).is_file():
         run_fit(recipe, folder)
     found = dict(describe(folder).fit)
     if name == "quecc":

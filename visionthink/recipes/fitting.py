@@ -12,13 +12,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from visionthink.compress.fit import Questions, fit
-from visionthink.compress.learned import RECORD
+from visionthink.compress.learned import PARTIAL, PARTS, RECORD
 from visionthink.data import slots, synth
 from visionthink.data.examples import ExampleTable, read_examples
 from visionthink.episode import Episode, run_batch
 from visionthink.errors import DataError, OptionError
 from visionthink.menu import Menu
-from visionthink.picture import open_pictures
+from visionthink.picture import measured, open_pictures
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.render import Renderer, views
 from visionthink.policies.scripted import ScriptedPolicy
@@ -35,12 +35,14 @@ class Answers(Sequence[Demonstration]):
 
     Raises:
         DataError: an example has no answer.
+        ImageError: the header of an image cannot be read.
     """
 
     def __init__(self, examples: Sequence[Example], checkpoint: Checkpoint, menu: Menu = FULL):
         for example in examples:
             if not example.answer:
                 raise DataError(f"example {example.id}: has no answer to learn from")
+            measured(example, row=f"example {example.id}")
         self.examples, self.checkpoint, self.menu = examples, checkpoint, menu
         self.renderer = Renderer(checkpoint.tokenizer, checkpoint.protocol.boundary)
 
@@ -89,8 +91,8 @@ def examples(data: str, scenes: Scenes = "families", limit: int | None = None) -
         return train, test
     table = read_examples(data)
     rows = list(table)[:limit]
-    tested = min(len(rows) // 10, TESTED) if limit is None else limit // 5
-    if not tested:
+    tested = min(len(rows) // 10, TESTED) if limit is None else len(rows) // 5
+    if len(rows) < 10:
         raise DataError(f"--data {data}: {len(rows)} rows; ten are the least, one of them to measure on")
     return _Rows(table, rows[:-tested]), _Rows(table, rows[-tested:])
 
@@ -102,7 +104,8 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     Raises:
         OptionError: the folder contains something other than a fitted method.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+    ours = (*PARTS, PARTIAL)
+    if out.is_dir() and not (out / RECORD).is_file() and any(path.name not in ours for path in out.iterdir()):
         raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
     stand_in = recipe.stand_in if dry_run else None
     checkpoint = _stand_in(stand_in) if stand_in else open_checkpoint(recipe.model)
