@@ -7,7 +7,13 @@ import dataclasses
 import json
 import re
 import shlex
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import datasets
@@ -149,20 +155,55 @@ def test_links_lead_to_one_place(name):
         assert link.startswith("https://") or (target.exists() and (not anchor or anchor in anchors(target))), link
 
 
+@contextmanager
+def served(options: list[str]) -> Iterator[int]:
+    """`visionthink serve` in a process of its own, on a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "visionthink", *options, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 300
+            while True:
+                assert server.poll() is None and time.monotonic() < deadline, f"does not serve: {options}"
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield port
+        finally:
+            server.terminate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
+    """A server runs until the page ends; clients of port 8000 find the last one that was started."""
     names: dict = {"__name__": "page"}
-    for block in blocks_of(PAGES[name].read_text("utf-8")):
-        if block.not_run or block.language not in ("sh", "bash", "python"):
-            continue
-        if block.language == "python":
-            exec(compile(block.text, name, "exec", dont_inherit=True), names)
-            continue
-        for program, *options in block.commands():
-            if program == "visionthink" and options[0] not in LONG:
-                more = [] if "--dry-run" in options else SHORTER.get(options[0], [])
-                assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
+    port = 8000
+    with ExitStack() as servers:
+        for block in blocks_of(PAGES[name].read_text("utf-8")):
+            if block.not_run or block.language not in ("sh", "bash", "python"):
+                continue
+            if block.language == "python":
+                code = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+                exec(compile(code, name, "exec", dont_inherit=True), names)
+                continue
+            for program, *options in block.commands():
+                if program != "visionthink" or options[0] in LONG:
+                    continue
+                if options[0] == "serve":
+                    port = servers.enter_context(served(options))
+                else:
+                    more = [] if "--dry-run" in options else SHORTER.get(options[0], [])
+                    assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
+    printed = capsys.readouterr().out
+    if name == "tutorials/first-steps.md":
+        assert [line for line in printed.splitlines() if line in ("3", "vertical")] == ["3", "vertical", "3"]
+    if name == "explanation/real-models.md":
+        assert printed.startswith("| model |") and f"\n{printed}\n" in PAGES[name].read_text("utf-8")
     if name == "README.md":
         assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
     if name == "how-to/training.md":
