@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,12 @@ def test_the_difference_from_the_control_is_printed(capsys):
     assert re.search(r"trained control +4\.0 +50\.0 +0\.250", said)
 
 
+def test_several_gpus_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert main(["fit", "fcot", "--out", str(tmp_path / "it")]) == 2
+    assert "fit: trains on one GPU, and there are 8; choose one with CUDA_VISIBLE_DEVICES=0" in capsys.readouterr().err
+
+
 def test_a_folder_in_which_a_fit_was_killed_is_taken_again(tmp_path, capsys):
     (tmp_path / "it" / ".partial").mkdir(parents=True)
     (tmp_path / "it" / "control").mkdir()
@@ -171,13 +178,19 @@ def test_the_table():
     assert "| `todre:0.5` | 8.0 | 50.0 | 1.000 |" in text
 
 
-def test_a_fit_of_the_table_is_not_repeated(tmp_path, monkeypatch):
+def test_a_fit_of_the_table_is_not_repeated_unless_its_settings_changed(tmp_path, monkeypatch):
+    runs = []
+
     def done(recipe, folder):
-        assert not folder.exists()
+        runs.append(recipe.config.steps)
         base = Base(model_type="m", hidden=8, layers=2, tower=8, patches=4, levels=(0,), merger="", first=1, blocks=2)
-        for place in (folder, folder / "control"):
-            save(place, make("fcot", base, 0.25, {}), {}, {"seed": recipe.config.seed})
+        save(folder, make("fcot", base, 0.25, {}), {}, asdict(recipe.config))
 
     monkeypatch.setattr(fitting, "run_fit", done)
-    assert fit_one("fcot", 3, tmp_path) == fit_one("fcot", 3, tmp_path) == {"seed": 3}
+    assert fit_one("fcot", 3, tmp_path) == fit_one("fcot", 3, tmp_path) == asdict(replace(ARMS["fcot"].config, seed=3))
+    assert runs == [500]
+    shorter = replace(ARMS["fcot"], config=replace(ARMS["fcot"].config, steps=7))
+    monkeypatch.setitem(ARMS, "fcot", shorter)
+    assert fit_one("fcot", 3, tmp_path)["steps"] == 7
+    assert runs == [500, 7]
     assert set(ARMS) >= {"fcot", "quecc", "setok", "remember", "select", "lis", "mod"}

@@ -38,13 +38,14 @@ ARMS: Mapping[str, FitRecipe] = {
 
 
 def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
-    """The report of a fit; it is read from its folder if the fit was done before."""
+    """The report of a fit; it is read from its folder if the fit was done before with the same settings."""
     from visionthink.compress.learned import RECORD, describe
     from visionthink.recipes.fitting import run_fit
 
     recipe = replace(ARMS[name], config=replace(ARMS[name].config, seed=seed))
     folder = out / f"{name}-{seed}"
-    if not (folder / RECORD).is_file():
+    done = describe(folder) if (folder / RECORD).is_file() else None
+    if done is None or done.keep != recipe.keep or not asdict(recipe.config).items() <= done.fit.items():
         run_fit(recipe, folder)
     found = dict(describe(folder).fit)
     if name == "quecc":
