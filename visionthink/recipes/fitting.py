@@ -105,9 +105,7 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     Raises:
         OptionError: the folder contains something other than a fitted method, or several GPUs are visible.
     """
-    if (
-        gpus := torch.cuda.device_count()
-    ) > 1:  # the Trainer would copy the model to each, and the hooks are on one
+    if (gpus := torch.cuda.device_count()) > 1:  # the Trainer would copy the model to each, and the hooks are on one
         raise OptionError(f"fit: trains on one GPU, and there are {gpus}; choose one with CUDA_VISIBLE_DEVICES=0")
     ours = (*PARTS, PARTIAL)
     if out.is_dir() and not (out / RECORD).is_file() and any(path.name not in ours for path in out.iterdir()):
