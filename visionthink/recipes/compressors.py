@@ -29,6 +29,8 @@ UNTRAINED = tuple(
     f"{name}:{share}" for share in ("0.5", "0.25") for name in ("drop-random", "drop-uniform", "pool", "visionzip", "todre")
 )
 
+VIEWS = ("all visual tokens", "a quarter of the pixels")
+"""Rows of the table that are no methods."""
 
 ARMS: Mapping[str, FitRecipe] = {
     **{name: FITS[name] for name in ("fcot", "quecc", "setok", "remember", "select", "lis", "mod")},
@@ -121,7 +123,7 @@ def untrained(out: Path) -> dict[str, Any]:
     checkpoint = open_checkpoint("tiny")
     _, test = examples("")
     found = {}
-    for name, menu in (("all visual tokens", Menu().full()), ("a quarter of the pixels", Menu().low())):
+    for name, menu in zip(VIEWS, (Menu().full(), Menu().low()), strict=True):
         asked = questions("generated questions", [], list(Answers(test, checkpoint, menu)), checkpoint)
         found[name] = asdict(measured(checkpoint.model, None, asked))
     asked = questions("generated questions", [], list(Answers(test, checkpoint)), checkpoint)
@@ -173,7 +175,8 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
         ]
     lines += ["", "| training-free | tokens | correct | KL to the full model |", "|---|---|---|---|"]
     lines += [
-        f"| {name if ' ' in name else f'`{name}`'} | {f['tokens']:.1f} | {100 * f['accuracy']:.1f} | {f['divergence']:.3f} |"
+        f"| {name if name in VIEWS else f'`{name}`'} | {f['tokens']:.1f} | {100 * f['accuracy']:.1f} | "
+        f"{'' if name in VIEWS else format(f['divergence'], '.3f')} |"
         for name, f in free.items()
     ]
     return "\n".join(lines) + "\n"
