@@ -20,10 +20,33 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(out)]
-    built = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
-    assert (built.returncode, built.stderr) == (0, "")
+    built = build(ROOT / "mkdocs.yml", out)
+    assert built.returncode == 0, built.stderr
     return out
+
+
+def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Warnings count as errors only where they are printed, so that --quiet would let them pass."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(config), "--site-dir", str(out)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True)
+
+
+def test_a_link_or_an_anchor_that_leads_nowhere_is_an_error(tmp_path):
+    """On a site of two pages with the same settings."""
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "hooks.py").write_text("")
+    (tmp_path / "docs" / "other.md").write_text("# Other\n")
+    (tmp_path / "mkdocs.yml").write_text(settings[: settings.index("\nnav:")])
+    said = {
+        "[x](other.md#nowhere)": "does not contain an anchor '#nowhere'",
+        "[x](missing.md)": "a link 'missing.md', but the target is not found",
+        "[x](/absolute.md)": "absolute link '/absolute.md'",
+    }
+    (tmp_path / "docs" / "index.md").write_text("# Home\n\n" + "\n\n".join(said))
+    built = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert built.returncode == 1
+    assert [text for text in said.values() if text not in built.stderr] == []
 
 
 def words(page: Path) -> str:

@@ -171,10 +171,14 @@ def load(
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
 
     Args:
+        name: the model.
         menu: what can be asked for: a `menu.Menu`, or the name of one, which brings its dialect along (`awares`, `adaptvision`,
             ...; see `menu.NAMED`); default: the one that the model's dialect belongs to.
         ladder: levels of whole images, instead of the menu's; default (0.25, 1).
-        dialect, boundary, canonical: override what is stored beside the checkpoint, see `protocol.Protocol`.
+        dialect: the wording in which the model asks; default: the menu's, else the one stored beside the checkpoint.
+        boundary: what stands between two turns, `chatml` or `released`; default: the one stored beside the checkpoint.
+        canonical: whether a request is written anew in canonical words before the next turn, see `protocol.Protocol`; default:
+            as stored beside the checkpoint.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
             default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
