@@ -57,13 +57,24 @@ def parse(name: str, model: Any = None) -> Method:
     return cast("Method", made)
 
 
+def learned_folder(name: str) -> Path | None:
+    """The folder of a trained method; None where it is another one."""
+    family, _, place = name.partition(":")
+    return _place(place)[0] if family == LEARNED else None
+
+
+def _place(place: str) -> tuple[Path, float | None]:
+    """A folder, and the share of visual tokens to keep where one is named behind it."""
+    folder, colon, last = place.rpartition(":")
+    share = _number(last) if colon else None
+    return Path(place if share is None else folder).expanduser(), share
+
+
 def _learned(name: str, place: str, model: Any) -> Method:
     from visionthink.compress.families import make, opened
     from visionthink.compress.learned import describe
 
-    folder, colon, last = place.rpartition(":")
-    share = _number(last) if colon else None
-    path = Path(place if share is None else folder).expanduser()
+    path, share = _place(place)
     if not str(path) or place in ("", ":"):
         raise OptionError(f"compression method {name!r}: say the folder that visionthink fit wrote, as in learned:runs/fcot")
     if model is not None:
