@@ -127,8 +127,7 @@ def _by_family(runs: Sequence[Run], figure: str) -> str:
     if figure == "request_ratio":
         needed = [_share_hard(runs[0], f) for f in families]
         rows |= {"needed": needed} if any(share is not None for share in needed) else {}
-    columns = [f"{f}\nn = {_counts(runs, f)}" for f in families]
-    return shares(rows, columns)
+    return shares(rows, {f: _counts(runs, f) for f in families})
 
 
 def _counts(runs: Sequence[Run], family: str) -> str:

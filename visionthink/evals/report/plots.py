@@ -153,9 +153,8 @@ Point: TypeAlias = "tuple[float, float]"
 
 
 def _annotate(drawn: Any, axes: Any, texts: Sequence[tuple[Point, str, str]], points: Sequence[Point]) -> None:
-    """Labels beside their points, each at the first place that covers no other label or point; of one point, in one label."""
-    from matplotlib.patheffects import withStroke
-
+    """Labels beside their points, each at the first place that covers no other label or point; of one point, one below
+    the other."""
     merged: dict[tuple[Point, str], list[str]] = {}
     for point, text, colour in texts:
         merged.setdefault((point, colour), []).append(text)
@@ -165,11 +164,11 @@ def _annotate(drawn: Any, axes: Any, texts: Sequence[tuple[Point, str, str]], po
     frame = axes.get_window_extent()
     per_point = drawn.dpi / 72
     for (point, colour), names in merged.items():
-        text = ", ".join(names)
-        width, height = 4.6 * per_point * len(text), 9 * per_point
+        line = 9 * per_point
+        width, height = 4.6 * per_point * max(map(len, names)), line * len(names)
         x, y = at[point]
         places = [
-            (x + 6 if right else x - 6 - width, y + row * 0.7 * height - height / 2)
+            (x + 6 if right else x - 6 - width, y + row * 0.7 * line - height / 2)
             for row in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)
             for right in (True, False)
         ]
@@ -177,8 +176,9 @@ def _annotate(drawn: Any, axes: Any, texts: Sequence[tuple[Point, str, str]], po
         left, bottom = next((p for p in free if not _overlaps((*p, p[0] + width, p[1] + height), taken)), places[0])
         taken.append((left, bottom, left + width, bottom + height))
         offset = ((left - x) / per_point, (bottom - y) / per_point)
-        halo = [withStroke(linewidth=2, foreground="white")]
-        axes.annotate(text, point, offset, textcoords="offset points", fontsize=8, color=colour, path_effects=halo)
+        box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7}
+        label = axes.annotate("\n".join(names), point, offset, textcoords="offset points", fontsize=8, color=colour, bbox=box)
+        label.set_in_layout(False)
 
 
 def _overlaps(box: tuple[float, ...], taken: Sequence[tuple[float, ...]]) -> bool:
@@ -186,8 +186,9 @@ def _overlaps(box: tuple[float, ...], taken: Sequence[tuple[float, ...]]) -> boo
     return any(left < x1 and x0 < right and bottom < y1 and y0 < top for x0, y0, x1, y1 in taken)
 
 
-def shares(rows: Mapping[str, Sequence[float | None]], columns: Sequence[str]) -> str:
-    """Shares as a table of shaded cells, a row for each run: white is 0 %, blue 100 %; a dash where there is none."""
+def shares(rows: Mapping[str, Sequence[float | None]], columns: Mapping[str, str]) -> str:
+    """Shares as a table of shaded cells, a row for each run: white is 0 %, blue 100 %; a dash where there is none. `columns` are
+    names, and of how many examples."""
     from matplotlib.colors import LinearSegmentedColormap
 
     drawn, axes = figure(WIDTH, 1.0 + 0.3 * len(rows))
@@ -198,7 +199,9 @@ def shares(rows: Mapping[str, Sequence[float | None]], columns: Sequence[str]) -
         for x, value in enumerate(row):
             text = "–" if value is None else f"{100 * value:.0f}"
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if (value or 0) > 0.6 else "#222")
-    axes.set_xticks(range(len(columns)), list(map(plain, columns)), fontsize=8)
+    titles = [f"{short(name, 16)}\nn = {n}" for name, n in columns.items()]
+    slanted: dict[str, Any] = {"rotation": 50, "ha": "left", "rotation_mode": "anchor"} if len(titles) > 7 else {}
+    axes.set_xticks(range(len(titles)), titles, fontsize=8, **slanted)
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
