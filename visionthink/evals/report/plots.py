@@ -19,7 +19,7 @@ COSTS = {
 }
 """Costs that accuracy is drawn against: a figure of the summary, its title and its scale."""
 
-WIDTH = 6.0
+WIDTH = 5.2
 """Of a figure, in inches: two stand side by side on a screen, and one is still readable on a phone."""
 
 
@@ -36,9 +36,9 @@ class Marker:
 MARKERS = {
     "decides": Marker("*", 14, True, "the model decides (adaptive)"),
     "other": Marker("o", 6, True, "another policy"),
-    "control": Marker("v", 6, False, "a control: other pixels than it asks for"),
-    "oracle": Marker("D", 7, False, "oracle router: looks exactly where that is needed"),
-    "gate": Marker("x", 7, True, "best training-free gate at the cost of the star"),
+    "control": Marker("v", 6, False, "a control (other pixels)"),
+    "oracle": Marker("D", 7, False, "oracle router"),
+    "gate": Marker("x", 7, True, "best gate at the cost of the star"),
 }
 
 
@@ -102,7 +102,7 @@ def frontier(runs: Sequence[Run], cost: str = "retain_layers") -> str:
     shown = [r for r in runs if r.summary["accuracy"] is not None and r.summary.get(cost) is not None]
     if not shown:
         return ""
-    drawn, axes = figure(WIDTH, 4.4)
+    drawn, axes = figure(WIDTH, 4.2)
     called, used, texts, points_drawn = names(runs), set[str](), [], []
     for model, colour in colours(runs).items():
         own = [r for r in shown if r.summary["model"] == model]
@@ -168,7 +168,7 @@ def _annotate(drawn: Any, axes: Any, texts: Sequence[tuple[Point, str, str]], po
         width, height = 4.6 * per_point * max(map(len, names)), line * len(names)
         x, y = at[point]
         places = [
-            (x + 6 if right else x - 6 - width, y + row * 0.7 * line - height / 2)
+            (x + 9 if right else x - 9 - width, y + row * 0.7 * line - height / 2)
             for row in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)
             for right in (True, False)
         ]

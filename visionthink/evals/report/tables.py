@@ -74,7 +74,7 @@ def accuracy(runs: Sequence[Run]) -> Table:
     """What each run got right and what it cost."""
     compressed = any(run.summary["retain_layers"] != run.summary["retain_cumulative"] for run in runs)
     needs = any(run.summary["by_need"] for run in runs)
-    columns = ["model · policy", "accuracy %", "last view %", "every view %", *(["mean of the layers %"] if compressed else [])]
+    columns = ["model · policy", "accuracy %", "last view %", "every view %", *(["mean layer %"] if compressed else [])]
     columns += ["judged", "requests %", *(["on easy %", "on hard %"] if needs else []), "output tokens", "failed"]
     rows = []
     for run in runs:
@@ -88,9 +88,7 @@ def accuracy(runs: Sequence[Run]) -> Table:
         row += [percent(s["request_ratio"] if run.policy.decides else None)]
         row += [_needs(run, "easy"), _needs(run, "hard")] if needs else []
         rows.append([*row, number(s["output_tokens"]), _count(s.get("failed", 0))])
-    layers = (
-        " The mean of the layers differs from it where a method takes visual tokens out of the decoder." if compressed else ""
-    )
+    layers = " Mean layer is every view, averaged over the layers of the decoder." if compressed else ""
     needed = (
         " Easy questions can be answered from the low view, hard ones cannot: known from how they were made." if needs else ""
     )
@@ -134,8 +132,8 @@ def baselines(runs: Sequence[Run]) -> Table:
     return Table(
         title="Compared with the baselines",
         about="Differences in percentage points, with 95 % intervals of a paired bootstrap over the questions that were judged "
-        "in the run and in always-low and always-full of its model. Too few: fewer than 20 questions, which no interval can be "
-        "computed from.",
+        "in the run and in always-low and always-full of its model. Too few: from fewer than 20 questions an interval would "
+        "be too narrow.",
         columns=columns,
         rows=rows,
     )
