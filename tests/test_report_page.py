@@ -63,7 +63,13 @@ def test_the_page_in_a_browser(six, tmp_path):
     assert (
         dumped.stdout.count("<svg") - dumped.stdout.count('<svg class="boxes"') == 6
     )  # three frontiers, requests and accuracy by family, time
-    for title in ("Accuracy against cost", "Requests compared with need", "Both decisions by force", "Cost of an example", "requests that paid"):
+    for title in (
+        "Accuracy against cost",
+        "Requests compared with need",
+        "Both decisions by force",
+        "Cost of an example",
+        "requests that paid",
+    ):
         assert title in dumped.stdout
     for width in (1300, 390):
         shot = six / f"report-{width}.png"

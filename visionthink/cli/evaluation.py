@@ -20,7 +20,7 @@ from visionthink.progress import stage
 
 def add(command: AddCommand) -> None:
     evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
-    suites = "mini, places or another generated suite (docs/data.md), or a table of examples: a file, a folder or a hub id"
+    suites = "mini, places or another generated suite (docs/how-to/data.md), or a table of examples: a file, a folder or a hub id"
     evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=suites)
     model_options(evaluate, several=True)
     evaluate.add_argument(
@@ -38,7 +38,9 @@ def add(command: AddCommand) -> None:
             help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
         )
     suite_options(evaluate)
-    evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
+    evaluate.add_argument(
+        "--from-lmms", type=Path, metavar="LOGS", help="read logs of lmms-eval instead (docs/how-to/lmms-eval.md)"
+    )
     evaluate.add_argument(
         "--out",
         type=folder,

@@ -43,7 +43,7 @@ def add(command: AddCommand) -> None:
     add_settings(train, TrainConfig, TrainConfig.documentation(), shown)
 
     timed = command(
-        "measure", _measure, "Time a model on this machine, for a budget in milliseconds (docs/budgets.md).", as_json=True
+        "measure", _measure, "Time a model on this machine, for a budget in milliseconds (docs/how-to/budgets.md).", as_json=True
     )
     timed.add_argument("--model", type=given, default="tiny", help="tiny, tiny-base, a folder or a hub id (default: %(default)s)")
     attention_option(timed)

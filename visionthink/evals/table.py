@@ -28,7 +28,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     if gated:
         caption += ["gate: a training-free gate with as many visual tokens; the run is + above it, - below it, ~ undecided."]
     if compressed:
-        caption += ["mean layer: every view, averaged over the layers of the decoder."]
+        caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
         caption += [f"Missing, so that looking cannot be told from training: {', '.join(missing)}."]

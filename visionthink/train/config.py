@@ -92,7 +92,7 @@ class TrainConfig(RunSettings, CreditSettings):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/rewards.md), as dtpo:first=0.5; empty takes eq3, or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md), as dtpo:first=0.5; empty takes eq3, or centred with a budget."""
     penalty: str = ""
     """Who pays for an action, as constant:0.05 (amount by default 0.1); empty takes eq5, or what goes with credit or budget."""
     theta: float = 0.2
@@ -100,7 +100,7 @@ class TrainConfig(RunSettings, CreditSettings):
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised."""
     budget: str = ""
-    """What an episode may cost on average, as a share of always showing the full view (docs/budgets.md), as visual=0.4."""
+    """What an episode may cost on average, as a share of always showing the full view (docs/how-to/budgets.md), as visual=0.4."""
     device_table: str = ""
     """What `visionthink measure` wrote, for a budget in milliseconds."""
     benefit: str = "none"

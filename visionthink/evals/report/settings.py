@@ -15,6 +15,7 @@ _WORDS = {
     "ladder": "resolution menu: shares of the pixels, lowest first",
     "regions": "resolution menu: parts of an image",
     "edits": "resolution menu: operations",
+    "method": "what the trained method was fitted to (a digest)",
     "batch": "episodes per batch",
 }
 """Names of settings that are not those of the command line."""

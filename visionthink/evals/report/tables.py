@@ -404,9 +404,10 @@ def costs(runs: Sequence[Run]) -> Table:
     ]
     return Table(
         title="Cost of an example",
-        about="Means over all examples. Without a cache, every turn reads the whole conversation again; with one, what was read "
-        "before is kept. The time of a batch is shared equally among its examples. The papers' formula counts multiplications of "
-        "the decoder alone; the other columns count operations, twice as many.",
+        about="Means over all examples. Visual tokens are those of the views, before any are taken out; the other columns count "
+        "what is left. Without a cache, every turn reads the whole conversation again; with one, what was read before is kept. "
+        "The time of a batch is shared equally among its examples. The papers' formula counts multiplications of the decoder "
+        "alone; the other columns count operations, twice as many.",
         columns=["model · policy", *figures],
         rows=[[Cell(r.name), *(number(r.summary[key], scale, digits) for key, scale, digits in figures.values())] for r in runs],
         notes=[f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else [],
@@ -416,7 +417,7 @@ def costs(runs: Sequence[Run]) -> Table:
 def break_even(runs: Sequence[Run]) -> Table:
     figures = {"operations": "flops", "seconds": "seconds", "visual tokens": "retained_tokens", "KV cache": "kv_bytes"}
     return Table(
-        title="When adaptive resolution is cheaper",
+        title="Break-even with adaptive resolution",
         about="The adaptive run of the same model costs less on average than the run in the row as long as it makes requests "
         "less often than the given percentage. Never: it costs more even without requests. Always: it costs less even if it "
         "always makes one. Green: at the measured rate of requests it is cheaper; red: it is not.",
