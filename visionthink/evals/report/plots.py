@@ -23,7 +23,7 @@ WIDTH = 5.2
 """Of a figure, in inches: two stand side by side on a screen, and one is still readable on a phone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Marker:
     """How a point is drawn, and what that means."""
 
@@ -34,11 +34,11 @@ class Marker:
 
 
 MARKERS = {
-    "decides": Marker("*", 14, True, "the model decides (adaptive)"),
-    "other": Marker("o", 6, True, "another policy"),
-    "control": Marker("v", 6, False, "a control (other pixels)"),
-    "oracle": Marker("D", 7, False, "oracle router"),
-    "gate": Marker("x", 7, True, "best gate at the cost of the star"),
+    "decides": Marker(shape="*", size=14, filled=True, meaning="the model decides (adaptive)"),
+    "other": Marker(shape="o", size=6, filled=True, meaning="another policy"),
+    "control": Marker(shape="v", size=6, filled=False, meaning="a control (other pixels)"),
+    "oracle": Marker(shape="D", size=7, filled=False, meaning="oracle router"),
+    "gate": Marker(shape="x", size=7, filled=True, meaning="best gate at the cost of the star"),
 }
 
 
