@@ -137,6 +137,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
+    from visionthink.evals.words import in_words, problems
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
@@ -144,31 +145,15 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
         wide().print(summary_table(summaries))
     console = wide(stderr=options.json)
     for s in summaries:
-        silent = s["stop_reasons"].get("policy_error", 0)
-        name = f"{s['model']} {s['policy']}"
-        if s["failed"] or s["unscored"]:
-            console.print(
-                f"{name}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
-                f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
-                markup=False,
-            )
-        for reason, count in () if s["accuracy"] is None else s["unscored_reasons"].items():
-            console.print(f"  {count} unscored: {reason}", markup=False)
-        if s["accuracy"] is None:
-            console.print(
-                f"{name}: no accuracy, as nothing could be judged, {_main_reason(s, options.out)}", markup=False, soft_wrap=True
-            )
-        if s.get("without_score"):
-            console.print(
-                f"{name}: {s['without_score']} answers came without log-probabilities, so that the gate could not tell how sure "
-                "they are and showed more; ask for gate:vote@T instead",
-                markup=False,
-                soft_wrap=True,
-            )
+        for line in problems(s):
+            console.print(line, markup=False, soft_wrap=True, highlight=False)
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
     if not options.json:
+        for paragraph in in_words(summaries):
+            console.print(f"\n{paragraph}", markup=False, highlight=False)
+        console.print()
         one = f"results in {options.out}; for a page of them: visionthink report {options.out} --out {options.out}.html"
         text = f"open {options.out / 'report.html'}" if len(summaries) > 1 else one
         console.print(text, markup=False, soft_wrap=True, highlight=False)

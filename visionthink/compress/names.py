@@ -66,12 +66,18 @@ def identity(name: str) -> str | None:
         OptionError: no folder is named.
         ModelError: the folder is missing or damaged.
     """
-    family, _, place = name.partition(":")
-    if family != LEARNED:
+    folder = learned_folder(name)
+    if folder is None:
         return None
     from visionthink.compress import learned
 
-    return learned.identity(_place(name, place)[0])
+    return learned.identity(folder)
+
+
+def learned_folder(name: str) -> Path | None:
+    """The folder of a trained method; None where it is another one."""
+    family, _, place = name.partition(":")
+    return _place(name, place)[0] if family == LEARNED else None
 
 
 def _learned(name: str, place: str, model: Any) -> Method:

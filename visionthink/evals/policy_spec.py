@@ -143,6 +143,12 @@ class PolicySpec:
         """Whether the model decides, with all its visual tokens or with what a method leaves of them."""
         return self.routing == "adaptive"
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others are compared with it, and it is not itself what an evaluation is about."""
+        fixed = self.routing in ("low", "full") and self.method is None
+        return fixed or self.routing in ("random", "oracle", "forced", "control")
+
     def with_routing(self, routing: str) -> PolicySpec:
         """Another routing, as `forced:direct`, with this policy's method."""
         return replace(self.parse(routing), method=self.method, which=self.which)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from visionthink.compress.names import identity, parse
+from visionthink.compress.names import identity, learned_folder, parse
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
@@ -155,7 +155,24 @@ def evaluate_one(
     its name stays the same when it is fitted again."""
     method = identity(policy.method) if policy.method else None
     settings = {**(settings or {}), **({"method": method} if method else {})}
-    return evaluate(examples, with_method(policy, model), policy, out, twin_of=twin_of, settings=settings, **more)
+    return evaluate(
+        examples, with_method(policy, model), policy, out, twin_of=twin_of, settings=settings, fit=_fit(policy), **more
+    )
+
+
+def _fit(policy: PolicySpec) -> dict[str, Any] | None:
+    """What was measured when the policy's method was trained; None where it needs no training, or was not measured."""
+    if policy.method is None or (folder := learned_folder(policy.method)) is None:
+        return None
+    from visionthink.compress.learned import describe
+
+    saved = describe(folder)
+    try:
+        measured = {name: saved.fit[name]["accuracy"] for name in ("trained", "control", "untrained", "full")}
+        said = {"questions": saved.fit["questions"], "tested": saved.fit["tested"]}
+    except (KeyError, TypeError):
+        return None
+    return {"family": saved.family, "keep": saved.keep, **said, **measured}
 
 
 def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]]) -> PolicySpec:
