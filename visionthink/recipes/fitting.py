@@ -104,7 +104,10 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
     rehearsed = dry_run and recipe.stand_in is not None
-    checkpoint = _stand_in(recipe.stand_in) if rehearsed and recipe.stand_in else open_checkpoint(recipe.model)
+    if rehearsed and recipe.stand_in:
+        checkpoint = _stand_in(recipe.stand_in)
+    else:
+        checkpoint = open_checkpoint(recipe.model, device=recipe.device, dtype=recipe.dtype)
     config = recipe.config
     if rehearsed:
         parts: list[Sequence[Example]] = [synth.suite(2, split=split) for split in ("train", "test")]
