@@ -18,19 +18,19 @@ class FitConfig:
     """How a module is trained."""
 
     objective: Objective = "answers"
-    """Learn from the answers, from the answers and the model with all visual tokens, or from what the module itself restores."""
+    """What is learnt: answers; distill, answers and the uncompressed model; reconstruct, to restore what is dropped."""
     answers_weight: float = 1.0
-    """Weight of the answers in `distill`; at 0 the model with all visual tokens is all that is learnt from."""
+    """With distill: weight of the answers; at 0 only the uncompressed model is learnt from."""
     temperature: float = 1.0
-    """Temperature of teacher and student in `distill`."""
+    """With distill: softmax temperature of teacher and student."""
     steps: int = 500
-    """Optimizer updates."""
+    """Number of optimizer updates."""
     batch_size: int = 24
-    """Examples per update."""
+    """Number of examples in an update."""
     learning_rate: float = 1e-3
-    """AdamW learning rate, after a warm-up over a twenty-fifth of the updates and falling to 0 along a cosine."""
+    """AdamW learning rate, after a warm-up over 4 % of the updates and falling to 0 along a cosine."""
     seed: int = 0
-    """Random seed of the weights and of the order of examples."""
+    """Random seed of the initial weights and of the order of examples."""
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
