@@ -2,12 +2,13 @@
 # make test      run the fast tests                                                      (about 3 minutes on 2 cores)
 # make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
 # make check     lint and types
+# make docs      the documentation as a site, in dist/docs/index.html                     (about 10 seconds)
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
 
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs clean
 
 demo: .venv/ready
 	$(RUN)visionthink demo --out runs/demo
@@ -26,6 +27,10 @@ check: .venv/ready
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
 	$(RUN)mypy
+
+# mkdocs.yml makes every warning an error: a page without a place, a link or an anchor that leads nowhere. Needs no network.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(RUN)python -m mkdocs build
 
 # torch by itself first: pip then takes a CPU wheel where the machine offers one, instead of the newest CUDA build
 .venv/ready: pyproject.toml constraints.txt

@@ -118,8 +118,8 @@ def test_the_names_of_penalties_stand_in_one_place(capsys):
         main(["train", "--help"])
     assert "--penalty eq5|eqN|released|constant|awares|none[:AMOUNT]" in " ".join(capsys.readouterr().out.split())
     assert TrainConfig(penalty="constant:0.3").rollout_penalty() == Penalty("constant", weight=0.3)
-    documented = re.findall(r"^\| `(\w+)`", (Path(__file__).parent.parent / "docs" / "rewards.md").read_text("utf-8"), re.M)
-    assert set(PENALTIES) <= set(documented)
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "rewards.md").read_text("utf-8")
+    assert set(PENALTIES) <= set(re.findall(r"^\| `(\w+)`", page, re.M))
 
 
 def test_score_group(example):

@@ -37,7 +37,7 @@ def add(command: AddCommand) -> None:
         text = f"model that was trained with --ladder {level}, to be evaluated under trained-{line} beside the others"
         evaluate.add_argument(f"--trained-{line}", metavar="MODEL", help=text)
     suite_options(evaluate)
-    text = "read the results that lmms-eval has logged in this folder, instead of asking a model (docs/lmms-eval.md)"
+    text = "read the results that lmms-eval has logged in this folder, instead of asking a model (docs/how-to/lmms-eval.md)"
     evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help=text)
     text = "folder for the results; an interrupted run continues there. Several models or policies each get a folder in it, and "
     evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text + "a report")
@@ -76,7 +76,7 @@ def suite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
     text = "examples that are answered at once (default: as many as fit into memory)"
     parser.add_argument("--batch-size", type=int, metavar="N", help=text)
-    text = "name of the benchmark that SUITE is a local copy of; its prompts and its metric are used (docs/benchmarks.md)"
+    text = "name of the benchmark that SUITE is a local copy of; its prompts and metric are used (docs/reference/benchmarks.md)"
     parser.add_argument("--benchmark", metavar="NAME", help=text)
 
 

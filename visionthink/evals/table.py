@@ -35,6 +35,8 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             name = escape(f"{s['model']} {s['policy']}")
             caption += f"\nmix of {name}: over the {n} judged in low and full too, of {s['n'] - s['unscored']}"
     compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
+    if compressed:
+        caption += "\nmean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left")
     columns = (
         "accuracy",

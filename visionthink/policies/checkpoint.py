@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionthink import chatml, records
-from visionthink.errors import ModelError, StorageError, did_you_mean, one_line
+from visionthink.durable import replace_folder
+from visionthink.errors import ModelError, did_you_mean, one_line
 from visionthink.policies.attention import check_attention, chosen_attention
 from visionthink.policies.placement import AUTO, chosen_device
 from visionthink.protocol import Protocol
@@ -283,10 +283,7 @@ def save_checkpoint(
     """
     from visionthink.policies.checkpoint_files import only_token_ids
 
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replace_folder(folder) as partial:
         weights = {k: v.to(dtype) if dtype else v for k, v in (state or model.state_dict()).items()}
         model.save_pretrained(partial, state_dict=weights)
         only_token_ids(model.generation_config).save_pretrained(partial)
@@ -299,13 +296,6 @@ def save_checkpoint(
         _only_about_the_tokenizer(partial / "tokenizer_config.json")
         image_processor.save_pretrained(partial)
         save_settings(partial, protocol)
-        for file in partial.iterdir():
-            file.chmod(0o644)  # safetensors writes for its owner alone
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:  # torch and safetensors say "disk full" each in their own way
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def save_settings(folder: Path, protocol: Protocol) -> None:

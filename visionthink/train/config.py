@@ -92,7 +92,7 @@ class TrainConfig(RunSettings, CreditSettings):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/rewards.md), as dtpo:first=0.5; empty: eq3, or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md): dtpo:first=0.5; empty: eq3, or centred with a budget."""
     penalty: str = ""
     """What requests or direct answers cost, as constant:0.05 (default amount 0.1); empty: eq5, or none with a budget."""
     theta: float = 0.2
@@ -100,7 +100,7 @@ class TrainConfig(RunSettings, CreditSettings):
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised: all, or only correct ones."""
     budget: str = ""
-    """Average cost of an episode to aim at, as a share of always-full (docs/budgets.md): visual=0.4."""
+    """Average cost of an episode to aim at, as a share of always-full (docs/how-to/budgets.md): visual=0.4."""
     device_table: str = ""
     """File written by `visionthink measure`, for a budget in milliseconds."""
     benefit: str = "none"
