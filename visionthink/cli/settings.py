@@ -82,7 +82,7 @@ def shown(
     console.print(inspect.cleandoc(about), markup=False, highlight=False)
     table = Table("setting", "value", "meaning", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in values.items():
-        table.add_row(option(name), escape(_said(value)), escape(described[name]))
+        table.add_row(option(name), escape(_said(value)), escape(" ".join(described[name].split())))
     console.print(table)
     if note:
         console.print(note, markup=False, highlight=False)
