@@ -85,7 +85,7 @@ def test_an_image_that_is_missing_is_known_before_training(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["fcott"], "unknown method 'fcott'; choose from fcot, "),
+        (["fcott"], "unknown method 'fcott'; did you mean 'fcot'? choose from fcot, "),
         (["fcot_7b"], "fcot_7b: needs --data, a table of examples to learn from"),
         (["fcot", "--keep", "0.3"], "fcot keep 0.3: mixes whole cells; choose 0.5, 0.25, 0.125, 0.0625, 1"),
         (["fcot", "--keep", "0"], "fcot keep 0.0: a share, above 0 and at most 1"),

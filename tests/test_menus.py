@@ -92,7 +92,7 @@ def test_every_named_menu_brings_a_dialect_and_can_be_loaded(capsys, tmp_path):
         assert (status, err) == (0, ""), name
         assert json.loads(out)["stop_reason"] in ("length", "answered", "malformed_call", "empty"), name
     status, _, err = run(capsys, "ask", str(tmp_path / "a.png"), "-q", "How many?", "--menu", "none")
-    assert (status, err.startswith("error: --menu 'none': choose one of visionthink, ")) == (2, True)
+    assert (status, err.startswith("error: --menu 'none': choose from visionthink, ")) == (2, True)
 
 
 def test_what_a_menu_costs(capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich import box
@@ -11,12 +11,16 @@ from rich.table import Table
 
 from visionthink import records
 from visionthink.addresses import is_endpoint
-from visionthink.cli.common import AddCommand, folder, given, wide, write_json
-from visionthink.cli.settings import add_settings, given_settings
+from visionthink.cli.common import MODELS, AddCommand, given, placement, placement_options, suggest, wide, write_json
+from visionthink.cli.settings import add_settings, given_settings, shown
 from visionthink.compress.fit_config import FitConfig
 from visionthink.errors import OptionError
 from visionthink.recipes.fits import FITS, fit_recipe
 
+_DESCRIBED = {
+    "model": "Model that the method is trained for: tiny, tiny-base, a checkpoint folder or a hub id (default: the recipe's).",
+    "keep": "Share of the visual tokens to keep, above 0 and at most 1 (default: the recipe's).",
+}
 METHODS = (
     f"for the tiny model: {', '.join(name for name, recipe in FITS.items() if not recipe.stand_in)}; "
     "for a real one, from --data: these names with _3b or _7b (Qwen2.5-VL) or _qwen3_8b (Qwen3-VL) behind them, as fcot_7b"
@@ -24,25 +28,31 @@ METHODS = (
 
 
 def add(command: AddCommand) -> None:
-    fit = command("fit", _fit, "Train a compression method for a model, together with its control.", as_json=True)
-    fit.add_argument("method", metavar="METHOD", help=METHODS)
-    text = "folder of the fitted method, for --policy learned:FOLDER; a fitted method that is there is replaced"
-    fit.add_argument("--out", type=folder, required=True, help=text)
-    fit.add_argument("--model", type=given, help="tiny, tiny-base, a folder or a hub id; default: the recipe's")
-    text = "share of the visual tokens to keep, above 0 and at most 1; default: the recipe's"
-    fit.add_argument("--keep", type=float, metavar="SHARE", help=text)
-    text = "table of examples to train and test on; default for the tiny model: generated questions"
+    text = (
+        "Train a compression method for a model, together with its control. The output folder holds the method, for visionthink "
+    )
+    text += "eval SUITE --policy learned:DIR; a fitted method that is there is replaced."
+    fit = command("fit", _fit, text, needs="train", as_json=True)
+    suggest(fit.add_argument("method", metavar="METHOD", help=METHODS), FITS)
+    suggest(fit.add_argument("--model", type=given, help=_DESCRIBED["model"]), MODELS)
+    fit.add_argument("--keep", type=float, metavar="SHARE", help=_DESCRIBED["keep"])
+    text = "table of examples to train and test on (default for the tiny model: generated questions)"
     fit.add_argument("--data", type=given, help=text)
     fit.add_argument("--limit", type=int, metavar="N", help="use only the first N examples, a fifth of them for testing")
     text = "take one optimizer step of method and control on two examples, and save nothing"
     fit.add_argument("--dry-run", action="store_true", help=text)
+    placement_options(fit, attention=False)
     add_settings(fit, FitConfig, records.documentation(FitConfig), {})
 
 
 def _fit(options: argparse.Namespace) -> None:
     recipe = fit_recipe(options.method)
-    changes = {name: getattr(options, name) for name in ("model", "keep") if getattr(options, name) is not None}
-    recipe = replace(recipe, config=replace(recipe.config, **given_settings(options, FitConfig)), **changes)
+    changes = {name: getattr(options, name) for name in _DESCRIBED if getattr(options, name) is not None}
+    recipe = replace(recipe, config=replace(recipe.config, **given_settings(options, FitConfig)), **placement(options), **changes)
+    described = _DESCRIBED | records.documentation(FitConfig)
+    values = {name: getattr(recipe, name) for name in _DESCRIBED} | asdict(recipe.config)
+    if shown(options, values, described, f"{options.method}: trains the compression method {recipe.family}."):
+        return
     if options.limit is not None and options.limit < 10:
         raise OptionError(f"--limit {options.limit}: must be at least 10")
     if is_endpoint(recipe.model):

@@ -26,9 +26,9 @@ class FitConfig:
     temperature: float = 1.0
     """Softmax temperature of teacher and student in `distill`."""
     steps: int = 500
-    """Optimizer updates."""
+    """Number of optimizer updates."""
     batch_size: int = 24
-    """Examples per update."""
+    """Number of examples in an update."""
     learning_rate: float = 1e-3
     """AdamW learning rate, with a warm-up over the first twenty-fifth of the updates and a cosine decay to 0."""
     seed: int = 0

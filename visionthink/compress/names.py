@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 
 if TYPE_CHECKING:
     from visionthink.compress.selection import Method
@@ -48,7 +48,7 @@ def parse(name: str, model: Any = None) -> Method:
         return _learned(name, keep, model)
     keep, colon, positions = keep.partition(":")
     if family not in _FAMILIES:
-        raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(_FAMILIES)}, learned")
+        raise OptionError(f"unknown compression method {family!r}; {choose_from(family, _FAMILIES)}, learned")
     try:
         share = float(keep)
     except ValueError:

@@ -114,7 +114,8 @@ def _summary(file: Path) -> tuple[dict[str, Any], _StoredSummary]:
     try:
         record = json.loads(file.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
-        raise DataError(f"{file.parent}: no summary.json; not an evaluation folder") from None
+        there = "not an evaluation folder" if file.parent.exists() else "there is no such folder"
+        raise DataError(f"{file.parent}: no summary.json; {there}; visionthink eval writes one") from None
     except (ValueError, RecursionError):
         raise DataError(f"{file}: not valid JSON") from None
     if not isinstance(record, dict) or not {"model", "policy", "accuracy"} <= set(record):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from visionthink.compress.fit_config import FitConfig
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
+from visionthink.policies.placement import AUTO, check_placement
 
 StandIn = Literal["qwen2_5_vl", "qwen3_vl"]
 Scenes = Literal["families", "slots"]
@@ -24,6 +25,8 @@ class FitRecipe:
     family: str
     keep: float
     model: str = "tiny"
+    device: str = AUTO
+    dtype: str = AUTO
     config: FitConfig = field(default_factory=FitConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method."""
@@ -31,6 +34,9 @@ class FitRecipe:
     """Generated questions to use if no table of examples is given."""
     stand_in: StandIn | None = None
     """A small random model of the same architecture, which a dry run uses instead of `model`."""
+
+    def __post_init__(self) -> None:
+        check_placement(self.device, self.dtype)
 
 
 _REAL: Mapping[str, tuple[str, StandIn]] = {
@@ -74,5 +80,5 @@ def fit_recipe(name: str) -> FitRecipe:
         OptionError: there is no such recipe.
     """
     if name not in FITS:
-        raise OptionError(f"unknown method {name!r}; choose from {', '.join(FITS)}")
+        raise OptionError(f"unknown method {name!r}; {choose_from(name, FITS)}")
     return FITS[name]

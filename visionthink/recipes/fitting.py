@@ -111,7 +111,8 @@ def run_fit(recipe: FitRecipe, out: Path, *, data: str = "", limit: int | None =
     if out.is_dir() and not (out / RECORD).is_file() and any(path.name not in ours for path in out.iterdir()):
         raise OptionError(f"--out {out}: holds something else than a fitted method; name another folder")
     stand_in = recipe.stand_in if dry_run else None
-    checkpoint = _stand_in(stand_in) if stand_in else open_checkpoint(recipe.model)
+    placed = {"device": recipe.device, "dtype": recipe.dtype}
+    checkpoint = _stand_in(stand_in) if stand_in else open_checkpoint(recipe.model, **placed)
     config = recipe.config
     if stand_in:
         parts: list[Sequence[Example]] = [synth.suite(2, split=split) for split in ("train", "test")]
