@@ -2,12 +2,16 @@
 # make test      run the fast tests                                                      (about 3 minutes on 2 cores)
 # make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
 # make check     lint and types
+# make coverage  run the fast tests and report branches that they do not reach
+# make lock      write requirements.lock: exact versions and hashes of the environment
+# make extras    install each extra alone, at the highest and lowest versions it allows, and try it (network, 10 GB of disk)
+# make release   build and check what would be published, in dist/
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
 
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check coverage lock extras release clean
 
 demo: .venv/ready
 	$(RUN)visionthink demo --out runs/demo
@@ -27,12 +31,28 @@ check: .venv/ready
 	$(RUN)ruff format --check .
 	$(RUN)mypy
 
-# torch by itself first: pip then takes a CPU wheel where the machine offers one, instead of the newest CUDA build
-.venv/ready: pyproject.toml constraints.txt
+coverage: .venv/ready
+	$(PYTEST) -m "not slow and not network" --cov --cov-report=term-missing:skip-covered --cov-report=html:runs/coverage
+
+lock: .venv/ready
+	$(RUN)python .ci/lock.py
+
+extras: .venv/ready
+	$(RUN)python .ci/extras.py $(EXTRAS)
+
+# what is published is what was tried: the wheel answers from an environment that holds nothing but its dependencies
+release: .venv/ready
+	rm -rf dist
+	$(RUN)uv build --out-dir dist .
+	$(RUN)uv tool run twine@7.0.0 check --strict dist/*
+	$(RUN)python .ci/extras.py --at highest --wheel dist/*.whl none local
+
+# every file has to have a hash of the lock; what CUDA builds of torch bring along besides is installed by the second line
+.venv/ready: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionthink needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(RUN)python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(RUN)python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(RUN)python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
 	@touch .venv/ready
 
 clean:

@@ -1,6 +1,6 @@
 """Installs each extra alone into an empty environment, at the ends of the versions it allows, and tries what it is for.
 
-python .ci/extras.py [--at highest|lowest] [EXTRA ...]
+python .ci/extras.py [--at highest|lowest] [--wheel FILE] [EXTRA ...]
 
 highest: the newest versions, but torch as constraints.txt has it, since index and machine must offer that build
 lowest:  the lower bounds of pyproject.toml, and the newest of what these need
@@ -131,14 +131,16 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--at", choices=ENDS, help="one end only")
+    parser.add_argument("--wheel", type=Path, help="default: one that is built now")
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="default: all")
     options = parser.parse_args()
     if unknown := {*options.extras} - {*extras()}:
         parser.error(f"no extra {unknown.pop()}; choose from {', '.join(extras())}")
     ends = [(extra, at) for extra in options.extras or extras() for at in ([options.at] if options.at else ENDS)]
     with tempfile.TemporaryDirectory() as folder:
-        run(UV, "build", "--wheel", "--out-dir", folder, ".")
-        [wheel] = Path(folder).glob("*.whl")
+        if options.wheel is None:
+            run(UV, "build", "--wheel", "--out-dir", folder, ".")
+        [wheel] = [options.wheel.resolve()] if options.wheel else Path(folder).glob("*.whl")
         passed = [tried(extra, at, wheel) for extra, at in ends]
     say(f"{sum(passed)} passed, {len(passed) - sum(passed)} failed")
     return 0 if all(passed) else 1

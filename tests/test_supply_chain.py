@@ -66,7 +66,7 @@ def test_no_code_of_a_checkpoint_is_trusted_and_no_pickled_weights_are_read():
 
 
 def test_pickles_are_read_from_our_own_processes_alone():
-    """`torch.load` reads numbers that the recipe of the embedded model wrote; Ray's workers get their work from who started them."""
+    """`torch.load` reads numbers that our own recipe wrote; Ray's workers get their work from who started them."""
     reading = {}
     for path in sorted(ROOT.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

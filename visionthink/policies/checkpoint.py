@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
 
 SAFELY = {"use_safetensors": True, "trust_remote_code": False}
-"""How weights are loaded: a checkpoint brings numbers and no code. Without these, transformers reads pickles where there is nothing
-else, and asks on a terminal whether to run the code of a checkpoint."""
+"""How weights are loaded: a checkpoint brings numbers and no code. Without these, transformers reads pickles where there are no
+safetensors, and asks on a terminal whether to run the code of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
