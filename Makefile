@@ -43,7 +43,7 @@ extras: .venv/ready
 # what is published is what was tried: the wheel answers from an environment that holds nothing but its dependencies
 release: .venv/ready
 	rm -rf dist
-	$(RUN)uv build --out-dir dist .
+	$(RUN)uv build --build-constraints constraints.txt --out-dir dist .
 	$(RUN)uv tool run twine@7.0.0 check --strict dist/*
 	$(RUN)python .ci/extras.py --at highest --wheel dist/*.whl none local
 

@@ -130,7 +130,7 @@ def serve() -> None:
     command = [sys.executable, "-m", "visionthink", "serve", "--port", "0"]
     with open("log", "w") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server:
         try:
-            for _ in range(600):
+            for _ in range(3000):
                 found = [word for word in Path("log").read_text().split() if word.startswith("http://127.0.0.1:")]
                 assert server.poll() is None, Path("log").read_text()
                 if found:

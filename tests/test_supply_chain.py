@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -228,3 +230,44 @@ def test_a_pickle_in_an_archive_is_not_read(tmp_path):
     with pytest.raises(DataError, match=r"second.tar: cannot be read"):
         read_examples(str(path))
     assert not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------------------------------ known vulnerabilities
+
+ACCEPTED: dict[str, str] = {}
+"""Advisories that do not concern this package, by id, and why."""
+
+
+def audited(requirements: Path, folder: Path) -> list[dict]:
+    """What pip-audit says of each requirement; the test is skipped where the advisory service cannot be asked.
+
+    pip-audit counts what the service does not know as not vulnerable, so that must be looked at.
+    """
+    uv, report = Path(sys.executable).with_name("uv"), folder / "report.json"
+    options = ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json", "--output", str(report)]
+    command = [str(uv), "tool", "run", "pip-audit@2.10.1", *options, "--requirement", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not report.is_file():
+        [*_, last] = done.stderr.strip().splitlines() or ["nothing was said"]
+        reached = not any(
+            said in done.stderr for said in ("ConnectionError", "ServiceError", "No solution found", "Failed to fetch")
+        )
+        assert not reached, done.stderr
+        pytest.skip(f"no advisory service, or no package index: {last[:200]}")
+    return json.loads(report.read_text("utf-8"))["dependencies"]
+
+
+@pytest.mark.network
+def test_no_known_vulnerabilities_in_what_is_installed(tmp_path):
+    lines = [
+        line.partition(" ")[0] for line in (ROOT.parent / "requirements.lock").read_text("utf-8").splitlines() if "==" in line
+    ]
+    one, every = tmp_path / "one.txt", tmp_path / "every.txt"
+    one.write_text(next(line for line in lines if line.startswith("numpy==")) + "\n")
+    every.write_text("\n".join(lines) + "\n")
+    [known] = audited(one, tmp_path)
+    if "skip_reason" in known:
+        pytest.skip(f"the advisory service is not here: {known['skip_reason']}")
+    found = audited(every, tmp_path)
+    assert [x["name"] for x in found if "skip_reason" in x] == []
+    assert {v["id"]: x["name"] for x in found for v in x["vulns"] if v["id"] not in ACCEPTED} == {}
