@@ -140,15 +140,10 @@ def test_every_extra_has_a_smoke_test_and_lower_bounds():
             )
 
 
-def test_versions_that_are_written_differently_are_one():
-    numbers = script("extras").numbers
-    assert numbers("1.10") == numbers("1.10.0") and numbers("2.13.0+cpu") == numbers("2.13") and numbers("1.10") != numbers("1.1")
-
-
 def test_what_an_extra_names_itself():
     asked = script("extras").asked("judge")
-    assert asked["latex2sympy2-extended"][0] == "latex2sympy2_extended" and "visionthink" not in asked
-    assert re.fullmatch(r"\d[\d.]*", asked["sympy"][1])
+    assert "visionthink" not in asked and re.fullmatch(r"\d[\d.]*", asked["latex2sympy2_extended"])
+    assert asked.keys() >= {"babel", "sympy", "text2num"} and script("extras").asked("local").keys() == {"torch", "transformers"}
 
 
 # ------------------------------------------------------------------------------------------------ the wheel and CI
