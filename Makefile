@@ -4,7 +4,7 @@
 # make check     lint and types
 # make coverage  run the fast tests and report branches that they do not reach
 # make lock      write requirements.lock: exact versions and hashes of the environment
-# make extras    install each extra alone, at the highest and lowest versions it allows, and try it (network, 10 GB of disk)
+# make extras    install each extra alone, at the highest and lowest versions it allows, and try it (network, 20 GB of disk)
 # make release   build and check what would be published, in dist/
 # Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
 
