@@ -32,7 +32,7 @@ check: .venv/ready
 	$(RUN)mypy
 
 coverage: .venv/ready
-	$(PYTEST) -m "not slow and not network" --cov --cov-report=term-missing:skip-covered --cov-report=html:runs/coverage
+	$(PYTEST) -m "not slow and not network" --cov --cov-report=term --cov-report=html:runs/coverage
 
 lock: .venv/ready
 	$(RUN)python .ci/lock.py
@@ -47,12 +47,17 @@ release: .venv/ready
 	$(RUN)uv tool run twine@7.0.0 check --strict dist/*
 	$(RUN)python .ci/extras.py --at highest --wheel dist/*.whl none local
 
-# every file has to have a hash of the lock; what CUDA builds of torch bring along besides is installed by the second line
-.venv/ready: pyproject.toml requirements.lock
+# Every file has to have a hash of the locks. Of torch the build is taken that this machine offers (for CPUs alone, or the index's
+# for CUDA); the last line installs nothing more, but for the CUDA libraries of such a build.
+PIP := $(RUN)python -m pip --quiet --disable-pip-version-check
+.venv/ready: pyproject.toml requirements.lock torch.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionthink needs Python 3.11 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(RUN)python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	$(RUN)python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e ".[dev]"
+	$(PIP) download --no-deps --dest .venv/torch "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --require-hashes --no-deps --no-index --find-links .venv/torch -r torch.lock
+	@rm -r .venv/torch
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	$(PIP) install --no-build-isolation -c constraints.txt -e ".[dev]"
 	@touch .venv/ready
 
 clean:

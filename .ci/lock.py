@@ -1,10 +1,11 @@
-"""Writes requirements.lock: the development environment, every version and the hashes of its files.
+"""Writes requirements.lock and torch.lock: the development environment, every version and the hashes of its files.
 
 python .ci/lock.py
 
 Versions are those of constraints.txt; what it does not name yet is written as the newest, and has to be added there. Of torch an
-index has one build and a machine may offer another one (for CPUs alone), of the same version: the hashes of both are kept. CUDA
-libraries that a build of torch brings along are left out, since they belong to that build.
+index has one build and a machine may offer another one (for CPUs alone), of the same version: the hashes of both are kept, in a
+file of its own, since pip would not look at the second one beside the first. CUDA libraries that come with a build of torch are
+left out, since they belong to that build.
 """
 
 from __future__ import annotations
@@ -17,12 +18,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements.lock"
+LOCK, TORCH = ROOT / "requirements.lock", ROOT / "torch.lock"
 OF_CUDA = ("nvidia-", "cuda-", "triton")
-HEAD = """\
-# Written by `make lock` from pyproject.toml and constraints.txt: the development environment with the hashes of its files.
-# torch has the hashes of several builds; CUDA libraries are installed with the build that needs them.
-"""
+HEAD = "# Written by `make lock` from pyproject.toml and constraints.txt: {}.\n"
 
 
 def resolved() -> dict[str, list[str]]:
@@ -43,7 +41,7 @@ def parse(text: str) -> dict[str, list[str]]:
 
 def builds_of_torch(version: str) -> set[str]:
     """Hashes of the build that this machine installs, and of those that the lock knows of the same version."""
-    known = parse(LOCK.read_text("utf-8")) if LOCK.is_file() else {}
+    known = parse(TORCH.read_text("utf-8")) if TORCH.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "-d", folder]
         subprocess.run([*pip, version], check=True)
@@ -52,14 +50,17 @@ def builds_of_torch(version: str) -> set[str]:
     return {*known.get(version, []), *re.findall(r"--hash=(\S+)", said)}
 
 
+def write(file: Path, what: str, found: dict[str, list[str]]) -> None:
+    lines = [" \\\n    ".join([name, *(f"--hash={each}" for each in hashes)]) for name, hashes in found.items()]
+    file.write_text(HEAD.format(what) + "\n".join(lines) + "\n", "utf-8")
+
+
 def main() -> None:
     found = {name: hashes for name, hashes in resolved().items() if not name.startswith(OF_CUDA)}
     [torch] = [name for name in found if name.startswith("torch==")]
-    plain = torch.partition(" ;")[0]
-    found = {plain if name == torch else name: hashes for name, hashes in found.items()}
-    found[plain] = sorted({*found[plain], *builds_of_torch(plain)})
-    lines = [" \\\n    ".join([name, *(f"--hash={each}" for each in hashes)]) for name, hashes in found.items()]
-    LOCK.write_text(HEAD + "\n".join(lines) + "\n", "utf-8")
+    version, hashes = torch.partition(" ;")[0], found.pop(torch)
+    write(LOCK, "the development environment but for torch", found)
+    write(TORCH, "builds of torch that are known", {version: sorted({*hashes, *builds_of_torch(version)})})
 
 
 if __name__ == "__main__":
