@@ -28,7 +28,14 @@ def resolved() -> dict[str, list[str]]:
     clean = {name: value for name, value in os.environ.items() if name not in ("UV_FIND_LINKS", "UV_EXTRA_INDEX_URL")}
     uv = Path(sys.executable).with_name("uv")
     command = [uv, "pip", "compile", "pyproject.toml", "--extra", "dev", "--constraints", "constraints.txt", "--universal"]
-    command += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--python-version", "3.11"]
+    command += [
+        "--generate-hashes",
+        "--no-annotate",
+        "--no-header",
+        "--quiet",
+        "--python-version",
+        "3.11.5",
+    ]  # the lowest that mkdocs-material works with
     text = subprocess.run(command, cwd=ROOT, env=clean, check=True, stdout=subprocess.PIPE, text=True).stdout
     return parse(text)
 

@@ -174,6 +174,11 @@ def vllm() -> None:
     assert importlib.import_module("vllm").LLM and importlib.import_module("visionthink.policies.vllm")
 
 
+def docs() -> None:
+    """The site, without a warning."""
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(Path("site").absolute())], cwd=HERE, check=True)
+
+
 def dev() -> None:
     """Lint, types and a file of tests."""
     run = [sys.executable, "-m"]
@@ -195,6 +200,7 @@ EXTRAS = {
     "judge": judge,
     "ray": ray,
     "lmms": lmms,
+    "docs": docs,
     "dev": dev,
 }
 

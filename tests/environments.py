@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -11,9 +12,16 @@ import sys
 import sysconfig
 import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.metadata.spec import construct_metadata_file_2_4
+from hatchling.plugin.manager import PluginManager
+from packaging.requirements import Requirement
+
+import visionthink
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = sysconfig.get_paths()["purelib"]
@@ -74,6 +82,38 @@ def fuzzing_python() -> Path:
     """An interpreter that has schemathesis."""
     wanted = "schemathesis==4.32.5"
     return kept("schemathesis", wanted, lambda folder: install(virtual(folder), wanted)) / "bin" / "python"
+
+
+def only(folder: Path, extras: str = "") -> Path:
+    """Makes a virtual environment with this checkout and what it needs with some extras, separated by commas, and nothing else;
+    its python. Libraries are links to those of this environment, so that nothing is installed."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    [site] = (folder / "lib").glob("python*/site-packages")
+    described = construct_metadata_file_2_4(ProjectMetadata(str(ROOT), PluginManager()))
+    (site / f"visionthink-{visionthink.__version__}.dist-info").mkdir()
+    (site / f"visionthink-{visionthink.__version__}.dist-info" / "METADATA").write_text(described)
+    (site / "checkout.pth").write_text(f"{ROOT}\n")
+    declared = [line.removeprefix("Requires-Dist: ") for line in described.splitlines() if line.startswith("Requires-Dist: ")]
+    open_ends, seen = [("visionthink", frozenset(extras.split(",")))], set()
+    while open_ends:
+        name, wanted = open_ends.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        lines = declared if name == "visionthink" else metadata.requires(name) or ()
+        for line in map(Requirement, lines):
+            if line.marker is None or any(line.marker.evaluate({"extra": extra}) for extra in wanted or {""}):
+                with contextlib.suppress(metadata.PackageNotFoundError):  # of another platform
+                    if line.name != "visionthink":
+                        metadata.version(line.name)
+                    open_ends.append((line.name, frozenset(line.extras or {""})))
+    for name in {name for name, _ in seen} - {"visionthink"}:
+        distribution = metadata.distribution(name)
+        for part in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            place = site / part
+            if not place.exists():
+                place.symlink_to(Path(str(distribution.locate_file(part))))
+    return folder / "bin" / "python"
 
 
 def install(python: Path | None, *what: str) -> None:

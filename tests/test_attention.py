@@ -193,7 +193,7 @@ def test_flash_attention_is_chosen_where_it_can_be_used(monkeypatch):
 def test_what_cannot_be_used_is_refused():
     flash = "flash_attention_2"
     with pytest.raises(
-        OptionError, match=r"^attention flash_attention_2: needs a GPU of NVIDIA, and the model is on cpu; or use sdpa$"
+        OptionError, match=r"^attention flash_attention_2: needs an NVIDIA GPU, and the model is on the cpu; or use sdpa$"
     ):
         open_checkpoint("tiny-base", device="cpu", attention=flash)
     with pytest.raises(OptionError, match=r"needs weights in bfloat16 or float16, and these are float32"):
@@ -201,7 +201,7 @@ def test_what_cannot_be_used_is_refused():
     with pytest.raises(OptionError, match=r"of a type that config\.json does not say"):
         chosen_attention(flash, device="cuda", dtype=None)
     for wrong in (open_checkpoint, visionthink.load):
-        with pytest.raises(OptionError, match=r"^unknown attention 'flash'; choose one of sdpa, flash_attention_2, eager$"):
+        with pytest.raises(OptionError, match=r"^unknown attention 'flash'; choose from sdpa, flash_attention_2, eager$"):
             wrong("no-such-model", attention="flash")
     for settings in (TrainConfig, lambda **given: CurateConfig(data="mini", model="tiny", out=".", **given)):
         with pytest.raises(OptionError, match=r"^unknown attention 'flash'"):

@@ -541,7 +541,7 @@ def test_names_and_headlines():
 
 
 def test_the_page_says_what_the_code_does():
-    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "benchmarks.md").read_text("utf-8")
     for b in BENCHMARKS:
         headline = f"{b.scale:g} × `{b.headline}`" if b.scale != 1 else f"`{b.headline}`"
         cells = (b.name, f"`{b.key}`", b.task, b.dataset, b.split, headline, "yes" if b.judged else "", " ".join(b.caveats))

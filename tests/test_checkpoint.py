@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 import visionthink
 from visionthink import run_batch
 from visionthink.data import synth
-from visionthink.errors import ModelError
+from visionthink.durable import replace_folder
+from visionthink.errors import ModelError, StorageError
 from visionthink.policies import checkpoint_files
 from visionthink.policies.checkpoint import describe, open_checkpoint, resolve
 from visionthink.policies.local import LocalPolicy
@@ -556,3 +557,19 @@ def test_files_with_any_content_are_read_whole_or_refused_by_name(mutated, mutat
         assert parts.budget.max_pixels == 12544
     if file != "visionthink.json":
         assert (parts.protocol.dialect, parts.protocol.boundary) == ("compact", "chatml")
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "it"
+    folder.mkdir()
+    (folder / "old.txt").write_text("old")
+    with pytest.raises(StorageError, match=r"it: cannot be written \(no space\)"), replace_folder(folder) as partial:
+        (partial / "new.txt").write_text("half")
+        raise OSError("no space")
+    assert [path.name for path in tmp_path.rglob("*")] == ["it", "old.txt"]
+    with replace_folder(folder) as partial:
+        (partial / "inner").mkdir()
+        (partial / "inner" / "new.txt").write_text("whole")
+        (partial / "inner" / "new.txt").chmod(0o600)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["inner", "it", "new.txt"]
+    assert (folder / "inner" / "new.txt").stat().st_mode & 0o777 == 0o644

@@ -25,18 +25,18 @@ from visionthink.engine.codebook import CodebookConfig, CodebookTokenizer, quant
 from visionthink.errors import CompressionError, ModelError, OptionError
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.policies.local import LocalPolicy
-from visionthink.policies.render import Renderer
+from visionthink.recipes.ett_report import write_report
 from visionthink.recipes.ett_runs import run
 from visionthink.recipes.ett_stages import (
     ENTROPY,
     Plan,
     answer_logits,
-    answered,
     build_image_processor,
     build_model,
     questions,
     tokenizer_loss,
 )
+from visionthink.recipes.fitting import Answers
 from visionthink.train.demonstrations import collate
 
 SMALL = Plan(questions=96, tests=48, rebuild=30, plain=10, restart=30, align=2, tune=2)
@@ -161,13 +161,30 @@ def test_what_the_recipe_leaves(done):
     by_name = {row["arm"]: row for row in record["arms"]}
     assert by_name["frozen"]["error"] == by_name["index"]["error"] == by_name["aligned"]["error"]  # frozen is frozen
     assert by_name["joint"]["error"] != by_name["aligned"]["error"]
-    table = (done / "report" / "table.md").read_text()
-    assert "| joint, alpha 0.25 |" in table and "shown" in table
+    assert "| joint, alpha 0.25 |" in (done / "report" / "table.md").read_text()
     with Image.open(done / "report" / "pictures.png") as picture:
         assert picture.size == (8 * 116, 4 * 128)
     begun, frozen = (open_checkpoint(str(done / "seed-0" / name)).model.model.visual for name in ("aligned", "frozen"))
     same = {name for name, x in begun.state_dict().items() if torch.equal(x, frozen.state_dict()[name])}
     assert set(begun.state_dict()) - same == {"projector.0.weight", "projector.0.bias", "projector.2.weight", "projector.2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "shown", "sentence"),
+    [
+        (0.625, 0.24, True, "+12.5 points of answers, +20 % of the error; at least +5 points at no more than +20 %: shown."),
+        (0.54, 0.1, False, "+4.0 points of answers, -50 % of the error; at least +5 points at no more than +20 %: not shown."),
+        (0.625, 0.25, False, "+12.5 points of answers, +25 % of the error; at least +5 points at no more than +20 %: not shown."),
+    ],
+)
+def test_the_verdict_of_the_report(tmp_path, answers, error, shown, sentence):
+    plain = {"answers": 0.5, "error": 0.2, "codes": 9, "perplexity": 8.0, "cpu_seconds": 1}
+    arms = dict.fromkeys(("aligned", "index", "frozen", "answers"), plain)
+    arms["joint"] = plain | {"answers": answers, "error": error}
+    pictures = dict.fromkeys(("original", "aligned", "joint", "answers"), torch.zeros(1, 3, 8, 8))
+    record = write_report(tmp_path, [{"arm": name, **numbers} for name, numbers in arms.items()], pictures)
+    assert record["verdict"]["shown"] is shown
+    assert sentence in (tmp_path / "table.md").read_text()
 
 
 def test_it_goes_on_where_it_was_interrupted(done, tmp_path, capfd):
@@ -185,9 +202,8 @@ def test_it_goes_on_where_it_was_interrupted(done, tmp_path, capfd):
 
 
 def test_training_sees_what_the_opened_model_computes(done, base):
-    opened, renderer = open_checkpoint(str(done / "final")), Renderer(base.tokenizer, base.protocol.boundary)
-    said = [answered(base, renderer, example) for example in synth.suite(8, split="test", cells=synth.BALANCED)]
-    inputs = collate(said, renderer, opened.image_processor)
+    opened, answers = open_checkpoint(str(done / "final")), Answers(synth.suite(8, split="test", cells=synth.BALANCED), base)
+    inputs = collate(list(answers), answers.renderer, opened.image_processor)
     labels = inputs.pop("labels")[:, 1:]
     [batch] = questions(base, 8, "test")
     tokenizer = opened.model.model.visual

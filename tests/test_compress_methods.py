@@ -648,7 +648,10 @@ def test_names_are_light():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: parse("fastvv:0.5"), "unknown compression method 'fastvv'; choose from fastv, visionzip, "),
+        (
+            lambda: parse("fastvv:0.5"),
+            "unknown compression method 'fastvv'; did you mean 'fastv'? choose from fastv, ",
+        ),
         (lambda: parse("random:0.5"), "unknown compression method 'random'"),
         (lambda: parse("fastv"), "say the share of visual tokens to keep, as in fastv:0.5"),
         (lambda: parse("fastv:half"), "say the share"),

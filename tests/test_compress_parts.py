@@ -107,7 +107,7 @@ def test_two_layers_in_succession_are_passed_by(policy):  # noqa: F811
     assert close(torch.stack(output.logits, 1).float(), expected)
     counts = [sum(c) for c in session.tokens[0]]
     assert counts[:-2] == [counts[0]] * (last - 1) and counts[-2] == counts[-1] < counts[0]
-    with pytest.raises(OptionError, match="tokens passed the layer before by"), compress(model, Routed(layers=method.layers)):
+    with pytest.raises(OptionError, match="tokens skipped the layer before it"), compress(model, Routed(layers=method.layers)):
         logits_of(policy, inputs)
 
 

@@ -119,7 +119,7 @@ def test_the_page_sets_a_control_beside_the_run(tmp_path):
     assert own.control is None and control.control["difference"]["mean"] == -1.0
     assert (control.control["n"], control.control["accuracy"], control.control["adaptive"]) == (3, 0.0, 1.0)
     text = (tmp_path / "r.html").read_text()
-    assert "Where it looked" in text and "<h3>Controls</h3>" in text
+    assert "Where the model looked" in text and "<h3>Controls</h3>" in text
     kept = Image.open(next((tmp_path / "control-wrong-crop" / "views").glob("e0.0.56-0-112-56@1.png")))
     assert kept.getpixel((5, 5)) == COLOURS["blue"]
 

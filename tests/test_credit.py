@@ -317,7 +317,7 @@ def test_which_groups_have_something_to_compare():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("x", "unknown credit 'x'; choose eq3, sum, gdpo, centred, dtpo, branches, with settings as"),
+        ("x", "unknown credit 'x'; choose from eq3, sum, gdpo, centred, dtpo, branches, with settings as"),
         ("", "unknown credit ''"),
         ("eq3:price=1", "credit 'eq3:price=1': eq3 has no setting 'price'; settings of eq3: none"),
         ("centred:price=0.1,price=0.2", "credit 'centred:price=0.1,price=0.2': price is named twice"),

@@ -241,7 +241,7 @@ def test_members_over_a_limit(tmp_path):
             {"benefit": "value", "credit": "branches", "forced": 1},
             "benefit value: credit branches measures by itself what looking",
         ),
-        ({"benefit": "x"}, "unknown benefit 'x'; choose none, adatooler, value"),
+        ({"benefit": "x"}, "unknown benefit 'x'; choose from none, adatooler, value"),
         ({"over_limit": "x"}, "unknown over_limit 'x'; choose mask, exclude, penalise"),
         ({"forced": 1, "forced_actions": "direct"}, "forced_actions 'direct': name at least two different ones"),
         ({"forced": 1, "forced_actions": "direct,3"}, "forced_actions '3': what can be asked for here is direct, request"),

@@ -7,7 +7,13 @@ import dataclasses
 import json
 import re
 import shlex
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import datasets
@@ -21,7 +27,8 @@ from visionthink.data import synth
 from visionthink.rewards.spec import read_judge
 
 ROOT = Path(__file__).parents[1]
-PAGES = {page.name: page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCS = ROOT / "docs"
+PAGES = {"README.md": ROOT / "README.md"} | {str(page.relative_to(DOCS)): page for page in sorted(DOCS.rglob("*.md"))}
 SHORTER = {
     "train": ["--steps", "2", "--prompts-per-step", "2"],
     "sft": ["--steps", "2"],
@@ -119,7 +126,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_every_option_on_the_page_about_scale_exists():
     """In sentences and tables too; `accelerate launch` has options of its own, which have underscores."""
-    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES["scale.md"].read_text("utf-8")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES["how-to/scale.md"].read_text("utf-8")))
     others = {name for name in named if "_" in name}
     assert others == {"--config_file", "--machine_rank"}
     assert {"--engine", "--workers", "--gpus-per-worker", "--judge"} <= named
@@ -148,28 +155,63 @@ def test_links_lead_to_one_place(name):
         assert link.startswith("https://") or (target.exists() and (not anchor or anchor in anchors(target))), link
 
 
+@contextmanager
+def served(options: list[str]) -> Iterator[int]:
+    """`visionthink serve` in a process of its own, on a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "visionthink", *options, "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + 300
+            while True:
+                assert server.poll() is None and time.monotonic() < deadline, f"does not serve: {options}"
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield port
+        finally:
+            server.terminate()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
+    """A server runs until the page ends; clients of port 8000 find the last one that was started."""
     names: dict = {"__name__": "page"}
-    for block in blocks_of(PAGES[name].read_text("utf-8")):
-        if block.not_run or block.language not in ("sh", "bash", "python"):
-            continue
-        if block.language == "python":
-            exec(compile(block.text, name, "exec", dont_inherit=True), names)
-            continue
-        for program, *options in block.commands():
-            if program == "visionthink" and options[0] not in LONG:
-                more = [] if "--dry-run" in options else SHORTER.get(options[0], [])
-                assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
+    port = 8000
+    with ExitStack() as servers:
+        for block in blocks_of(PAGES[name].read_text("utf-8")):
+            if block.not_run or block.language not in ("sh", "bash", "python"):
+                continue
+            if block.language == "python":
+                code = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+                exec(compile(code, name, "exec", dont_inherit=True), names)
+                continue
+            for program, *options in block.commands():
+                if program != "visionthink" or options[0] in LONG:
+                    continue
+                if options[0] == "serve":
+                    port = servers.enter_context(served(options))
+                else:
+                    more = [] if "--dry-run" in options else SHORTER.get(options[0], [])
+                    assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
+    printed = capsys.readouterr().out
+    if name == "tutorials/first-steps.md":
+        assert [line for line in printed.splitlines() if line in ("3", "vertical")] == ["3", "vertical", "3"]
+    if name == "explanation/real-models.md":
+        assert printed.startswith("| model |") and f"\n{printed}\n" in PAGES[name].read_text("utf-8")
     if name == "README.md":
         assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
-    if name == "training.md":
+    if name == "how-to/training.md":
         sft = desk / "runs" / "sft"
         losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]
         assert len(losses) == 20
         assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
-    if name == "compression.md":
+    if name == "how-to/compression.md":
         assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
         assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
 
@@ -193,7 +235,7 @@ def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
     """As it stands there, to its end; and with a processor of one's own, where transformers' refuses to be made."""
     monkeypatch.setitem(sys.modules, "torchvision", None)
     names: dict = {}
-    exec(blocks("python", PAGES["compression.md"])[0], names)
+    exec(blocks("python", PAGES["how-to/compression.md"])[0], names)
     checkpoint, inputs = names["checkpoint"], names["inputs"]
     assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
     assert set(inputs) == {"input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"}
@@ -203,7 +245,7 @@ def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
 
 
 def test_the_judge_file_is_read(tmp_path, monkeypatch):
-    [text] = blocks("toml", ROOT / "docs" / "judges.md")
+    [text] = blocks("toml", PAGES["reference/judges.md"])
     (tmp_path / "judge.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")

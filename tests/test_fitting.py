@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from visionthink.cli import main
+from visionthink.cli.fitting import _print
 from visionthink.compress.families import make
 from visionthink.compress.learned import Base, describe, save
+from visionthink.errors import DataError, ImageError
 from visionthink.recipes import fitting
 from visionthink.recipes.compressors import ARMS, difference, fit_one, page
 from visionthink.recipes.fits import FITS
@@ -50,10 +56,36 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     assert (report := json.loads(capsys.readouterr().out))["samples"] == 8 and report["tested"] == 2
 
 
+def rows_of(folder, count: int, **last) -> str:
+    """A table of so many rows, the last of which is another."""
+    Image.new("RGB", (112, 112), "red").save(folder / "red.png")
+    rows = [{"question": "What colour?", "image": "red.png", "answer": "red"}] * (count - 1)
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows, rows[0] | last]))
+    return str(folder / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("count", "limit", "found"), [(12, 100, (10, 2)), (10, None, (9, 1)), (30, 20, (16, 4))])
+def test_a_limit_above_the_rows_of_a_table(tmp_path, count, limit, found):
+    train, test = fitting.examples(rows_of(tmp_path, count), limit=limit)
+    assert (len(train), len(test)) == found
+
+
+@pytest.mark.parametrize("limit", [None, 10, 100])
+def test_a_table_of_few_rows(tmp_path, limit):
+    with pytest.raises(DataError, match=r"rows.jsonl: 9 rows; ten are the least"):
+        fitting.examples(rows_of(tmp_path, 9), limit=limit)
+
+
+def test_an_image_that_is_missing_is_known_before_training(tmp_path, tiny):
+    _, test = fitting.examples(rows_of(tmp_path, 10, image="nowhere.png"))
+    with pytest.raises(ImageError, match=r"example 9, .*nowhere.png: no such file"):
+        fitting.Answers(test, tiny)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["fcott"], "unknown method 'fcott'; choose from fcot, "),
+        (["fcott"], "unknown method 'fcott'; did you mean 'fcot'? choose from fcot, "),
         (["fcot_7b"], "fcot_7b: needs --data, a table of examples to learn from"),
         (["fcot", "--keep", "0.3"], "fcot keep 0.3: mixes whole cells; choose 0.5, 0.25, 0.125, 0.0625, 1"),
         (["fcot", "--keep", "0"], "fcot keep 0.0: a share, above 0 and at most 1"),
@@ -63,7 +95,7 @@ def test_a_table_of_ones_own(tmp_path, capsys):
         (["fcot", "--steps", "0"], "--steps 0: must be above 0"),
         (["fcot", "--limit", "3"], "--limit 3: must be at least 10"),
         (["fcot", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["fcot", "--objective", "reconstruct"], "reconstruct"),
+        (["fcot", "--objective", "reconstruct"], "fcot reconstructs nothing; choose answers or distill"),
     ],
 )
 def test_bad_options(tmp_path, capsys, monkeypatch, options, message):
@@ -72,6 +104,45 @@ def test_bad_options(tmp_path, capsys, monkeypatch, options, message):
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "it").exists()
+
+
+def test_what_the_page_says_of_recipes():
+    page = (Path(__file__).parents[1] / "docs/how-to/learned-compression.md").read_text("utf-8")
+    said = dict(re.findall(r"^\| `(\w+(?:_\*)?)` \| ([\d.]+ \| \w+ \| \d+ \| \d+ \| [\d.e-]+) \|$", page, re.M))
+    found = {
+        re.sub("_(3b|7b|qwen3_8b)$", "_*", name): f"{r.keep:g} | {c.objective} | {c.steps} | {c.batch_size} | {c.learning_rate:g}"
+        for name, r in FITS.items()
+        if (c := r.config)
+    }
+    assert said == found
+
+
+def test_a_library_that_is_not_there_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["fit", "fcot", "--limit", "10", "--out", str(tmp_path / "it")]) == 2
+    assert "accelerate is not installed; pip install 'visionthink[train]'" in capsys.readouterr().err
+
+
+def test_the_difference_from_the_control_is_printed(capsys):
+    found = {"accuracy": 0.5, "divergence": 0.25, "tokens": 4.0}
+    kinds = {"full": "1111", "untrained": "0000", "control": "0000", "trained": "1111"}
+    _print({"tested": 4, **{kind: {**found, "right": right} for kind, right in kinds.items()}}, "saved to it")
+    said = capsys.readouterr().out
+    assert "trained - control: +100.0 points (95 % interval +100.0 to +100.0)\nsaved to it\n" in said
+    assert re.search(r"trained control +4\.0 +50\.0 +0\.250", said)
+
+
+def test_several_gpus_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert main(["fit", "fcot", "--out", str(tmp_path / "it")]) == 2
+    assert "fit: trains on one GPU, and there are 8; choose one with CUDA_VISIBLE_DEVICES=0" in capsys.readouterr().err
+
+
+def test_a_folder_in_which_a_fit_was_killed_is_taken_again(tmp_path, capsys):
+    (tmp_path / "it" / ".partial").mkdir(parents=True)
+    (tmp_path / "it" / "control").mkdir()
+    assert main(["fit", "lis", "--steps", "1", "--limit", "10", "--batch-size", "2", "--out", str(tmp_path / "it")]) == 0
+    assert describe(tmp_path / "it").family == describe(tmp_path / "it" / "control").family == "lis"
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, capsys):
@@ -107,13 +178,19 @@ def test_the_table():
     assert "| `todre:0.5` | 8.0 | 50.0 | 1.000 |" in text
 
 
-def test_a_fit_of_the_table_is_not_repeated(tmp_path, monkeypatch):
+def test_a_fit_of_the_table_is_not_repeated_unless_its_settings_changed(tmp_path, monkeypatch):
+    runs = []
+
     def done(recipe, folder):
-        assert not folder.exists()
+        runs.append(recipe.config.steps)
         base = Base(model_type="m", hidden=8, layers=2, tower=8, patches=4, levels=(0,), merger="", first=1, blocks=2)
-        for place in (folder, folder / "control"):
-            save(place, make("fcot", base, 0.25, {}), {}, {"seed": recipe.config.seed})
+        save(folder, make("fcot", base, 0.25, {}), {}, asdict(recipe.config))
 
     monkeypatch.setattr(fitting, "run_fit", done)
-    assert fit_one("fcot", 3, tmp_path) == fit_one("fcot", 3, tmp_path) == {"seed": 3}
+    assert fit_one("fcot", 3, tmp_path) == fit_one("fcot", 3, tmp_path) == asdict(replace(ARMS["fcot"].config, seed=3))
+    assert runs == [500]
+    shorter = replace(ARMS["fcot"], config=replace(ARMS["fcot"].config, steps=7))
+    monkeypatch.setitem(ARMS, "fcot", shorter)
+    assert fit_one("fcot", 3, tmp_path)["steps"] == 7
+    assert runs == [500, 7]
     assert set(ARMS) >= {"fcot", "quecc", "setok", "remember", "select", "lis", "mod"}

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 REQUEST = said("<think>small</think>", Protocol("agent").request())
 ANSWER = said("<think>ok</think>", "<answer>4", "2</answer>")
 CASES = 150
-"""For each of the two operations; several times as many were run by hand, see docs/log.md."""
+"""For each of the two operations; several times as many were run by hand, see docs/explanation/log.md."""
 OPTIONS = (
     *("--include-method", "POST", "--phases", "fuzzing", "-n", f"{CASES}", "--seed", "1", "--no-shrink", "--continue-on-failure"),
     *("--max-response-time", "20", "--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"),

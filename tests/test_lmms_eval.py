@@ -1,4 +1,4 @@
-"""The plug-in inside lmms-eval itself, in the environment that docs/lmms-eval.md tells to build."""
+"""The plug-in inside lmms-eval itself, in the environment that docs/how-to/lmms-eval.md tells to build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from visionthink.evals.lmms_logs import evaluate_logs, read_lmms_logs
 from visionthink.evals.run_folder import read_run
 from visionthink.rewards.spec import read_judge
 
-PAGE = (ROOT / "docs" / "lmms-eval.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "lmms-eval.md").read_text("utf-8")
 
 
 def told(beginning: str) -> list[str]:

@@ -25,7 +25,7 @@ from visionthink.train.memory import Estimate, check_memory, estimate
 from visionthink.train.run import train
 from visionthink.train.sizes import longest, read_sizes
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "training.md"
 SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 FOUR_NODES = dataclasses.replace(ONE_NODE, processes=32)
 

@@ -66,8 +66,8 @@ def test_the_page_draws_the_boxes_that_were_looked_at(capsys, oracle, tmp_path):
     text = page.read_text()
     drawn = re.findall(r'<rect x="(\d+)" y="(\d+)" width="(\d+)" height="(\d+)"></rect>', text)
     quadrants = {(x, y, "56", "56") for x in ("0", "56") for y in ("0", "56")}
-    assert quadrants & set(drawn) and "a part of an image was asked for" in text
-    assert 'viewBox="0 0 112 112"' in text and "region, 4 tokens" in text
+    assert quadrants & set(drawn) and "requests for a part of an image" in text
+    assert 'viewBox="0 0 112 112"' in text and "a part at full resolution, 4 visual tokens" in text
 
 
 def test_ask_says_what_was_looked_at(capsys, tmp_path):
@@ -92,7 +92,7 @@ def test_every_named_menu_brings_a_dialect_and_can_be_loaded(capsys, tmp_path):
         assert (status, err) == (0, ""), name
         assert json.loads(out)["stop_reason"] in ("length", "answered", "malformed_call", "empty"), name
     status, _, err = run(capsys, "ask", str(tmp_path / "a.png"), "-q", "How many?", "--menu", "none")
-    assert (status, err.startswith("error: --menu 'none': choose one of visionthink, ")) == (2, True)
+    assert (status, err.startswith("error: --menu 'none': choose from visionthink, ")) == (2, True)
 
 
 def test_what_a_menu_costs(capsys):

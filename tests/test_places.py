@@ -17,7 +17,7 @@ from visionthink.recipes import SUITES, suite
 from visionthink.types import Box
 
 FAMILIES = list(place_families.FAMILIES)
-DRAWS = [pytest.param(20), pytest.param(1000, marks=pytest.mark.slow)]
+DRAWS = [pytest.param(20), pytest.param(300, marks=pytest.mark.slow)]
 
 
 def scenes(family, n, *, hard, side=112, split="test"):

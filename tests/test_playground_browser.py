@@ -141,7 +141,7 @@ def test_options_are_asked_for(page, server, tmp_path):
     page.check("input[name=mode][value=high]")
     ask()
     expect(page.locator("#measure")).to_be_hidden()
-    expect(page.locator("#bill-sentence")).to_contain_text("This was always-full")
+    expect(page.locator("#bill-sentence")).to_contain_text("The picture was shown at full size at once")
     assert asked == [
         ("large", {"events": True, "mode": "auto", "rule": "model"}),
         ("large", {"events": True, "mode": "auto", "rule": "gate"}),
@@ -163,7 +163,7 @@ def test_the_bill_and_always_full_measured(page, server, tmp_path):
     row = [page.locator(f"#{name}").inner_text() for name in ("tokens", "tokens-full", "seconds", "seconds-full", "answer-full")]
     assert row == ["4", "16", "0.021", "not measured", "not asked"]
     expect(page.locator("#bill-sentence")).to_have_text(
-        "12 visual tokens fewer than always-full (75 % saved), without a closer look."
+        "12 visual tokens fewer than at full size (75 % saved), without a closer look."
     )
     server.play(looked(0, FULL), said("orange!"), ended(bill(18, 18, 0, 0.052, "fixed")))
     page.click("#measure")
@@ -176,7 +176,7 @@ def test_the_bill_and_always_full_measured(page, server, tmp_path):
     row = [page.locator(f"#{name}").inner_text() for name in ("tokens", "tokens-full", "seconds", "seconds-full", "answer-here")]
     assert row == ["4", "18", "0.021", "0.052", "orange"]
     expect(page.locator("#bill-sentence")).to_have_text(
-        "14 visual tokens fewer than always-full (78 % saved), without a closer look; 0.031 s faster."
+        "14 visual tokens fewer than at full size (78 % saved), without a closer look; 0.031 s faster."
     )
     expect(page.locator("#answer")).to_have_text("orange")
     assert page.locator("#steps li").count() == 2, "the measured run is not drawn over the first"
@@ -193,10 +193,10 @@ def test_more_than_always_full_is_said(page, server, tmp_path):
     )
     page.click("#ask")
     expect(page.locator("#bill-sentence")).to_have_text(
-        "4 visual tokens more than always-full (25 % more), with 1 closer look: the small view came on top."
+        "4 visual tokens more than at full size (25 % more), with 1 closer look: the small view was read as well."
     )
     expect(page.locator(".decision")).to_contain_text("Confidence 0.41 is below 0.90.")
-    expect(page.locator(".decision")).to_contain_text("Decided by the threshold")
+    expect(page.locator(".decision")).to_contain_text("The threshold on the confidence of the answer decided this.")
 
 
 def test_boxes_stand_where_was_looked(page, server, tmp_path):
@@ -340,15 +340,15 @@ REFUSALS = {
     "too many": (refusal(429, "Too many requests.", **{"Retry-After": "7"}), "Too many requests. Ask again in 7 s."),
     "server": (
         refusal(502, "The model's server refused the connection."),
-        "The model's server refused the connection. Ask again; if it goes on, see what the server wrote where it was started.",
+        "The model's server refused the connection. Ask again. If that does not help, read the server's log.",
     ),
     "a proxy's page": (
         Play(status=503, body="<h1>down</h1>"),
-        "The server answered with status 503. Ask again; if it goes on, see what the server wrote where it was started.",
+        "The server answered with status 503. Ask again. If that does not help, read the server's log.",
     ),
     "no stream": (
         Play(body={"choices": []}),
-        "The server did not answer with a stream. Is there something between it and this page that changes answers?",
+        "The server did not answer with a stream. A proxy between the server and this page may have changed the answer.",
     ),
 }
 BROKEN = "The connection broke before the answer was complete. Ask again."
@@ -449,7 +449,7 @@ def test_stop_closes_the_connection(page, server, tmp_path):
     page.click("#ask")
     expect(page.locator("#answer")).to_have_text("hori")
     page.click("#stop")
-    expect(page.locator("#answer-note")).to_have_text("Stopped. What came before is shown.")
+    expect(page.locator("#answer-note")).to_have_text("Stopped. What arrived before that is shown.")
     assert server.gone.wait(2)
     expect(page.locator("#error")).to_be_hidden()
     assert page.told == []
@@ -623,7 +623,7 @@ def test_the_examples_on_the_gateway(page):
         page.check("input[name=rule][value=gate]")
         page.fill("#threshold", "1")
         page.click("#ask")
-        expect(page.locator(".decision")).to_contain_text("Decided by the threshold")
+        expect(page.locator(".decision")).to_contain_text("The threshold on the confidence of the answer decided this.")
         expect(page.locator("#bill")).to_be_visible()
     low, full = ("4", "16", 0), ("20", "16", 1)
     answers = ["orange", "horizontal", "8", "6", "blue", "4", "8", "vertical"]

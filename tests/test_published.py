@@ -17,11 +17,11 @@ def test_awares_stands_beside_a_run_on_one_of_its_benchmarks(tmp_path):
     assert "m · adaptive 91.00 at 58, of sums 35 – – –" in text
     assert "AwaRes (paper) 94.43 at 28 +5.9 +5.8 +4.8" in text and "full view (paper) 94.00 at 100 – – –" in text
     assert "AwaRes, GRPO only: In effect a low line trained by reinforcement learning" in text
-    assert "Beside the paper" in text and not UNSAID.findall(text)
+    assert "Compared with the paper" in text and not UNSAID.findall(text)
 
 
 def test_other_benchmarks_have_no_such_table(tmp_path):
     more = {"benchmark": "mme", "metrics": {"total": 2300.0}}
     report([run_of(tmp_path / "low", "low", [scored("a", True, 25)], more)], tmp_path / "r.html")
     text = shown(tmp_path / "r.html")
-    assert "Beside the paper" in text and "Beside AwaRes" not in text
+    assert "Compared with the paper" in text and "Compared with AwaRes" not in text

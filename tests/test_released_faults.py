@@ -49,7 +49,7 @@ def test_every_call_is_read_as_it_was_meant_here_and_most_are_not_by_the_release
 
 
 def test_the_table_of_the_docs_is_what_the_benchmark_prints(benchmark):
-    assert "\n".join(benchmark["table"]()) in (ROOT / "docs" / "menus.md").read_text("utf-8")
+    assert "\n".join(benchmark["table"]()) in (ROOT / "docs" / "reference" / "menus.md").read_text("utf-8")
 
 
 def test_as_json(benchmark, capsys, monkeypatch):

@@ -63,15 +63,38 @@ def test_the_page_in_a_browser(six, tmp_path):
     assert (
         dumped.stdout.count("<svg") - dumped.stdout.count('<svg class="boxes"') == 6
     )  # three frontiers, requests and accuracy by family, time
-    for title in ("accuracy against all the cost", "Who asks for it", "Both branches", "The bill", "asking paid"):
+    for title in (
+        "Accuracy against cost",
+        "Requests compared with need",
+        "Both decisions by force",
+        "Cost of an example",
+        "requests that paid",
+    ):
         assert title in dumped.stdout
     for width in (1300, 390):
         shot = six / f"report-{width}.png"
-        size = f"--window-size={width},4000"
+        size = f"--window-size={width},9000"
         subprocess.run(
             [*base, *offline, size, f"--screenshot={shot}", page.as_uri()], capture_output=True, timeout=120, check=True
         )
         image = Image.open(shot).convert("RGB")
-        drawn = {image.getpixel((x, y)) for x in range(0, image.width, 2) for y in range(0, 2400, 2)}
+        drawn = {colour for _, colour in image.getcolors(image.width * image.height)}
         for colour in COLOURS[:2]:  # of both models, in the plots
             assert tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) in drawn
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_retention_stands_beside_accuracy_and_nothing_behind_a_scrollbar(six):
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        for width in (1300, 390):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto((six / "report.html").as_uri(), timeout=120_000)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            row = page.locator("table").first.locator("tbody tr").first
+            names = ("accuracy %", "last view %", "every view %")
+            boxes = [row.locator(f"[data-column='{name}']").bounding_box() for name in names]
+            assert len({round(box["y"]) for box in boxes}) == 1  # one beside the other
+            assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+        browser.close()

@@ -94,7 +94,7 @@ def test_a_penalty_is_a_name_and_may_be_an_amount(text, expected):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("x", "unknown penalty 'x'; choose eq5, eqN, released, constant, awares or none, with an amount as eq5:0.1"),
+        ("x", "unknown penalty 'x'; choose from eq5, eqN, released, constant, awares, none, with an amount as eq5:0.1"),
         ("", "unknown penalty ''"),
         ("x:0.1", "unknown penalty 'x'"),
         ("constant:", "penalty 'constant:': the amount must be a number of at least 0, as constant:0.1"),
@@ -118,8 +118,8 @@ def test_the_names_of_penalties_stand_in_one_place(capsys):
         main(["train", "--help"])
     assert "--penalty eq5|eqN|released|constant|awares|none[:AMOUNT]" in " ".join(capsys.readouterr().out.split())
     assert TrainConfig(penalty="constant:0.3").rollout_penalty() == Penalty("constant", weight=0.3)
-    documented = re.findall(r"^\| `(\w+)`", (Path(__file__).parent.parent / "docs" / "rewards.md").read_text("utf-8"), re.M)
-    assert set(PENALTIES) <= set(documented)
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "rewards.md").read_text("utf-8")
+    assert set(PENALTIES) <= set(re.findall(r"^\| `(\w+)`", page, re.M))
 
 
 def test_score_group(example):

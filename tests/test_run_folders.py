@@ -93,7 +93,7 @@ def test_what_a_summary_leaves_out_is_not_printed_as_none(tmp_path):
     (folder / "summary.json").write_text(json.dumps(summary))
     report([folder], tmp_path / "r.html")
     text = shown(tmp_path / "r.html")
-    assert "Judged by a judge that was not written down" in text and not UNSAID.findall(text)
+    assert "judge not recorded" in text and "version not recorded" in text and not UNSAID.findall(text)
 
 
 # ------------------------------------------------------------------------------------------------ what is unscored
@@ -108,7 +108,7 @@ def test_where_nothing_is_scored_there_is_no_accuracy(tmp_path):
     runs = report(folders, tmp_path / "r.html")
     assert [r.comparison for r in runs] == [{"n": 0}] * 5
     text = shown(tmp_path / "r.html")
-    assert "m · adaptive 0 – 2 0 – – – – – – 0.0 – 0.0 " in text and not UNSAID.findall(text)
+    assert "m · adaptive – 25.0 25.0 0 of 2 0.0 – 0.0 of 2 5.0 0 " in text and not UNSAID.findall(text)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(summary_table([run.to_dict() for run in runs]))
     assert not UNSAID.findall(console.export_text())
@@ -128,9 +128,11 @@ def test_one_mix_over_the_same_examples_everywhere(tmp_path):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(summary_table([r.to_dict() for r in runs]))
     table = console.export_text()
-    assert re.search(r"adaptive +75\.0 +66\.7 ", table), table
+    assert re.search(r"adaptive +75\.0 +62\.5 +75\.0 +66\.7 ", table), table
     assert "mix of m adaptive: over the 3 judged in low and full too, of 4" in " ".join(table.split())
-    assert re.search(r"m · adaptive 4 75\.0 0 0 \S+ \[\S+ \S+\] 66\.7 over 3 ", shown(tmp_path / "r.html"))
+    text = shown(tmp_path / "r.html")
+    assert "m · adaptive 75.0 [30.1, 95.4] 62.5 75.0 4 50.0 7.5 0 " in text
+    assert "m · adaptive 3 of 4 +33.3 too few 66.7 +33.3 too few " in text
     assert "comparison.mix" in (tmp_path / "r.csv").read_text().splitlines()[0]
 
 
@@ -143,7 +145,7 @@ def test_models_that_were_trained_for_one_level_stand_beside_the_others_or_are_s
     assert "Missing: a model that was trained to answer from the low view alone (trained-low)" in shown(tmp_path / "r.html")
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(summary_table([own.to_dict()]))
-    assert "cannot be told from training: trained-low, trained-full" in " ".join(console.export_text().split())
+    assert "cannot be told from training: trained-low, trained-full." in " ".join(console.export_text().split())
     folders.append(run_of(tmp_path / "tl", "trained-low", LOW, {"model": "t"}))
     folders.append(run_of(tmp_path / "other", "trained-full", FULL, {"model": "u", "judge": "another"}))
     [_, _, own, tl, _] = report(folders, tmp_path / "r.html")
@@ -151,7 +153,7 @@ def test_models_that_were_trained_for_one_level_stand_beside_the_others_or_are_s
     assert tl.policy.routing == "low" and tl.trained is None and tl.policy != PolicySpec.parse("low")
     text = shown(tmp_path / "r.html")
     assert re.search(
-        r"Beside training alone .* m · adaptive 4 50\.0 \+25\.0 \[\S+ \S+\] – – – – Missing: a model .* the full view", text
+        r"Compared with training alone .* m · adaptive 4 50\.0 \+25\.0 too few – – – – Missing: a model .* the full view", text
     )
     assert "comparison.mix_best_rates" in (tmp_path / "r.csv").read_text() and not UNSAID.findall(text)
 
@@ -178,7 +180,7 @@ def test_the_terminal_of_one_command_shows_the_mix_of_its_report(tmp_path, capsy
     assert [r["comparison"] for r in runs] == [r["comparison"] for r in again] and runs[0]["comparison"]["n"] == 12
     assert main(["eval", "mini", *options]) == 0
     mix = f"{100 * runs[0]['comparison']['mix']:.1f}"
-    assert re.search(rf"adaptive +\S+ +{re.escape(mix)} ", capsys.readouterr().out)
+    assert re.search(rf"adaptive +\S+ +\S+ +\S+ +{re.escape(mix)} ", capsys.readouterr().out)
 
 
 def too_long(folder: Path, *questions: str) -> Path:
@@ -227,8 +229,12 @@ def test_an_evaluation_in_which_nothing_was_judged_says_why(tmp_path, capsys):
     assert main(["eval", str(table), *options]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["accuracy"] is None
-    assert "tiny full: no accuracy, as nothing could be judged, 2 because of: " in printed.err
-    assert "127.0.0.1:9" in printed.err and f"(all of them: {tmp_path / 'o' / 'transcripts.jsonl'})" in printed.err
+    said = (
+        "tiny under full: of 2 questions, 2 could not be judged; none counts, so that there is no accuracy. Reasons: 2 unscored: "
+    )
+    assert (
+        said in printed.err and "127.0.0.1:9" in printed.err and "; transcripts.jsonl in its folder has them all." in printed.err
+    )
 
 
 # ------------------------------------------------------------------------------------------------ policies are values
@@ -433,7 +439,9 @@ def test_a_damaged_folder_that_is_read_gives_a_page(files, tmp_path_factory, dat
     assume(run is not None)
     report([folder], folder / "r.html")
     judged, accuracy, unscored = figures(run.scored)
-    assert f" · {' '.join(str(run.policy).split())} {judged} {accuracy} {unscored} " in shown(folder / "r.html")
+    counted = f"{judged} of {len(run.scored)}" if unscored else f"{judged}"
+    row = rf" · {re.escape(' '.join(str(run.policy).split()))} {accuracy} (\[\S+ \S+\] )?\S+ \S+ (\S+ )?{counted} "
+    assert re.search(row, shown(folder / "r.html"))
 
 
 @pytest.mark.parametrize(

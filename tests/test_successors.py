@@ -75,7 +75,7 @@ def test_rates_of_a_mix():
 
 
 def test_the_page_says_what_the_numbers_give():
-    page = (Path(__file__).parents[1] / "docs" / "successors.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "explanation" / "successors.md").read_text("utf-8")
     for m in successors.margins():
         margins = " | ".join(f"{value:+.1f}" for value in (m.mix, m.by_benchmark, m.best_rates))
         assert f"| {m.method} | {m.accuracy:.2f} | {100 * m.retained:.0f} | {margins} |" in page

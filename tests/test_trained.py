@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from visionthink.compress.baselines import Pool
+from visionthink.cli import main
+from visionthink.compress import learned
+from visionthink.compress.baselines import Pool, Uniform
 from visionthink.compress.cells import Cells, shape_of
 from visionthink.compress.families import FAMILIES, make, opened
 from visionthink.compress.fit import FitConfig, Questions, Task, divergence, fit, measured, seen, teacher_logits
@@ -20,9 +24,11 @@ from visionthink.compress.session import compress
 from visionthink.data import synth
 from visionthink.errors import CompressionError, ModelError, OptionError
 from visionthink.evals.policy_spec import PolicySpec
+from visionthink.model import load
 from visionthink.policies.checkpoint import open_checkpoint
 from visionthink.recipes.fits import FITS
 from visionthink.recipes.fitting import Answers, questions
+from visionthink.recipes.frontier import _slug, with_method
 from visionthink.types import Example
 
 FAMILY = list(FAMILIES)
@@ -74,7 +80,6 @@ def test_cells_of_a_grid_that_does_not_divide():
     cells = Cells.of([(1, 3, 5)], (2, 2))
     assert cells.keep.tolist() == [0, 2, 4, 10, 12, 14]
     assert cells.mean(torch.arange(1.0, 16.0)[:, None])[:, 0].tolist() == [4, 6, 7.5, 11.5, 13.5, 15]
-    assert cells.of_token().tolist() == [0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
     assert cells.average[2].nonzero()[:, 0].tolist() == [4, 9] and cells.average.sum(1).tolist() == pytest.approx([1] * 6)
 
 
@@ -235,6 +240,14 @@ def test_divergence():
     assert float(warm) == pytest.approx(4 * 0.1438, abs=1e-3)  # softmax of half the logits: 0.75 and 0.25
 
 
+def test_what_diverged_is_not_saved(tmp_path):
+    checkpoint = open_checkpoint("tiny")
+    config = FitConfig(steps=3, batch_size=2, learning_rate=1e30)
+    with pytest.raises(OptionError, match=r"--learning-rate 1e.30: fcot, trained learnt weights that are no numbers; choose a l"):
+        fit(checkpoint.model, "fcot", 0.25, asked(checkpoint), tmp_path / "it", config)
+    assert not (tmp_path / "it").exists()
+
+
 def test_the_objectives():
     checkpoint = open_checkpoint("tiny")
     batch, module = asked(checkpoint).batch("train", range(4)), module_for(checkpoint, "fcot", busy=True)
@@ -264,6 +277,12 @@ def test_the_teacher_reads_all_visual_tokens(tiny_model):
         ({"objective": "guess"}, "--objective 'guess': choose from answers, distill, reconstruct"),
         ({"steps": 0}, "--steps 0: must be above 0"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0: must be above 0"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf: must be above 0"),
+        ({"temperature": float("inf")}, "--temperature inf: must be above 0"),
+        ({"answers_weight": -1.0}, "--answers-weight -1.0: must be at least 0"),
+        ({"answers_weight": float("nan")}, "--answers-weight nan: must be at least 0"),
+        ({"seed": -1}, "--seed -1: must be at least 0 and below 4294967296"),
+        ({"seed": 2**32}, "--seed 4294967296: must be at least 0 and below 4294967296"),
     ],
 )
 def test_bad_settings(setting, message):
@@ -282,38 +301,126 @@ def test_by_name(tmp_path, tiny_model):
     assert PolicySpec.parse(f"learned:{folder}").method == f"learned:{folder}"
     assert parse(f"learned:{folder}", tiny_model.model).name == "fcot:0.25"
     assert parse(f"learned:{folder}").name == "fcot:0.25"
-    with pytest.raises(OptionError, match=r"fcot leaves the share that it was fitted with, 0.25"):
-        parse(f"learned:{folder}:0.5", tiny_model.model)
+    for model in (tiny_model.model, None):
+        with pytest.raises(OptionError, match=r"fcot leaves the share that it was fitted with, 0.25"):
+            parse(f"learned:{folder}:0.5", model)
 
 
-@pytest.mark.parametrize("name", ["learned:", "learned"])
+@pytest.mark.parametrize("name", ["learned:", "learned", "learned::0.5", "learned: "])
 def test_a_folder_is_wanted(name):
     with pytest.raises(OptionError, match=r"say the folder that visionthink fit wrote, as in learned:runs/fcot"):
         parse(name)
 
 
+def test_a_later_format_is_named_before_its_fields_are_read(tmp_path, tiny_model):
+    save(tmp_path / "it", module_for(tiny_model, "fcot"), {}, {})
+    record = json.loads((tmp_path / "it" / RECORD).read_text()) | {"format": 2, "device": "cuda"}
+    (tmp_path / "it" / RECORD).write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"compressor.json: format 2; this version reads 1"):
+        describe(tmp_path / "it")
+
+
 def test_damaged_folders(tmp_path, tiny_model):
-    with pytest.raises(ModelError, match=r"nowhere: no compressor.json there; visionthink fit FAMILY --out"):
-        parse("learned:nowhere")
+    for name in ("nowhere", "~nobody/nowhere"):
+        with pytest.raises(ModelError, match=r"nowhere: no compressor.json there; visionthink fit FAMILY --out"):
+            parse(f"learned:{name}")
     folder = tmp_path / "it"
     save(folder, module_for(tiny_model, "fcot"), {}, {})
     whole = json.loads((folder / RECORD).read_text())
 
     def said(**changes) -> str:
         (folder / RECORD).write_text(json.dumps(whole | changes))
-        with pytest.raises(ModelError) as error:
-            parse(f"learned:{folder}", tiny_model.model)
-        return str(error.value)
+        found = []
+        for model in (tiny_model.model, None):
+            with pytest.raises(ModelError) as error:
+                parse(f"learned:{folder}", model)
+            found.append(str(error.value))
+        assert found[0] == found[1]
+        return found[0]
 
     assert "format 2; this version reads 1" in said(format=2)
     assert "damaged (keep: 'half' is not a number)" in said(keep="half")
     assert "damaged (unknown trained method 'fcott'" in said(family="fcott")
     assert "damaged (fcot keep 0.3: mixes whole cells" in said(keep=0.3)
     assert "unexpected keyword argument 'depth'" in said(options={"depth": 3})
+    assert "compressor.json: damaged (" in said(family="mod", options={"layers": [1.5]})
+    assert "compressor.json: damaged (" in said(family="select", options={"width": 10**12})
     (folder / RECORD).write_text("{")
     with pytest.raises(ModelError, match=r"damaged"):
         parse(f"learned:{folder}")
     (folder / RECORD).write_text(json.dumps(whole))
+    weights = load_file(folder / WEIGHTS)
+    save_file(weights | {"norm.bias": weights["norm.bias"] * float("nan")}, folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"compressor.safetensors: damaged .norm.bias is not finite"):
+        parse(f"learned:{folder}", tiny_model.model)
+    save_file(weights | {"norm.bias": torch.zeros(3)}, folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"compressor.safetensors: damaged .Error.s. in loading .* size mismatch for norm.bias"):
+        parse(f"learned:{folder}", tiny_model.model)
     (folder / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"compressor.safetensors: missing or damaged"):
         parse(f"learned:{folder}", tiny_model.model)
+
+
+@pytest.mark.parametrize("name", ["learned:{}", "adaptive+learned:{}@full"])
+def test_an_evaluation_is_of_what_was_fitted_when_it_began(tmp_path, capsys, tiny_model, name):
+    """The folder of a method that is fitted again has the same name and other weights."""
+    folder = tmp_path / "it"
+    save(folder, module_for(tiny_model, "fcot", busy=True), {}, {"seconds": 1.0})
+    options = ["eval", "mini", "--limit", "2", "--max-new-tokens", "4", "--out", str(tmp_path / "run"), "--policy"]
+    options.append(name.format(folder))
+    assert main(options) == 0
+    save(folder, module_for(tiny_model, "fcot", busy=True), {}, {"seconds": 2.0})  # the same weights
+    assert main(options) == 0
+    save(folder, module_for(tiny_model, "fcot"), {}, {"seconds": 1.0})
+    capsys.readouterr()
+    assert main(options) == 2
+    assert re.search(r"run: method was 'sha256:\w+' there and is 'sha256:\w+' now; use another folder", capsys.readouterr().err)
+
+
+def test_an_evaluation_whose_workers_have_the_weights(tmp_path, tiny_model):
+    save(tmp_path / "it", module_for(tiny_model, "fcot"), {}, {})
+    model = with_method(PolicySpec.parse(f"learned:{tmp_path / 'it'}"), load("tiny", device="meta"))
+    assert model.policy.method.name == "fcot:0.25"
+
+
+def test_names_of_folders_have_an_end():
+    long = [f"tiny-learned:/{'d' * 300}/{name}" for name in "ab"]
+    one, two = map(_slug, long)
+    assert one != two and len(one) == len(two) == 197
+    assert _slug("tiny-learned:runs/fcot") == "tiny-learned-runs-fcot"
+
+
+def test_method_and_control_appear_together(tmp_path, tiny_model, monkeypatch):
+    """An interrupted fit leaves what was there, which here is nothing; and no fit touches other files of its folder."""
+    folder, module, plain = tmp_path / "real", module_for(tiny_model, "fcot", busy=True), module_for(tiny_model, "fcot")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(folder)
+    write, written = learned.save_file, []
+
+    def interrupted(weights, path):
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        write(weights, path)
+
+    monkeypatch.setattr(learned, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "link", module, {}, {}, (plain, {}))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    save(tmp_path / "link", module, {}, {}, (plain, {}))
+    assert sorted(path.name for path in folder.iterdir()) == ["compressor.json", "compressor.safetensors", "control", "notes.txt"]
+    before = (folder / WEIGHTS).read_bytes()
+    del written[1:]
+    with pytest.raises(KeyboardInterrupt):
+        save(folder, plain, {}, {}, (plain, {}))
+    assert (folder / WEIGHTS).read_bytes() == before != (folder / "control" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("family", ["pool", "fcot", "quecc", "remember"])
+def test_half_of_a_column_is_the_column(tiny_model, family):
+    """Cells of (1, 2) on a grid of one token a row hold one token each."""
+    module = Pool(keep=0.5) if family == "pool" else make(family, Base.of(tiny_model.model), 0.5, {})
+    examples = [Example("one", "How many?", Image.new("RGB", (28, 196), "red"), answer="1")]
+    batch = questions("some", Answers(examples, tiny_model), [], tiny_model).batch("train", [0])
+    assert torch.equal(logits(tiny_model.model, module, batch), logits(tiny_model.model, Uniform(keep=1.0), batch))

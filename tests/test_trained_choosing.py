@@ -9,7 +9,7 @@ from torch import nn
 
 from visionthink.compress.baselines import Random
 from visionthink.compress.cells import places
-from visionthink.compress.choosing import Importance, Selector, budget, drawn, soft_top
+from visionthink.compress.choosing import Importance, Selector, budget, sample_mask, soft_top
 from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.families import make
 from visionthink.compress.fit import FitConfig, Task, seen, train
@@ -162,11 +162,11 @@ def test_the_share_costs_nothing_below_the_floor():
     mask = torch.tensor([1.0, 0, 0, 1], requires_grad=True)
     loss = budget(mask, 0.25)
     loss.backward()
-    assert float(loss) == 0.5 and mask.grad.tolist() == [0.25] * 4
+    assert loss.item() == 0.5 and mask.grad.tolist() == [0.25] * 4
     mask = torch.tensor([1.0, 0, 0, 0, 0], requires_grad=True)
     loss = budget(mask, 0.25)
     loss.backward()
-    assert float(loss) == 0.25 and mask.grad.tolist() == [0.0] * 5
+    assert loss.item() == 0.25 and mask.grad.tolist() == [0.0] * 5
 
 
 def test_sinusoids_of_a_grid():
@@ -231,7 +231,7 @@ def taught(module: Selector, images, steps: int, rate: float) -> float:
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            shares.append(float(drawn(module.logits(module.standardised([(x, (1, 4, 4)) for x in drew]))).mean()))
+            shares.append(float(sample_mask(module.logits(module.standardised([(x, (1, 4, 4)) for x in drew]))).mean()))
     module.eval()
     return sum(shares[-20:]) / 20
 
@@ -298,7 +298,7 @@ def test_what_is_kept_is_the_highest_of_each_image(family, tiny):
     module = module_for(tiny.model, family, keep=0.3)
     images = [torch.randn(n, 160) for n in (15, 1, 16)]
     context = context_of(*images, grids=((1, 3, 5), (1, 1, 1), (1, 4, 4)))
-    scores = module.scored(context).split([15, 1, 16])
+    scores = module.scores(context).split([15, 1, 16])
     selection = module.vision(context)
     expected = [start + i for start, s, k in zip((0, 15, 16), scores, (4, 1, 5), strict=True) for i in top(s, k).tolist()]
     assert selection.keep.tolist() == expected and selection.values is None and selection.mix is None

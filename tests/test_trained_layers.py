@@ -135,7 +135,7 @@ def test_or_at_all_of_its_image(token, tokens):
 
 
 @pytest.mark.parametrize("locality", ["cell", "all"])
-def test_the_control_is_told_nothing_but_the_mean(locality):
+def test_the_control_reads_nothing_but_the_mean(locality):
     """Exchanged tokens within a cell, and other levels, are the same to it."""
     module = busy(make("remember", base_of(), 0.25, {"source": "pooled", "locality": locality}))
     vision, other = two_images(), two_images(1)
@@ -151,13 +151,13 @@ def test_the_control_is_told_nothing_but_the_mean(locality):
 def test_attention_by_hand():
     """One cell of two tokens of one patch: the mean of its values where queries are 0; of one of them where it is alone."""
     module = busy(make("remember", base_of(tower=2, hidden=4, patches=1, levels=(0,), blocks=1), 0.5, {"sites": [1]}))
-    look = module.sites["1"]
+    site = module.sites["1"]
     with torch.no_grad():
-        look.attention.query.weight.zero_(), look.attention.query.bias.zero_()
+        site.attention.query.weight.zero_(), site.attention.query.bias.zero_()
     levels = {0: torch.tensor([[[1.0, 0]], [[0.0, 3]], [[2.0, 2.5]]])}
     vision = VisionContext(features=torch.eye(4)[:3], images=(3,), layers=4, grids=((1, 1, 3),), levels=levels)
-    told = look.attention.value(look.told([levels[0]]))[:, 0]
-    expected = torch.stack([look.attention.out((told[0] + told[1]) / 2), look.attention.out(told[2])])
+    values = site.attention.value(site.features([levels[0]]))[:, 0]
+    expected = torch.stack([site.attention.out((values[0] + values[1]) / 2), site.attention.out(values[2])])
     context = at_layer(module, vision, 1)
     found = module.select(context).values - context.hidden[context.visual]
     assert torch.allclose(found, expected, atol=1e-6)

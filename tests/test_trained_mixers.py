@@ -91,7 +91,7 @@ def test_four_slots_are_asked_place_after_place():
     marks = tuple(
         slots.draw_shape(np.random.default_rng(0), kind, i, fine=False, colour=colours[i]) for i, kind in enumerate(kinds)
     )
-    found = slots.asked(marks)
+    found = slots.questions_about(marks)
     assert (scene.question, scene.answer) in found
     assert found[1] == ("What colour is the shape at the top right?", colours[1])
     assert found[6] == ("What shape is at the bottom left?", kinds[2])
@@ -326,7 +326,7 @@ def test_an_image_without_its_last_token_is_refused(kind):
 def test_options_are_checked():
     for family, keep, options, said in (
         ("quecc", 0.3, {}, "quecc keep 0.3: mixes whole cells"),
-        ("quecc", 0.25, {"question": "guessed"}, "quecc question 'guessed': choose unread, embedded, read"),
+        ("quecc", 0.25, {"question": "guessed"}, "quecc question 'guessed': choose unread, embedded or read"),
         ("setok", 0.3, {"centres": "left"}, "setok centres 'left': choose peaks or random"),
         ("setok", 0, {}, "setok keep 0: a share"),
     ):

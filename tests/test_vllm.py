@@ -120,7 +120,7 @@ def test_what_cannot_be_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match=r"pip install 'visionthink\[vllm\]'"):
         load("tiny", engine="vllm")
-    with pytest.raises(OptionError, match="choose one of transformers, vllm"):
+    with pytest.raises(OptionError, match="choose from transformers, vllm"):
         load("tiny", engine="tensorrt")
     with pytest.raises(OptionError, match="an endpoint has its own"):
         load("http://127.0.0.1:9/v1", engine="vllm")

@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from visionthink import records
-from visionthink.errors import DataError, OptionError, StorageError
+from visionthink.errors import DataError, OptionError, StorageError, one_line
 
 
 def cache_folder() -> Path:
@@ -106,6 +107,28 @@ def replace_text(path: Path, text: str) -> None:
 def replace_json(path: Path, record: Mapping[str, Any]) -> None:
     """Replace a file by an object as JSON, indented so that people can read it too."""
     replace_text(path, json.dumps(dict(record), indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to write into, which takes the place of `folder` when the block ends; an exception leaves that as it was.
+
+    Raises:
+        StorageError: it cannot be written; what was there is kept.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors writes for its owner alone
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except Exception as error:  # torch and safetensors report a full disk each in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def check_writable(out: Path) -> None:

@@ -13,7 +13,9 @@
 A bad rollout is data, not an exception: see `types.StopReason`.
 """
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 
 class VisionThinkError(Exception):
@@ -50,6 +52,18 @@ class CompressionError(VisionThinkError):
 
 class StorageError(VisionThinkError):
     """A file cannot be written; the message names it and says what is kept."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is spelled most like an unknown one, as `did you mean 'tiny'? `; empty where none is like it."""
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def choose_from(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that is not among the known ones: the one that was probably meant, and all of them."""
+    names = list(known)
+    return f"{did_you_mean(name, names)}choose from {', '.join(names)}"
 
 
 def is_blank(text: str) -> bool:

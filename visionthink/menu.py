@@ -16,7 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 from visionthink.geometry import cells, ten_crops
 from visionthink.resolution import ResolutionLadder
 from visionthink.types import Asked, Box
@@ -194,7 +194,7 @@ def named_menu(name: str) -> tuple[Menu, str | None]:
         OptionError: there is no menu of this name.
     """
     if name not in NAMED:
-        raise OptionError(f"--menu {name!r}: choose one of {', '.join(NAMED)}")
+        raise OptionError(f"--menu {name!r}: {choose_from(name, NAMED)}")
     return NAMED[name]
 
 

@@ -8,19 +8,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from visionthink.addresses import is_endpoint
 from visionthink.episode import Episode, Policy, run_batch
-from visionthink.errors import ModelError, OptionError
+from visionthink.errors import ModelError, OptionError, choose_from
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import Menu, menu_for, named_menu
 from visionthink.picture import Picture, open_pictures
 from visionthink.policies.attention import check_attention
+from visionthink.policies.placement import AUTO, check_placement
 from visionthink.protocol import Protocol
 from visionthink.resolution import QWEN2_5_VL, PixelBudget, ResolutionLadder, SizeRule
 from visionthink.transcript import Transcript
 from visionthink.types import Example, ImageSource
+
+if TYPE_CHECKING:
+    import torch
 
 KEY = "VISIONTHINK_API_KEY"
 """Environment variable whose value is sent to the endpoint of a remote model."""
@@ -38,6 +42,10 @@ class Result:
     """The level of each view that the model was shown."""
     usage: dict[str, float]
     transcript: Transcript
+
+
+Asked: TypeAlias = "tuple[ImageSource | Sequence[ImageSource], str]"
+"""An image, or several, and a question about them."""
 
 
 class Model:
@@ -70,9 +78,22 @@ class Model:
             pictures = open_pictures(example, max_pixels=self.max_image_pixels)
         return Episode(example, pictures, menu or self.menu, self.protocol, budget=self.budget)
 
-    def run(self, examples: Sequence[Example], menu: Menu | None = None) -> list[Transcript]:
-        """Transcripts of many examples, in order."""
-        return run_batch([self.episode(example, menu) for example in examples], self.policy)
+    def run(self, examples: Sequence[Example | Asked], menu: Menu | None = None) -> list[Transcript]:
+        """Answer many questions together, which is faster than one by one. Transcripts, in order: `[t.answer for t in ...]`.
+
+            model.run([("photo.png", "How many shapes are there?"), ("other.png", "Where is the shape?")])
+
+        Args:
+            examples: pairs of an image (or several) and a question, as `ask` takes them, which are numbered from 0; or examples,
+                which have ids, and answers to be judged by.
+            menu: what can be asked for; default: the model's.
+
+        Raises:
+            ImageError: an image cannot be used.
+            OptionError: something is neither an example nor such a pair.
+        """
+        asked = [e if isinstance(e, Example) else _example(str(i), e) for i, e in enumerate(examples)]
+        return run_batch([self.episode(example, menu) for example in asked], self.policy)
 
     def ask(
         self,
@@ -87,12 +108,18 @@ class Model:
             ImageError: an image cannot be used.
             OptionError: the question is not text.
         """
-        if not isinstance(question, str):
-            raise OptionError(f"question {question!r}: must be text")
         menu = None if ladder is None else _with_ladder(self.menu, ladder)
-        images = tuple(image) if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else image
-        [transcript] = self.run([Example("ask", question, images)], menu)
+        [transcript] = self.run([_example("ask", (image, question))], menu)
         return Result(answer=transcript.answer, levels=transcript.levels_seen, usage=transcript.usage(), transcript=transcript)
+
+
+def _example(id: str, asked: Asked) -> Example:
+    if not isinstance(asked, tuple) or len(asked) != 2:
+        raise OptionError(f"question {id}: {type(asked).__name__} is neither an Example nor a pair (image, question)")
+    image, question = asked
+    if not isinstance(question, str):
+        raise OptionError(f"question {question!r}: must be text")
+    return Example(id, question, tuple(image) if isinstance(image, Sequence) and not isinstance(image, (str, bytes)) else image)
 
 
 def _with_ladder(menu: Menu, ladder: ResolutionLadder | Sequence[float] | str) -> Menu:
@@ -133,12 +160,11 @@ def _vllm(name: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
     return VllmPolicy(name, described, protocol=chosen, **sampling), chosen, described.budget
 
 
-def _local(name: str, attention: str, speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
-    """A model that transformers runs."""
+def _local(name: str, how: dict[str, Any], speaking: _Speaking, sampling: dict[str, Any]) -> _Opened:
+    """A model that transformers runs; `how`: device, dtype and attention."""
     from visionthink.policies.checkpoint import open_checkpoint
 
-    where = {key: sampling.pop(key) for key in ("device", "dtype") if key in sampling}
-    opened = open_checkpoint(name, attention=attention, **where)
+    opened = open_checkpoint(name, **how)
     chosen = speaking(opened.protocol)
     from visionthink.policies.local import LocalPolicy
 
@@ -165,26 +191,33 @@ def load(
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     checkpoint: str | None = None,
     engine: str = "transformers",
+    device: str = AUTO,
+    dtype: torch.dtype | str = AUTO,
     attention: str = "",
     **sampling: Any,
 ) -> Model:
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
 
     Args:
+        name: the model.
         menu: what can be asked for: a `menu.Menu`, or the name of one, which brings its dialect along (`awares`, `adaptvision`,
             ...; see `menu.NAMED`); default: the one that the model's dialect belongs to.
         ladder: levels of whole images, instead of the menu's; default (0.25, 1).
-        dialect, boundary, canonical: override what is stored beside the checkpoint, see `protocol.Protocol`.
+        dialect: the wording in which the model asks; default: the menu's, else the one stored beside the checkpoint.
+        boundary: what stands between two turns, `chatml` or `released`; default: the one stored beside the checkpoint.
+        canonical: whether a request is written anew in canonical words before the next turn, see `protocol.Protocol`; default:
+            as stored beside the checkpoint.
         max_image_pixels: larger images are refused by their header, before they are unpacked.
         checkpoint: what an endpoint serves (`tiny`, a folder, a hub id): its protocol and image sizes are read from there;
             default: those of Qwen2.5-VL. A key is taken from the environment variable VISIONTHINK_API_KEY.
         engine: what runs a model that is no endpoint, `transformers` or `vllm`.
+        device: where a model that transformers runs is put: `cpu`, `cuda` or `cuda:N`; default: a GPU where there is one.
+        dtype: type of a local model's weights: `float32`, `bfloat16` or `float16`; default: float32 on a CPU, else as stored.
         attention: how a model that transformers runs computes it: `sdpa`, `flash_attention_2` or `eager`; default: flash
             attention where it is installed and can be used, else sdpa.
-        sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`;
-            `device`, `dtype` of `policies.checkpoint.open_checkpoint`; for an endpoint `temperature`, `max_new_tokens`, `seed`,
-            `omit`, `extra` of `policies.remote.RemotePolicy`, and `concurrency`, `timeout`, `deadline`, `requests_per_minute`
-            of `endpoint.Endpoint`; for `vllm` see `policies.vllm.VllmPolicy`.
+        sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`; for an endpoint
+            `temperature`, `max_new_tokens`, `seed`, `omit`, `extra` of `policies.remote.RemotePolicy`, and `concurrency`,
+            `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`; for `vllm` see `policies.vllm.VllmPolicy`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
@@ -208,8 +241,10 @@ def load(
     if dialect:
         foreseen.check_menu(wanted)
     if engine not in ENGINES:
-        raise OptionError(f"engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    check_attention(attention, runner="the endpoint" if is_endpoint(str(name)) else engine)
+        raise OptionError(f"engine {engine!r}: {choose_from(engine, ENGINES)}")
+    runner = "the endpoint" if is_endpoint(str(name)) else engine
+    check_attention(attention, runner=runner)
+    check_placement(device, dtype, runner=runner)
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
@@ -219,8 +254,9 @@ def load(
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
     elif engine == "vllm":
-        opened = _vllm(str(name), speaking, sampling)
+        opened = _vllm(str(name), speaking, sampling if dtype == AUTO else sampling | {"dtype": dtype})
     else:
-        opened = _local(str(name), attention, speaking, sampling)
+        how = {"device": device, "dtype": dtype, "attention": attention}
+        opened = _local(str(name), how, speaking, sampling)
     policy, protocol, budget = opened
     return Model(policy, protocol, offered(protocol), budget, max_image_pixels)

@@ -6,21 +6,23 @@ import argparse
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from visionthink import __version__
-from visionthink.cli import data, evaluation, fitting, gate, inference, serving, sft, training
-from visionthink.errors import OptionError, VisionThinkError
+from visionthink.cli import completion, data, doctor, evaluation, fitting, gate, inference, serving, sft, training
+from visionthink.errors import OptionError, VisionThinkError, choose_from, did_you_mean
+from visionthink.recipes.doctor import covers, install, missing
 from visionthink.threads import wait_passively
 
 _EXTRAS = {
     library: extra
     for extra, libraries in {
         "local": "torch transformers tokenizers safetensors",
-        "train": "trl accelerate datasets peft",
+        "train": "trl accelerate datasets peft pyarrow",
         "deepspeed": "deepspeed",
         "eval": "sklearn scipy matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
@@ -34,8 +36,21 @@ _EXTRAS = {
 
 
 class _Parser(argparse.ArgumentParser):
+    """Errors are one line that says what may have been meant, and where to read on."""
+
     def error(self, message: str) -> NoReturn:
-        raise OptionError(message)
+        raise OptionError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
+            raise OptionError(f"unrecognized arguments: {' '.join(unknown)}; {near}see {self.prog} --help")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r} is unknown; {choose_from(str(value), map(str, action.choices))}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,11 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         logging.getLogger("trl").setLevel(logging.ERROR)  # it prints a page per unscored rollout; we count them
+    options = None
     try:
         options = _parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
         options.run(options)
     except VisionThinkError as error:
-        return _failed(str(error), debug)
+        return _failed(_with_all_needs(str(error), options), debug)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -62,11 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), debug)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0], "local,train,eval")
-        return _failed(f"{error.name} is not installed; pip install 'visionthink[{extra}]'", debug)
+        return _failed(_with_all_needs(f"{error.name} is not installed; {install(extra)}", options), debug)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
     return 0
+
+
+def _with_all_needs(message: str, options: argparse.Namespace | None) -> str:
+    """A message; if it names an extra to install and the command needs more that is missing, so that the next attempt would fail
+    as well, with the extras of the command instead."""
+    named = re.search(r"pip install 'visionthink\[(\w+)\]'", message)
+    if named is None or options is None:
+        return message
+    extras = options.needs[options.command]
+    return message.replace(named[0], install(extras)) if covers(extras, named[1]) and missing(extras) else message
 
 
 def _failed(message: str, debug: bool) -> int:
@@ -77,13 +103,21 @@ def _failed(message: str, debug: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="visionthink", description="Vision-language models that look closer only when they need to.")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and library warnings")
+    parser = _Parser(
+        prog="visionthink",
+        description="Vision-language models that look at a part of the pixels first, and ask for more when a question needs it.",
+        epilog="visionthink COMMAND --help describes a command; visionthink doctor says what is missing for one.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks and the warnings of libraries")
     parser.add_argument("--version", action="version", version=f"visionthink {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, summary: str, *, as_json: bool | str = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    extras: dict[str, str] = {}
+
+    def command(name: str, run: Any, summary: str, *, needs: str = "", as_json: bool | str = False) -> argparse.ArgumentParser:
+        extras[name] = needs
+        first = f"{summary.partition('. ')[0].rstrip('.')}."
+        sub = commands.add_parser(name, help=first, description=summary, allow_abbrev=False)
         sub.set_defaults(run=run)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if as_json:
@@ -91,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help=shown)
         return sub
 
-    for group in (inference, serving, training, sft, fitting, data, evaluation, gate):
+    for group in (inference, serving, evaluation, gate, training, sft, fitting, data, doctor, completion):
         group.add(command)
+    parser.set_defaults(parser=parser, needs=extras)
     return parser

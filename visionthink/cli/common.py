@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from rich.console import Console
 
@@ -19,19 +19,32 @@ from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
 from visionthink.model import ENGINES
 from visionthink.policies.attention import ATTENTION
+from visionthink.policies.placement import AUTO, DTYPES, check_placement
 from visionthink.pools.pool import Pool
+from visionthink.protocol.dialects import DIALECTS, Boundary
 
 
 class AddCommand(Protocol):
-    """Adds a command: name, what runs it, one line of help, whether it can print JSON (as text: what it prints then, where that
-    is not one object)."""
+    """Adds a command.
 
-    def __call__(self, name: str, run: Any, summary: str, *, as_json: bool | str = False) -> argparse.ArgumentParser: ...
+    Args:
+        run: what runs it.
+        summary: one line of help.
+        needs: the extras of this package that it needs, separated by commas.
+        as_json: whether it can print JSON; as text: what it prints then, where that is not one object.
+    """
+
+    def __call__(
+        self, name: str, run: Any, summary: str, *, needs: str = "", as_json: bool | str = False
+    ) -> argparse.ArgumentParser: ...
 
 
+MODELS = ("tiny", "tiny-base")
+"""The models that are part of this package."""
 JUDGE_HELP = (
-    "rules (only what is sure), exact (another short text is wrong), an endpoint URL#model, a .toml file; "
-    "several with commas: each judges what the one before could not (default: %(default)s)"
+    "who decides whether an answer is right: rules (decide only what is certain), exact (as rules, but any other short text is "
+    "wrong), a language model as URL#MODEL, or a .toml file that describes one. With several, separated by commas, each judges "
+    "what the one before could not decide (default: %(default)s)"
 )
 
 
@@ -73,7 +86,7 @@ def folder(text: str) -> Path:
 
 
 def limit_option(parser: argparse.ArgumentParser) -> None:
-    text = "refuse images of more than this many megapixels (default: %(default)g)"
+    text = "largest image that is accepted, in megapixels (default: %(default)g)"
     parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
 
 
@@ -84,46 +97,65 @@ def pixel_limit(options: argparse.Namespace) -> int:
 
 
 def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    model = "tiny, tiny-base, a folder, a hub id or an endpoint as http://host/v1#MODEL"
-    model += f"{'; separate several with commas' if several else ''} (default: %(default)s)"
-    parser.add_argument(
-        "--model",
-        type=given,
-        default="tiny",
-        help=model,
-    )
+    text = "tiny or tiny-base (both are part of this package), a checkpoint folder, a hub id, or the address of an "
+    text += f"OpenAI-compatible endpoint as http://host/v1#MODEL{'; separate several by commas' if several else ''} "
+    model = parser.add_argument("--model", type=given, default="tiny", help=text + "(default: %(default)s)")
+    suggest(model, MODELS)
     menu_options(parser, default="the one that the dialect belongs to, else visionthink")
-    parser.add_argument(
-        "--dialect", help="wording of the protocol; by default the menu's, else the one stored beside the checkpoint, else agent"
-    )
-    parser.add_argument("--checkpoint", help="what an endpoint serves; its protocol and image sizes are read from there")
+    text = "wording in which the model asks for more (default: the menu's, else the one stored with the checkpoint, else agent): "
+    suggest(parser.add_argument("--dialect", help=text + ", ".join(DIALECTS)), DIALECTS)
+    text = "the checkpoint that an endpoint serves: its dialect and image sizes are read from there (no weights are loaded)"
+    parser.add_argument("--checkpoint", help=text)
     if several:
         pool_options(parser)
     else:
-        text = "runs a model that is no endpoint: transformers or vllm (default: %(default)s)"
-        parser.add_argument("--engine", default="transformers", help=text)
-    attention_option(parser)
+        text = "library that runs a model that is not behind an endpoint: transformers or vllm (default: %(default)s)"
+        suggest(parser.add_argument("--engine", default=ENGINES[0], help=text), ENGINES)
+    placement_options(parser)
     omit_option(parser)
-    parser.add_argument("--boundary", help="turn boundary, chatml or released; default likewise, else chatml")
-    text = "go on from a request in canonical words, and not as the model said it; default likewise, else no"
+    text = (
+        "how one turn ends and the next begins in the prompt: chatml, or released as in the authors' checkpoints (default: the "
+    )
+    suggest(parser.add_argument("--boundary", help=text + "one stored with the checkpoint, else chatml)"), get_args(Boundary))
+    text = "after a request, continue the prompt with the request in its standard wording instead of the model's own words "
+    text += "(default: as stored with the checkpoint, else no)"
     parser.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
 
 
-def attention_option(parser: argparse.ArgumentParser) -> None:
-    text = (
-        "attention of a model that transformers runs (default: flash attention where it is installed and can be used, else sdpa)"
-    )
-    parser.add_argument("--attention", choices=ATTENTION, default="", help=text)
+def placement_options(parser: argparse.ArgumentParser, *, attention: bool = True) -> None:
+    """Where a model that transformers runs is put, and how it computes."""
+    text = "device of a model that transformers runs: cpu, cuda or cuda:N (default: a GPU where there is one)"
+    suggest(parser.add_argument("--device", type=_device, default=AUTO, help=text), (AUTO, "cpu", "cuda"))
+    text = "number format of a local model's weights (default: float32 on a CPU, the checkpoint's own on a GPU)"
+    parser.add_argument("--dtype", choices=DTYPES, default=AUTO, help=text)
+    if attention:
+        text = "attention kernel of a model that transformers runs (default: flash attention where usable, else sdpa)"
+        parser.add_argument("--attention", choices=ATTENTION, default="", help=text)
+
+
+def placement(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of `placement_options`, as `model.load` takes them."""
+    return {name: getattr(options, name) for name in ("device", "dtype", "attention") if hasattr(options, name)}
+
+
+def _device(text: str) -> str:
+    check_placement(text, AUTO)
+    return text
+
+
+def suggest(action: argparse.Action, names: Iterable[str]) -> None:
+    """What a shell completes an option or argument to, beside files (`cli.completion`); other values are allowed too."""
+    action.suggested = tuple(names)  # type: ignore[attr-defined]
 
 
 def pool_options(parser: argparse.ArgumentParser) -> None:
     """What runs a model, and how many workers on which machines."""
-    text = "transformers or vllm runs a model that is no endpoint; ray spreads the work over a Ray cluster instead of processes "
-    text += "of this machine; both as vllm,ray (default: transformers)"
+    text = "library that runs a model that is not behind an endpoint: transformers or vllm. Add ray, as in vllm,ray, to spread "
+    text += "the work over a Ray cluster instead of processes of this machine (default: transformers)"
     parser.add_argument("--engine", type=_engine, default=_Engine(), help=text)
-    text = "processes of this machine, which take its GPUs in turn; with ray actors on the cluster (default: %(default)s)"
-    parser.add_argument("--workers", type=int, default=1, help=text)
-    text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 where the cluster has some, and 0 for an endpoint)"
+    text = "number of worker processes on this machine, which take its GPUs in turn; with ray, of actors on the cluster "
+    parser.add_argument("--workers", type=int, default=1, help=text + "(default: %(default)s)")
+    text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 where the cluster has GPUs, 0 for an endpoint)"
     parser.add_argument("--gpus-per-worker", type=float, help=text)
 
 
@@ -156,14 +188,15 @@ def pool(options: argparse.Namespace, models: Iterable[str]) -> Pool:
 
 
 def omit_option(parser: argparse.ArgumentParser) -> None:
-    text = "request fields to leave out because the endpoint refuses them, as temperature,seed"
+    text = "fields to leave out of requests because the endpoint refuses them, as temperature,seed"
     parser.add_argument("--omit", type=names, default=(), help=text)
 
 
 def menu_options(parser: argparse.ArgumentParser, *, default: str) -> None:
-    menus = f"what can be asked for: {', '.join(NAMED)} (default: {default})"
-    parser.add_argument("--menu", help=menus)
-    parser.add_argument("--ladder", help="levels of whole images, as shares of the pixels, instead of the menu's (0.25,1)")
+    text = f"named set of the views that the model may ask for (default: {default}): {', '.join(NAMED)}"
+    suggest(parser.add_argument("--menu", help=text), NAMED)
+    text = "levels of whole images, as shares of the full view's pixels, instead of the menu's; for example 0.25,1"
+    parser.add_argument("--ladder", help=text)
 
 
 def load(options: argparse.Namespace, **more: Any) -> Any:
@@ -181,7 +214,8 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        **{name: getattr(options, name) for name in ("omit", "attention") if getattr(options, name)},
+        **({"omit": options.omit} if options.omit else {}),
+        **placement(options),
         **more,
     )
 

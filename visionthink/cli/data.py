@@ -10,48 +10,56 @@ from rich.table import Table
 
 from visionthink.cli.common import (
     JUDGE_HELP,
+    MODELS,
     AddCommand,
-    attention_option,
     folder,
     given,
     omit_option,
+    placement_options,
     pool,
     pool_options,
+    suggest,
     wide,
     write_json,
 )
 
 _HELP = {
     "judge": JUDGE_HELP,
-    "ladder": "the lowest and the highest of these levels are compared",
-    "rollouts": "answers sampled at each of the two resolutions",
-    "difference": "needs the full view: so many more right answers there than at the low one",
-    "wrong": "the low view suffices: so many wrong answers at most, of both together",
-    "select": "examples of each label at most; 0: as many as both labels have",
-    "temperature": "of sampling",
-    "max_new_tokens": "per answer",
-    "max_tokens": "leave out examples whose prompt with both views takes more; 0: no limit",
-    "definite": "leave out questions without one definite answer, by the language model at URL#MODEL",
-    "validation": "leave out examples whose image is in this data set",
-    "columns": "names of the columns, as question=q,image=picture,answer=label",
-    "image_root": "folder that the images lie in; default: the table's",
-    "seed": "of sampling",
-    "limit": "only the first N rows; 0: all",
+    "ladder": "levels of the image, as shares of its pixels, of which the lowest and the highest are compared",
+    "rollouts": "number of answers sampled at each of the two levels",
+    "difference": "label an example as needing the full view if it has at least this many more right answers there",
+    "wrong": "label an example as not needing the full view if at most this many answers of both levels are wrong",
+    "select": "largest number of examples of each label to select; 0: as many as both labels have",
+    "temperature": "sampling temperature",
+    "max_new_tokens": "most tokens of an answer",
+    "max_tokens": "leave out examples whose prompt with both views is longer than this many tokens; 0: no limit",
+    "definite": "leave out questions that have no single definite answer, as judged by the language model at URL#MODEL",
+    "validation": "data set for validation: examples whose image is in it are left out",
+    "columns": "names of the table's columns where they differ, as question=q,image=picture,answer=label",
+    "image_root": "folder that image paths are relative to (default: the table's folder)",
+    "seed": "random seed of sampling",
+    "limit": "use only the first N rows; 0: all",
 }
 
 
 def add(command: AddCommand) -> None:
     from visionthink.recipes.curate import CurateConfig
 
-    text = "Find the examples that need full resolution and those that do not (Sec. 3.5 of the paper). Goes on where it was."
-    curate = command("curate", _curate, text, as_json=True)
-    curate.add_argument("data", type=given, metavar="DATA", help="a table of examples, a folder, a hub id, or mini")
-    curate.add_argument("--model", type=given, required=True, help="tiny-base, a checkpoint folder, a hub id or an endpoint")
-    curate.add_argument("--out", type=folder, required=True, help="folder for rollouts, tables and the report")
-    attention_option(curate)
+    text = (
+        "Find the examples that a model answers only at full resolution, and those that it answers without (section 3.5 of the "
+    )
+    text += "paper). An interrupted run continues in its folder."
+    curate = command("curate", _curate, text, needs="train", as_json=True)
+    text = "table of examples as a file, a folder or a hub id; or mini, the generated questions"
+    suggest(curate.add_argument("data", type=given, metavar="DATA", help=text), ("mini",))
+    text = "tiny-base, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL"
+    suggest(curate.add_argument("--model", type=given, required=True, help=text), MODELS)
+    text = "folder for sampled answers, tables and the report"
+    curate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text)
+    placement_options(curate)
     omit_option(curate)
     pool_options(curate)
-    curate.add_argument("--strict", action="store_true", help="stop at a row that cannot be used instead of writing it down")
+    curate.add_argument("--strict", action="store_true", help="stop at a row that cannot be used, instead of recording why")
     kinds = typing.get_type_hints(CurateConfig)
     for field in dataclasses.fields(CurateConfig):
         if field.name in _HELP:

@@ -13,71 +13,71 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, model_options, path, pool, wide, write_json
+from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, model_options, path, pool, suggest, wide, write_json
 from visionthink.errors import OptionError
+from visionthink.evals.policy_spec import CHOICES, ROUTINGS
 from visionthink.progress import stage
+from visionthink.recipes import SUITES
 
 
 def add(command: AddCommand) -> None:
-    evaluate = command("eval", _eval, "Evaluate a model on a suite under a policy.", as_json=True)
-    suites = "mini, places or another generated suite (docs/data.md), or a table of examples: a file, a folder or a hub id"
-    evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=suites)
+    text = "Evaluate a model on a suite of questions: accuracy, and the visual tokens it took."
+    evaluate = command("eval", _eval, text, needs="eval", as_json=True)
+    text = f"a generated suite ({', '.join(SUITES)}), or a table of examples: a file, a folder or a hub id"
+    suggest(evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=text), SUITES)
     model_options(evaluate, several=True)
-    evaluate.add_argument(
-        "--policy",
-        default="adaptive",
-        help="adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
-        "forced:request, gate:FILE, gate:SCORE@T or control:NAME; or a compression method as fastv:0.5, or both as "
-        "adaptive+visionzip:0.5; separate several with commas; random without P then spends as many visual tokens as adaptive "
-        "did (default: %(default)s)",
+    text = "who decides which views are shown (default: %(default)s). adaptive: the model; low, full: always one level; "
+    text += (
+        "random:P: the full view with probability P, or without P as often as costs what adaptive does; oracle: what is known "
     )
+    text += "of the questions; gate:FILE or gate:SCORE@T: how sure the model is; fastv:0.5 and other methods: the full view with "
+    text += "half of its visual tokens. Separate several by commas. All: " + CHOICES + ", or both as adaptive+visionzip:0.5"
+    suggest(evaluate.add_argument("--policy", default="adaptive", help=text), ROUTINGS)
     for line, level in (("low", "0.25"), ("full", "1")):
-        evaluate.add_argument(
-            f"--trained-{line}",
-            metavar="MODEL",
-            help=f"a model that was trained with --ladder {level}: evaluated under trained-{line}, and set beside the others",
-        )
+        text = f"model that was trained with --ladder {level}, to be evaluated under trained-{line} beside the others"
+        evaluate.add_argument(f"--trained-{line}", metavar="MODEL", help=text)
     suite_options(evaluate)
-    evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help="read what lmms-eval logged instead (docs/lmms-eval.md)")
-    evaluate.add_argument(
-        "--out",
-        type=folder,
-        required=True,
-        metavar="DIR",
-        help="folder; one that was begun is continued. Several models or policies get folders of their own in it, and a report",
-    )
+    text = "read the results that lmms-eval has logged in this folder, instead of asking a model (docs/how-to/lmms-eval.md)"
+    evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help=text)
+    text = "folder for the results; an interrupted run continues there. Several models or policies each get a folder in it, and "
+    evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text + "a report")
 
     rows = "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json"
-    score = command("score", _score, "Judge saved answers: our transcripts, lmms-eval's samples, or plain rows.", as_json=rows)
-    score.add_argument("file", type=Path, metavar="FILE.jsonl", help="plain rows hold question, ground_truth, prediction")
+    text = "Judge answers that are saved in a file: transcripts of visionthink eval, samples of lmms-eval, or plain rows."
+    score = command("score", _score, text, needs="judge", as_json=rows)
+    text = "file of answers, a JSON object each line; plain rows hold question, ground_truth and prediction"
+    score.add_argument("file", type=Path, metavar="FILE.jsonl", help=text)
     score.add_argument("--judge", default="rules", help=JUDGE_HELP)
-    score.add_argument(
-        "--against", help="another judge to compare with; without it, verdicts that the file holds are compared with"
-    )
-    score.add_argument(
-        "--out", type=path, metavar="DIR", help="folder for verdicts.jsonl and summary.json; one that was begun is continued"
-    )
+    text = "second judge to compare with (default: the verdicts in the file, where it holds some)"
+    score.add_argument("--against", metavar="JUDGE", help=text)
+    text = "folder for verdicts.jsonl and summary.json; an interrupted run continues there"
+    score.add_argument("--out", type=path, metavar="DIR", help=text)
 
-    report = command("report", _report, "One HTML page, and a CSV file, for evaluation and training folders.", as_json=True)
-    report.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="a folder written by visionthink eval or visionthink train"
-    )
-    report.add_argument(
-        "--out", type=path, required=True, metavar="FILE.html", help="the page; the figures go to a .csv file beside it"
-    )
+    text = "Write an HTML page, and a CSV file, about folders of evaluations and of training runs."
+    report = command("report", _report, text, needs="eval", as_json=True)
+    text = "folder that visionthink eval, train or curate has written, or a folder of such folders"
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=text)
+    text = "the page to write; its figures go to a .csv file beside it"
+    report.add_argument("--out", type=path, required=True, metavar="FILE.html", help=text)
 
 
 def suite_options(parser: argparse.ArgumentParser) -> None:
     """What is asked of a suite, how it is answered and judged."""
     usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
     parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
-    parser.add_argument("--split", help="of a hub id or saved splits; default: the benchmark's own, else test")
-    parser.add_argument("--columns", default="", help="names of the columns, as question=q,image=picture,answer=label")
-    parser.add_argument("--image-root", default="", help="folder that the images lie in; default: the table's")
-    parser.add_argument("--limit", type=int, help="only the first N examples")
-    parser.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="episodes per forward pass; default: as many as fit into memory")
-    parser.add_argument("--benchmark", help="the suite is a local copy of this benchmark: its prompts and its own metric")
+    text = "split of a hub id or of a folder with splits (default: the benchmark's own, else test)"
+    parser.add_argument("--split", help=text)
+    text = "names of the table's columns where they differ, as question=q,image=picture,answer=label"
+    parser.add_argument("--columns", default="", help=text)
+    text = "folder that image paths are relative to (default: the table's folder)"
+    parser.add_argument("--image-root", default="", metavar="DIR", help=text)
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N examples")
+    text = "most tokens of a reply (default: %(default)s)"
+    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
+    text = "examples that are answered at once (default: as many as fit into memory)"
+    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+    text = "name of the benchmark that SUITE is a local copy of; its prompts and metric are used (docs/reference/benchmarks.md)"
+    parser.add_argument("--benchmark", metavar="NAME", help=text)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -135,6 +135,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
+    from visionthink.evals.words import in_words, problems
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
@@ -142,31 +143,15 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
         wide().print(summary_table(summaries))
     console = wide(stderr=options.json)
     for s in summaries:
-        silent = s["stop_reasons"].get("policy_error", 0)
-        name = f"{s['model']} {s['policy']}"
-        if s["failed"] or s["unscored"]:
-            console.print(
-                f"{name}: {s['failed']} failed (failed.jsonl), {silent} got no reply from the model, "
-                f"{s['unscored'] - silent} answers could not be judged; {s['n'] - s['unscored']} count",
-                markup=False,
-            )
-        for reason, count in () if s["accuracy"] is None else s["unscored_reasons"].items():
-            console.print(f"  {count} unscored: {reason}", markup=False)
-        if s["accuracy"] is None:
-            console.print(
-                f"{name}: no accuracy, as nothing could be judged, {_main_reason(s, options.out)}", markup=False, soft_wrap=True
-            )
-        if s.get("without_score"):
-            console.print(
-                f"{name}: {s['without_score']} answers came without log-probabilities, so that the gate could not tell how sure "
-                "they are and showed more; ask for gate:vote@T instead",
-                markup=False,
-                soft_wrap=True,
-            )
+        for line in problems(s):
+            console.print(line, markup=False, soft_wrap=True, highlight=False)
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
     if not options.json:
+        for paragraph in in_words(summaries):
+            console.print(f"\n{paragraph}", markup=False, highlight=False)
+        console.print()
         one = f"results in {options.out}; for a page of them: visionthink report {options.out} --out {options.out}.html"
         text = f"open {options.out / 'report.html'}" if len(summaries) > 1 else one
         console.print(text, markup=False, soft_wrap=True, highlight=False)

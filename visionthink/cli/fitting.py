@@ -3,56 +3,95 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
+
+from rich import box
+from rich.table import Table
 
 from visionthink import records
 from visionthink.addresses import is_endpoint
-from visionthink.cli.common import AddCommand, folder, given, wide, write_json
-from visionthink.cli.settings import add_settings, given_settings
+from visionthink.cli.common import MODELS, AddCommand, given, placement, placement_options, suggest, wide, write_json
+from visionthink.cli.settings import add_settings, given_settings, shown
 from visionthink.compress.fit_config import FitConfig
 from visionthink.errors import OptionError
 from visionthink.recipes.fits import FITS, fit_recipe
 
+_DESCRIBED = {
+    "model": "Model that the method is trained for: tiny, tiny-base, a checkpoint folder or a hub id (default: the recipe's).",
+    "keep": "Share of the visual tokens to keep, above 0 and at most 1 (default: the recipe's).",
+}
+METHODS = (
+    f"for the tiny model: {', '.join(name for name, recipe in FITS.items() if not recipe.stand_in)}; "
+    "for a real one, from --data: these names with _3b or _7b (Qwen2.5-VL) or _qwen3_8b (Qwen3-VL) behind them, as fcot_7b"
+)
+
 
 def add(command: AddCommand) -> None:
-    fit = command("fit", _fit, "Train a compression method for a model, and its control beside it.", as_json=True)
-    fit.add_argument("method", metavar="METHOD", help=", ".join(FITS))
-    fit.add_argument("--out", type=folder, required=True, help="folder for the method, then named as --policy learned:FOLDER")
-    fit.add_argument("--model", type=given, help="tiny, tiny-base, a folder or a hub id; default: the recipe's")
-    fit.add_argument("--keep", type=float, metavar="SHARE", help="share of the visual tokens that is left; default: the recipe's")
-    fit.add_argument("--data", type=given, help="table of examples to learn from; default: generated questions")
-    fit.add_argument("--limit", type=int, help="only the first N examples, a fifth of them to measure on")
-    fit.add_argument("--dry-run", action="store_true", help="take one optimizer step of each, save nothing")
+    text = (
+        "Train a compression method for a model, together with its control. The output folder holds the method, for visionthink "
+    )
+    text += "eval SUITE --policy learned:DIR; a fitted method that is there is replaced."
+    fit = command("fit", _fit, text, needs="train", as_json=True)
+    suggest(fit.add_argument("method", metavar="METHOD", help=METHODS), FITS)
+    suggest(fit.add_argument("--model", type=given, help=_DESCRIBED["model"]), MODELS)
+    fit.add_argument("--keep", type=float, metavar="SHARE", help=_DESCRIBED["keep"])
+    text = "table of examples to train and test on (default for the tiny model: generated questions)"
+    fit.add_argument("--data", type=given, help=text)
+    fit.add_argument("--limit", type=int, metavar="N", help="use only the first N examples, a fifth of them for testing")
+    text = "take one optimizer step of method and control on two examples, and save nothing"
+    fit.add_argument("--dry-run", action="store_true", help=text)
+    placement_options(fit, attention=False)
     add_settings(fit, FitConfig, records.documentation(FitConfig), {})
 
 
 def _fit(options: argparse.Namespace) -> None:
     recipe = fit_recipe(options.method)
-    changes = {name: getattr(options, name) for name in ("model", "keep") if getattr(options, name) is not None}
-    recipe = replace(recipe, config=replace(recipe.config, **given_settings(options, FitConfig)), **changes)
+    changes = {name: getattr(options, name) for name in _DESCRIBED if getattr(options, name) is not None}
+    recipe = replace(recipe, config=replace(recipe.config, **given_settings(options, FitConfig)), **placement(options), **changes)
+    described = _DESCRIBED | records.documentation(FitConfig)
+    values = {name: getattr(recipe, name) for name in _DESCRIBED} | asdict(recipe.config)
+    if shown(options, values, described, f"{options.method}: trains the compression method {recipe.family}."):
+        return
     if options.limit is not None and options.limit < 10:
         raise OptionError(f"--limit {options.limit}: must be at least 10")
     if is_endpoint(recipe.model):
         raise OptionError(f"--model {recipe.model}: is an endpoint, and fitting needs the weights; name a folder or a hub id")
     if recipe.stand_in and not options.dry_run and not options.data:
         raise OptionError(f"{options.method}: needs --data, a table of examples to learn from")
+    import accelerate  # noqa: F401  # transformers asks for it late, and with a traceback
+
     from visionthink.recipes.fitting import run_fit
 
     report = run_fit(recipe, options.out, data=options.data or "", limit=options.limit, dry_run=options.dry_run)
     if options.json:
         write_json(report)
     else:
-        _print(report, "nothing was saved" if options.dry_run else f"saved to {options.out}")
+        _print(
+            report,
+            "nothing was saved" if options.dry_run else f"saved to {options.out}, the control to {options.out / 'control'}",
+        )
 
 
 def _print(report: dict[str, Any], ending: str) -> None:
+    from visionthink.recipes.compressors import difference
+
+    caption = (
+        f"correct: answers to {report['tested']} test questions, each token predicted after the correct ones before it; "
+        "KL: divergence from the model with all visual tokens, per token of the answers"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("")
+    for column in ("visual tokens", "correct, %", "KL"):
+        table.add_column(column, justify="right")
     names = {"full": "all visual tokens", "untrained": "untrained", "control": "trained control", "trained": "trained"}
-    for name, said in names.items():
+    for name, label in names.items():
         found = report[name]
-        wide().print(
-            f"{said}: {found['tokens']:.1f} visual tokens, {100 * found['accuracy']:.1f} % of {report['tested']} answers right, "
-            f"KL to the model with all of them {found['divergence']:.3f}",
-            highlight=False,
-        )
-    wide().print(ending, highlight=False)
+        table.add_row(label, f"{found['tokens']:.1f}", f"{100 * found['accuracy']:.1f}", f"{found['divergence']:.3f}")
+    console = wide()
+    console.print(table)
+    if gain := difference([report]):
+        low, middle, high = (f"{100 * x:+.1f}" for x in (gain.low, gain.mean, gain.high))
+        interval = f"95 % interval {low} to {high}{'' if gain.sure else ': undecided'}"
+        console.print(f"trained - control: {middle} points ({interval})", highlight=False)
+    console.print(ending, highlight=False)

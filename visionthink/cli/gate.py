@@ -10,38 +10,44 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from visionthink.certainty import SCORES
-from visionthink.cli.common import AddCommand, model_options, names, path, wide, write_json
+from visionthink.cli.common import AddCommand, model_options, names, path, suggest, wide, write_json
 from visionthink.cli.evaluation import suite_options
 from visionthink.policies.gate import Method, Mode
+from visionthink.recipes import SUITES
 
 if TYPE_CHECKING:
     from visionthink.policies.gate import Certificate
 
 
 def add(command: AddCommand) -> None:
-    text = "Certify the threshold of a gate: how often it may be wrong where the full view is right. Goes on where it was."
-    calibrate = command("calibrate", _calibrate, text, as_json=True)
-    calibrate.add_argument("suite", metavar="SUITE", help="mini, or a table of examples: a file, a folder or a hub id")
+    text = "Find the threshold of a gate, which shows the full view where the model is not sure, with a bound on its harm: how "
+    text += "often it is wrong where the full view is right. An interrupted run continues in its folder."
+    calibrate = command("calibrate", _calibrate, text, needs="eval", as_json=True)
+    text = f"a generated suite ({', '.join(SUITES)}), or a table of examples: a file, a folder or a hub id"
+    suggest(calibrate.add_argument("suite", metavar="SUITE", help=text), SUITES)
     model_options(calibrate)
     suite_options(calibrate)
-    text = "harm allowed: share of questions that the full view answers right and the gate wrong (default: %(default)g)"
+    text = "harm that is allowed: share of questions that the full view answers right and the gate wrong (default: %(default)g)"
     calibrate.add_argument("--alpha", type=float, default=0.05, help=text)
-    text = "probability, over calibrations, that the harm is larger all the same (default: %(default)g)"
+    text = "probability, over repeated calibrations, that the harm exceeds alpha all the same (default: %(default)g)"
     calibrate.add_argument("--delta", type=float, default=0.1, help=text)
-    text = f"of {', '.join(SCORES)}; of several with commas, the best on a part of the suite (default: nllmax)"
+    text = f"score of how unsure an answer is, one of {', '.join(SCORES)}; of several, separated by commas, the one that is best "
+    text += "on a part of the suite is taken (default: nllmax)"
     calibrate.add_argument("--score", type=names, default=("nllmax",), metavar="SCORES", help=text)
-    text = "restart puts the question again with the full view; continue shows that behind the low one (default: %(default)s)"
+    text = "how the full view is shown: restart asks the question again with it, continue adds it after the low view (default: "
+    text += "%(default)s)"
     calibrate.add_argument("--mode", choices=get_args(Mode), default="restart", help=text)
-    text = "crc, conformal risk control, bounds the harm only on average over calibrations (default: %(default)s)"
+    text = "statistical method: fixed-sequence testing bounds the harm with probability 1 - delta, crc (conformal risk control) "
+    text += "only on average over calibrations (default: %(default)s)"
     calibrate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", help=text)
-    calibrate.add_argument("--by-family", action="store_true", help="certify a threshold within each family as well, to look at")
-    text = "the certificate; the answers go to a folder beside it, gate/ for gate.json"
+    calibrate.add_argument("--by-family", action="store_true", help="also print the threshold of each family of questions")
+    text = "file for the certificate; the answers go to a folder beside it, gate/ for gate.json"
     calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
 
-    text = "Compare scores of today with those that a gate was calibrated on."
-    drift = command("drift", _drift, text, as_json=True)
-    drift.add_argument("gate", type=Path, metavar="GATE.json", help="what visionthink calibrate has written")
-    text = "a folder of visionthink eval under gate:GATE.json or low, or the log of visionthink serve --rule gate:GATE.json"
+    text = "Test whether the scores of present questions still follow those that a gate was calibrated on."
+    drift = command("drift", _drift, text, needs="eval", as_json=True)
+    drift.add_argument("gate", type=Path, metavar="GATE.json", help="certificate that visionthink calibrate has written")
+    text = "folder of visionthink eval --policy gate:GATE.json (or low), or log of visionthink serve --rule gate:GATE.json"
     drift.add_argument("traffic", type=Path, metavar="RUN", help=text)
 
 

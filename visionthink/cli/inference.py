@@ -11,9 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionthink.action_space import ActionSpace
-from visionthink.cli.common import AddCommand, given, limit_option, load, menu_options, model_options, pixel_limit, write_json
+from visionthink.cli.common import (
+    AddCommand,
+    given,
+    limit_option,
+    load,
+    menu_options,
+    model_options,
+    pixel_limit,
+    suggest,
+    write_json,
+)
 from visionthink.episode import run_batch
-from visionthink.errors import ImageError, OptionError
+from visionthink.errors import ImageError, OptionError, choose_from
 from visionthink.images import measure
 from visionthink.menu import Menu, named_menu
 from visionthink.picture import Picture
@@ -23,19 +33,22 @@ from visionthink.types import Example, Shown, StopReason
 
 
 def add(command: AddCommand) -> None:
-    ask = command("ask", _ask, "Ask a question about an image, or about several.", as_json=True)
-    ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; the question is about all of them")
-    ask.add_argument("-q", "--question", type=given, required=True, help="the question")
+    ask = command("ask", _ask, "Ask a question about one image, or about several together.", needs="local", as_json=True)
+    images = ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; one question is asked about all of them")
+    suggest(images, ())
+    ask.add_argument("-q", "--question", type=given, required=True, metavar="TEXT", help="the question, in quotation marks")
     model_options(ask)
-    ask.add_argument("--max-new-tokens", type=int, default=1024, help="per turn (default: %(default)s)")
+    ask.add_argument(
+        "--max-new-tokens", type=int, default=1024, metavar="N", help="most tokens of a reply (default: %(default)s)"
+    )
     limit_option(ask)
 
-    tokens = command("tokens", _tokens, "What an image costs in visual tokens, at every level.", as_json=True)
-    tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure")
-    tokens.add_argument("--size", help="WIDTHxHEIGHT in pixels, instead of an image")
-    tokens.add_argument(
-        "--family", default="qwen2.5-vl", help="qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
-    )
+    text = "Print how many visual tokens an image costs at each level that can be asked for."
+    tokens = command("tokens", _tokens, text, as_json=True)
+    suggest(tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure"), ())
+    tokens.add_argument("--size", metavar="WIDTHxHEIGHT", help="size in pixels, instead of an image")
+    text = "whose rule turns pixels into visual tokens: qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
+    tokens.add_argument("--family", default="qwen2.5-vl", help=text)
     menu_options(tokens, default="visionthink")
     limit_option(tokens)
 
@@ -108,7 +121,7 @@ def _tokens(options: argparse.Namespace) -> None:
     if (options.image is None) == (options.size is None):
         raise OptionError("tokens: give an image or --size WxH, one of the two")
     if options.family not in SIZE_RULES:
-        raise OptionError(f"--family {options.family!r}: choose one of {', '.join(SIZE_RULES)}")
+        raise OptionError(f"--family {options.family!r}: {choose_from(options.family, SIZE_RULES)}")
     size = parse_size(options.size) if options.size is not None else measure(options.image, max_pixels=pixel_limit(options))
     rule = SIZE_RULES[options.family]
     menu = named_menu(options.menu)[0] if options.menu else Menu()

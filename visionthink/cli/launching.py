@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visionthink.cli.common import given
+from visionthink.cli.common import given, suggest
 from visionthink.errors import OptionError
 from visionthink.train.launch import SHIPPED, Launch
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
     """--launch and --processes."""
-    files = f"run on several processes: {', '.join(SHIPPED)}, or a file of accelerate config"
-    parser.add_argument("--launch", type=given, metavar="NAME|FILE", help=files)
-    parser.add_argument("--processes", type=int, metavar="N", help="with --launch: how many (default: as many as there are GPUs)")
+    text = f"train on several processes: {', '.join(SHIPPED)}, or a file that accelerate config has written"
+    suggest(parser.add_argument("--launch", type=given, metavar="NAME|FILE", help=text), SHIPPED)
+    text = "with --launch: number of processes (default: the number of GPUs)"
+    parser.add_argument("--processes", type=int, metavar="N", help=text)
 
 
 def launch(options: argparse.Namespace, check: Callable[[int], Any]) -> None:

@@ -12,54 +12,60 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from visionthink.addresses import is_endpoint, is_loopback
-from visionthink.cli.common import AddCommand, given, load, model_options, names
-from visionthink.errors import OptionError
+from visionthink.cli.common import AddCommand, given, load, model_options, names, suggest
+from visionthink.errors import OptionError, choose_from
 from visionthink.model import Model
 from visionthink.policies.gate import CONFIDENCE, Certificate, Gate, NamedGate, open_gate, parse_gate
 from visionthink.providers import SIZE_RULES
 
 
 def add(command: AddCommand) -> None:
-    serve = command("serve", _serve, "An OpenAI-compatible server whose model looks at a part of the pixels first.")
-    model_options(serve)
-    text = "an OpenAI-compatible endpoint that answers, as http://host:8000/v1#MODEL, instead of --model; "
-    text += "it is offered our function (dialect native) unless --dialect or --checkpoint says how it was trained"
-    serve.add_argument("--upstream", metavar="URL", help=text)
-    text = f"whose rule says how the upstream sizes images: {', '.join(SIZE_RULES)} "
-    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
-    text_of_deadline = "seconds until the first piece of an upstream's reply, further attempts included (default: %(default)g)"
-    serve.add_argument("--deadline", type=float, default=60.0, help=text_of_deadline)
-    serve.add_argument("--profile", metavar="NAME", help=text)
-    serve.add_argument("--name", help="what clients call the model (default: the model's own name)")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
-    text = "keys of clients, a line each: NAME sha256:HEX; needed unless only this machine is listened to"
-    serve.add_argument("--api-key-file", metavar="FILE", help=text)
-    serve.add_argument(
-        "--new-key",
-        metavar="NAME",
-        help="make a key: its line for the file of keys goes to standard output, the key itself to standard error",
-    )
     text = (
-        "who decides on a second look: model, which asks; gate, on the model's confidence, which needs no training; gate:FILE, "
+        "Serve a model through an OpenAI-compatible API, with a playground for the browser. Each image is shown at a part of its "
     )
-    text += "as visionthink calibrate has certified it; or gate:SCORE@T (default: %(default)s)"
-    serve.add_argument("--rule", type=given, default="model", help=text)
-    text = f"of the rule gate: confidence, from 0 to 1, below which a second look is taken (default: {CONFIDENCE})"
+    text += "pixels first."
+    serve = command("serve", _serve, text, needs="serve")
+    model_options(serve)
+    text = (
+        "OpenAI-compatible endpoint that answers instead of --model, as http://host:8000/v1#MODEL; it is offered a function to "
+    )
+    text += "ask for more (dialect native) unless --dialect or --checkpoint says how it was trained"
+    serve.add_argument("--upstream", metavar="URL", help=text)
+    text = "longest wait for the first piece of an upstream's reply, retries included, in seconds (default: %(default)g)"
+    serve.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help=text)
+    text = f"whose rule says how the upstream turns pixels into visual tokens: {', '.join(SIZE_RULES)} "
+    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
+    suggest(serve.add_argument("--profile", metavar="NAME", help=text), SIZE_RULES)
+    serve.add_argument("--name", help="name of the model for clients (default: its own)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    text = "file with the clients' keys, one a line as NAME sha256:HEX; required unless only this machine can connect"
+    serve.add_argument("--api-key-file", metavar="FILE", help=text)
+    text = "make a key and exit: its line for --api-key-file goes to standard output, the key itself to standard error"
+    serve.add_argument("--new-key", metavar="NAME", help=text)
+    text = "who decides about a second view: model (it asks), gate (its confidence is too low; needs no training), gate:FILE "
+    text += "(a threshold that visionthink calibrate has certified) or gate:SCORE@T (default: %(default)s)"
+    suggest(serve.add_argument("--rule", type=given, default="model", help=text), ("model", "gate"))
+    text = f"with --rule gate: confidence, from 0 to 1, below which the full view is shown (default: {CONFIDENCE})"
     serve.add_argument("--threshold", type=float, help=text)
-    text = "share of the gate's answers, from 0 to 1, that are compared with one from the full views, see visionthink drift "
-    serve.add_argument("--audit", type=float, default=0.0, help=text + "(default: %(default)g)")
-    text = "how images are shown whose detail a request does not say: auto, low or high (default: %(default)s)"
+    text = (
+        "share of the gate's answers, from 0 to 1, that are checked against an answer from the full view, for visionthink drift "
+    )
+    serve.add_argument("--audit", type=float, default=0.0, metavar="SHARE", help=text + "(default: %(default)g)")
+    text = "how to show images for which a request names no detail: auto (low first), low, or high (default: %(default)s)"
     serve.add_argument("--detail", choices=("auto", "low", "high"), default="auto", help=text)
-    serve.add_argument("--max-new-tokens", type=int, default=1024, help="the most tokens of a turn (default: %(default)s)")
-    serve.add_argument("--batch-size", type=int, default=32, help="replies of a local model in one call (default: %(default)s)")
-    serve.add_argument("--concurrency", type=int, default=64, help="requests that are answered at once (default: %(default)s)")
-    text = "send the upstream a cache_salt for each key, so that vLLM's prefix cache tells no client what another one has asked"
+    text = "most tokens of a reply (default: %(default)s)"
+    serve.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
+    text = "most replies that a local model generates together (default: %(default)s)"
+    serve.add_argument("--batch-size", type=int, default=32, metavar="N", help=text)
+    text = "most requests that are answered at once (default: %(default)s)"
+    serve.add_argument("--concurrency", type=int, default=64, metavar="N", help=text)
+    text = "send vLLM a cache_salt for each client's key, so that its prefix cache reveals nothing to other clients"
     serve.add_argument("--cache-salt", action="store_true", help=text)
-    text = "hosts that images are fetched from, with commas between them; without it images at addresses are refused"
+    text = "hosts that images may be fetched from, separated by commas (default: none; such images are refused)"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
-    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and the other variables of OpenTelemetry "
-    serve.add_argument("--traces", action="store_true", help=text + "say where, and how many")
+    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and OpenTelemetry's other variables say "
+    serve.add_argument("--traces", action="store_true", help=text + "where to, and how many")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -78,7 +84,7 @@ def _serve(options: argparse.Namespace) -> None:
     if is_endpoint(options.model) and not (options.dialect or options.checkpoint or options.menu):
         options.dialect = "native"
     if options.profile and options.profile not in SIZE_RULES:
-        raise OptionError(f"--profile {options.profile!r}: choose one of {', '.join(SIZE_RULES)}")
+        raise OptionError(f"--profile {options.profile!r}: {choose_from(options.profile, SIZE_RULES)}")
     if options.profile and not is_endpoint(options.model):
         raise OptionError("--profile: is for an upstream; a model of this process says itself what images cost")
     keys = Keys.read(options.api_key_file) if options.api_key_file else None

@@ -1,31 +1,43 @@
-"""Options for the settings of a run, from the fields of its record."""
+"""Options for the settings of a run, from the fields of its record, and their values as a table."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from visionthink.cli.common import folder, wide, write_json
+from visionthink.errors import OptionError
+
 _NO_OPTION = ("out", "resume")
 """Fields that the commands have options of their own for."""
+SHOWN_AS_JSON = "with --show: print the settings as one JSON object"
 
 
 def add_settings(parser: argparse.ArgumentParser, record: type, described: Mapping[str, str], choices: Mapping[str, str]) -> None:
-    """One option for each field.
+    """--out, --show, and one option for each field.
 
     Args:
         described: what help says of each.
         choices: what help shows in place of a type.
     """
-    group = parser.add_argument_group("settings", "override the recipe's")
+    parser.add_argument("--out", type=folder, metavar="DIR", help="folder to write to; needed unless --show is given")
+    text = "print the value of every setting, as changed by the other options, and stop; nothing is loaded"
+    parser.add_argument("--show", action="store_true", help=text)
+    group = parser.add_argument_group("settings", "Each overrides a value of the recipe; --show prints the values.")
     hints = typing.get_type_hints(record).items()
     literal = {name: "|".join(typing.get_args(kind)) for name, kind in hints if typing.get_origin(kind) is typing.Literal}
     for name, kind in _kinds(record).items():
         several: dict[str, Any] = {"action": "append", "metavar": "KEY=VALUE"} if kind is _key_and_value else {}
         group.add_argument(
-            f"--{name.replace('_', '-')}",
+            option(name),
             type=kind,
             default=argparse.SUPPRESS,
             help=described[name].replace("%", "%%"),
@@ -37,6 +49,53 @@ def given_settings(options: argparse.Namespace, record: type) -> dict[str, Any]:
     """The settings that are on the command line."""
     given = {name: (kind, getattr(options, name)) for name, kind in _kinds(record).items() if hasattr(options, name)}
     return {name: dict(value) if kind is _key_and_value else value for name, (kind, value) in given.items()}
+
+
+def option(name: str) -> str:
+    """The option of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def shown(
+    options: argparse.Namespace, values: Mapping[str, Any], described: Mapping[str, str], about: str, note: str = ""
+) -> bool:
+    """With --show, print settings; whether that was all there is to do.
+
+    Args:
+        values: of the settings, by name.
+        described: what help says of each.
+        about: what the recipe is, as a docstring.
+        note: a line to print behind the table.
+
+    Raises:
+        OptionError: there is no folder to write to, which only --show can do without.
+    """
+    if not options.show:
+        if options.out is None:
+            raise OptionError(f"{options.command}: name the folder to write to, as --out runs/{options.command}; or use --show")
+        return False
+    values = {name: value for name, value in values.items() if name not in _NO_OPTION}
+    if options.json:
+        write_json({"about": inspect.cleandoc(about), "settings": values, "note": note})
+        return True
+    console = wide()
+    console.print(inspect.cleandoc(about), markup=False, highlight=False)
+    table = Table("setting", "value", "meaning", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in values.items():
+        table.add_row(option(name), escape(_said(value)), escape(" ".join(described[name].split())))
+    console.print(table)
+    if note:
+        console.print(note, markup=False, highlight=False)
+    return True
+
+
+def _said(value: Any) -> str:
+    """A value as its option takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "empty"
 
 
 def _kinds(record: type) -> dict[str, Callable[[str], Any]]:

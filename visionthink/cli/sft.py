@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from visionthink.cli.common import AddCommand, folder
+from visionthink.cli.common import AddCommand, suggest
 from visionthink.cli.launching import add_launching, end, launch
-from visionthink.cli.settings import add_settings, given_settings
+from visionthink.cli.settings import SHOWN_AS_JSON, add_settings, given_settings, shown
+from visionthink.errors import OptionError
 from visionthink.recipes.cold_start import SFT_RECIPES, prepare, read_material, sft_recipe
 from visionthink.train.sft_config import SftConfig
 
 
 def add(command: AddCommand) -> None:
-    sft = command("sft", _sft, "Fine-tune on transcripts: a cold start, or instead of reinforcement learning.")
-    sft.add_argument("recipe", metavar="RECIPE", help=", ".join(SFT_RECIPES))
-    sft.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
+    text = (
+        "Fine-tune a model on transcripts (supervised), before reinforcement learning or instead of it. The output folder gets "
+    )
+    text += "checkpoints, metrics.jsonl and the final model."
+    sft = command("sft", _sft, text, needs="train", as_json=SHOWN_AS_JSON)
+    suggest(sft.add_argument("recipe", metavar="RECIPE", help=f"name of a recipe: {', '.join(SFT_RECIPES)}"), SFT_RECIPES)
     sft.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    sft.add_argument("--dry-run", action="store_true", help="check the settings, take one optimizer step, save nothing")
+    sft.add_argument("--dry-run", action="store_true", help="check the settings and take one optimizer step; nothing is saved")
     add_launching(sft)
     add_settings(sft, SftConfig, SftConfig.documentation(), {})
 
 
 def _sft(options: argparse.Namespace) -> None:
     chosen = sft_recipe(options.recipe)
-    config = chosen.config.replace(**given_settings(options, SftConfig), out=options.out, resume=options.resume)
+    config = chosen.config.replace(**given_settings(options, SftConfig))
+    if shown(options, dataclasses.asdict(config), SftConfig.documentation(), SFT_RECIPES[options.recipe].__doc__ or ""):
+        return
+    if options.json:
+        raise OptionError("--json: goes with --show")
+    config = config.replace(out=options.out, resume=options.resume)
     launch(options, config.per_process)
     from visionthink.policies.checkpoint import check_files, describe
     from visionthink.train.processes import this_process

@@ -7,9 +7,19 @@ import dataclasses
 from pathlib import Path
 
 from visionthink.addresses import is_endpoint
-from visionthink.cli.common import AddCommand, attention_option, folder, given, wide, write_json
+from visionthink.cli.common import (
+    MODELS,
+    AddCommand,
+    folder,
+    given,
+    placement,
+    placement_options,
+    suggest,
+    wide,
+    write_json,
+)
 from visionthink.cli.launching import add_launching, end, launch
-from visionthink.cli.settings import add_settings, given_settings
+from visionthink.cli.settings import SHOWN_AS_JSON, add_settings, given_settings, shown
 from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
 from visionthink.recipes.claims import CLAIMS, GROUPS
@@ -22,16 +32,23 @@ from visionthink.train.crediting import OVER_LIMIT
 
 
 def add(command: AddCommand) -> None:
-    demo = command("demo", _demo, "Train the tiny model to look closer only when needed, and report on it.", as_json=True)
-    demo.add_argument("--out", type=folder, default=Path("runs/demo"), help="output folder (default: %(default)s)")
+    text = "Train the tiny model to look closer only when a question needs it, and write a report (about 5 minutes on 2 cores). "
+    text += "With --quick, show the shipped models side by side instead, without training (about a minute)."
+    demo = command("demo", _demo, text, needs="train,eval", as_json=True)
+    demo.add_argument("--quick", action="store_true", help="compare the shipped models on a few questions; train nothing")
+    text = "folder for the report (default: runs/demo, with --quick runs/demo-quick)"
+    demo.add_argument("--out", type=folder, metavar="DIR", help=text)
 
-    train = command("train", _train, "Run a training recipe.")
-    train.add_argument("recipe", metavar="RECIPE", help=", ".join(RECIPES))
-    train.add_argument("--out", type=folder, required=True, help="folder for checkpoints, metrics.jsonl and the final model")
+    text = (
+        "Train a model by multi-turn GRPO with the settings of a recipe. The output folder gets checkpoints, metrics.jsonl and "
+    )
+    text += "the final model."
+    train = command("train", _train, text, needs="train", as_json=SHOWN_AS_JSON)
+    suggest(train.add_argument("recipe", metavar="RECIPE", help=f"name of a recipe: {', '.join(RECIPES)}"), RECIPES)
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    train.add_argument("--dry-run", action="store_true", help="check the settings, take one optimiser step, save nothing")
+    train.add_argument("--dry-run", action="store_true", help="check the settings and take one optimizer step; nothing is saved")
     add_launching(train)
-    shown = {
+    choices = {
         "penalty": "|".join(PENALTIES) + "[:AMOUNT]",
         "credit": "|".join(CREDITS) + "[:SETTING=VALUE,...]",
         "benefit": "|".join(BENEFITS) + "[:AMOUNT]",
@@ -40,26 +57,30 @@ def add(command: AddCommand) -> None:
         "device_table": "FILE",
         "forced_actions": "ACTION,...",
     }
-    add_settings(train, TrainConfig, TrainConfig.documentation(), shown)
+    add_settings(train, TrainConfig, TrainConfig.documentation(), choices)
 
-    timed = command(
-        "measure", _measure, "Time a model on this machine, for a budget in milliseconds (docs/budgets.md).", as_json=True
-    )
-    timed.add_argument("--model", type=given, default="tiny", help="tiny, tiny-base, a folder or a hub id (default: %(default)s)")
-    attention_option(timed)
-    timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file for --device-table of train")
+    text = "Measure how long a model takes on this machine. The file is for visionthink train --budget ms=SHARE --device-table "
+    text += "FILE, which trains for a budget in milliseconds."
+    timed = command("measure", _measure, text, needs="local", as_json=True)
+    text = "tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)"
+    suggest(timed.add_argument("--model", type=given, default="tiny", help=text), MODELS)
+    placement_options(timed)
+    timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write the times to")
 
-    again = command("reproduce", _reproduce, "Run claims about training in miniature and judge them.", as_json=True)
-    shown_claims = f"groups of claims ({', '.join(GROUPS)}) or some of {', '.join(CLAIMS)}, separated by commas"
-    again.add_argument("--claims", type=given, default="paper", help=f"{shown_claims} (default: %(default)s)")
-    again.add_argument("--seeds", type=int, default=5, help="runs of each variant (default: %(default)s)")
-    again.add_argument("--out", type=folder, default=Path("runs/reproduction"), help="folder; an interrupted run goes on there")
+    text = "Reproduce claims about training on the tiny model, and judge each. An interrupted run continues in its folder."
+    again = command("reproduce", _reproduce, text, needs="train,eval", as_json=True)
+    text = f"groups of claims ({', '.join(GROUPS)}) or single claims ({', '.join(CLAIMS)}), separated by commas "
+    again.add_argument("--claims", type=given, default="paper", help=text + "(default: %(default)s)")
+    again.add_argument("--seeds", type=int, default=5, help="number of training runs of each variant (default: %(default)s)")
+    text = "folder for runs and verdicts (default: %(default)s)"
+    again.add_argument("--out", type=folder, default=Path("runs/reproduction"), metavar="DIR", help=text)
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from visionthink.recipes.demo import demo
+    from visionthink.recipes.demo import demo, quick_demo
 
-    result = demo(options.out, wide(stderr=options.json))
+    run, usual = (quick_demo, "runs/demo-quick") if options.quick else (demo, "runs/demo")
+    result = run(options.out or Path(usual), wide(stderr=options.json))
     if options.json:
         write_json(result)
 
@@ -69,7 +90,14 @@ def _train(options: argparse.Namespace) -> None:
     given = given_settings(options, TrainConfig)
     if "trl" in given:
         given["trl"] = {**chosen.config.trl, **given["trl"]}
-    config = chosen.config.replace(**given, out=options.out, resume=options.resume)
+    config = chosen.config.replace(**given)
+    differences = chosen.differences(config)
+    note = f"settings that differ from the paper's, with the paper's in brackets: {differences}" if differences else ""
+    if shown(options, dataclasses.asdict(config), TrainConfig.documentation(), RECIPES[options.recipe].__doc__ or "", note):
+        return
+    if options.json:
+        raise OptionError("--json: goes with --show")
+    config = config.replace(out=options.out, resume=options.resume)
     launch(options, config.rollouts_per_process)
     from visionthink.evals.cost import flops_of
     from visionthink.policies.checkpoint import check_files, describe
@@ -85,8 +113,8 @@ def _train(options: argparse.Namespace) -> None:
     rehearsed = options.dry_run and chosen.stand_in
     if not rehearsed:
         describe(config.model)
-    if differences := chosen.differences(config):
-        say(f"settings that differ from the paper's, with the paper's in brackets: {differences}")
+    if note:
+        say(note)
     if not config.data:
         say(f"preparing the examples of {options.recipe}")
     if rehearsed:
@@ -111,8 +139,7 @@ def _measure(options: argparse.Namespace) -> None:
     from visionthink.model import load
     from visionthink.recipes.measure import measure
 
-    attention = {"attention": options.attention} if options.attention else {}
-    table = measure(load(options.model, **attention), options.model)
+    table = measure(load(options.model, **placement(options)), options.model)
     table.write(options.out)
     if options.json:
         write_json(dataclasses.asdict(table))

@@ -1,5 +1,5 @@
-"""LoRA layers of PEFT that stand in the decoder while a session lasts. Outside of it the model is the plain one, with its own
-layers, weights and names."""
+"""LoRA layers of PEFT that are in the decoder only during a session. Outside of it the model has its own layers, weights and
+parameter names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import peft
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
+from visionthink.compress.parts import weights_in
 from visionthink.errors import ModelError, OptionError, one_line
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -21,13 +22,13 @@ _PREFIX = "base_model.model."
 
 
 class Adapter:
-    """New layers for a model, which say nothing until they are trained.
+    """A new LoRA adapter for a model, whose output is zero until it is trained.
 
     Args:
-        settings: what makes a `peft.LoraConfig`, without dropout.
+        settings: arguments of `peft.LoraConfig`, without dropout.
 
     Raises:
-        OptionError: another adapter is in the model.
+        OptionError: the model contains another adapter.
     """
 
     def __init__(self, model: Any, settings: Mapping[str, Any]):
@@ -36,7 +37,7 @@ class Adapter:
         self.model, self.config = model, peft.LoraConfig(**settings)
         trained = [p for p in model.parameters() if p.requires_grad]
         peft.inject_adapter_in_model(self.config, model)
-        del model.peft_config  # PEFT's mark that layers of its own are in the model
+        del model.peft_config  # by which transformers and PEFT recognise a model with an adapter
         self.layers: dict[str, Any] = {n: layer for n, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
         self._put(plain=True)
         for p in trained:
@@ -45,13 +46,13 @@ class Adapter:
             p.data = p.data.float()
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained ones, by the names that PEFT saves them under."""
+        """The parameters to train, by the names under which PEFT saves them."""
         named = ((name, key, p) for name, layer in self.layers.items() for key, p in layer.named_parameters())
         return {f"{_PREFIX}{name}.{re.sub(r'[.]default', '', key)}": p for name, key, p in named if ".default" in key}
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """While its layers are in the model."""
+        """The layers of the adapter are in the model within the block."""
         self._put(plain=False)
         try:
             yield
@@ -70,18 +71,17 @@ class Adapter:
         (folder / _WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
 
     def load(self, folder: Path) -> Adapter:
-        """Take the weights of a folder, to be trained no further.
+        """Load the weights of a folder and freeze them.
 
         Raises:
             ModelError: they are missing, damaged, or those of other layers.
         """
-        own = self.parameters()
+        own, weights = self.parameters(), weights_in(folder / _WEIGHTS)
         try:
-            weights: Mapping[str, Tensor] = load_file(folder / _WEIGHTS)
             if weights.keys() != own.keys():
                 raise ValueError(f"{sorted(weights.keys() ^ own.keys())[0]} is in one of file and model only")
             for name, weight in weights.items():
                 own[name].requires_grad_(False).copy_(weight)
-        except Exception as error:  # safetensors raises its own
-            raise ModelError(f"{folder / _WEIGHTS}: missing or damaged ({one_line(error)})") from None
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{folder / _WEIGHTS}: damaged ({one_line(error)})") from None
         return self

@@ -1,9 +1,10 @@
-"""Cells of neighbouring visual tokens: what a method mixes that makes one token of several.
+"""Cells: rectangles of neighbouring visual tokens, of which a method makes one token.
 
 The tokens of an image stand row by row on a grid of (frames, h, w). Cells of (a, b) are its ceil(h / a) ceil(w / b) rectangles,
-frame by frame, never across images; at the right and lower edges they are smaller where the grid does not divide. A cell's token
-stands where its first one stood, so that rows and columns stay apart in proportion and text stays where it is. Example: on a grid
-of 3 x 5, cells of (2, 2) begin at tokens 0, 2, 4, 10, 12 and 14; the last one holds token 14 alone.
+frame by frame, never across images; at the right and lower edges they are smaller where the grid does not divide. The token of a
+cell takes the position of the cell's first token: distances along rows and columns stay in proportion, and the positions of the
+text do not change. Example: on a grid of 3 x 5, cells of (2, 2) begin at tokens 0, 2, 4, 10, 12 and 14; the last one consists of
+token 14 alone.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from visionthink.compress.selection import Grid
 from visionthink.errors import OptionError
 
 WHOLE = "images with all their tokens (a prompt that ends in an image withholds the last one)"
-"""What cells need, for messages."""
+"""What methods with cells need, for messages."""
 
 SHAPES: Mapping[float, tuple[int, int]] = {1 / 2: (1, 2), 1 / 4: (2, 2), 1 / 8: (2, 4), 1 / 16: (4, 4), 1: (1, 1)}
 """Rows and columns of a cell, by the share of the tokens that it leaves."""
 
 
 def shape_of(family: str, keep: float) -> tuple[int, int]:
-    """The cells that leave a share of the tokens.
+    """Rows and columns of the cells that reduce the tokens to a share.
 
     Raises:
-        OptionError: no cell does.
+        OptionError: there are no such cells.
     """
     if keep not in SHAPES:
         raise OptionError(f"{family} keep {keep:g}: mixes whole cells; choose {', '.join(f'{share:g}' for share in SHAPES)}")
@@ -36,7 +37,7 @@ def shape_of(family: str, keep: float) -> tuple[int, int]:
 
 
 def places(grids: Sequence[Grid], width: int, device: torch.device | str = "cpu") -> Tensor:
-    """[N, width] sinusoids of the rows, and behind them of the columns, of the tokens of images with these grids."""
+    """[N, width] sinusoidal positional encodings of the tokens of images with these grids: first the row, then the column."""
     half = -(-width // 4)
     frequencies = 10000.0 ** (-torch.arange(half, device=device) / half)
 
@@ -57,9 +58,9 @@ class Cells:
     """The cells of one sample, image after image."""
 
     members: Tensor
-    """[cells, a b] tokens of each, row by row; where a cell is smaller its first one stands in."""
+    """[cells, a b] indices of the tokens of each cell, row by row; smaller cells are padded with their first token."""
     real: Tensor
-    """[cells, a b] bool: False where it does."""
+    """[cells, a b] bool: False for padding."""
 
     @classmethod
     def of(cls, grids: Sequence[Grid], shape: tuple[int, int], device: torch.device | str = "cpu") -> Cells:
@@ -76,7 +77,7 @@ class Cells:
 
     @property
     def keep(self) -> Tensor:
-        """[cells], ascending: the token in whose place that of a cell stands."""
+        """[cells], ascending: the first token of each cell, whose position the token of the cell takes."""
         return self.members[:, 0]
 
     def mean(self, tokens: Tensor) -> Tensor:
@@ -86,17 +87,6 @@ class Cells:
 
     @property
     def average(self) -> Tensor:
-        """[cells, N]: the matrix that takes tokens to their means."""
-        return self.matrix(self.real / self.real.sum(1, keepdim=True))
-
-    def matrix(self, weights: Tensor) -> Tensor:
-        """[cells, N]: weights [cells, a b] of members as weights of all tokens."""
-        tokens = int(self.members.max()) + 1
-        return weights.new_zeros(len(weights), tokens).scatter_add(1, self.members, weights * self.real)
-
-    def of_token(self) -> Tensor:
-        """[N]: the cell of each token."""
-        cell = torch.arange(len(self.members), device=self.members.device)[:, None].expand_as(self.members)
-        return torch.empty(int(self.members.max()) + 1, dtype=torch.long, device=cell.device).index_put(
-            (self.members[self.real],), cell[self.real]
-        )
+        """[cells, N] matrix whose product with the tokens is the mean of each cell."""
+        weights = self.real / self.real.sum(1, keepdim=True)
+        return weights.new_zeros(len(weights), int(self.members.max()) + 1).scatter_add(1, self.members, weights)

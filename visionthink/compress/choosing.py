@@ -1,11 +1,11 @@
-"""Trained methods that choose visual tokens before the decoder, image by image: of N tokens the k = max(1, round(keep N)) whose
-learnt scores are highest.
+"""Trained methods that select visual tokens before the decoder: of the N tokens of each image, the k = max(1, round(keep N)) with
+the highest learned scores.
 
-What is left is copied unchanged, at its positions. A choice has no gradient: training replaces it by something soft, and no token
-leaves the model meanwhile. Fitted once, a module can leave any share.
+Selected tokens are copied unchanged and keep their positions. A hard selection has no gradient: training replaces it by a
+differentiable one and keeps all tokens. Once fitted, a module can be used with any share.
 
-The control of both takes as many tokens by chance, with nothing to train: it is `drop-random`, with a seed that is drawn when the
-module is made and saved with it.
+The control of both selects as many tokens at random and has no parameters to train: it is `drop-random` with a seed that is drawn
+when the module is made and is saved with it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from visionthink.compress.encoder import Encoder, Images
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Standard
 from visionthink.compress.picking import count, per_image, top
-from visionthink.compress.selection import Grid, Selection, VisionContext, check_share, required
+from visionthink.compress.selection import Grid, Selection, VisionContext, check_choice, check_share, required
 from visionthink.errors import OptionError
 
 Scores = Literal["learned", "random"]
 
 
 class Chooser(Learned):
-    """What both share: the choice, and its control.
+    """Base class: the selection by score, and the control.
 
     Args:
-        scores: `random` is the control.
+        scores: `learned`, or `random` for the control.
     """
 
     control: ClassVar[Mapping[str, Any]] = {"scores": "random"}
@@ -43,26 +43,25 @@ class Chooser(Learned):
 
     def __init__(self, base: Base, keep: float, scores: Scores):
         super().__init__(base, keep)
-        if scores not in ("learned", "random"):
-            raise OptionError(f"{self.family} scores {scores!r}: choose learned or random")
+        check_choice(self.family, "scores", scores, Scores)
         self.random = scores == "random"
         self.register_buffer("seed", torch.randint(2**31, ()))
-        """What the control draws its choice from."""
+        """Seed of the random selection of the control."""
 
     def vision(self, context: VisionContext) -> Selection | None:
         if self.random:
             return Random(keep=self.keep, seed=int(self.seed)).vision(context)
         if self.training:
-            return self.softly(context)
-        scores = self.scored(context)
+            return self.soft_selection(context)
+        scores = self.scores(context)
         return per_image(context, lambda image: Selection(top(scores[image], count(self.keep, image.stop - image.start))))
 
-    def scored(self, context: VisionContext) -> Tensor:
-        """[N] scores of the tokens of all images."""
+    def scores(self, context: VisionContext) -> Tensor:
+        """Scores [N] of the tokens of all images."""
         raise NotImplementedError
 
-    def softly(self, context: VisionContext) -> Selection | None:
-        """What stands for the choice in training; it keeps all tokens."""
+    def soft_selection(self, context: VisionContext) -> Selection | None:
+        """The differentiable replacement of the selection in training, which keeps all tokens."""
         raise NotImplementedError
 
     def kept(self, layers: int) -> list[float]:
@@ -70,26 +69,28 @@ class Chooser(Learned):
 
 
 class Selector(Chooser):
-    """The selector of "When less is enough" (arXiv 2503.16660): it chooses tokens from which the others can be reconstructed. The
-    model's answers play no part, and the decoder is not run.
+    """The selector of "When less is enough" (arXiv 2503.16660): it selects the tokens from which the others can be reconstructed.
+    It is trained without the answers, and without running the decoder.
 
-    Features F [N, D] of an image; a selector S and a reconstructor R, which are small Transformers; a mask M [N] of zeros and
-    ones; one learnt embedding e [D] in place of what is masked:
+    F [N, D] are the features of an image, S (selector) and R (reconstructor) are small Transformers, M [N] is a mask of zeros and
+    ones, and e [D] is one learned embedding that replaces masked features:
 
         M = Gumbel-softmax(S(F)),  L = rms(R(M F + (1 - M) e) - F) + lambda max(mean(M), p)
 
-    The forward pass has the hard mask, the backward pass the soft one. Afterwards S(F) is the score. The mean of the mask and the
-    error are those of all images of a batch together.
+    The mask is hard in the forward pass and soft in the backward pass (straight-through). After training, S(F) is the score. The
+    mean of the mask and the error are taken over all images of a batch.
 
-    From the paper: S, R and e, three layers each, the sum of both terms, the floor p, and the choice by score. Ours, where it is
-    silent or where its form has no effect (beside the error of raw features the share vanishes): F standardised per dimension,
-    the root mean square in place of a norm, lambda = 5, temperature 1, the inner width, and 2-D sinusoids of the grid.
+    From the paper: S, R and e, three layers each, the sum of both terms, the floor p, and the selection by score. Ours, where the
+    paper gives no value or its form has no effect (next to the error of raw features the second term vanishes): F standardised
+    per dimension, the root mean square in place of a norm, lambda = 5, temperature 1, the inner width, and 2-D sinusoidal
+    positions.
 
     Args:
-        floor: p, the share below which fewer tokens gain nothing; None: `keep`. At 0 the share falls as far as the error lets it.
+        floor: p; a share of tokens below p does not reduce the loss further. None: `keep`. At 0 the share falls until the error
+            outweighs it.
         weight: lambda.
-        layers: of S, and of R.
-        width: of their hidden states, a multiple of 4; None: that of the tokens, 512 at most.
+        layers: number of layers of S, and of R.
+        width: width of their hidden states, a multiple of 4; None: that of the tokens, but at most 512.
     """
 
     family: ClassVar[str] = "select"
@@ -114,7 +115,7 @@ class Selector(Chooser):
             raise OptionError(f"{self.family} width {width}: must be a multiple of 4")
         self.standard = Standard(base.hidden)
         self._seen: list[tuple[Tensor, Grid]] = []
-        """Images since `losses` was last called."""
+        """Features and grids of the images since the last call of `losses`."""
         if not self.random:
             self.selector = Encoder(base.hidden, 1, layers=layers, width=width)
             self.reconstructor = Encoder(base.hidden, base.hidden, layers=layers, width=width)
@@ -124,14 +125,15 @@ class Selector(Chooser):
         super().measure(contexts)
         self.standard.measure(torch.cat([context.features for context in contexts]))
 
-    def softly(self, context: VisionContext) -> Selection | None:
-        self._seen += self._images(context)
+    def soft_selection(self, context: VisionContext) -> Selection | None:
+        self._seen += self.images(context)
         return None
 
-    def scored(self, context: VisionContext) -> Tensor:
-        return torch.cat([self.logits(self.standardised([image]))[0] for image in self._images(context)])
+    def scores(self, context: VisionContext) -> Tensor:
+        return torch.cat([self.logits(self.standardised([image]))[0] for image in self.images(context)])
 
-    def _images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
+    def images(self, context: VisionContext) -> list[tuple[Tensor, Grid]]:
+        """Features [N, D] and grid of each image."""
         grids = required(context.grids, self.family, WHOLE)
         return list(zip(context.features.detach().split(context.images), grids, strict=True))
 
@@ -139,33 +141,32 @@ class Selector(Chooser):
         if not self._seen:
             return {}
         images, self._seen = self.standardised(self._seen), []
-        mask = drawn(self.logits(images))
+        mask = sample_mask(self.logits(images))
         return {"reconstruct": self.error(images, mask), "budget": self.weight * budget(mask[images.real], self.floor)}
 
     def standardised(self, images: Sequence[tuple[Tensor, Grid]]) -> Images:
-        """Features [N, D] and grids of images, as one batch with features standardised."""
+        """One batch of images, given as features [N, D] and grids; the features are standardised."""
         return Images.of([(self.standard(features), grid) for features, grid in images])
 
     def logits(self, images: Images) -> Tensor:
-        """[B, N] log-odds of being kept."""
+        """Logits [B, N] of being selected."""
         scores: Tensor = self.selector(images.tokens, images)[..., 0]
         return scores
 
     def error(self, images: Images, mask: Tensor) -> Tensor:
-        """Root mean square of what is missing of the standardised features when they are reconstructed from those with mask 1 in
-        [B, N]."""
-        seen = mask[..., None] * images.tokens + (1 - mask[..., None]) * self.masked
-        missing: Tensor = self.reconstructor(seen, images) - images.tokens
-        return missing[images.real].pow(2).mean().sqrt()
+        """Root mean square error of the reconstruction from the features whose mask [B, N] is 1."""
+        visible = mask[..., None] * images.tokens + (1 - mask[..., None]) * self.masked
+        difference: Tensor = self.reconstructor(visible, images) - images.tokens
+        return difference[images.real].pow(2).mean().sqrt()
 
 
-def drawn(logits: Tensor) -> Tensor:
-    """Ones where the log-odds plus logistic noise are above 0, and zeros; gradients are those of the probability."""
+def sample_mask(logits: Tensor) -> Tensor:
+    """A random mask: 1 where the logit plus logistic noise is above 0, otherwise 0. The gradient is that of the soft mask."""
     return gumbel_softmax(torch.stack((logits, torch.zeros_like(logits)), -1), hard=True)[..., 0]
 
 
 def budget(mask: Tensor, floor: float) -> Tensor:
-    """max(mean(M), p): the share that is kept, as long as it is above the floor.
+    """max(mean(M), p): the selected share, but at least the floor.
 
     Example: .5 for the mask (1, 0, 0, 1) and floor .25; .25, without a gradient, for a mean of .2.
     """
@@ -173,19 +174,20 @@ def budget(mask: Tensor, floor: float) -> Tensor:
 
 
 class Importance(Chooser):
-    """VisionSelector (arXiv 2510.16598): a score for every token, learnt from the model's answers through a soft top-k.
+    """VisionSelector (arXiv 2510.16598), a learnable importance scorer: it is trained with the loss of the answers through a soft
+    top-k.
 
     For the N tokens x_i of an image, with matrices of D x h, h = D / 2:
 
         s_i = mean_j (W_q x_i + b_q) . (W_k x_j + b_k) / sqrt(h) = (W_q x_i + b_q) . (W_k mean_j x_j + b_k) / sqrt(h)
         m = sigmoid(s + t),  with t such that sum_i m_i = k
 
-    While training every token is scaled by its m, DeepStack features of Qwen3-VL too, and none is removed; to the loss of the
-    answers is added lambda BCE(m, the k highest), which drives m to zeros and ones. Afterwards the k highest are kept.
+    In training every token, and its DeepStack features on Qwen3-VL, is multiplied by its m, and none is removed. The loss of the
+    answers gains lambda BCE(m, mask of the k highest), which pushes m towards 0 and 1. After training the k highest are kept.
 
-    From the authors' code: the score, its start (weights of 1e-4 times noise), soft top-k and its derivative, the two losses.
-    Ours: means and k are those of one image (theirs, while training, of all images of a batch together), DeepStack, and lambda:
-    it grows from 0 to .2, since the .1 to 2 of the authors fix whatever order there is early.
+    From the authors' code: the score, its initialisation (normal with deviation 1e-4), the soft top-k and its gradient, and the
+    two losses. Ours: mean and k are those of one image (in the authors' training those of all images of a batch), the scaling of
+    DeepStack features, and lambda, which grows from 0 to .2: the authors' .1 to 2 fixes an early order of the tokens.
 
     Args:
         polarise: lambda at the end of the training.
@@ -197,8 +199,8 @@ class Importance(Chooser):
         super().__init__(base, keep, scores)
         _at_least(self.family, "polarise", polarise, 0)
         self.polarise, self.done = polarise, 0.0
-        self._unlike: list[Tensor] = []
-        """BCE of each image since `losses` was last called."""
+        self._polarisation: list[Tensor] = []
+        """BCE of each image since the last call of `losses`."""
         if not self.random:
             self.query, self.key = (nn.Linear(base.hidden, base.hidden // 2) for _ in range(2))
             for layer in (self.query, self.key):
@@ -209,16 +211,16 @@ class Importance(Chooser):
         self.done = done
 
     def score(self, tokens: Tensor) -> Tensor:
-        """[N] scores of the tokens [N, D] of an image. The mean is taken first, and W_q applied to it: N D + 2 D h products in
-        place of N N h."""
+        """Scores [N] of the tokens [N, D] of an image. The mean is taken first, and W_q is applied to its key: N D + 2 D h
+        products instead of N N h."""
         key = self.key(tokens.mean(0, keepdim=True)) / self.query.out_features**0.5
         scores: Tensor = tokens @ (key @ self.query.weight).T + key @ self.query.bias[:, None]
         return scores[:, 0]
 
-    def scored(self, context: VisionContext) -> Tensor:
+    def scores(self, context: VisionContext) -> Tensor:
         return torch.cat([self.score(image) for image in context.features.float().split(context.images)])
 
-    def softly(self, context: VisionContext) -> Selection | None:
+    def soft_selection(self, context: VisionContext) -> Selection | None:
         weights = list[Tensor]()
         for tokens in context.features.float().split(context.images):
             if not len(tokens):
@@ -226,17 +228,17 @@ class Importance(Chooser):
             scores, k = self.score(tokens), count(self.keep, len(tokens))
             weights.append(soft_top(scores, k))
             hard = torch.zeros_like(scores).index_fill(0, top(scores.detach(), k), 1)
-            self._unlike.append(binary_cross_entropy(weights[-1], hard))
+            self._polarisation.append(binary_cross_entropy(weights[-1], hard))
         if not weights:
             return None
         m, features = torch.cat(weights), context.features
         return Selection(torch.arange(len(m), device=m.device), (features.float() * m[:, None]).to(features.dtype), mix=m.diag())
 
     def losses(self) -> dict[str, Tensor]:
-        if not self._unlike:
+        if not self._polarisation:
             return {}
-        unlike, self._unlike = torch.stack(self._unlike).mean(), []
-        return {"polarise": self.polarise * self.done * unlike}
+        mean, self._polarisation = torch.stack(self._polarisation).mean(), []
+        return {"polarise": self.polarise * self.done * mean}
 
 
 class _SoftTop(torch.autograd.Function):
@@ -265,7 +267,7 @@ class _SoftTop(torch.autograd.Function):
 
 
 def soft_top(scores: Tensor, k: int) -> Tensor:
-    """[N] m = sigmoid(s + t) in (0, 1) of scores [N], with t by bisection such that sum m = k. Since t follows the scores,
+    """m = sigmoid(s + t) [N] of scores s [N], with t found by bisection such that sum m = k. As t depends on the scores,
 
         dL/ds = v g - v (v . g) / sum v,  v = m (1 - m),  g = dL/dm
 

@@ -1,4 +1,4 @@
-"""A small Transformer over the visual tokens of images, of which several make a batch."""
+"""A small Transformer encoder over the visual tokens of a batch of images."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from visionthink.compress.selection import Grid
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
+    """A padded batch of images."""
+
     tokens: Tensor
-    """[B, N, D] features; zero where an image has fewer."""
+    """[B, N, D] features; zero for padding."""
     real: Tensor
-    """[B, N] bool: False where it has."""
+    """[B, N] bool: False for padding."""
     grids: tuple[Grid, ...]
 
     @classmethod
     def of(cls, images: Sequence[tuple[Tensor, Grid]]) -> Images:
-        """Images of features [N, D] each."""
+        """A batch of images, each given as its features [N, D] and its grid."""
         features = [tokens for tokens, _ in images]
         real = pad_sequence([torch.ones(len(x), dtype=torch.bool, device=x.device) for x in features], batch_first=True)
         return cls(tokens=pad_sequence(features, batch_first=True), real=real, grids=tuple(grid for _, grid in images))
 
 
 class Encoder(nn.Module):
-    """Layers of self-attention from vectors [B, N, D] to vectors [B, N, out], within images.
+    """Transformer layers from features [B, N, D] to outputs [B, N, out]; tokens attend within their image.
 
     Args:
-        width: of the hidden states.
+        width: width of the hidden states.
     """
 
     def __init__(self, features: int, out: int, *, layers: int, width: int):
@@ -45,7 +47,7 @@ class Encoder(nn.Module):
         self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, out)
 
     def forward(self, tokens: Tensor, images: Images) -> Tensor:
-        """`tokens` are in the places of those of the images."""
+        """`tokens` [B, N, D] take the place of `images.tokens`."""
         where = pad_sequence([places([grid], self.width, tokens.device) for grid in images.grids], batch_first=True)
         hidden = self.enter(tokens) + where
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""Trained methods by name, as in `visionthink fit fcot`, new and fitted."""
+"""The trained methods by name, as in `visionthink fit fcot`: new ones, and fitted ones from their folders."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from visionthink.compress.choosing import Importance, Selector
 from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
 from visionthink.compress.mixing import Convolution
+from visionthink.compress.parts import weights_in
 from visionthink.compress.quecc import QueCC
 from visionthink.compress.selection import check_share
 from visionthink.compress.setok import SeTok
@@ -23,10 +22,10 @@ FAMILIES: Mapping[str, type[Learned]] = {
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
-    """A new module, as it is used: `train` sets it to training and back.
+    """A new, untrained module in evaluation mode.
 
     Raises:
-        OptionError: there is no such family, or it cannot be made with these settings.
+        OptionError: there is no such family, or it refuses these settings.
     """
     if family not in FAMILIES:
         raise OptionError(f"unknown trained method {family!r}; choose from {', '.join(FAMILIES)}")
@@ -37,6 +36,7 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
     """A fitted module, for the model that it was fitted to.
 
     Args:
+        model: None gives the module without its weights, to be looked at.
         keep: another share than the one it was fitted with.
 
     Raises:
@@ -44,22 +44,25 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
         CompressionError: the module was fitted to another model.
         OptionError: the module cannot leave this share.
     """
-    saved, here = describe(folder), Base.of(model)
+    saved = describe(folder)
+    here = saved.base if model is None else Base.of(model)
     if saved.base != here:
         raise CompressionError(f"{folder}: was fitted to another model ({_difference(saved.base, here)}); fit it to this one")
     try:
         module = make(saved.family, here, saved.keep, saved.options)
-    except (OptionError, TypeError) as error:
+    except Exception as error:  # torch raises its own where a size is none
         raise ModelError(f"{folder / RECORD}: damaged ({one_line(error)})") from None
     if keep is not None and keep != saved.keep:
         if not module.any_share:
             raise OptionError(f"learned:{folder}: {saved.family} leaves the share that it was fitted with, {saved.keep:g}")
         check_share(saved.family, "keep", keep)
         module.keep = keep
+    if model is None:
+        return module
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except Exception as error:  # safetensors raises its own
-        raise ModelError(f"{folder / WEIGHTS}: missing or damaged ({one_line(error)})") from None
+        module.load_state_dict(weights_in(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise ModelError(f"{folder / WEIGHTS}: damaged ({one_line(error)})") from None
     if (adapter := module.adapt(model).adapter) is not None:
         adapter.load(folder / ADAPTER)
     return module.to(model.device).requires_grad_(False)

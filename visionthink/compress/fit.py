@@ -1,9 +1,10 @@
-"""The training of a method and of its control, and what both come to.
+"""Train a method and its control, and measure both.
 
     L = a CE + b T^2 KL(teacher || student) + sum of the module's own losses
 
-over the tokens of the answers; the teacher is the same model with all visual tokens. transformers' `Trainer` runs it. The model
-stays as it is, but for methods that come with layers of the decoder: those are trained along, and are in it only for the method.
+over the tokens of the answers; the teacher is the same model with all visual tokens. transformers' `Trainer` runs the training.
+The weights of the model are frozen. A method with a LoRA adapter trains its adapter too, which is part of the model only while
+the method is active.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -24,45 +25,46 @@ from visionthink.compress.families import FAMILIES, make
 from visionthink.compress.fit_config import FitConfig
 from visionthink.compress.learned import Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
-from visionthink.compress.selection import Method, Needs, Selection, TrainingFree, VisionContext
+from visionthink.compress.selection import Idle, Method, Needs, Positions, Selection, VisionContext
 from visionthink.compress.session import compress
 from visionthink.errors import OptionError
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
 MEASURED = 128
-"""Samples from which a module takes what depends on the data and is not trained."""
+"""Number of training samples that `Learned.measure` is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """What is learnt from, and what is measured on: batches of model inputs with labels, padded on the left."""
+    """Training and test data: batches of model inputs with labels, padded on the left."""
 
     name: str
     train: int
+    """Number of training samples."""
     test: int
-    """Numbers of samples."""
+    """Number of test samples."""
     batch: Callable[[Literal["train", "test"], Sequence[int]], Batch]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a method comes to on questions that it was not trained on."""
+    """Results of a method on the test questions."""
 
     accuracy: float
-    """Share of the answers of which every token is the most probable one after the right ones before it."""
+    """Share of the answers in which every token is the most probable one, given the correct tokens before it."""
     divergence: float
     """KL(teacher || student) per token of the answers, in nats."""
     tokens: float
-    """Mean number of visual tokens that enter a layer of the decoder."""
+    """Visual tokens that enter a decoder layer, mean over layers and samples."""
     seconds: float = 0.0
-    """How long training took."""
+    """Training time."""
     right: str = ""
-    """1 or 0 for each answer in turn, as `accuracy` counts them."""
+    """1 or 0 for each answer in order, as `accuracy` counts them."""
 
 
 class Task(nn.Module):
-    """A module with the model that it is trained for, as one module with a loss."""
+    """A method together with its model, as one module that returns the loss."""
 
     def __init__(self, model: Any, module: Learned, config: FitConfig):
         super().__init__()
@@ -89,7 +91,7 @@ class Task(nn.Module):
 
 
 def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
-    """What a module asks of itself; the decoder is not run."""
+    """The sum of the module's own losses; the decoder is not run."""
     prepare(model, batch, module)
     losses = module.losses()
     if "reconstruct" not in losses:
@@ -98,7 +100,7 @@ def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
 
 
 def _read(model: Any, method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(logits [answer tokens, vocabulary], those tokens) of a model with a method."""
+    """(logits [answer tokens, vocabulary], ids of these tokens) of a model with a method."""
     with compress(model, method) as session:
         logits = _logits(model, batch)
     return _at_answers(logits, session.aligned(batch["labels"]))
@@ -111,7 +113,7 @@ def teacher_logits(model: Any, batch: Batch) -> Tensor:
 
 
 def _logits(model: Any, batch: Batch) -> Tensor:
-    """[batch, positions that are left, vocabulary]"""
+    """[batch, remaining positions, vocabulary]"""
     inputs = {name: x for name, x in batch.items() if name != "labels"}
     logits: Tensor = model(**inputs, use_cache=False).logits
     return logits
@@ -132,7 +134,7 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
 
 
 def measured(model: Any, method: Method | None, questions: Questions, batch_size: int = 32) -> Measured:
-    """What a method comes to; None: the model with all visual tokens."""
+    """Measure a method on the test questions; None: the model with all visual tokens."""
     right, nats, tokens, entered = "", 0.0, 0, 0.0
     for first in range(0, questions.test, batch_size):
         batch = moved(questions.batch("test", range(first, min(first + batch_size, questions.test))), model.device)
@@ -156,11 +158,12 @@ def measured(model: Any, method: Method | None, questions: Questions, batch_size
 
 
 def moved(batch: Batch, device: Any) -> Batch:
+    """The batch on a device."""
     return {name: x.to(device) for name, x in batch.items()}
 
 
 class _Progress(transformers.TrainerCallback):
-    """Tells the module how much is done, and shows it."""
+    """Reports progress to the module and to the progress bar."""
 
     def __init__(self, module: Learned, steps: int, advance: Any):
         self.module, self.steps, self.advance = module, steps, advance
@@ -173,7 +176,7 @@ class _Progress(transformers.TrainerCallback):
 
 
 def train(model: Any, module: Learned, questions: Questions, config: FitConfig, what: str) -> float:
-    """Train a module in place; returns the seconds that took. One with nothing to train is left as it is."""
+    """Train a module in place and return the seconds that it took: 0 if the module has no parameters to train."""
     if not any(True for _ in trained(module)):
         return 0.0
     model.requires_grad_(False)
@@ -207,11 +210,15 @@ def train(model: Any, module: Learned, questions: Questions, config: FitConfig, 
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         trainer.train()
     module.eval()
+    if not all(weight.isfinite().all() for weight in trained(module)):
+        raise OptionError(
+            f"--learning-rate {config.learning_rate:g}: {what} learnt weights that are no numbers; choose a lower one"
+        )
     return time.perf_counter() - began
 
 
 class _Numbers(torch.utils.data.Dataset[int]):
-    """The samples by their numbers; they are made when a batch needs them."""
+    """Indices of the samples, which the data collator makes into batches."""
 
     def __init__(self, count: int):
         self.count = count
@@ -223,14 +230,14 @@ class _Numbers(torch.utils.data.Dataset[int]):
         return index
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Looking(TrainingFree):
-    """Takes nothing out, and remembers what it was shown."""
+class _Recorder(Idle):
+    """A method that keeps all tokens and records the contexts that it is given."""
 
-    family: ClassVar[str] = "looking"
-    keep: float = 1.0
-    needs: Needs  # type: ignore[misc]
-    contexts: list[VisionContext] = field(default_factory=list)
+    name, keep = "recorder", 1.0
+    positions: Positions = "keep"
+
+    def __init__(self, needs: Needs):
+        self.needs, self.contexts = needs, list[VisionContext]()
 
     def vision(self, context: VisionContext) -> Selection | None:
         self.contexts.append(context)
@@ -238,13 +245,13 @@ class _Looking(TrainingFree):
 
 
 def seen(model: Any, needs: Needs, questions: Questions, batch_size: int) -> list[VisionContext]:
-    """What a method is shown of the first samples that are learnt from."""
-    looking, samples = _Looking(needs=needs), min(MEASURED, questions.train)
+    """The contexts that a method is given for the first training samples."""
+    recorder, samples = _Recorder(needs), min(MEASURED, questions.train)
     with torch.no_grad():
         for first in range(0, samples, batch_size):
             batch = questions.batch("train", range(first, min(first + batch_size, samples)))
-            prepare(model, moved(batch, model.device), looking)
-    return looking.contexts
+            prepare(model, moved(batch, model.device), recorder)
+    return recorder.contexts
 
 
 def fit(
@@ -257,11 +264,11 @@ def fit(
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a method and its control with the same steps and seed, and save the method to `out` and the control to
-    `out/control`. Returns what `compressor.json` says of the fit, with a `Measured` under `full`, `untrained`, `control` and
-    `trained`.
+    `out/control`. Returns the report that `compressor.json` holds under `fit`: the settings, and a `Measured` under each of
+    `full`, `untrained`, `control` and `trained`.
 
     Raises:
-        OptionError: the method cannot be made with these settings, or has no place in the model.
+        OptionError: there is no such family, it refuses these settings, or it cannot act in this model.
     """
     base, modules = Base.of(model), {}
     for name in ("trained", "control"):
@@ -279,7 +286,5 @@ def fit(
     for name, (module, _) in modules.items():
         seconds = train(model, module, questions, config, f"{family}, {name}")
         report[name] = asdict(measured(model, module, questions)) | {"seconds": seconds}
-    for name, folder in (("trained", out), ("control", out / "control")):
-        module, said = modules[name]
-        save(folder, module, said, report)
+    save(out, *modules["trained"], report, modules["control"])
     return report

@@ -1,4 +1,4 @@
-"""Trained methods that make one visual token of several."""
+"""A trained method that merges cells of neighbouring visual tokens by a convolution."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import nn
 from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import zeroed
-from visionthink.compress.selection import Selection, VisionContext, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Selection, VisionContext, check_choice, required
 
 Weights = Literal["full", "channel", "mean"]
 
 
 class Convolution(Learned):
-    """FCoT-VL (arXiv 2502.18512): a convolution behind the vision tower, learnt from the model without compression.
+    """FCoT-VL (arXiv 2502.18512): a small module between vision tower and decoder merges each cell of visual tokens into one. The
+    paper trains it by distillation from the model without compression.
 
-    For a cell of tokens x_j, j = 1 ... ab:
+    For the tokens x_j of a cell, j = 1 ... ab:
 
         m = mean_j x_j + sum_j W_j x_j,  y = m + s MLP(LN(m))
 
-    with W_j = 0 and the last layer of the MLP 0 at the start, and s the root mean square of the features. Where a cell is
-    smaller, its mean stands in for what is missing. The paper's compressor was not seen in full: this form is ours, as are s and
-    the start.
+    W_j and the last layer of the MLP are initialised to 0, and s is the root mean square of the features. In smaller cells at
+    the edges, the mean takes the place of missing tokens. The sources, an abstract and second-hand notes, do not give the form of
+    the paper's module: this convolution, s and the initialisation are ours.
 
     Args:
-        weights: W_j as full matrices, one number per channel, or none (`mean`, the control: it sees the average alone).
+        weights: W_j as full matrices, as one number per channel, or none (`mean`, the control: it reads the mean alone).
     """
 
     family: ClassVar[str] = "fcot"
@@ -37,8 +37,7 @@ class Convolution(Learned):
     def __init__(self, base: Base, keep: float = 0.25, weights: Weights = "full"):
         super().__init__(base, keep)
         self.shape = shape_of(self.family, keep)
-        if weights not in ("full", "channel", "mean"):
-            raise OptionError(f"{self.family} weights {weights!r}: choose full, channel or mean")
+        check_choice(self.family, "weights", weights, Weights)
         size, width = self.shape[0] * self.shape[1], base.hidden
         shapes = {"full": (size, width, width), "channel": (size, width), "mean": ()}
         self.weights = nn.Parameter(torch.zeros(shapes[weights])) if weights != "mean" else None

@@ -1,13 +1,14 @@
-"""Methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep; `sparsevlm:0.5:renumber`
-closes the gaps in their positions, and `learned:FOLDER` is a method that was trained."""
+"""Compression methods by name, as in `--policy visionzip:0.25`: a family and the share of visual tokens to keep.
+`sparsevlm:0.5:renumber` closes the gaps in the positions, and `learned:FOLDER` is a trained method."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 
 if TYPE_CHECKING:
     from visionthink.compress.selection import Method
@@ -26,7 +27,7 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, str]]] = {
     "pool": ("baselines", "Pool", {}),
 }
 NAMES = tuple(name for name in _FAMILIES if name != "pool")
-"""Families that leave any share, and need no training."""
+"""Training-free families that can keep any share."""
 
 
 def parse(name: str, model: Any = None) -> Method:
@@ -34,7 +35,8 @@ def parse(name: str, model: Any = None) -> Method:
     one.
 
     Args:
-        model: that a trained method is for, of transformers; without it such a method is looked at, and cannot be used.
+        model: the transformers model that a trained method is used with; without it the folder is only checked, and the method
+            cannot be run.
 
     Raises:
         OptionError: there is no such method, or it cannot keep this share.
@@ -46,7 +48,7 @@ def parse(name: str, model: Any = None) -> Method:
         return _learned(name, keep, model)
     keep, colon, positions = keep.partition(":")
     if family not in _FAMILIES:
-        raise OptionError(f"unknown compression method {family!r}; choose from {', '.join(_FAMILIES)}, learned")
+        raise OptionError(f"unknown compression method {family!r}; {choose_from(family, _FAMILIES)}, learned")
     try:
         share = float(keep)
     except ValueError:
@@ -57,19 +59,43 @@ def parse(name: str, model: Any = None) -> Method:
     return cast("Method", made)
 
 
-def _learned(name: str, place: str, model: Any) -> Method:
-    from visionthink.compress.families import make, opened
-    from visionthink.compress.learned import describe
+def identity(name: str) -> str | None:
+    """Tells a trained method from another one that has come to stand in its folder; None for methods whose name says it all.
 
+    Raises:
+        OptionError: no folder is named.
+        ModelError: the folder is missing or damaged.
+    """
+    folder = learned_folder(name)
+    if folder is None:
+        return None
+    from visionthink.compress import learned
+
+    return learned.identity(folder)
+
+
+def learned_folder(name: str) -> Path | None:
+    """The folder of a trained method; None where it is another one."""
+    family, _, place = name.partition(":")
+    return _place(name, place)[0] if family == LEARNED else None
+
+
+def _learned(name: str, place: str, model: Any) -> Method:
+    from visionthink.compress.families import opened
+
+    folder, share = _place(name, place)
+    return cast("Method", opened(folder, model, share))
+
+
+def _place(name: str, place: str) -> tuple[Path, float | None]:
+    """The folder, and the share where one is named behind it."""
     folder, colon, last = place.rpartition(":")
     share = _number(last) if colon else None
-    path = Path(place if share is None else folder).expanduser()
-    if not str(path) or place in ("", ":"):
+    if share is None:
+        folder = place
+    if not folder.strip(": "):
         raise OptionError(f"compression method {name!r}: say the folder that visionthink fit wrote, as in learned:runs/fcot")
-    if model is not None:
-        return cast("Method", opened(path, model, share))
-    saved = describe(path)
-    return cast("Method", make(saved.family, saved.base, saved.keep if share is None else share, saved.options))
+    return Path(os.path.expanduser(folder)), share
 
 
 def _number(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A batch whose visual tokens are chosen already: plain tensors for training and export, and no hook in sight."""
+"""Compressed model inputs as plain tensors, for training and export without hooks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from visionthink.errors import OptionError
 
 
 def prepare(model: Any, inputs: Mapping[str, Tensor], method: Method) -> dict[str, Any]:
-    """The inputs of the decoder, without the tokens that a method drops before it.
+    """The inputs of the decoder without the tokens that a method removes before it.
 
     `inputs` are those of the model: input_ids, attention_mask and mm_token_type_ids [batch, length], pixel_values,
-    image_grid_thw, and labels [batch, length] where there are any. Returns, for the L' positions that are left, with padding on
-    the left:
+    image_grid_thw, and labels [batch, length] where there are any. Returns, for the L' remaining positions, with padding on the
+    left:
 
         inputs_embeds [batch, L', D]   position_ids [3 or 4, batch, L']   attention_mask [batch, L']   labels [batch, L']
 
-    which `model(...)` and `model.generate(...)` take as they are. Gradients flow into the embeddings and the vision tower. For
-    Qwen3-VL, whose decoder also wants visual_pos_masks [batch, L'] and deepstack_visual_embeds, they are there as well, and the
-    batch without its labels is one of `model.model.language_model`, whose `last_hidden_state` the head and the loss are for.
+    which are inputs of `model(...)` and `model.generate(...)`. Gradients flow into the embeddings and the vision tower. For
+    Qwen3-VL the result also has visual_pos_masks [batch, L'] and deepstack_visual_embeds. Without its labels it is then an input
+    of `model.model.language_model`; head and loss have to be applied to its `last_hidden_state`.
 
     Raises:
         OptionError: the method acts within the decoder.
-        CompressionError: the model or the inputs are not ones that tokens can be taken out of; or nothing was taken out.
+        CompressionError: tokens cannot be removed from this model or these inputs, or the method removed none.
     """
     hooks, caught = Hooks(model, method), dict[str, Any]()
     if hooks.target.at:

@@ -1,4 +1,4 @@
-"""A batch of prompts while tokens leave it: who is where, and what attention may see of those that are left."""
+"""A batch of prompts from which tokens are removed: the remaining tokens, their places, and attention masks for them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Prompt:
     """False: padding."""
     visual: Tensor
     offered: Tensor
-    """The visual tokens that the method is asked about."""
+    """The visual tokens among which the method selects."""
     index: Tensor
     """Where each position stood when the model was called."""
     ends: Tensor
     """Where turns of the dialogue end."""
     total: list[int]
-    """Tokens offered of each sample before any left."""
+    """Number of offered tokens of each sample before any was removed."""
 
     # cached, as each of them is a wait for the device
     @functools.cached_property
@@ -53,8 +53,8 @@ class Prompt:
         return Prompt(valid=valid, visual=visual, offered=offered, index=index, ends=ends, total=self.total), source
 
     def question_of(self, sample: int) -> Tensor:
-        """[Q] places of the text in the turn that shows the first image of a sample. The turns behind it are not of the question:
-        where a model learns, they hold the answer."""
+        """[Q] places of the text in the turn that shows the first image of a sample. Later turns are left out: in training data
+        they contain the answer."""
         valid, visual = self.valid[sample], self.visual[sample]
         turn = self.ends[sample].cumsum(0) - self.ends[sample].long()  # the end of a turn is part of it
         return (valid & ~visual & (turn == turn[visual.nonzero()[0, 0]])).nonzero()[:, 0]

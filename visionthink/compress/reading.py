@@ -55,9 +55,9 @@ class Reading:
         self.made: tuple[Prompt, tuple[Tensor, ...], Tensor | None] | None = None
         """A prompt, and the rotary embedding and the mask that were made for it."""
         self.passed: tuple[Tensor, Prompt, Tensor] | None = None
-        """While tokens pass a layer by: all hidden states, their prompt, and the places of those that go through the layer."""
+        """While tokens skip a layer: all hidden states, their prompt, and the places of those that the layer processes."""
         self.gated: tuple[Tensor, Tensor] | None = None
-        """While what a layer adds is scaled: its hidden states, and the scale [batch, length] of each."""
+        """While a gate scales what a layer adds: the hidden states that enter it, and their scales [batch, length]."""
 
     def attention_given(self, layer: int, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> None:
         """The attention of a layer is about to be computed."""
@@ -88,7 +88,7 @@ class Reading:
         return hidden, inputs
 
     def leave_layer(self, output: Tensor) -> Tensor | None:
-        """The output of a layer, scaled, together with the tokens that passed it by; None where it stays what it is."""
+        """The output of a layer, scaled by the gate and with the tokens that skipped the layer; None if it does not change."""
         if self.gated is not None:
             entered, scale = self.gated
             output, self.gated = torch.lerp(entered, output, scale[..., None].to(output.dtype)), None
@@ -120,9 +120,9 @@ class Reading:
             offered = before.offered[sample, before.valid[sample]]
             stay = torch.ones_like(offered)
             selection = self._selected(layer, sample, hidden) if offered.any() else None
-            places = offered.nonzero()[:, 0]
+            places, own = offered.nonzero()[:, 0], before.valid[sample].nonzero()[:, 0]
+            where = own if selection is None else own[places[selection.keep]]
             if selection is not None and selection.gate is not None:
-                where = before.valid[sample].nonzero()[:, 0][places[selection.keep]]
                 scale = hidden.new_ones(hidden.shape[:2]) if scale is None else scale
                 scale = scale.index_put((torch.full_like(where, sample), where), selection.gate.to(hidden.dtype))
             if selection is not None and (len(selection.keep) < len(places) or selection.values is not None):
@@ -131,9 +131,8 @@ class Reading:
                 stay[places[selection.keep]] = True
                 if selection.values is not None:
                     values = values.clone() if values is hidden else values
-                    where = before.valid[sample].nonzero()[:, 0][places[selection.keep]]
                     values[sample, where] = selection.values.to(hidden.dtype)
-            keep.append(before.valid[sample].nonzero()[:, 0][stay])
+            keep.append(own[stay])
         self.seen.pop(layer - 1, None)
         if changed:
             prompt, source = before.without(keep)
@@ -156,7 +155,7 @@ class Reading:
         attended, given, cosine, sine = self.seen[layer - 1]
         if attended is not self.prompt:
             raise OptionError(
-                f"{target.method.name}: layer {layer}: tokens passed the layer before by, so that it has no attention"
+                f"{target.method.name}: layer {layer}: tokens skipped the layer before it, which has no attention for them"
             )
         given, cosine, sine = (x[sample, self.prompt.valid[sample]] for x in (given, cosine, sine))
         module, averaged = target.decoder.layers[layer - 1].self_attn, target.at[layer] == "visual"

@@ -14,7 +14,8 @@ from visionthink.errors import CompressionError
 @dataclass(kw_only=True)
 class Session:
     """What happened. For each prompt batch that was read, `totals` has the visual tokens of each sample before any left, `tokens`
-    those that entered each decoder layer, [layer][sample], and `flops` what choosing them took, [sample]."""
+    those that entered each decoder layer (`tokens[i][layer][sample]`), and `flops` what choosing them took
+    (`flops[i][sample]`)."""
 
     method: Method
     layers: int

@@ -2,8 +2,9 @@
 
     Y(N, T) = (A / N^alpha) (B / T^beta) + D
 
-A and B cannot be told apart, so their product is fitted. The ratio alpha / beta says what buys more, parameters or visual tokens.
-Least squares from several starts, with all numbers at least 0; the authors search a shuffled grid, which the docs compare.
+Only the product of A and B can be determined from data, so it is what is fitted. The ratio alpha / beta compares the benefit of
+more parameters with that of more visual tokens. The fit is by least squares from several starting points, with all numbers at
+least 0; the authors search a shuffled grid instead (docs/how-to/learned-compression.md compares the results).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from visionthink.errors import DataError
 
 _FIELDS = ("product", "alpha", "beta", "D")
 _STARTS = (0.0, 0.1, 0.2, 0.3)
-"""Of D."""
+"""Starting points of D."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """What was fitted; `at_bound` names the fields that a bound holds, so that the data say no more of them than that."""
+    """A fitted law. `at_bound` names the fields whose value is a bound of the fit, and so not determined by the data."""
 
     product: float
     """A times B."""
@@ -36,11 +37,11 @@ class ScalingLaw:
 
     @property
     def ratio(self) -> float:
-        """alpha / beta: infinite where tokens make no difference."""
+        """alpha / beta; infinite if the number of tokens makes no difference."""
         return self.alpha / self.beta if self.beta else float("inf")
 
     def predict(self, N: Any, T: Any) -> Any:
-        """The error at sizes and numbers of visual tokens."""
+        """The predicted error for sizes N and numbers of visual tokens T."""
         return self.product / np.asarray(N) ** self.alpha / np.asarray(T) ** self.beta + self.D
 
 
@@ -48,12 +49,12 @@ def fit_scaling(errors: Any, N: Sequence[float], T: Sequence[float]) -> ScalingL
     """Fit the law.
 
     Args:
-        errors: mean errors [sizes, tokens], from 0 to 1; not a number where nothing was measured.
+        errors: mean errors [sizes, tokens], from 0 to 1; NaN where nothing was measured.
         N: sizes of the models, in any unit.
-        T: visual tokens. What other tokens a prompt has can be added to them, which changes what is claimed.
+        T: numbers of visual tokens. If the text tokens of the prompt are added to them, the law is about all tokens.
 
     Raises:
-        DataError: the table has another shape or impossible values, or is too small for four numbers.
+        DataError: the table has another shape, contains impossible values, or is too small to fit four numbers.
     """
     from scipy.optimize import least_squares
 

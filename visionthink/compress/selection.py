@@ -16,7 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -24,10 +24,10 @@ from torch import Tensor
 from visionthink.errors import OptionError
 
 Rows = Literal["last", "text", "visual", "none"]
-"""Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens; no attention."""
+"""Queries whose attention a method needs: the last position; all text behind the last image; all visual tokens; none."""
 
 Question = Literal["unread", "embedded", "read"]
-"""What a method is given of the question: nothing, its embeddings, or what the decoder makes of it without the image."""
+"""How a method is given the question: not at all, as embeddings, or as hidden states of a decoder that reads the text alone."""
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ Positions = Literal["keep", "renumber"]
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What is gathered for a method beside the visual tokens."""
+    """What the engine gathers for a method in addition to the visual tokens."""
 
     attention: bool = False
     """`received` and `keys` of the vision tower's last block."""
@@ -46,24 +46,26 @@ class Needs:
     """Blocks of the vision tower whose outputs are wanted."""
     question: Question = "unread"
     within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
-    """Entered for the length of a session: where a method comes with layers of the decoder that are its own. Other threads
-    that use the model meanwhile meet those as well."""
+    """A context that is entered for the length of a session, by methods that bring their own layers of the decoder. Other threads
+    that use the model during the session use those layers too."""
 
 
 @dataclass(frozen=True)
 class Selection:
+    """The answer of a method for one sample."""
+
     keep: Tensor
-    """[k] int64, ascending: indices into the current visual tokens of one sample. Empty: none is left."""
+    """[k] int64, ascending: indices into the current visual tokens of one sample. Empty: no token is kept."""
     values: Tensor | None = None
-    """[k, D] replacements; None: the tokens stay what they are. With all tokens kept, this edits them in place."""
+    """[k, D] new values of the kept tokens; None: they are unchanged. With all tokens kept, this edits them in place."""
     _: KW_ONLY
     others: Literal["leave", "pass"] = "leave"
-    """What those that are not kept do: leave the decoder, or (`select` only) pass this layer by and stand there again behind it,
-    unchanged, as in mixture-of-depths."""
+    """What happens to tokens that are not kept: they leave the decoder, or (`select` only) they skip this layer unchanged and are
+    there again behind it, as in a mixture of depths."""
     mix: Tensor | None = None
-    """[k, N] (`vision` only): kept tokens are these weighted sums of all, and so are their DeepStack features on Qwen3-VL. The
-    tokens themselves are `values` where both are given. Example: with N = 4 and k = 2, rows [.5, .5, 0, 0] and [0, 0, .5, .5]
-    are means of neighbours."""
+    """[k, N] (`vision` only): the kept tokens, and their DeepStack features on Qwen3-VL, become these sums of all tokens. Where
+    `values` are given too, they take precedence for the tokens. Example: with N = 4 and k = 2, the rows [.5, .5, 0, 0] and
+    [0, 0, .5, .5] are means of neighbours."""
     gate: Tensor | None = None
     """[k] (`select` only): scales what the layer adds to a kept token, x + gate (Layer(x) - x)."""
 
@@ -121,13 +123,13 @@ class LayerContext:
     images: VisionContext | None = None
     """What `vision` was asked about."""
     places: Tensor | None = None
-    """[visual tokens left] where each of them stood among those."""
+    """[remaining visual tokens] index of each of them in `images.features`."""
 
 
 class Method(Protocol):
     @property
     def name(self) -> str:
-        """The name of the method with its settings, as `names.parse` reads it."""
+        """The family and the share, for messages and reports. Of a training-free method, `names.parse` can read it."""
 
     @property
     def needs(self) -> Needs:
@@ -151,7 +153,7 @@ class Method(Protocol):
 
 
 class Idle:
-    """What methods do where they do not say otherwise: nothing, with one share for all layers."""
+    """Base class of methods: it does nothing, and its share is the same in all layers."""
 
     keep: float
 
@@ -170,7 +172,7 @@ class Idle:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFree(Idle):
-    """What methods without training share: one dial, and doing nothing where they do not act."""
+    """Base class of the training-free methods, whose setting is the share of tokens to keep."""
 
     family: ClassVar[str] = ""
     needs: ClassVar[Needs] = Needs()
@@ -179,8 +181,7 @@ class TrainingFree(Idle):
 
     def __post_init__(self) -> None:
         check_share(self.family, "keep", self.keep)
-        if self.positions not in ("keep", "renumber"):
-            raise OptionError(f"{self.family} positions {self.positions!r}: choose keep or renumber")
+        check_choice(self.family, "positions", self.positions, Positions)
 
     @property
     def name(self) -> str:
@@ -192,15 +193,22 @@ class TrainingFree(Idle):
 
 
 def check_share(family: str, option: str, value: float, least: float | None = None) -> None:
-    """A share lies in (0, 1], or in [least, 1]."""
+    """Refuse a value outside of (0, 1], or of [least, 1]."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value > 1 or (value <= 0 if least is None else value < least):
         lowest = "above 0" if least is None else f"from {least:g}"
         raise OptionError(f"{family} {option} {value}: a share, {lowest} and at most 1")
 
 
+def check_choice(family: str, option: str, value: str, kind: Any) -> None:
+    """Refuse a value that the `Literal` type `kind` does not contain."""
+    *choices, last = get_args(kind)
+    if value not in (*choices, last):
+        raise OptionError(f"{family} {option} {value!r}: choose {', '.join(choices)} or {last}")
+
+
 def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:
-    """Refuses an answer that is none about `tokens` [N, D]."""
+    """Refuse a selection whose shapes or indices do not fit to `tokens` [N, D]."""
     keep, values, mix, gate = selection.keep, selection.values, selection.mix, selection.gate
     if keep.dtype != torch.int64 or keep.ndim != 1:
         raise OptionError(f"{name}: keep is {keep.dtype} {list(keep.shape)}; indices [k] are wanted, int64")
@@ -215,7 +223,7 @@ def check_selection(selection: Selection, tokens: Tensor, name: str) -> None:
 
 
 def required(given: T | None, family: str, what: str) -> T:
-    """What was given, or a clear line when the engine could not get it."""
+    """The value; an error with a clear message where the engine could not provide it."""
     if given is None:
         raise OptionError(f"{family}: needs {what}, which this model or this prompt does not give")
     return given

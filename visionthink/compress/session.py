@@ -3,8 +3,8 @@ and are removed at the end of the session.
 
 A method says which of a sample's visual tokens stay: before the decoder (`vision`), at the entry of some of its layers
 (`select`), or both. Samples of a batch keep different numbers; they are aligned to the right behind padding that attention does
-not see. Positions stay (`positions="renumber"` closes the gaps), keys and values of what left are not cached in the
-layers behind, and decoding goes on with the positions that follow the whole prompt.
+not see. Kept tokens keep their positions (`positions="renumber"` closes the gaps). Keys and values of removed tokens are not
+cached in later layers, and decoding continues with the positions that follow the whole prompt.
 
     with compress(model, FastV(layer=3, keep=0.5)) as session:
         output = model.generate(**inputs)
@@ -38,16 +38,16 @@ def compress(model: Any, method: Method, *, views: Sequence[Sequence[bool]] | No
     `views` says, for each sample in the order of reading and for each of its images, whether the method acts on it; None: on all.
 
     Raises:
-        CompressionError: the model, its cache or a call is not one that tokens can be taken out of; or nothing was taken out.
-        OptionError: the method has no place in this model.
+        CompressionError: tokens cannot be removed from this model, its cache or a call, or the method removed none.
+        OptionError: the method cannot act in this model.
     """
     with Hooks(model, method, views).open() as session:
         yield session
 
 
 class Hooks:
-    """The hooks of one session. They find out whether the model was called with a prompt or with tokens that follow one, and
-    leave the work to the objects made for each.
+    """The hooks of one session. They determine whether the model was called with a prompt or with tokens that follow one, and
+    pass the call to the object for it.
 
     For `views` and `flops` see `VisionStage` and `Target`.
     """
@@ -63,7 +63,7 @@ class Hooks:
         self.session = Session(method=method, layers=self.target.layers)
         self.vision = VisionStage(self.target, self.session, views, self._read_text)
         self.aside = False
-        """While the decoder reads something that is no prompt."""
+        """True while the decoder reads text for the method, which is not a prompt."""
         self.thread = threading.get_ident()
         self.prompt: Prompt | None = None
         """The last prompt that the model was called with."""
@@ -82,10 +82,10 @@ class Hooks:
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
-        """While the hooks are in place.
+        """The hooks are on the model within the block.
 
         Raises:
-            CompressionError: those of another session of this thread are.
+            CompressionError: another session of this thread is open on the model.
         """
         owners = (getattr(hook, "__self__", None) for hook in self.target.inner._forward_pre_hooks.values())
         if any(isinstance(owner, Hooks) and owner.thread == self.thread for owner in owners):
@@ -114,7 +114,7 @@ class Hooks:
 
     @property
     def mine(self) -> bool:
-        """Whether it is the session's thread that calls, for a prompt or what follows one."""
+        """Whether the call comes from the session's thread and concerns a prompt or the tokens after it."""
         return threading.get_ident() == self.thread and not self.aside
 
     def _read_text(self, text: Tensor) -> Tensor:

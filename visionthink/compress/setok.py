@@ -1,22 +1,24 @@
-"""SeTok (arXiv 2406.05127): as many visual tokens as an image has clusters.
+"""SeTok (arXiv 2406.05127): the visual tokens of an image are clustered, and each cluster becomes one token.
 
-    d_ij     distance of standardised tokens n_i, n_j over sqrt(D), sinusoids of rows and columns added
-    centres  where rho delta exceeds a threshold, see `compress.clusters`; k = 5; never none, and never every token
-    A        [N, N] means of clusters, in the rows of their centres; every token belongs to the nearest centre
-    z        = Among(A Within(P n)), Within: attention among the tokens of a cluster; Among: among the clusters of an image
+    n        [N, D] tokens, standardised per dimension, plus sinusoidal positions of rows and columns
+    d_ij     = |n_i - n_j| / sqrt(D)
+    centres  the tokens with rho delta above a threshold (density peaks, see `compress.clusters`), with k = 5 nearest neighbours;
+             at least one token, and not every token
+    A        [N, N] the row of a centre averages its cluster; every token belongs to the nearest centre
+    z        = Among(A Within(P n)): Within is attention within a cluster, Among is attention among the clusters of an image
     y        = A x + s O z
 
-Within and Among are two layers of a transformer each, of width w = min(1024, D); P and O are linear; O is zero at the start, so
-that an unfitted module gives the means of the clusters, bit for bit; s is the root mean square of the features. A cluster's token
-stands where its centre stood. Clusters are within one image. All N rows are computed, also those of tokens that are no centres
-and are then left out: what it takes depends on the sizes of the images alone, as the bill supposes. The control draws as many
-centres by chance.
+Within and Among are two Transformer layers each, of width w = min(1024, D); P and O are linear; O is initialised to zero, so that
+an untrained module gives the means of the clusters, bit for bit; s is the root mean square of the features. The token of a
+cluster takes the position of its centre. A cluster lies within one image. The rows of tokens that are no centres are computed too
+and then dropped, so that the number of operations depends on the sizes of the images alone, as the accounting of costs requires.
+The control draws as many centres at random.
 
-Theirs: density peaks with a threshold (k = 64 and 0.5 there, for 729 tokens of another tower), two layers within, the
-mean, two layers among. Ours: k = 5; the threshold, which is solved so that as many tokens are left on average of the
-images that are learnt from as `keep` says; ties to the lower index (random noise there); one pass with a mask instead of a loop;
-A x and the zero at the start; no reconstruction and no contrast with concepts, for which there are no labels. The
-formulas were read in the authors' code (ChocoWu/SeTok, Apache-2.0, which does not run as released); none of it is here.
+From the authors' code: density peaks above a threshold (there k = 64 and 0.5, for 729 tokens of another tower), two layers within
+clusters, the mean, and two layers among clusters. Ours: k = 5; a threshold that is solved so that the mean share of tokens kept
+on training images is `keep`; ties go to the lower index (the authors add random noise); one masked pass instead of a loop; A x
+and the initialisation to zero. Not implemented: the reconstruction loss, and the contrastive loss on concepts, for which there
+are no labels. The formulas were read in ChocoWu/SeTok (Apache-2.0), which does not run as released; no code was taken from it.
 """
 
 from __future__ import annotations
@@ -32,21 +34,20 @@ from visionthink.compress.cells import WHOLE, places
 from visionthink.compress.clusters import distances, owners, peaks, threshold_for, top_above
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Block, Standard, width_of, zeroed
-from visionthink.compress.selection import Selection, VisionContext, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Selection, VisionContext, check_choice, required
 
 NEAREST = 5
-"""Tokens whose distances make a density, the token itself among them."""
+"""Nearest neighbours that determine the density of a token, the token itself included."""
 
 Centres = Literal["peaks", "random"]
 
 
 class SeTok(Learned):
-    """See above.
+    """The module's docstring has the formulas.
 
     Args:
-        centres: `random` is the control: as many as there are peaks, drawn anew for every set of peaks, so that an image has
-            the same ones each time.
+        centres: `peaks`; or (`random`, the control) as many random tokens. The indices of the peaks are the seed, so that an
+            image always gets the same ones.
     """
 
     family: ClassVar[str] = "setok"
@@ -56,13 +57,12 @@ class SeTok(Learned):
 
     def __init__(self, base: Base, keep: float = 0.5, centres: Centres = "peaks"):
         super().__init__(base, keep)
-        if centres not in ("peaks", "random"):
-            raise OptionError(f"{self.family} centres {centres!r}: choose peaks or random")
+        check_choice(self.family, "centres", centres, Centres)
         self.centres = centres
         width = width_of(base.hidden)
         self.register_buffer("threshold", torch.tensor(0.5))
         self.register_buffer("share", torch.tensor(keep))
-        """What is left, on average, of the tokens that were measured."""
+        """Mean share of the tokens that was kept of the samples given to `measure`."""
         self.standard = Standard(base.hidden)
         self.enter = nn.Linear(base.hidden, width)
         self.within = nn.ModuleList(Block(width) for _ in range(2))
@@ -101,7 +101,7 @@ class SeTok(Learned):
         return list(tokens.split(context.images))
 
     def _centres(self, distance: Tensor) -> Tensor:
-        """Ascending."""
+        """Indices of the centres, ascending."""
         found = top_above(peaks(distance, NEAREST), float(self.threshold))
         if self.centres == "peaks":
             return found
@@ -109,7 +109,7 @@ class SeTok(Learned):
         return torch.from_numpy(np.sort(drawn)).to(found.device)
 
     def _made(self, standard: Tensor, average: Tensor) -> Tensor:
-        """[N, w] of the standardised tokens [N, D] of an image; rows of tokens that are no centre are nothing."""
+        """z [N, w] of the standardised tokens [N, D] of an image; only the rows of centres have a meaning."""
         made, member = self.enter(standard), average > 0
         together = member[member.int().argmax(0)]
         for block in self.within:
@@ -122,7 +122,7 @@ class SeTok(Learned):
 
 
 def means(centre: Tensor) -> Tensor:
-    """[N, N] of the centre that each token belongs to: the row of a centre is the mean of its cluster, others are 0. Example:
-    centres 0, 0, 2 give [.5, .5, 0], [0, 0, 0] and [0, 0, 1]."""
+    """The matrix A [N, N], given the centre [N] that each token belongs to: the row of a centre averages its cluster, other rows
+    are 0. Example: centres 0, 0, 2 give [.5, .5, 0], [0, 0, 0] and [0, 0, 1]."""
     member = (centre == torch.arange(len(centre), device=centre.device)[:, None]).float()
     return member / member.sum(1, keepdim=True).clamp(min=1)

@@ -30,8 +30,10 @@ from torch import Tensor
 
 from visionthink.compress.clusters import cluster_means, clusters_of, recyclable
 from visionthink.compress.picking import average, count, everything, replaced, solved, steps, top
-from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree, check_share, required
+from visionthink.compress.selection import LayerContext, Rows, Selection, TrainingFree, check_choice, check_share, required
 from visionthink.errors import OptionError
+
+Version = Literal["1", "plus"]
 
 ENTRIES, DEPTH = (3, 7, 16), 32
 
@@ -42,7 +44,7 @@ class SparseVLM(TrainingFree):
 
     family: ClassVar[str] = "sparsevlm"
     keep: float = 0.5
-    version: Literal["1", "plus"] = "1"
+    version: Version = "1"
     layers: tuple[int, ...] | None = None
     recycle: float = 0.3
     gravity: bool = True
@@ -50,8 +52,7 @@ class SparseVLM(TrainingFree):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self.family, "recycle", self.recycle, least=0)
-        if self.version not in ("1", "plus"):
-            raise OptionError(f"sparsevlm version {self.version!r}: choose 1 or plus")
+        check_choice(self.family, "version", self.version, Version)
         if self.layers is not None and (not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 1):
             raise OptionError(f"sparsevlm layers {self.layers}: whole numbers from 1, ascending")
 

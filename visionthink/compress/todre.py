@@ -35,10 +35,13 @@ from visionthink.compress.selection import (
     Selection,
     TrainingFree,
     VisionContext,
+    check_choice,
     check_share,
     required,
 )
 from visionthink.errors import OptionError
+
+Objective = Literal["max_sum", "k_center"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +51,14 @@ class ToDRE(TrainingFree):
     family: ClassVar[str] = "todre"
     needs: ClassVar[Needs] = Needs(attention=True)
     keep: float = 0.25
-    objective: Literal["max_sum", "k_center"] = "max_sum"
+    objective: Objective = "max_sum"
     stage2: bool = False
     tau: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self.family, "tau", self.tau)
-        if self.objective not in ("max_sum", "k_center"):
-            raise OptionError(f"todre objective {self.objective!r}: choose max_sum or k_center")
+        check_choice(self.family, "objective", self.objective, Objective)
 
     def at(self, layers: int) -> Mapping[int, Rows]:
         if not self.stage2:

@@ -80,8 +80,8 @@ class VisionStage:
         self.session.begin(prompt.counts)
         if inputs.get("position_ids") is None and any(prompt.counts):
             raise CompressionError("compression needs mm_token_type_ids, without which this model knows no positions of images")
-        offered = prompt
-        (contexts, selections), following = self._selections(prompt, inputs["inputs_embeds"]), None
+        offered, following = prompt, None
+        contexts, selections = self._selections(prompt, inputs["inputs_embeds"])
         if any(selection is not None for selection in selections):
             following = inputs["position_ids"][-3:].amax((0, 2)) + 1
             prompt, inputs = self._shortened(prompt, selections, inputs)
@@ -129,8 +129,8 @@ class VisionStage:
             )
 
     def _selections(self, prompt: Prompt, embeddings: Tensor) -> tuple[list[VisionContext | None], list[Selection | None]]:
-        """What the method sees of each sample, None without images that it acts on, and what it keeps, None where that is
-        everything as it is. Also sets `offered` and `total`."""
+        """For each sample the context that the method is given (None without images that it acts on) and its selection (None if
+        nothing changes). Also sets `offered` and `total`."""
         contexts, chosen, total = list[VisionContext | None](), list[Selection | None](), list[int]()
         rows = list[Tensor]()  # not written into one tensor: what was indexed by it may want gradients later
         least = min(self.target.method.kept(self.target.layers))
@@ -139,14 +139,17 @@ class VisionStage:
             rows.append(own.masked_scatter(own, offer.among.to(embeddings.device)))
             total.append(sum(offer.images))
             self.session.flops[-1][sample] += offer.flops
-            self.session.expected += max(0.0, total[-1] * (1 - least) - len(offer.images))
             contexts.append(self._context(prompt, sample, offer, embeddings[sample], rows[-1]) if offer.images else None)
-            chosen.append(self._selection(sample, context) if (context := contexts[-1]) else None)
+            chosen.append(selection := self._selection(sample, context) if (context := contexts[-1]) else None)
+            if (
+                selection is None or selection.mix is None
+            ):  # how many a mixture leaves depends on the grid: of a column perhaps all
+                self.session.expected += max(0.0, total[-1] * (1 - least) - len(offer.images))
         prompt.offered, prompt.total = torch.stack(rows), total
         return contexts, chosen
 
     def _context(self, prompt: Prompt, sample: int, offer: _Offer, embeddings: Tensor, offered: Tensor) -> VisionContext:
-        """What the method sees of one sample of `embeddings` [length, D], whose visual tokens on offer are at `offered`."""
+        """The context that the method is given for one sample of `embeddings` [length, D], with visual tokens at `offered`."""
         where = offer.first + offer.among.nonzero()[:, 0].to(embeddings.device)
         received, keys = (None if x is None else x[where] for x in (self.probe.received, self.probe.keys))
         return VisionContext(
@@ -161,7 +164,7 @@ class VisionStage:
         )
 
     def _question(self, prompt: Prompt, sample: int, embeddings: Tensor) -> Tensor | None:
-        """[Q, D] the text of the turn that shows the first image; also counts what reading it takes."""
+        """[Q, D] the text of the turn that shows the first image; the operations of reading it are counted."""
         kind = self.target.method.needs.question
         if kind == "unread":
             return None
@@ -174,7 +177,7 @@ class VisionStage:
         return read
 
     def _selection(self, sample: int, context: VisionContext) -> Selection | None:
-        """What the method keeps of one sample; None where that is everything as it is."""
+        """The selection of the method for one sample; None if nothing changes."""
         method, flops, features = self.target.method, self.target.flops, context.features
         key = ("vision", context.images, context.grids, None if context.question is None else len(context.question))
         with counted(flops, key), torch.autocast(features.device.type, enabled=False):
@@ -186,7 +189,7 @@ class VisionStage:
             return None
         check_selection(selection, features, method.name)
         if selection.others == "pass" or selection.gate is not None:
-            raise CompressionError(f"{method.name}: before the decoder there is no layer to pass by, or to scale")
+            raise CompressionError(f"{method.name}: before the decoder there is no layer to skip, and none to scale")
         return None if len(selection.keep) == len(features) and selection.values is None else selection
 
     def _shortened(
@@ -231,7 +234,7 @@ class VisionStage:
 
 
 def _mixed(features: Tensor, selection: Selection | None, offered: Tensor) -> Tensor:
-    """DeepStack features [visual tokens, D] of one sample, of which those at `offered` were; those that are kept are mixed."""
+    """DeepStack features [visual tokens, D] of one sample, in which the rows of kept tokens are mixed from those at `offered`."""
     if selection is None or selection.mix is None:
         return features
     places = offered.nonzero()[:, 0]

@@ -21,8 +21,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from visionthink.compress.picking import average, count, per_image, solved, steps
-from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, TrainingFree, VisionContext, required
-from visionthink.compress.visionzip import Merge, check_merge, zipped
+from visionthink.compress.selection import (
+    LayerContext,
+    Needs,
+    Rows,
+    Selection,
+    TrainingFree,
+    VisionContext,
+    check_choice,
+    required,
+)
+from visionthink.compress.visionzip import Merge, zipped
 from visionthink.errors import OptionError
 
 LEFT = (48, 35, 26, 19)
@@ -40,7 +49,7 @@ class VisionDrop(TrainingFree):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_merge(self.family, self.merge)
+        check_choice(self.family, "merge", self.merge, Merge)
 
     def shares(self, layers: int) -> list[float]:
         """Return the share of the visual tokens that each of the four stages keeps."""

@@ -23,8 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from visionthink.compress.picking import count, everything, per_image, replaced, top
-from visionthink.compress.selection import Needs, Selection, TrainingFree, VisionContext, check_share, required
-from visionthink.errors import OptionError
+from visionthink.compress.selection import Needs, Selection, TrainingFree, VisionContext, check_choice, check_share, required
 
 Merge = Literal["sum", "mean"]
 
@@ -42,7 +41,7 @@ class VisionZip(TrainingFree):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(self.family, "contextual", self.contextual, least=0)
-        check_merge(self.family, self.merge)
+        check_choice(self.family, "merge", self.merge, Merge)
 
     def vision(self, context: VisionContext) -> Selection | None:
         received = required(context.received, self.family, "the attention of the vision tower")
@@ -53,11 +52,6 @@ class VisionZip(TrainingFree):
             return zipped(context.features[image], received[image], keys[image], k, self.contextual, self.merge)
 
         return per_image(context, choose)
-
-
-def check_merge(family: str, merge: str) -> None:
-    if merge not in ("sum", "mean"):
-        raise OptionError(f"{family} merge {merge!r}: choose sum or mean")
 
 
 def zipped(tokens: Tensor, received: Tensor, keys: Tensor, k: int, contextual: float, merge: Merge) -> Selection:

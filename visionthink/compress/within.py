@@ -14,32 +14,40 @@ from visionthink.compress.cells import WHOLE, Cells, shape_of
 from visionthink.compress.learned import Base, Learned
 from visionthink.compress.parts import Attention, width_of, zeroed
 from visionthink.compress.picking import count, top
-from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext, required
+from visionthink.compress.selection import LayerContext, Needs, Rows, Selection, VisionContext, check_choice, required
 from visionthink.errors import OptionError
 
+Source = Literal["levels", "pooled"]
+Locality = Literal["cell", "all"]
+Router = Literal["learned", "random"]
+Gate = Literal["tanh", "raw"]
+Schedule = Literal["interleaved", "cosine"]
+
 LINEAR = r".*language_model\.layers\.\d+\..*\.(q|k|v|o|gate|up|down)_proj"
-"""Names of the linear layers of a decoder."""
+"""Pattern of the names of a decoder's linear layers."""
 
 
 class Remember(Learned):
-    """Vision Remember (arXiv 2506.03928): what is left of an image looks again at what the vision tower saw, between layers of
-    the decoder.
+    """Vision Remember (arXiv 2506.03928): between layers of the decoder, visual tokens attend again to features of the vision
+    tower.
 
-    Tokens are means of cells before the decoder. At the entry of some layers, the hidden state h of a cell's token becomes
+    Before the decoder, each cell of tokens is replaced by its mean. At the entry of some layers, the hidden state h of the token
+    of a cell becomes
 
         h + s W_o Attention(q = W_q LN(h), k = W_k z_j, v = W_v z_j),  z_j = LN(W_l [LN(x_j1), LN(x_j2), ...])
 
-    over the patches j of its own cell, where x_jl is the patch behind a block of the tower: three of them, and the last one, of
-    which the cell's mean was made. W_o is 0 at the start, and s is the root mean square of a visual token's features. For C cells
-    of A tokens of P patches, q is [C, w], k and v are [C, A P, w], with w at most 1024.
+    over the patches j of its own cell. x_jl is the output of block l of the tower for patch j, for three blocks and the last one,
+    from which the visual tokens are made. W_o is initialised to 0; s is the root mean square of the features of visual tokens.
+    For C cells of A tokens of P patches, q is [C, w], k and v are [C, A P, w], with w = min(1024, D).
 
-    Of the paper, abstracts and second-hand notes were seen: a local region, several levels of the tower, between layers. The
-    equations, the sites, the start and the width are ours; its self-attention with a text-guided token is not here.
+    The sources are abstracts and second-hand notes: attention to a local region, several levels of the tower, between layers. The
+    equations, the choice of layers, the initialisation and the width are ours. Not implemented: the paper's self-attention with a
+    text-guided token.
 
     Args:
-        source: levels of the tower, or (`pooled`, the control) the means of the cells, which tell nothing new.
-        locality: which patches a token looks at, those of its cell or all of its image.
-        sites: layers at whose entry it does; by default at a quarter and at half of them.
+        source: features of the vision tower, or (`pooled`, the control) the means of the cells, which contain nothing new.
+        locality: whether a token attends to the patches of its own cell or to all patches of its image.
+        sites: the layers at whose entry it does; by default those at a quarter and at half of the depth.
     """
 
     family: ClassVar[str] = "remember"
@@ -49,14 +57,14 @@ class Remember(Learned):
         self,
         base: Base,
         keep: float = 0.25,
-        source: Literal["levels", "pooled"] = "levels",
-        locality: Literal["cell", "all"] = "cell",
+        source: Source = "levels",
+        locality: Locality = "cell",
         sites: Sequence[int] | None = None,
     ):
         super().__init__(base, keep)
         self.shape = shape_of(self.family, keep)
-        _choice(self.family, "source", source, ("levels", "pooled"))
-        _choice(self.family, "locality", locality, ("cell", "all"))
+        check_choice(self.family, "source", source, Source)
+        check_choice(self.family, "locality", locality, Locality)
         self.locality = locality
         levels = tuple(sorted({*base.levels, base.blocks - 1}))
         if source == "levels":
@@ -66,7 +74,7 @@ class Remember(Learned):
             second = max(first + 1, math.ceil(base.layers / 2))
             sites = [first, second] if second < base.layers else [first]
         widths = [base.tower] * len(levels) if source == "levels" else [base.hidden]
-        self.sites = nn.ModuleDict({str(site): _Look(base.hidden, widths) for site in sites})
+        self.sites = nn.ModuleDict({str(site): _Site(base.hidden, widths) for site in sites})
 
     def at(self, layers: int) -> Mapping[int, Rows]:
         return {int(site): "none" for site in self.sites}
@@ -87,19 +95,19 @@ class Remember(Learned):
             seen = [cells.mean(images.features.float())[:, None]]  # [C, 1, D]
             members = torch.arange(len(hidden), device=hidden.device)[:, None]
             real, others = torch.ones_like(members, dtype=torch.bool), own[cells.keep]
-        look = cast("_Look", self.sites[str(context.layer)])
-        told = look.told(seen)
-        patches = told.shape[1]
+        site = cast("_Site", self.sites[str(context.layer)])
+        features = site.features(seen)
+        patches = features.shape[1]
         if self.locality == "cell":
-            found = look(hidden[:, None], told[members].flatten(1, 2), real.repeat_interleave(patches, 1)[:, None])[:, 0]
+            added = site(hidden[:, None], features[members].flatten(1, 2), real.repeat_interleave(patches, 1)[:, None])[:, 0]
         else:
             same = own[cells.keep][:, None] == others.repeat_interleave(patches)
-            found = look(hidden[None], told.flatten(0, 1)[None], same[None])[0]
-        return Selection(torch.arange(len(hidden), device=hidden.device), hidden + self.scale * found)
+            added = site(hidden[None], features.flatten(0, 1)[None], same[None])[0]
+        return Selection(torch.arange(len(hidden), device=hidden.device), hidden + self.scale * added)
 
 
-class _Look(nn.Module):
-    """One site: attention of tokens of width `hidden` to what was seen, levels of these `widths`."""
+class _Site(nn.Module):
+    """Cross-attention at one layer: from tokens of width `hidden` to features, the concatenation of levels of these `widths`."""
 
     def __init__(self, hidden: int, widths: Sequence[int]):
         super().__init__()
@@ -110,39 +118,43 @@ class _Look(nn.Module):
         self.attention = Attention(width, hidden)
         zeroed(self.attention.out)
 
-    def told(self, seen: Sequence[Tensor]) -> Tensor:
-        """[tokens, patches, w] of levels [tokens, patches, width]."""
-        told: Tensor = self.norm(self.seen(torch.cat([norm(x) for norm, x in zip(self.levels, seen, strict=True)], -1)))
-        return told
+    def features(self, levels: Sequence[Tensor]) -> Tensor:
+        """[tokens, patches, w] features z of levels [tokens, patches, width]."""
+        normed = [norm(level) for norm, level in zip(self.levels, levels, strict=True)]
+        features: Tensor = self.norm(self.seen(torch.cat(normed, -1)))
+        return features
 
-    def forward(self, hidden: Tensor, told: Tensor, among: Tensor) -> Tensor:
-        """[groups, queries, D] of hidden states of this shape, told [groups, keys, w], and which of them a query looks at."""
-        found: Tensor = self.attention(self.before(hidden), told, told, among)
-        return found
+    def forward(self, hidden: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+        """What is added to hidden states [groups, queries, D], given features [groups, keys, w] and a mask [..., queries, keys]
+        of those that a query attends to."""
+        added: Tensor = self.attention(self.before(hidden), features, features, mask)
+        return added
 
 
 class MixtureOfDepths(Learned):
-    """VideoLLM-MoD (arXiv 2408.16730): in some layers of the decoder a router sends a share of an image's tokens through, and the
-    others stand behind the layer as they stood before it.
+    """VideoLLM-MoD (arXiv 2408.16730), a mixture of depths: in some layers of the decoder a router selects a share of an image's
+    tokens, and the other visual tokens skip the layer unchanged.
 
-    Of the n tokens x of an image, the round(r n) with the highest w . x go through a layer, and text always does:
+    Of the n tokens x of an image, the k = max(1, round(r n)) with the highest w . x are processed, and text always is:
 
         x + g (Layer(x) - x),  g = 1 + 0.2 tanh(w . x),  w = 0 at the start
 
-    Keys and values of the others are not in the cache of that layer. The decoder is tuned along, by LoRA. The paper's routing by
-    frame, its share and every second layer are known from captions and notes; how it scales was not seen. This g is that of p-MoD
-    (arXiv 2412.04449, which scales the feed-forward branch alone, and the skipped tokens too). Which layer is the first is ours,
-    and that the last is none of them: no text reads what stands behind it, so that its router would learn nothing.
+    Keys and values of skipped tokens are not in the cache of that layer. The decoder is tuned together with the routers, by LoRA.
+
+    The sources are captions and notes: routing within a frame, the share, and every second layer. Which gate the paper uses could
+    not be read; g is that of p-MoD (arXiv 2412.04449) without its bias. p-MoD scales the feed-forward branch alone, and the
+    skipped tokens too. Ours: which layer is the first one, and that the last layer is not routed, since no text attends to its
+    output and its router would get no gradient.
 
     Args:
-        keep: r; for `schedule="cosine"` the least r.
-        router: chooses by w . x; or (`random`, the control) by chance: anew at each step of training, afterwards by the size of
-            the image alone.
-        gate: g as above; or `raw`, g = w . x, as in mixture-of-depths (arXiv 2404.02258), by which the layer says nothing at the
-            start.
-        schedule: `interleaved`, every second layer, 1, 3, 5 ...; or `cosine`, as in p-MoD: r falls with the depth,
-            cos(pi l / (T - 1)) / 2 + 1/2, and layers where it is above 0.85 are plain.
-        layers: those that are routed, in place of a schedule's.
+        keep: r; for `schedule="cosine"` the lowest r.
+        router: selects by w . x; or (`random`, the control) at random: anew in each step of training, and afterwards as a
+            function of the layer and the number of tokens.
+        gate: g as above; or `raw`, g = w . x, as in the first mixture of depths (arXiv 2404.02258). With it, a routed layer
+            adds nothing at the start.
+        schedule: `interleaved`: every second layer, 1, 3, 5 ...; or `cosine`, as in p-MoD: r falls with the depth,
+            cos(pi l / (T - 1)) / 2 + 1/2, and layers with r above 0.85 are not routed.
+        layers: the routed layers, in place of those of a schedule.
     """
 
     family: ClassVar[str] = "mod"
@@ -155,15 +167,15 @@ class MixtureOfDepths(Learned):
         self,
         base: Base,
         keep: float = 0.2,
-        router: Literal["learned", "random"] = "learned",
-        gate: Literal["tanh", "raw"] = "tanh",
-        schedule: Literal["interleaved", "cosine"] = "interleaved",
+        router: Router = "learned",
+        gate: Gate = "tanh",
+        schedule: Schedule = "interleaved",
         layers: Sequence[int] | None = None,
     ):
         super().__init__(base, keep)
-        _choice(self.family, "router", router, ("learned", "random"))
-        _choice(self.family, "gate", gate, ("tanh", "raw"))
-        _choice(self.family, "schedule", schedule, ("interleaved", "cosine"))
+        check_choice(self.family, "router", router, Router)
+        check_choice(self.family, "gate", gate, Gate)
+        check_choice(self.family, "schedule", schedule, Schedule)
         self.gate, self.schedule = gate, schedule
         if layers is None:
             every = list(range(base.first, base.layers - 1)) or [base.layers - 1]
@@ -182,7 +194,7 @@ class MixtureOfDepths(Learned):
         return math.cos(math.pi * layer / max(1, self.base.layers - 1)) / 2 + 0.5
 
     def share(self, layer: int) -> float:
-        """Of the tokens of an image that go through a routed layer."""
+        """Share of the tokens of an image that a routed layer processes."""
         return float(self.keep) if self.schedule == "interleaved" else max(float(self.keep), self._falling(layer))
 
     def at(self, layers: int) -> Mapping[int, Rows]:
@@ -212,8 +224,3 @@ class MixtureOfDepths(Learned):
         if self.training:
             return torch.rand(tokens)
         return torch.from_numpy(np.random.default_rng([int(self.drawn), layer, tokens]).random(tokens))
-
-
-def _choice(family: str, option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{family} {option} {value!r}: choose {' or '.join(choices)}")

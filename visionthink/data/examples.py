@@ -85,7 +85,8 @@ class ExampleTable(Mapping[str, Example]):
             found = [n for n in wanted if n in present or (given and n.partition(".")[0] in present)]
             if not found:
                 asked = given or " or ".join(usual[:3])
-                raise DataError(f"{name}: no column {asked}; it has {quoted(rows.column_names)}")
+                there = quoted(rows.column_names)
+                raise DataError(f"{name}: no column {asked}; it has {there}; name it by --columns {part}=NAME")
             self._columns[part] = found
         self._used = {"aliases", "data_source", "earlier", *(name for names in self._columns.values() for name in names)}
 

@@ -1,5 +1,5 @@
-"""Scenes of four shapes, one at each place, with a question about the colour or the kind of one: there is no answer without the
-question, and one token for the whole image can hold it only if what makes the token knows the question."""
+"""Scenes of four shapes, one at each place, with a question about the colour or the kind of one of them. A method that compresses
+the image to one token can keep the answer only if it knows the question."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from visionthink.errors import DataError
 from visionthink.types import Box, Example
 
 
-def asked(marks: tuple[Mark, ...]) -> list[tuple[str, str]]:
-    """The questions about a scene with their answers: four about colours and four about kinds, place after place."""
+def questions_about(marks: tuple[Mark, ...]) -> list[tuple[str, str]]:
+    """All questions about a scene with their answers: four about colours and four about kinds, in the order of the places."""
     colours = [(f"What colour is the shape at the {place}?", mark.colour) for place, mark in zip(PLACES, marks, strict=True)]
     return colours + [(f"What shape is at the {place}?", mark.kind) for place, mark in zip(PLACES, marks, strict=True)]
 
 
 def draw(index: int, *, split: str = "test", seed: int = 0) -> Example:
-    """Item `index` of a split; the same arguments give the same bytes.
+    """Example `index` of a split; the same arguments give the same bytes.
 
     Raises:
         DataError: unknown split.
@@ -27,7 +27,7 @@ def draw(index: int, *, split: str = "test", seed: int = 0) -> Example:
         raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     rng = np.random.default_rng((SPLITS.index(split), seed, len(FAMILIES), index))
     marks = tuple(draw_shape(rng, pick(rng, SHAPES), slot, fine=False) for slot in range(len(PLACES)))
-    questions = asked(marks)
+    questions = questions_about(marks)
     which = int(rng.integers(len(questions)))
     question, answer = questions[which]
     return Example(
@@ -43,5 +43,5 @@ def draw(index: int, *, split: str = "test", seed: int = 0) -> Example:
 
 
 def suite(n: int, *, split: str = "test", seed: int = 0) -> list[Example]:
-    """The first items of a split."""
+    """The first `n` examples of a split."""
     return [draw(index, split=split, seed=seed) for index in range(n)]

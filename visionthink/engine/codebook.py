@@ -1,16 +1,16 @@
-"""A model whose images are codes: an IBQ tokenizer in the place of the vision tower (ETT, arXiv 2505.10562, in miniature).
+"""A model with a discrete image tokenizer (IBQ) in place of the vision tower: ETT (arXiv 2505.10562) in miniature.
 
-    image [3, H, W] -> encoder -> z [h, w, d] -> nearest of K codes -> embeddings [h, w, d] -> projector -> decoder's tokens
-                                                                                     `-> pixel decoder -> image again
+    image [3, H, W] -> encoder -> z [h, w, d] -> nearest of K codes -> embeddings [h, w, d] -> projector -> visual tokens
+                                                                                     `-> pixel decoder -> rebuilt image
 
-One code is one visual token. The quantiser is that of IBQ (arXiv 2412.02692; SEED-Voken, Apache-2.0, restated):
+One code is one visual token. The quantiser is that of IBQ (arXiv 2412.02692), restated from SEED-Voken (Apache-2.0):
 
     p = softmax(z E^T / t)   hard = onehot(argmax p)   onehot = hard - sg(p) + p   z_q = onehot E
     L_quant = |z_q - z|^2 + |sg(hard E) - z|^2 + .25 |hard E - sg(z)|^2        (means)
 
-so that every code gets a gradient in every step; and the entropy term is mean H(p) - H(mean p). OURS: z and E have unit norm,
-with t = .07 in both terms; the convolutions, their sizes and the stride of 28 px. Left out: the perceptual and the adversarial
-loss, for which pretrained networks are needed. The decoder of the model is the stock one of Qwen2.5-VL.
+so that every code gets a gradient in every step. The entropy term is mean H(p) - H(mean p). Ours: z and E have unit norm, with
+t = .07 in both terms; the convolutions, their sizes and the stride of 28 px. Not implemented: the perceptual loss, which needs a
+pretrained network, and the adversarial loss. The decoder of the model is the stock one of Qwen2.5-VL.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 STRIDES = (4, 7)
-"""Of the two convolutions that make a code of a patch. Their kernels are as large, so that they are products of what
-`PixelUnshuffle` gathers; the pixel decoder has the same the other way round."""
+"""Strides of the two convolutions that make a code of a patch. Kernels have the size of the stride, so that each convolution is
+a linear layer over what `PixelUnshuffle` gathers; the pixel decoder reverses them."""
 
 
 class CodebookConfig(PreTrainedConfig):
-    """Of the tokenizer."""
+    """Configuration of the tokenizer."""
 
     model_type = "visionthink_codebook_tokenizer"
     base_config_key = "vision_config"
@@ -53,25 +53,25 @@ class CodebookConfig(PreTrainedConfig):
     codes: int = 512
     code_size: int = 32
     first_size: int = 48
-    """Channels behind the first convolution, and before the last one."""
+    """Channels after the first convolution and before the last one."""
     hidden_size: int = 128
-    """Channels in between."""
+    """Channels between them."""
     out_hidden_size: int = 160
-    """Of the model's decoder."""
+    """Width of the model's decoder."""
     scale: float = 1.0
-    """What the projector's outputs are multiplied by: the root mean square of what the model's decoder is used to."""
+    """Factor on the projector's outputs: the root mean square of the visual tokens that the model's decoder was trained with."""
     temperature: float = 0.07
     indexed: bool = False
-    """The decoder learns a table of its own, by the indices of codes, and reads none of their embeddings."""
+    """Whether the projector is a new embedding table over the indices of codes, and does not read their embeddings."""
 
     @property
     def intermediate_size(self) -> int:
-        """The most numbers that a visual token takes at a time."""
+        """The largest number of activations per visual token, by which memory is estimated."""
         return STRIDES[1] ** 2 * self.first_size
 
 
 class CodebookVLConfig(Qwen2_5_VLConfig):
-    """Of the model: Qwen2.5-VL's, but for the part that reads images."""
+    """Configuration of the model: that of Qwen2.5-VL with another `vision_config`."""
 
     model_type = "visionthink_codebook"
     sub_configs_defaults = {"vision_config": CodebookConfig, "text_config": Qwen2_5_VLTextConfig}  # noqa: RUF012
@@ -80,18 +80,18 @@ class CodebookVLConfig(Qwen2_5_VLConfig):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Codes:
-    """What a quantiser makes of vectors: `values` [..., d] and `indices` [...], and two losses."""
+    """Quantised vectors: `values` [..., d], `indices` [...], and two losses."""
 
     values: Tensor
     indices: Tensor
     loss: Tensor
     """L_quant."""
     entropy: Tensor
-    """Low where each vector has one likely code and all codes are in use."""
+    """The entropy loss: low if each vector has one likely code and all codes are used."""
 
 
 def quantise(z: Tensor, codebook: Tensor, temperature: float = 1.0) -> Codes:
-    """IBQ of vectors [..., d] by a codebook [K, d]."""
+    """Quantise vectors [..., d] by a codebook [K, d], as IBQ does."""
     soft = (z @ codebook.T / temperature).softmax(-1)
     indices = soft.argmax(-1)
     hard = F.one_hot(indices, len(codebook)).to(soft.dtype)
@@ -102,7 +102,7 @@ def quantise(z: Tensor, codebook: Tensor, temperature: float = 1.0) -> Codes:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    """Of probabilities along the last dimension."""
+    """Entropy of probabilities along the last dimension."""
     return -(p * p.clamp(min=1e-9).log()).sum(-1)
 
 
@@ -122,9 +122,9 @@ class _Residual(nn.Module):
 
 
 class CodebookTokenizer(PreTrainedModel):
-    """Encoder, codebook, pixel decoder and projector, with the call of a vision tower.
+    """Encoder, codebook, pixel decoder and projector, called like a vision tower.
 
-    It has no attention, so that any implementation will do. Weights begin as torch draws them.
+    It has no attention, so any attention implementation is accepted. Weights are initialised as torch does by default.
     """
 
     config_class = CodebookConfig
@@ -171,8 +171,8 @@ class CodebookTokenizer(PreTrainedModel):
         pass
 
     def images(self, patches: Tensor, grid: Tensor) -> Tensor:
-        """Images [n, 3, h patch, w patch] of patches [n h w, values], as the processor cuts them; `grid` [n, 3] has equal rows.
-        The frames of a patch are one image."""
+        """Images [n, 3, h patch, w patch] from patches [n h w, values] in the order of the processor; all rows of `grid` [n, 3]
+        are equal. The frames of a patch are copies of one image, of which the first is taken."""
         (_, h, w), side = grid[0].tolist(), self.config.patch_size
         cut = patches.view(-1, h, w, self.config.in_channels, self.config.temporal_patch_size, side, side)[..., 0, :, :]
         return cut.permute(0, 3, 1, 4, 2, 5).reshape(len(cut), -1, h * side, w * side)
@@ -186,11 +186,11 @@ class CodebookTokenizer(PreTrainedModel):
         return quantise(z, F.normalize(self.codebook.weight, dim=-1), self.config.temperature)
 
     def decode(self, values: Tensor) -> Tensor:
-        """Images of values [n, h, w, d]."""
+        """Images rebuilt from values [n, h, w, d]."""
         return self.pixels(values.permute(0, 3, 1, 2))
 
     def project(self, codes: Codes) -> Tensor:
-        """What the model's decoder reads [n, h, w, hidden]."""
+        """Visual tokens [n, h, w, hidden] for the model's decoder."""
         return self.projector(codes.indices if self.config.indexed else codes.values) * self.config.scale
 
     def forward(self, pixel_values: Tensor, grid_thw: Tensor, **_: Any) -> BaseModelOutputWithPooling:
@@ -212,7 +212,7 @@ class CodebookModel(Qwen2_5_VLModel):
     config_class = CodebookVLConfig
 
     def __init__(self, config: CodebookVLConfig):
-        super(Qwen2_5_VLModel, self).__init__(config)  # past the one that builds a tower
+        super(Qwen2_5_VLModel, self).__init__(config)  # skips the constructor that builds a vision tower
         self.visual = CodebookTokenizer._from_config(config.vision_config)
         self.language_model = Qwen2_5_VLTextModel._from_config(config.text_config)
         self.rope_deltas = None
@@ -220,7 +220,7 @@ class CodebookModel(Qwen2_5_VLModel):
 
 
 class CodebookForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
-    """As Qwen2.5-VL's, over a `CodebookModel`."""
+    """The class of Qwen2.5-VL with a `CodebookModel` inside."""
 
     config_class = CodebookVLConfig
 

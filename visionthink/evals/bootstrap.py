@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RESAMPLES = 2000
+ENOUGH = 20
+"""From fewer values than these the interval is too narrow: that of a single value has no width at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +22,8 @@ class Interval:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out zero, and comes from enough values."""
+        return self.n >= ENOUGH and (self.low > 0 or self.high < 0)
 
 
 def bootstrap(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval | None:

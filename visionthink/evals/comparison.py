@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionthink.evals.bootstrap import Interval, bootstrap
-from visionthink.evals.metrics import Scored, retained_tokens
+from visionthink.evals.metrics import Scored, retain_layers, retained_tokens
 from visionthink.evals.mixes import Family, Rates, best_rates, one_rate, own_rates
 
 MIXES: dict[str, Rates] = {"mix": one_rate, "mix_by_family": own_rates, "mix_best_rates": best_rates}
@@ -63,6 +63,10 @@ def compare(run: Sequence[Scored], lines: Lines) -> dict[str, Any]:
     b = [i for i in common if right(lines.low[i])]
     return {
         "n": len(common),
+        "retain_layers": retain_layers([own[i] for i in common]),
+        "accuracy": sum(right(own[i]) for i in common) / len(common),
+        "low": sum(right(lines.low[i]) for i in common) / len(common),
+        "full": sum(right(lines.full[i]) for i in common) / len(common),
         "against_low": _interval([right(own[i]) - right(lines.low[i]) for i in common]),
         "against_full": _interval([right(own[i]) - right(lines.full[i]) for i in common]),
         **dict.fromkeys(figure for name in MIXES for figure in (name, f"against_{name}")),

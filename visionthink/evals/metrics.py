@@ -54,3 +54,8 @@ def retention(scored: Sequence[Scored], *, cumulative: bool) -> float:
 def retained_tokens(transcript: Transcript) -> float:
     """Visual tokens of every view, averaged over the decoder's layers."""
     return transcript.retain_layers * transcript.visual_tokens_full
+
+
+def retain_layers(scored: Sequence[Scored]) -> float:
+    """As `retention` of every view, averaged over the decoder's layers: less where a compressing policy takes tokens out."""
+    return sum(retained_tokens(s.transcript) for s in scored) / sum(s.transcript.visual_tokens_full for s in scored)

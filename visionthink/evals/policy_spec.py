@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, did_you_mean
 from visionthink.evals.controls import CONTROLS, Control
 from visionthink.evals.oracle import Knows
 from visionthink.policies.forced import ForcedAction
@@ -22,6 +22,7 @@ METHODS = (
     *("fastv", "visionzip", "sparsevlm", "sparsevlm+", "todre", "visiondrop", "drop-random", "drop-uniform", "pool", "learned"),
 )
 """Families of `compress.names`, which this package does not import."""
+_WITH_ARGUMENT = ("forced:direct", "forced:request", "oracle:knowable", *(f"control:{name}" for name in get_args(Control)))
 CHOICES = (
     "adaptive, full, low, trained-low, trained-full, resize:R, random:P, oracle, oracle:knowable, forced:direct, "
     "forced:request, gate:FILE, gate:SCORE@T, control:NAME, or a compression method as fastv:0.5 or learned:FOLDER"
@@ -101,7 +102,7 @@ class PolicySpec:
         if family == "learned" and which not in ("low", "full"):
             method, at, which = f"{method}{at}{which}", "", ""  # an @ in the name of its folder
         if family not in METHODS or "+" in method.partition(":")[2]:
-            raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
+            raise _unknown(text, family)
         if at and which not in ("low", "full"):
             raise OptionError(f"--policy {text!r}: a method acts on every view, @low or @full")
         if at and spec.routing in ("low", "full", "resize"):
@@ -127,7 +128,7 @@ class PolicySpec:
         if routing == "oracle" and (not colon or argument in get_args(Knows)):
             return cls(text=text, routing=routing, knows=cast("Knows", argument or "evidence"))
         if routing in ("forced", "gate", "control") or colon:
-            raise OptionError(f"--policy {text!r}: choose one of {CHOICES}")
+            raise _unknown(text, base)
         return cls(text=text, routing=routing)
 
     def __str__(self) -> str:
@@ -143,6 +144,12 @@ class PolicySpec:
         """Whether the model decides, with all its visual tokens or with what a method leaves of them."""
         return self.routing == "adaptive"
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others are compared with it, and it is not itself what an evaluation is about."""
+        fixed = self.routing in ("low", "full") and self.method is None
+        return fixed or self.routing in ("random", "oracle", "forced", "control")
+
     def with_routing(self, routing: str) -> PolicySpec:
         """Another routing, as `forced:direct`, with this policy's method."""
         return replace(self.parse(routing), method=self.method, which=self.which)
@@ -151,6 +158,13 @@ class PolicySpec:
     def shows_one_view(self) -> bool:
         """Whether every example costs what a method makes it cost: the full view, resized or compressed."""
         return self.routing in ("full", "resize") or (self.routing == "low" and self.method is not None)
+
+
+def _unknown(text: str, part: str) -> OptionError:
+    """An error about the part of a policy's name that is not known."""
+    names = (*ROUTINGS, *TRAINED_LINES, *METHODS, *_WITH_ARGUMENT)
+    known = [name for name in names if name != part.partition(":")[0]]
+    return OptionError(f"--policy {text!r}: {did_you_mean(part, known)}choose one of {CHOICES}")
 
 
 def _share(name: str, text: str, *, above_zero: bool = False) -> float:

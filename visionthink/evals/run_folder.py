@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -26,6 +26,23 @@ from visionthink.types import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What was measured when a method was trained, on questions of the training's own: accuracies of the method, of its control
+    (a module of the same size, trained alike, that lacks what the method is about), of the untrained method, and of all visual
+    tokens."""
+
+    family: str
+    keep: float
+    questions: str
+    """What they are."""
+    tested: int
+    trained: float
+    control: float
+    untrained: float
+    full: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class _StoredSummary:
     """What summary.json says that the transcripts do not, and the figures that both do."""
 
@@ -38,6 +55,10 @@ class _StoredSummary:
     failed: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
     architecture: Mapping[str, Any] | None = None
+    date: str | None = None
+    version: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    fit: Fit | None = None
     n: int | None = None
     unscored: int | None = None
     accuracy: float | None = None
@@ -83,8 +104,9 @@ def read_run(folder: Path) -> SavedRun:
         was, now = getattr(said, name), summary[name]
         if name in record and was != now and not (was and now and math.isclose(was, now)):
             raise DataError(f"{file}: says {name} {was}, and {transcripts.name} gives {now}; {again}")
-    kept = ("benchmark", "judge", "judge_usage", "failed", "metrics")
+    kept = ("benchmark", "judge", "judge_usage", "failed", "metrics", "date", "version", "settings")
     summary |= {name: getattr(said, name) for name in kept if name in record}
+    summary |= {"fit": said.fit and asdict(said.fit)}
     return SavedRun(summary=summary, scored=scored, policy=policy, architecture=architecture)
 
 
@@ -92,7 +114,8 @@ def _summary(file: Path) -> tuple[dict[str, Any], _StoredSummary]:
     try:
         record = json.loads(file.read_bytes(), parse_constant=_no_number)
     except FileNotFoundError:
-        raise DataError(f"{file.parent}: no summary.json; not an evaluation folder") from None
+        there = "not an evaluation folder" if file.parent.exists() else "there is no such folder"
+        raise DataError(f"{file.parent}: no summary.json; {there}; visionthink eval writes one") from None
     except (ValueError, RecursionError):
         raise DataError(f"{file}: not valid JSON") from None
     if not isinstance(record, dict) or not {"model", "policy", "accuracy"} <= set(record):

@@ -11,10 +11,11 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionthink import records
+from visionthink import __version__, records
 from visionthink.durable import append_lines, lines_of_one, same_settings, stored_settings, whole_lines
 from visionthink.errors import DataError, OptionError
 from visionthink.evals import controls
@@ -106,6 +107,7 @@ def evaluate(
     metric: Metric | None = None,
     results: Results | None = None,
     twin_of: controls.TwinOf | None = None,
+    fit: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run every example, write the folder, return the summary. Examples of a table are read when their turn comes.
 
@@ -116,7 +118,8 @@ def evaluate(
 
     `results` gives the batches to workers that have the examples, the model and the judge themselves; `model` is then never asked
     anything, and needs no weights. By default they are run one after the other, here. `twin_of` gives examples with other
-    evidence, for the control that exchanges it.
+    evidence, for the control that exchanges it. `fit` is what was measured when the policy's method was trained
+    (`run_folder.Fit`).
 
     Raises:
         DataError: there is nothing to evaluate, or every example failed.
@@ -166,7 +169,9 @@ def evaluate(
         failed = refused | done.failed
         if not done.scored:
             raise DataError(f"suite {suite}: every example failed; the first: {next(iter(failed.values()))}")
-        if usage or not (out / "summary.json").exists():
+        made = _made(out)
+        if usage or made is None:
+            made = {"date": datetime.now(UTC).date().isoformat(), "version": __version__}
             _keep_views(examples, order, done, model, policy, out, twin_of)
         in_order = [done.scored[i] for i in order if i in done.scored]
         architecture = done.architecture or architecture_of(model)
@@ -176,8 +181,27 @@ def evaluate(
         summary["benchmark"] = chosen.get("benchmark")
         used = total([judge.usage(), *usage.values()]) if results else judge.usage()
         summary |= {"judge": judge.identity, "judge_usage": used, "failed": len(failed)}
+        summary |= {**made, "settings": _settings(chosen, model), "fit": fit}
         write_run(out, summary, in_order, failed)
     return summary
+
+
+def _made(out: Path) -> dict[str, Any] | None:
+    """When, and by which version, the answers of a finished run were made; None where there is none that can be read."""
+    try:
+        summary = records.parse((out / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return {name: summary.get(name) for name in ("date", "version")}
+
+
+def _settings(chosen: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """What was chosen and has no place of its own in the summary, and what the model could be shown."""
+    elsewhere = ("suite", "model", "policy", "judge", "benchmark")
+    settings = {name: value for name, value in chosen.items() if name not in elsewhere and value not in (None, "")}
+    menu = model.menu
+    shown = {"ladder": str(menu.ladder), "regions": menu.regions.kind, "edits": ",".join(edit.name for edit in menu.edits)}
+    return settings | {name: value for name, value in shown.items() if value not in ("", "none")}
 
 
 def _judge_again(done: _Done, judge: Judge) -> None:

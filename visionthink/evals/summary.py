@@ -9,7 +9,7 @@ from typing import Any
 from visionthink.evals.cost import bill
 from visionthink.evals.flops import Architecture
 from visionthink.evals.looks import looks
-from visionthink.evals.metrics import Scored, accuracy, request_ratio, retained_tokens, retention
+from visionthink.evals.metrics import Scored, accuracy, request_ratio, retain_layers, retention
 from visionthink.transcript import Transcript
 from visionthink.types import StopReason
 
@@ -29,7 +29,7 @@ def summarise(
         "request_ratio": request_ratio(scored),
         "retain_final": retention(scored, cumulative=False),
         "retain_cumulative": retention(scored, cumulative=True),
-        "retain_layers": _retain_layers(scored),
+        "retain_layers": retain_layers(scored),
         "retain_per_example": sum(s.transcript.retain_cumulative for s in scored) / len(scored),
         **bill([s.transcript for s in scored], architecture),
         "looks": looks(scored),
@@ -77,9 +77,3 @@ def _split(scored: Sequence[Scored], key: Callable[[Scored], str | None]) -> dic
         }
         for name, members in sorted(groups.items())
     }
-
-
-def _retain_layers(scored: Sequence[Scored]) -> float:
-    """As `retention` of every view, averaged over the decoder's layers: less where a compressing policy takes tokens out."""
-    left = sum(retained_tokens(s.transcript) for s in scored)
-    return left / sum(s.transcript.visual_tokens_full for s in scored)

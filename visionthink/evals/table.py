@@ -16,36 +16,37 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Results side by side, on a terminal of 80 columns too. The mix is that of a summary's `comparison`, over the examples that
     were judged in the run, always-low and always-full; a `random` row is such a coin, thrown. Where families are known, the mix
     with the best rate for each has a column; where tokens were taken out, their mean over the decoder's layers."""
-    caption = (
-        "in percent, except output tokens; mix: expected accuracy of a random mix of low and full with the same visual tokens"
-    )
     families = any(_compared(s).get("mix_best_rates") is not None for s in summaries)
-    if families:
-        caption += "; best mix: with the best rate for each family"
     gated = any(s.get("gates") for s in summaries)
+    compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
+    caption = [
+        "In percent, except output tokens. last view, every view: visual tokens fed, relative to the full view alone. mix: "
+        "expected accuracy of a random mix of low and full with as many visual tokens as the run."
+    ]
+    if families:
+        caption += ["best mix: the mix with the best rate for each family."]
     if gated:
-        caption += (
-            "\ngate: a training-free gate on a low view, with the same visual tokens; the run is + above it, - below, ~ undecided"
-        )
+        caption += ["gate: a training-free gate with as many visual tokens; the run is + above it, - below it, ~ undecided."]
+    if compressed:
+        caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
-        caption += f"\nnot among these, so that looking cannot be told from training: {', '.join(missing)}"
+        caption += [f"Missing, so that looking cannot be told from training: {', '.join(missing)}."]
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")
-            caption += f"\nmix of {name}: over the {n} judged in low and full too, of {s['n'] - s['unscored']}"
-    compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption, caption_justify="left")
+            caption += [f"mix of {name}: over the {n} judged in low and full too, of {s['n'] - s['unscored']}."]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption="\n".join(caption), caption_justify="left")
     columns = (
         "accuracy",
+        "last\nview",
+        "every\nview",
+        *(["mean\nlayer"] if compressed else []),
         "mix",
         *(["best\nmix"] if families else []),
         *(["gate"] if gated else []),
         "asks\neasy",
         "asks\nhard",
-        "last\nview",
-        "every\nview",
-        *(["mean\nlayer"] if compressed else []),
         "output\ntokens",
     )
     for column in ("model", "policy"):
@@ -58,6 +59,9 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             escape(s["model"]),
             escape(s["policy"]),
             _percent(s["accuracy"]),
+            _percent(s["retain_final"]),
+            _percent(s["retain_cumulative"]),
+            *([_percent(_of_layers(s))] if compressed else []),
             _percent(_compared(s).get("mix")),
             *([_percent(_compared(s).get("mix_best_rates"))] if families else []),
             *([_gate(s)] if gated else []),
@@ -65,9 +69,6 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
                 _percent(need[n]["request_ratio"] if n in need and PolicySpec.parse(s["policy"]).decides else None)
                 for n in ("easy", "hard")
             ),
-            _percent(s["retain_final"]),
-            _percent(s["retain_cumulative"]),
-            *([_percent(_of_layers(s))] if compressed else []),
             f"{s['output_tokens']:.1f}",
         )
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def check_attention(attention: str, *, runner: str = "transformers") -> None:
         OptionError: there is no implementation of that name, or the runner has its own.
     """
     if attention and attention not in ATTENTION:
-        raise OptionError(f"unknown attention {attention!r}; choose one of {', '.join(ATTENTION)}")
+        raise OptionError(f"unknown attention {attention!r}; {choose_from(attention, ATTENTION)}")
     if attention and runner != "transformers":
         raise OptionError(f"attention {attention}: is for a model that transformers runs; {runner} has its own")
 
@@ -34,20 +34,20 @@ def chosen_attention(attention: str, *, device: str, dtype: torch.dtype | str | 
     check_attention(attention)
     if attention not in ("", "flash_attention_2"):
         return attention
-    hindrance = _what_hinders_flash(device, dtype, from_hub=bool(attention))
+    hindrance = what_hinders_flash(device, dtype, from_hub=bool(attention))
     if attention and hindrance:
         raise OptionError(f"attention {attention}: {hindrance}; or use sdpa")
     return "sdpa" if hindrance else "flash_attention_2"
 
 
-def _what_hinders_flash(device: str, dtype: torch.dtype | str | None, *, from_hub: bool) -> str:
+def what_hinders_flash(device: str, dtype: torch.dtype | str | None, *, from_hub: bool) -> str:
     """Why flash attention cannot be used; empty where it can. `from_hub`: a kernel that is not installed may be downloaded."""
     import torch
     from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
     place = torch.device(device)
     if place.type != "cuda":
-        return f"needs a GPU of NVIDIA, and the model is on {device}"
+        return f"needs an NVIDIA GPU, and the model is on the {device}"
     kind = str(dtype).removeprefix("torch.") if dtype else "of a type that config.json does not say"
     if kind not in ("bfloat16", "float16"):
         return f"needs weights in bfloat16 or float16, and these are {kind}"

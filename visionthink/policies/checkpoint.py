@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionthink import chatml, records
-from visionthink.errors import ModelError, StorageError, one_line
+from visionthink.durable import replace_folder
+from visionthink.errors import ModelError, did_you_mean, one_line
 from visionthink.policies.attention import check_attention, chosen_attention
+from visionthink.policies.placement import AUTO, chosen_device
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -66,9 +67,20 @@ def resolve(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
-def open_checkpoint(
-    name: str, *, device: str | None = None, dtype: torch.dtype | str | None = None, attention: str = ""
-) -> Checkpoint:
+def _existing(name: str) -> str:
+    """As `resolve`; a single word that is neither an embedded model nor a folder is refused, as hub ids have an owner.
+
+    Raises:
+        ModelError: it is such a word.
+    """
+    path = resolve(name)
+    if "/" not in path and not Path(path).exists():
+        near = did_you_mean(name, _EMBEDDED)
+        raise ModelError(f"model {name}: {near}choose {' or '.join(_EMBEDDED)}, a checkpoint folder, or a hub id as OWNER/NAME")
+    return path
+
+
+def open_checkpoint(name: str, *, device: str = AUTO, dtype: torch.dtype | str = AUTO, attention: str = "") -> Checkpoint:
     """Load model, tokenizer and image processor.
 
     Args:
@@ -81,7 +93,7 @@ def open_checkpoint(
     Raises:
         ModelError: a file is missing or damaged, two disagree, or the architecture is none of Qwen2-VL, Qwen2.5-VL and
             Qwen3-VL, or one that cannot be run.
-        OptionError: there is no such attention, or it cannot be used with that device and dtype.
+        OptionError: there is no such GPU or attention, or it cannot be used with that device and dtype.
     """
     check_attention(attention)
     path = check_files(name)
@@ -89,17 +101,20 @@ def open_checkpoint(
     from visionthink.engine.prepare import prepare
     from visionthink.policies import checkpoint_files as files
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(device)
+    if isinstance(dtype, str) and dtype != AUTO:
+        dtype = getattr(torch, dtype)
     # small files first: what is wrong with them is known before the weights are read
     parts = files.read(name, path)
     if device == "meta":
         with torch.device("meta"):
             model = transformers.AutoModelForImageTextToText.from_config(
-                parts.config, dtype=dtype, trust_remote_code=False
+                parts.config, dtype=None if dtype == AUTO else dtype, trust_remote_code=False
             ).eval()
         return _checkpoint(name, path, model, parts)
-    dtype = dtype or (torch.float32 if device == "cpu" else "auto")
-    implementation = chosen_attention(attention, device=device, dtype=parts.config.dtype if dtype == "auto" else dtype)
+    if dtype == AUTO and device == "cpu":
+        dtype = torch.float32
+    implementation = chosen_attention(attention, device=device, dtype=parts.config.dtype if dtype == AUTO else dtype)
     try:
         model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
             path,
@@ -190,7 +205,7 @@ def describe(name: str) -> Described:
     Raises:
         ModelError: a file is missing or damaged, or two disagree.
     """
-    path = resolve(name)
+    path = _existing(name)
     _libraries()
     from visionthink.policies import checkpoint_files as files
 
@@ -202,7 +217,7 @@ def _libraries() -> tuple[Any, Any]:
         import torch
         import transformers
     except ImportError as error:
-        raise ModelError(f"local models need {error.name}: pip install 'visionthink[local]'") from None
+        raise ModelError(f"a model on this machine needs {error.name}; pip install 'visionthink[local]'") from None
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers.modeling_utils").addFilter(_without_table)  # of what we say in one line
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries for a name that does not exist
@@ -215,7 +230,7 @@ def check_files(name: str) -> str:
     Raises:
         ModelError: one is missing.
     """
-    path = resolve(name)
+    path = _existing(name)
     folder = Path(path)
     if folder.exists() or name in _EMBEDDED or path.startswith((".", "/")):
         _check_folder(folder, name)
@@ -281,10 +296,7 @@ def save_checkpoint(
     """
     from visionthink.policies.checkpoint_files import only_token_ids
 
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replace_folder(folder) as partial:
         weights = {k: v.to(dtype) if dtype else v for k, v in (state or model.state_dict()).items()}
         model.save_pretrained(partial, state_dict=weights)
         only_token_ids(model.generation_config).save_pretrained(partial)
@@ -297,13 +309,6 @@ def save_checkpoint(
         _only_about_the_tokenizer(partial / "tokenizer_config.json")
         image_processor.save_pretrained(partial)
         save_settings(partial, protocol)
-        for file in partial.iterdir():
-            file.chmod(0o644)  # safetensors writes for its owner alone
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:  # torch and safetensors say "disk full" each in their own way
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StorageError(f"{folder}: cannot be written ({one_line(error)})") from error
 
 
 def save_settings(folder: Path, protocol: Protocol) -> None:

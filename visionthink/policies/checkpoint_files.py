@@ -88,7 +88,7 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
         cached_file(path, "config.json")
     except Exception as error:  # of many kinds, from the hub's library
         if "couldn't connect" in str(error):
-            raise ModelError(f"model {name}: there is no such folder, and the hub could not be reached") from error
+            raise ModelError(f"model {name}: there is no such folder, and the hub could not be reached to download it") from error
         raise ModelError(f"model {name}: cannot be loaded ({one_line(error)})") from error
     record = read_object(name, path, "config.json") or {}
     kind = record.get("model_type")

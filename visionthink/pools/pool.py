@@ -38,6 +38,14 @@ class Pool:
 
             raise OptionError(MISSING)
 
+    def check_device(self, device: str) -> None:
+        """
+        Raises:
+            OptionError: one GPU is named by its number, while there are workers that take the GPUs in turn.
+        """
+        if ":" in device and (self.ray or self.workers > 1):
+            raise OptionError(f"--device {device}: workers take the GPUs in turn; use cuda, and CUDA_VISIBLE_DEVICES to choose")
+
     def results(self, work: Work, items: Iterable[Any]) -> Iterator[Finished]:
         """Results of the items in the order in which they are finished; see `pools.local` and `pools.ray`."""
         if self.ray:

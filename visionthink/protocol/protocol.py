@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from visionthink.errors import DataError, OptionError, is_blank
+from visionthink.errors import DataError, OptionError, choose_from, is_blank
 from visionthink.menu import Menu
 from visionthink.protocol.dialects import DIALECTS, IMAGE_MARK, Boundary, Dialect, function, prompt
 from visionthink.protocol.grammar import PLAIN, Grammar
@@ -81,7 +81,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.dialect not in DIALECTS:
-            raise OptionError(f"unknown dialect {self.dialect!r}; choose from {', '.join(DIALECTS)}")
+            raise OptionError(f"unknown dialect {self.dialect!r}; {choose_from(self.dialect, DIALECTS)}")
         if self.boundary not in ("chatml", "released"):
             raise OptionError(f"unknown boundary {self.boundary!r}; choose chatml or released")
 

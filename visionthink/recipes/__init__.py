@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from visionthink.data import places, synth
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 from visionthink.recipes import looking, qwen
 from visionthink.recipes.recipe import Recipe
 from visionthink.recipes.tiny import tiny
@@ -44,7 +44,7 @@ def recipe(name: str) -> Recipe:
         OptionError: no such recipe.
     """
     if name not in RECIPES:
-        raise OptionError(f"unknown recipe {name!r}; choose from {', '.join(RECIPES)}")
+        raise OptionError(f"unknown recipe {name!r}; {choose_from(name, RECIPES)}")
     return RECIPES[name]()
 
 
@@ -61,7 +61,7 @@ def suite(name: str, limit: int | None = None) -> list[Example]:
         OptionError: no such suite, or a limit below 1.
     """
     if name not in SUITES:
-        raise OptionError(f"unknown suite {name!r}; choose {', '.join(SUITES)}, or a file of examples")
+        raise OptionError(f"unknown suite {name!r}; {choose_from(name, SUITES)}, or a file of examples")
     if limit is not None and limit < 1:
         raise OptionError(f"--limit {limit}: must be at least 1")
     n = min(limit or MINI_SIZE, MINI_SIZE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 from visionthink.recipes import further_claims, paper_claims
 from visionthink.recipes.claim import Claim, Variant
 
@@ -23,6 +23,6 @@ def chosen(names: Sequence[str]) -> list[Claim]:
     found: dict[str, Claim] = {}
     for name in names:
         if name not in GROUPS and name not in CLAIMS:
-            raise OptionError(f"--claims {name!r}: choose from {', '.join(GROUPS)} (groups), {', '.join(CLAIMS)}")
+            raise OptionError(f"--claims {name!r}: {choose_from(name, (*GROUPS, *CLAIMS))}")
         found |= {claim.name: claim for claim in GROUPS.get(name, (CLAIMS[name],) if name in CLAIMS else ())}
     return list(found.values())

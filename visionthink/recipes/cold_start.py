@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from visionthink.data import synth
 from visionthink.data.examples import read_examples
 from visionthink.durable import stored_settings, whole_lines
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, OptionError, choose_from
 from visionthink.rewards.judge import VERDICT_FIELDS, Verdict, judge_transcripts
 from visionthink.rewards.rules.judge import RulesJudge
 from visionthink.rewards.spec import read_judge
@@ -97,7 +97,7 @@ def sft_recipe(name: str) -> SftRecipe:
         OptionError: no such recipe.
     """
     if name not in SFT_RECIPES:
-        raise OptionError(f"unknown recipe {name!r}; choose from {', '.join(SFT_RECIPES)}")
+        raise OptionError(f"unknown recipe {name!r}; {choose_from(name, SFT_RECIPES)}")
     return SFT_RECIPES[name]()
 
 

@@ -1,8 +1,8 @@
-"""All trained compression methods in miniature: each with its control, over several seeds, beside methods that need no training.
+"""All trained compression methods in miniature: each with its control, with several seeds, compared with training-free methods.
 
 Hardware: 2 CPU cores, 3 GB. Time: 30 minutes for three seeds.
 Command: `python -m visionthink.recipes.compressors --out runs/compressors`.
-A fit lives in its own folder and is not repeated; what came out is in `compressors.md` and `compressors.json`.
+Each fit has its own folder and is not repeated; the results are in `compressors.md` and `compressors.json`.
 """
 
 from __future__ import annotations
@@ -29,31 +29,36 @@ UNTRAINED = tuple(
     f"{name}:{share}" for share in ("0.5", "0.25") for name in ("drop-random", "drop-uniform", "pool", "visionzip", "todre")
 )
 
+VIEWS = ("all visual tokens", "a quarter of the pixels")
+"""Rows of the table that are no methods."""
 
 ARMS: Mapping[str, FitRecipe] = {
     **{name: FITS[name] for name in ("fcot", "quecc", "setok", "remember", "select", "lis", "mod")},
     "fcot-distilled": replace(FITS["fcot"], config=FitConfig(objective="distill", answers_weight=0.0)),
 }
-"""`fcot` learns the answers, `fcot-distilled` what the model says with all visual tokens, right or wrong."""
+"""`fcot` is trained by the correct answers, `fcot-distilled` by the outputs of the model with all visual tokens alone."""
 
 
 def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
-    """What a fit came to; from its folder where it is done."""
+    """The report of a fit; it is read from its folder if the fit was done before with the same settings."""
     from visionthink.compress.learned import RECORD, describe
     from visionthink.recipes.fitting import run_fit
 
     recipe = replace(ARMS[name], config=replace(ARMS[name].config, seed=seed))
     folder = out / f"{name}-{seed}"
-    if not (folder / "control" / RECORD).is_file():
+    done = describe(folder) if (folder / RECORD).is_file() else None
+    if done is None or done.keep != recipe.keep or not asdict(recipe.config).items() <= done.fit.items():
         run_fit(recipe, folder)
     found = dict(describe(folder).fit)
     if name == "quecc":
         found["another question"] = another_question(folder)
+    if name == "select":
+        found["reconstruction"] = reconstruction(folder)
     return found
 
 
 def another_question(folder: Path) -> float:
-    """Share of right answers where a method that reads the question is given that of the example before."""
+    """Share of correct answers if the method is given the question of the previous example instead of its own."""
     from visionthink.compress.fit import measured
     from visionthink.compress.names import parse
     from visionthink.policies.checkpoint import open_checkpoint
@@ -73,8 +78,39 @@ def another_question(folder: Path) -> float:
     return measured(checkpoint.model, method, asked).accuracy
 
 
+def reconstruction(folder: Path) -> dict[str, float]:
+    """Mean squared error of the standardised features of images that were not learnt from, when they are reconstructed from the
+    tokens that a selector chooses, and from as many random ones."""
+    import torch
+
+    from visionthink.compress.baselines import Random
+    from visionthink.compress.choosing import Selector
+    from visionthink.compress.fit import seen
+    from visionthink.compress.names import parse
+    from visionthink.policies.checkpoint import open_checkpoint
+    from visionthink.recipes.fitting import Answers, examples, questions
+
+    checkpoint = open_checkpoint("tiny")
+    selector = parse(f"learned:{folder}", checkpoint.model)
+    assert isinstance(selector, Selector)
+    _, test = examples("")
+    contexts = seen(checkpoint.model, selector.needs, questions("", list(Answers(test, checkpoint)), [], checkpoint), 32)
+    images = selector.standardised([image for context in contexts for image in selector.images(context)])
+    draws = [Random(keep=selector.keep, seed=number) for number in range(len(contexts))]
+    errors = {}
+    for name, methods in (("chosen", [selector] * len(contexts)), ("random", draws)):
+        mask = torch.zeros_like(images.real, dtype=images.tokens.dtype)
+        for row, method, context in zip(mask, methods, contexts, strict=True):  # one image each
+            chosen = method.vision(context)
+            assert chosen is not None
+            row[chosen.keep] = 1
+        with torch.no_grad():
+            errors[name] = float(selector.error(images, mask)) ** 2
+    return errors
+
+
 def untrained(out: Path) -> dict[str, Any]:
-    """What methods without training, and a quarter of the pixels, come to on the same questions."""
+    """Results of training-free methods, and of a quarter of the pixels, on the same questions."""
     saved = out / "untrained.json"
     if saved.is_file():
         return dict(json.loads(saved.read_text("utf-8")))
@@ -87,7 +123,7 @@ def untrained(out: Path) -> dict[str, Any]:
     checkpoint = open_checkpoint("tiny")
     _, test = examples("")
     found = {}
-    for name, menu in (("all visual tokens", Menu().full()), ("a quarter of the pixels", Menu().low())):
+    for name, menu in zip(VIEWS, (Menu().full(), Menu().low()), strict=True):
         asked = questions("generated questions", [], list(Answers(test, checkpoint, menu)), checkpoint)
         found[name] = asdict(measured(checkpoint.model, None, asked))
     asked = questions("generated questions", [], list(Answers(test, checkpoint)), checkpoint)
@@ -98,7 +134,7 @@ def untrained(out: Path) -> dict[str, Any]:
 
 
 def difference(fits: Sequence[Mapping[str, Any]]) -> Interval | None:
-    """A method minus its control, per question over all seeds, with a 95 % interval over the questions."""
+    """Accuracy of a method minus that of its control: mean over seeds, with a 95 % bootstrap interval over the questions."""
 
     def over_seeds(kind: str) -> list[float]:
         return [mean(right) for right in zip(*(map(int, f[kind]["right"]) for f in fits), strict=True)]
@@ -107,7 +143,7 @@ def difference(fits: Sequence[Mapping[str, Any]]) -> Interval | None:
 
 
 def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown: shares of right answers in percent, means over seeds with the lowest and the highest."""
+    """The results as Markdown: shares of correct answers in percent, means over seeds with the lowest and the highest value."""
     some = next(iter(fits.values()))
     seeds, tested = len(some), some[0]["tested"]
     lines = [
@@ -116,7 +152,7 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
         "Differences have a 95 % interval over the questions. KL: to the model with all visual tokens, per token of the "
         "answers, in nats.",
         "",
-        "| method | tokens | untrained | trained control | trained | trained - control | KL untrained, trained | seconds |",
+        "| method | tokens | untrained | control | trained | trained - control | KL untrained, trained | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, of_seeds in fits.items():
@@ -129,10 +165,18 @@ def page(fits: Mapping[str, Sequence[Mapping[str, Any]]], free: Mapping[str, Map
         )
     if "quecc" in fits:
         shares = _spread([f["another question"] for f in fits["quecc"]])
-        lines += ["", f"`quecc` with the question of another example: {shares}. It is asked about four shapes, see `data.slots`."]
-    lines += ["", "| without training | tokens | right | KL to the full model |", "|---|---|---|---|"]
+        lines += ["", f"`quecc` with the question of another example: {shares}. Its questions: see `data.slots`."]
+    if "select" in fits:
+        chosen, drawn = (mean(f["reconstruction"][kind] for f in fits["select"]) for kind in ("chosen", "random"))
+        lines += [
+            "",
+            f"`select` reconstructs features with a mean squared error of {chosen:.3f} of their variance from the tokens that it "
+            f"chooses, and of {drawn:.3f} from as many random ones.",
+        ]
+    lines += ["", "| training-free | tokens | correct | KL to the full model |", "|---|---|---|---|"]
     lines += [
-        f"| {name if ' ' in name else f'`{name}`'} | {f['tokens']:.1f} | {100 * f['accuracy']:.1f} | {f['divergence']:.3f} |"
+        f"| {name if name in VIEWS else f'`{name}`'} | {f['tokens']:.1f} | {100 * f['accuracy']:.1f} | "
+        f"{'' if name in VIEWS else format(f['divergence'], '.3f')} |"
         for name, f in free.items()
     ]
     return "\n".join(lines) + "\n"

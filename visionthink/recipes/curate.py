@@ -23,6 +23,7 @@ from visionthink.errors import DataError, OptionError
 from visionthink.model import ENGINES, check_installed
 from visionthink.policies.attention import check_attention
 from visionthink.policies.checkpoint import check_files, describe, resolve
+from visionthink.policies.placement import AUTO, check_placement
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Work
 from visionthink.progress import stage
@@ -55,6 +56,10 @@ class CurateConfig:
     """A data set whose images must not be in this one."""
     omit: tuple[str, ...] = ()
     """Fields to leave out of the request to an endpoint."""
+    device: str = AUTO
+    """Where a model that transformers runs is put."""
+    dtype: str = AUTO
+    """Type of the weights of such a model."""
     attention: str = ""
     """The attention of a model that transformers runs; empty takes flash attention where it can be used."""
     columns: str = ""
@@ -80,6 +85,8 @@ class CurateConfig:
             check_installed(self.engine)
         runner = "the endpoint" if is_endpoint(self.model) else self.engine
         check_attention(self.attention, runner=runner)
+        check_placement(self.device, self.dtype, runner=runner)
+        self.pool.check_device(self.device)
         _ = self.thresholds
         if len(ResolutionLadder.parse(self.ladder).levels) < 2:
             raise OptionError(f"--ladder {self.ladder}: needs two levels to compare")
@@ -151,6 +158,7 @@ def _same_settings(config: CurateConfig) -> None:
     settings |= {"judge": ",".join(judges), "judge_file": _judge_files(judges)}
     settings |= {"omit": list(config.omit)} if config.omit else {}
     settings |= {"attention": config.attention} if config.attention else {}
+    settings |= {"dtype": config.dtype} if config.dtype != AUTO else {}
     settings |= {"engine": config.engine} if config.engine != ENGINES[0] else {}
     before = stored_settings(config.out)
     if before is None:
@@ -229,6 +237,8 @@ class _Work:
             config.model,
             ladder=ResolutionLadder.parse(config.ladder),
             engine=config.engine,
+            device=config.device,
+            dtype=config.dtype,
             attention=config.attention,
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,

@@ -1,4 +1,4 @@
-"""The report of `recipes.ett`: numbers as JSON and as a table, and a picture of what the codes hold."""
+"""The report of `recipes.ett`: the measurements as JSON and as a table, and a sheet of images rebuilt from codes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ _NAMES = {
     "joint": "joint, alpha 0.25",
     "answers": "answers alone, alpha 0",
 }
+_COLUMNS = ("answers", "error", "codes", "perplexity", "cpu_seconds")
 MORE, WITHIN = 0.05, 0.2
-"""What is to be shown: answers gained by tuning the codes, and by which share the error may grow."""
+"""The claim is shown if tuning the codes gains at least `MORE` of the answers while the error grows by no more than the share
+`WITHIN`."""
 
 
 def write_report(folder: Path, results: Sequence[Mapping[str, Any]], pictures: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write `results.json`, `table.md` and `pictures.png`; returns what the first one holds.
+    """Write `results.json`, `table.md` and `pictures.png`, and return the content of `results.json`.
 
     Args:
-        results: of each arm and seed, as `recipes.ett.measure` has them.
-        pictures: images [n, 3, height, width] from -1 to 1, by the rows they make.
+        results: the measurements of each arm and seed, see `recipes.ett_stages.measure`, with the names `arm` and `seed`.
+        pictures: images [n, 3, height, width] with values from -1 to 1, by the names of `ROWS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = list[dict[str, Any]]()
@@ -50,9 +52,6 @@ def write_report(folder: Path, results: Sequence[Mapping[str, Any]], pictures: M
     replace_text(folder / "table.md", _table(rows, verdict))
     replace(folder / "pictures.png", lambda partial: _sheet(pictures).save(partial, format="PNG"))
     return record
-
-
-_COLUMNS = ("answers", "error", "codes", "perplexity", "cpu_seconds")
 
 
 def _table(rows: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> str:
@@ -75,7 +74,7 @@ def _table(rows: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> str
 
 
 def _sheet(pictures: Mapping[str, Tensor]) -> Image.Image:
-    """A row for each kind, its name above it."""
+    """One image with a row of pictures for each entry of `ROWS`, its title above it."""
     label, gap = 16, 4
     n, _, height, width = pictures["original"].shape
     sheet = Image.new("RGB", (n * (width + gap), len(ROWS) * (height + label)), "white")

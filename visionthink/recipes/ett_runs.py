@@ -1,4 +1,4 @@
-"""All stages and arms of `recipes.ett`, each unless it was done before."""
+"""All stages and arms of `recipes.ett`; those that an earlier run finished are not repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from visionthink.durable import replace, replace_json, same_settings
+from visionthink.durable import replace, replace_folder, replace_json, same_settings
 from visionthink.engine.codebook import CodebookTokenizer
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from visionthink.recipes.ett_report import write_report
@@ -32,7 +32,8 @@ from visionthink.recipes.ett_stages import (
 
 
 def run(out: Path, seeds: int = 1, plan: Plan | None = None) -> dict[str, Any]:
-    """All seeds, and the report, of which what it holds is returned. `out / "final"` is seed 0, tuned jointly."""
+    """Run all stages and arms of every seed, and write and return the report. `out / "final"` is a copy of the model of seed 0
+    that was tuned jointly."""
     plan = plan or Plan()
     same_settings(out, dataclasses.asdict(plan))
     base = open_checkpoint("tiny", device="cpu")
@@ -41,8 +42,8 @@ def run(out: Path, seeds: int = 1, plan: Plan | None = None) -> dict[str, Any]:
         _arm(out / f"seed-{seed}", name, base, train, test, plan, seed) for seed in range(seeds) for name in ("aligned", *ARMS)
     ]
     if not (out / "final").is_dir():
-        shutil.copytree(out / "seed-0" / "joint", out / "final.partial", dirs_exist_ok=True)
-        (out / "final.partial").rename(out / "final")
+        with replace_folder(out / "final") as partial:
+            shutil.copytree(out / "seed-0" / "joint", partial, dirs_exist_ok=True)
     shown = test[0].pixels[:8]
     pictures = {"original": shown}
     for name in ("aligned", "joint", "answers"):
@@ -55,8 +56,8 @@ def run(out: Path, seeds: int = 1, plan: Plan | None = None) -> dict[str, Any]:
 def _arm(
     folder: Path, name: str, base: Checkpoint, train: Sequence[Batch], test: Sequence[Batch], plan: Plan, seed: int
 ) -> dict[str, Any]:
-    """The measurements of an arm, which is trained unless that was done before; `aligned` is the tokenizer, rebuilt and aligned,
-    that the others begin with."""
+    """Train an arm, save it and return its measurements; one that an earlier run finished is read from its file. `aligned` is the
+    tokenizer after the first two stages, with which the other arms begin."""
     done, first = folder / f"{name}.json", folder / "tokenizer.safetensors"
     if done.is_file():
         return dict(json.loads(done.read_text("utf-8")))
@@ -70,15 +71,13 @@ def _arm(
             folder.mkdir(parents=True, exist_ok=True)
             replace(first, lambda partial: save_file(tokenizer.state_dict(), partial))
         tokenizer.load_state_dict(load_file(first))
+        align(model, train, plan, seed)
     else:
         begun = load_file(folder / "aligned" / "model.safetensors")
         prefix = "model.visual."
         weights = {key.removeprefix(prefix): x for key, x in begun.items() if key.startswith(prefix)}
         kept = {key: x for key, x in weights.items() if not (indexed and key.startswith("projector."))}
         tokenizer.load_state_dict(kept, strict=not indexed)
-    if name == "aligned":
-        align(model, train, plan, seed)
-    else:
         tune(model, name, train, plan, seed)
     seconds = time.process_time() - started
     processor = build_image_processor(base)

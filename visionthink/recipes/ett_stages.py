@@ -1,4 +1,4 @@
-"""The stages of `recipes.ett`: questions, model, and what is trained on them in turn."""
+"""The stages of `recipes.ett`: questions, model, training and measurement."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ from visionthink.engine.codebook import (
     CodebookVLConfig,
     Codes,
 )
-from visionthink.episode import Episode, run_batch
-from visionthink.menu import Menu
-from visionthink.picture import open_pictures
 from visionthink.policies.checkpoint import Checkpoint
-from visionthink.policies.render import Renderer, views
-from visionthink.policies.scripted import ScriptedPolicy
+from visionthink.policies.render import Renderer
 from visionthink.progress import stage
+from visionthink.recipes.fitting import Answers
 from visionthink.train.demonstrations import Demonstration, collate
-from visionthink.types import Example
 
 ALPHA = 0.25
 """The paper's weight of L_vq beside the loss of the text."""
@@ -38,7 +34,7 @@ BATCH = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way of tuning. `alpha` is the weight of L_vq; None leaves the tokenizer as it is."""
+    """A variant of stage 3. `alpha` is the weight of L_vq; None freezes the tokenizer."""
 
     alpha: float | None = None
     indexed: bool = False
@@ -54,36 +50,36 @@ ARMS: Mapping[str, Arm] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much of everything, in updates of `BATCH` questions."""
+    """Numbers of questions, and of optimizer updates of each stage with `BATCH` questions each."""
 
     questions: int = 2_880
     tests: int = 480
     rebuild: int = 1_000
     plain: int = 150
-    """Of `rebuild`, without codes."""
+    """The first updates of `rebuild`, without codes."""
     restart: int = 500
-    """Codes that die are begun again until then."""
+    """The update of `rebuild` until which unused codes get new values."""
     align: int = 300
     tune: int = 650
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Questions with the tokens that are said, padded on the right."""
+    """Questions with their answers, padded on the right."""
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
     labels: Tensor
-    """[batch, length], -100 where nothing is said."""
+    """[batch, length], -100 outside of the answers."""
     images: Tensor
     """uint8 [batch, 3, height, width]."""
     features: Tensor
-    """What the tower makes of them: [batch, tokens, hidden]."""
+    """Visual tokens of the base model for them: [batch, tokens, hidden]."""
 
     @property
     def pixels(self) -> Tensor:
-        """From -1 to 1."""
+        """The images with values from -1 to 1."""
         return self.images.float() / 127.5 - 1
 
 
@@ -91,26 +87,18 @@ class Batch:
 
 
 def questions(base: Checkpoint, n: int, split: str) -> list[Batch]:
-    """Balanced over families and needs, at the full view."""
-    renderer = Renderer(base.tokenizer, base.protocol.boundary)
-    found = []
+    """Batches of `n` generated questions with their answers, balanced over families and needs, each with the full view."""
+    answers, found = Answers(synth.suite(n, split=split, cells=synth.BALANCED), base), []
     with stage(f"questions, {split}", n) as advance:
-        examples = synth.suite(n, split=split, cells=synth.BALANCED)
         for begin in range(0, n, BATCH):
-            said = [answered(base, renderer, example) for example in examples[begin : begin + BATCH]]
-            found.append(_batch(base, said, renderer))
-            advance(len(said))
+            demonstrations = [answers[i] for i in range(begin, min(begin + BATCH, n))]
+            found.append(_batch(base, demonstrations, answers.renderer))
+            advance(len(demonstrations))
     return found
 
 
-def answered(base: Checkpoint, renderer: Renderer, example: Example) -> Demonstration:
-    episode = Episode(example, open_pictures(example), Menu().full(), base.protocol, budget=base.budget)
-    [transcript] = run_batch([episode], ScriptedPolicy([base.protocol.format_answer(example.answer or "")], renderer))
-    return Demonstration(transcript, tuple(view.image for view in views(episode.history)))
-
-
-def _batch(base: Checkpoint, said: Sequence[Demonstration], renderer: Renderer) -> Batch:
-    rows = collate(said, renderer, base.image_processor)
+def _batch(base: Checkpoint, demonstrations: Sequence[Demonstration], renderer: Renderer) -> Batch:
+    rows = collate(demonstrations, renderer, base.image_processor)
     inner, grid = base.model.model, rows["image_grid_thw"]
     ids, mask = rows["input_ids"], rows["attention_mask"]
     with torch.no_grad():
@@ -118,19 +106,19 @@ def _batch(base: Checkpoint, said: Sequence[Demonstration], renderer: Renderer) 
     positions, _ = inner.get_rope_index(
         input_ids=ids, mm_token_type_ids=rows["mm_token_type_ids"], image_grid_thw=grid, attention_mask=mask
     )
-    images = np.stack([np.asarray(row.images[0]) for row in said])
+    images = np.stack([np.asarray(demonstration.images[0]) for demonstration in demonstrations])
     return Batch(
         ids=ids,
         mask=mask,
         positions=positions,
         labels=rows["labels"],
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        features=features.unflatten(0, (len(said), -1)),
+        features=features.unflatten(0, (len(demonstrations), -1)),
     )
 
 
 def variance(batches: Sequence[Batch]) -> float:
-    """Of pixels around the mean of their image and channel."""
+    """Variance of pixels around the mean of their image and channel."""
     return float(np.mean([batch.pixels.var((2, 3), correction=0).mean().item() for batch in batches]))
 
 
@@ -138,7 +126,7 @@ def variance(batches: Sequence[Batch]) -> float:
 
 
 def build_model(base: Checkpoint, *, scale: float, indexed: bool = False) -> CodebookForConditionalGeneration:
-    """The base's decoder behind a tokenizer of random weights."""
+    """A model of a tokenizer with random weights and the decoder of the base model."""
     theirs, text = base.model.config, base.model.config.text_config
     ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "tie_word_embeddings")
     config = CodebookVLConfig(
@@ -156,7 +144,7 @@ def build_model(base: Checkpoint, *, scale: float, indexed: bool = False) -> Cod
 
 
 def build_image_processor(base: Checkpoint) -> Qwen2VLImageProcessorPil:
-    """The base's sizes, in patches of one code, pixels from -1 to 1."""
+    """An image processor with the sizes of the base model, patches of one code, and pixel values from -1 to 1."""
     config, half = CodebookConfig(), [0.5] * 3
     return Qwen2VLImageProcessorPil(
         size=dict(base.image_processor.size), patch_size=config.patch_size, merge_size=1, image_mean=half, image_std=half
@@ -164,7 +152,7 @@ def build_image_processor(base: Checkpoint) -> Qwen2VLImageProcessorPil:
 
 
 def answer_logits(model: Any, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [said, vocabulary] of the tokens that are said, given those before, and these tokens."""
+    """Logits [answer tokens, vocabulary] of the answers, given the tokens before each, and the ids of the answer tokens."""
     embeds = model.get_input_embeddings()(batch.ids)
     embeds = embeds.masked_scatter((batch.ids == model.config.image_token_id)[..., None], features)
     hidden = model.model(
@@ -177,7 +165,7 @@ def answer_logits(model: Any, batch: Batch, features: Tensor) -> tuple[Tensor, T
 # ------------------------------------------------------------------------------------------------ stages
 
 
-def descend(
+def optimise(
     what: str,
     groups: Sequence[tuple[float, Sequence[Tensor]]],
     steps: int,
@@ -185,11 +173,11 @@ def descend(
     loss_of: Callable[[Batch, int], Tensor],
     seed: int,
 ) -> None:
-    """Take steps of AdamW on random batches.
+    """Take optimizer steps of AdamW on random batches.
 
     Args:
-        groups: parameters with their learning rate, which rises for 20 steps and then falls to a twentieth.
-        loss_of: a batch and the number of the step to the loss.
+        groups: learning rates and their parameters; rates rise for 20 steps and then fall linearly to a twentieth.
+        loss_of: the loss of a batch, given the batch and the number of the step.
     """
     optimizer = torch.optim.AdamW([{"params": list(own), "lr": rate} for rate, own in groups], weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 20) * max(0.05, 1 - i / steps))
@@ -206,16 +194,16 @@ def descend(
 
 
 def tokenizer_loss(tokenizer: CodebookTokenizer, codes: Codes, pixels: Tensor, scale: float) -> Tensor:
-    """L_vq; `scale` is the variance of images."""
+    """L_vq; `scale` is the variance of the pixels."""
     return F.mse_loss(tokenizer.decode(codes.values), pixels) / scale + codes.loss + ENTROPY * codes.entropy
 
 
 def rebuild(tokenizer: CodebookTokenizer, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
-    """Stage 1: encoder, codebook and pixel decoder learn to rebuild images."""
+    """Stage 1: train encoder, codebook and pixel decoder to rebuild images."""
     scale, draw = variance(batches), torch.Generator().manual_seed(seed)
     weights, used = tokenizer.codebook.weight, torch.zeros(tokenizer.config.codes)
 
-    def begin_again(dead: Tensor, z: Tensor) -> None:
+    def restart(dead: Tensor, z: Tensor) -> None:
         chosen = z.flatten(0, -2)[torch.randint(z[..., 0].numel(), (int(dead.sum()),), generator=draw)]
         weights.data[dead] = chosen + 0.02 * torch.randn(chosen.shape, generator=draw)
         used[dead] = 1.0
@@ -227,19 +215,19 @@ def rebuild(tokenizer: CodebookTokenizer, batches: Sequence[Batch], plan: Plan, 
             return F.mse_loss(tokenizer.decode(z), pixels) / scale
         if i == plan.plain:
             with torch.no_grad():
-                begin_again(used == 0, torch.cat([tokenizer.encode(some.pixels) for some in batches[:8]]))
+                restart(used == 0, torch.cat([tokenizer.encode(some.pixels) for some in batches[:8]]))
         elif i < plan.restart and i % 40 == 0:
-            begin_again(used < 0.3, z.detach())
+            restart(used < 0.3, z.detach())
         codes = tokenizer.quantise(z)
         used.mul_(0.98).add_(torch.bincount(codes.indices.flatten(), minlength=len(used)))
         return tokenizer_loss(tokenizer, codes, pixels, scale)
 
     own = [p for name, p in tokenizer.named_parameters() if not name.startswith("projector.")]
-    descend(f"seed {seed}, tokenizer", [(2e-3, own)], plan.rebuild, batches, loss_of, seed)
+    optimise(f"seed {seed}, tokenizer", [(2e-3, own)], plan.rebuild, batches, loss_of, seed)
 
 
 def align(model: Any, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
-    """Stage 2: the projector alone, by answers and the tower's features."""
+    """Stage 2: train the projector alone, by the answers and by the distance from the visual tokens of the base model."""
     model.requires_grad_(False)
     tokenizer: CodebookTokenizer = model.model.visual
     tokenizer.projector.requires_grad_(True)
@@ -251,11 +239,11 @@ def align(model: Any, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
         return F.cross_entropy(*answer_logits(model, batch, features)) + distance
 
     groups = [(2e-3, [*tokenizer.projector.parameters()])]
-    descend(f"seed {seed}, alignment", groups, plan.align, batches, loss_of, seed)
+    optimise(f"seed {seed}, alignment", groups, plan.align, batches, loss_of, seed)
 
 
 def tune(model: Any, name: str, batches: Sequence[Batch], plan: Plan, seed: int) -> None:
-    """Stage 3, an arm: the decoder, the projector and, in some, the tokenizer."""
+    """Stage 3: train the decoder, the projector and, in some arms, the tokenizer."""
     arm, scale = ARMS[name], variance(batches)
     tokenizer: CodebookTokenizer = model.model.visual
     tokenizer.requires_grad_(arm.alpha is not None).projector.requires_grad_(True)
@@ -266,17 +254,17 @@ def tune(model: Any, name: str, batches: Sequence[Batch], plan: Plan, seed: int)
         loss = F.cross_entropy(*answer_logits(model, batch, tokenizer.project(codes)))
         return loss + arm.alpha * tokenizer_loss(tokenizer, codes, pixels, scale) if arm.alpha else loss
 
-    # a row of a table learns from those images alone that have its code
+    # a row of the embedding table gets gradients only from images that contain its code, hence the higher rate
     projector = (5e-3 if arm.indexed else 1e-3, [*tokenizer.projector.parameters()])
     own = [p for key, p in tokenizer.named_parameters() if p.requires_grad and not key.startswith("projector.")]
     groups = [(5e-4, [*model.model.language_model.parameters()]), projector, *([(1e-3, own)] if own else [])]
-    descend(f"seed {seed}, {name}", groups, plan.tune, batches, loss_of, seed)
+    optimise(f"seed {seed}, {name}", groups, plan.tune, batches, loss_of, seed)
 
 
 @torch.no_grad()
 def measure(model: Any, batches: Sequence[Batch]) -> dict[str, float]:
-    """Answers that are right in every token, given those before; what of the images' variance is not rebuilt; codes in use, and
-    their perplexity."""
+    """Share of answers in which every token is the most probable one, given the correct tokens before it; error of rebuilt
+    images as a share of their variance; number of codes in use, and their perplexity."""
     tokenizer: CodebookTokenizer = model.model.visual
     right, error, used = 0, 0.0, torch.zeros(tokenizer.config.codes)
     for batch in batches:

@@ -15,6 +15,7 @@ from visionthink.evals.batches import Batch, BatchRunner
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import Results
 from visionthink.model import ENGINES, Model, check_installed, load
+from visionthink.policies.placement import AUTO
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Finished
 from visionthink.recipes.frontier import twin_of, with_method
@@ -40,6 +41,8 @@ class EvalConfig:
     boundary: str | None = None
     canonical: bool | None = None
     engine: str = ENGINES[0]
+    device: str = AUTO
+    dtype: str = AUTO
     attention: str = ""
     checkpoint: str | None = None
     max_new_tokens: int = 1024
@@ -59,6 +62,7 @@ class EvalConfig:
                 raise OptionError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if not self.pool.ray:  # the nodes of a cluster may have another one than this machine
             check_installed(self.engine)
+        self.pool.check_device(self.device)
 
     @property
     def task(self) -> Benchmark | None:
@@ -77,7 +81,8 @@ class EvalConfig:
     def settings(self) -> dict[str, Any]:
         kept = "menu ladder dialect boundary engine checkpoint max_new_tokens limit split columns image_root benchmark".split()
         settings = {name: getattr(self, name) for name in kept} | ({"omit": list(self.omit)} if self.omit else {})
-        optional = {"attention": self.attention or None, "canonical": self.canonical}
+        dtype = None if self.dtype == AUTO else self.dtype
+        optional = {"attention": self.attention or None, "dtype": dtype, "canonical": self.canonical}
         return settings | {name: value for name, value in optional.items() if value is not None}
 
     @property
@@ -112,12 +117,11 @@ class EvalConfig:
 
     def open_model(self, name: str) -> Model:
         """A model; where workers run it, without its weights."""
-        engine: dict[str, Any] = {"engine": self.engine}
         if self.spread and not is_endpoint(name):
-            engine = {"device": "meta"}
-        return self._load(name, **engine)
+            return self._load(name, engine=ENGINES[0], device="meta")
+        return self._load(name, engine=self.engine, device=self.device)
 
-    def _load(self, name: str, **engine: Any) -> Model:
+    def _load(self, name: str, *, engine: str, device: str) -> Model:
         omit: dict[str, Any] = {"omit": self.omit} if self.omit else {}
         return load(
             name,
@@ -129,9 +133,11 @@ class EvalConfig:
             checkpoint=self.checkpoint,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
+            engine=engine,
+            device=device,
+            dtype=self.dtype,
             attention=self.attention,
             **omit,
-            **engine,
         )
 
     def results(self, model: str, policy: PolicySpec) -> Results | None:
@@ -153,5 +159,5 @@ class _Work:
 
     def __call__(self) -> BatchRunner:
         config = self.config
-        model = with_method(self.policy, config._load(self.model, engine=config.engine))
+        model = with_method(self.policy, config._load(self.model, engine=config.engine, device=config.device))
         return BatchRunner(config.examples(), model, self.policy, steady(read_judge(config.judged_by)), twin_of)

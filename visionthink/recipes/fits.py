@@ -1,4 +1,4 @@
-"""Recipes of trained compression methods, by name: for the embedded model, and for real ones."""
+"""Recipes for the training of compression methods, by name: for the embedded model, and for real models."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from visionthink.compress.fit_config import FitConfig
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
+from visionthink.policies.placement import AUTO, check_placement
 
 StandIn = Literal["qwen2_5_vl", "qwen3_vl"]
 Scenes = Literal["families", "slots"]
-"""Generated questions: of all families, see `data.synth`, or of four shapes, see `data.slots`."""
+"""Generated questions: of all families (`data.synth`), or about scenes of four shapes (`data.slots`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitRecipe:
-    """A method to be trained for a model, and the settings of that.
+    """A method, the model that it is trained for, and the settings of the training.
 
-    Those for real models have never been run; what they need (examples, GPUs) is in docs/compression.md.
+    The recipes for real models have never been run on their models, see docs/how-to/learned-compression.md.
     """
 
     family: str
     keep: float
     model: str = "tiny"
+    device: str = AUTO
+    dtype: str = AUTO
     config: FitConfig = field(default_factory=FitConfig)
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of the method."""
+    """Options of the method."""
     scenes: Scenes = "families"
-    """What is learnt from where no table is named."""
+    """Generated questions to use if no table of examples is given."""
     stand_in: StandIn | None = None
-    """A small random model of the same architecture, for rehearsals."""
+    """A small random model of the same architecture, which a dry run uses instead of `model`."""
+
+    def __post_init__(self) -> None:
+        check_placement(self.device, self.dtype)
 
 
 _REAL: Mapping[str, tuple[str, StandIn]] = {
@@ -40,7 +46,7 @@ _REAL: Mapping[str, tuple[str, StandIn]] = {
 }
 _TINY: Mapping[str, FitRecipe] = {
     "fcot": FitRecipe(family="fcot", keep=0.25),
-    "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1100, learning_rate=2e-3)),
+    "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1100)),
     "setok": FitRecipe(family="setok", keep=0.45, config=FitConfig(steps=300)),
     "remember": FitRecipe(family="remember", keep=0.25, config=FitConfig(steps=350)),
     "mod": FitRecipe(family="mod", keep=0.25, config=FitConfig(steps=400)),
@@ -56,7 +62,7 @@ _CONFIGS: Mapping[str, FitConfig] = {
     "select": FitConfig(objective="reconstruct", steps=800, batch_size=128, learning_rate=1e-3),
     "lis": FitConfig(steps=560, batch_size=256, learning_rate=5e-5),
 }
-"""For real models, by family."""
+"""Settings for real models, by family."""
 FITS: Mapping[str, FitRecipe] = {
     **_TINY,
     **{
@@ -68,10 +74,11 @@ FITS: Mapping[str, FitRecipe] = {
 
 
 def fit_recipe(name: str) -> FitRecipe:
-    """
+    """The recipe of a name.
+
     Raises:
-        OptionError: there is no recipe of that name.
+        OptionError: there is no such recipe.
     """
     if name not in FITS:
-        raise OptionError(f"unknown method {name!r}; choose from {', '.join(FITS)}")
+        raise OptionError(f"unknown method {name!r}; {choose_from(name, FITS)}")
     return FITS[name]

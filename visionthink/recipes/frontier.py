@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from visionthink.compress.names import parse
+from visionthink.compress.names import identity, learned_folder, parse
 from visionthink.errors import InputError, OptionError
 from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
@@ -124,6 +125,8 @@ def with_method(policy: PolicySpec, model: Model) -> Model:
     from visionthink.policies.local import LocalPolicy
 
     weights = model.policy.checkpoint.model if isinstance(model.policy, LocalPolicy) else None
+    if weights is not None and weights.device.type == "meta":
+        weights = None  # the workers have them
     compressed_policy = compressed(model.policy, parse(policy.method, weights), policy.which)
     return Model(compressed_policy, model.protocol, model.menu, model.budget, model.max_image_pixels)
 
@@ -139,9 +142,37 @@ def twin_of(example: Example) -> Example:
     return places.twins(example)[-1]
 
 
-def evaluate_one(policy: PolicySpec, model: Model, examples: Examples, out: Path, **settings: Any) -> dict[str, Any]:
-    """`evaluate`, with the model compressed where the policy says so."""
-    return evaluate(examples, with_method(policy, model), policy, out, twin_of=twin_of, **settings)
+def evaluate_one(
+    policy: PolicySpec,
+    model: Model,
+    examples: Examples,
+    out: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """`evaluate`, with the model compressed where the policy says so. What a trained method was fitted to is one of the settings:
+    its name stays the same when it is fitted again."""
+    method = identity(policy.method) if policy.method else None
+    settings = {**(settings or {}), **({"method": method} if method else {})}
+    return evaluate(
+        examples, with_method(policy, model), policy, out, twin_of=twin_of, settings=settings, fit=_fit(policy), **more
+    )
+
+
+def _fit(policy: PolicySpec) -> dict[str, Any] | None:
+    """What was measured when the policy's method was trained; None where it needs no training, or was not measured."""
+    if policy.method is None or (folder := learned_folder(policy.method)) is None:
+        return None
+    from visionthink.compress.learned import describe
+
+    saved = describe(folder)
+    try:
+        measured = {name: saved.fit[name]["accuracy"] for name in ("trained", "control", "untrained", "full")}
+        said = {"questions": saved.fit["questions"], "tested": saved.fit["tested"]}
+    except (KeyError, TypeError):
+        return None
+    return {"family": saved.family, "keep": saved.keep, **said, **measured}
 
 
 def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]]) -> PolicySpec:
@@ -151,4 +182,8 @@ def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]])
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^\w.:+-]+", "-", name).strip("-").replace(":", "-")
+    """As the name of a folder, which has 255 bytes at most."""
+    slug = re.sub(r"[^\w.:+-]+", "-", name).strip("-").replace(":", "-")
+    if len(slug.encode()) > 200:
+        slug = f"{slug.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return slug

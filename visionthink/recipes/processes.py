@@ -1,4 +1,4 @@
-"""Runs of one thread each, as many at a time as there are cores: a model this small gains little from a second thread."""
+"""Runs in parallel processes of one thread each: a model this small gains little from a second thread."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ MOST_AT_ONCE = 8
 
 
 def processes() -> int:
-    """How many run at a time: one on each core."""
+    """Number of parallel processes: one on each core."""
     return min(os.cpu_count() or 1, MOST_AT_ONCE)
 
 
 def at_once(work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], out: Path, console: Console) -> list[Any]:
-    """Results of `work(*job)` in the order of the jobs, by name; what the processes have to say goes to a log file."""
+    """The results of `work(*job)` for jobs by name, in their order. The output of the processes goes to `out / "log.txt"`."""
     if not jobs:
         return []
     out.mkdir(parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ def at_once(work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], out: 
     )
     try:
         with stage("runs", len(jobs)) as advance:
-            # processes that begin while interrupts are ignored ignore them for good: an interrupt is for this one to act on
+            # processes that start while interrupts are ignored keep ignoring them: only this process acts on an interrupt
             interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)
             futures = {pool.submit(work, *job): name for name, job in jobs.items()}
             signal.signal(signal.SIGINT, interrupts)
             for done, future in enumerate(as_completed(futures), 1):
-                future.result()  # a failed run ends the reproduction; those that are done are kept
+                future.result()  # a failed run ends all of them; the folders of finished runs are kept
                 advance(1)
                 console.print(f"[dim]{done}/{len(jobs)}[/] {futures[future]}")
-    except BaseException:  # nobody waits for runs whose results are not wanted any more
+    except BaseException:  # the results of the other runs are no longer needed
         for process in multiprocessing.active_children():
             process.terminate()
         raise
@@ -68,7 +68,7 @@ def _begin_process(log: Path) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A killed reproduction must not leave runs behind that write beside the next one's."""
+    """End with the parent process: the runs of a killed recipe must not go on beside those of the next one."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -2,8 +2,8 @@
 
 We have had no machine to run these to their end: expected results are the paper's (arXiv 2507.13348), and hours, which it does
 not give, are not promised. `--dry-run` takes one step of any of them with a small random model of the same architecture. How
-to launch them on several GPUs, and what they need of memory, is in docs/training.md. What differs from the paper's settings is
-said when a run starts.
+to launch them on several GPUs, and what they need of memory, is in docs/how-to/training.md. What differs from the paper's
+settings is said when a run starts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAPER = TrainConfig(
     gradient_checkpointing=True,
 )
 """Sec. 4.1 and the released scripts, which took 32 processes. The paper's judge is a language model: `--judge rules,URL#MODEL`
-(docs/judges.md). Without one, answers are judged by rules alone, and what rules are not sure of is not learnt from."""
+(docs/reference/judges.md). Without one, answers are judged by rules alone, and what rules are not sure of is not learnt from."""
 
 EIGHT_GPUS = PAPER.replace(prompts_per_step=128, updates_per_step=4, steps=320)
 """The paper's 1,280 updates of 32 examples, sampled in four times as many steps of 128 examples each. TRL keeps the pixels of a
@@ -67,7 +67,7 @@ def large(
 def smart_7b() -> Recipe:
     """Qwen2.5-VL-7B learns when to look closer, with the paper's settings but for the step: 128 examples, and not 512.
 
-    Hardware: 8 GPUs of 80 GB with ZeRO-3 (docs/training.md). The paper's own step needs 32:
+    Hardware: 8 GPUs of 80 GB with ZeRO-3 (docs/how-to/training.md). The paper's own step needs 32:
     `--prompts-per-step 512 --updates-per-step 16 --steps 80`.
     Time: 320 steps of 2,048 rollouts, not measured.
     Expected: requests on ChartQA 79 %, OCRBench 62 %, MME 31 %, DocVQA 7 % (Fig. 5); 101.4 % of the full model's average at
@@ -92,7 +92,7 @@ def general_7b() -> Recipe:
 def smart_7b_lora() -> Recipe:
     """`smart_7b` as a low-rank adapter on one GPU of 80 GB: smaller groups, shorter thoughts, images of at most 1,280 tokens.
 
-    Hardware: one GPU of 80 GB (arithmetic in docs/training.md). Time: not measured. Expected: the direction of `smart_7b`,
+    Hardware: one GPU of 80 GB (arithmetic in docs/how-to/training.md). Time: not measured. Expected: the direction of `smart_7b`,
     not its numbers. Command: `visionthink train smart_7b_lora --out runs/smart-7b-lora`.
     """
     config = PAPER.replace(
@@ -113,7 +113,7 @@ def smart_7b_lora() -> Recipe:
 def smart_3b_lora() -> Recipe:
     """Qwen2.5-VL-3B as a low-rank adapter on one GPU of 24 GB.
 
-    Hardware: one GPU of 24 GB (arithmetic in docs/training.md). Time: not measured. Expected: the direction of `smart_7b`,
+    Hardware: one GPU of 24 GB (arithmetic in docs/how-to/training.md). Time: not measured. Expected: the direction of `smart_7b`,
     not its numbers. Command: `visionthink train smart_3b_lora --out runs/smart-3b-lora`.
     """
     config = smart_7b_lora().config.replace(

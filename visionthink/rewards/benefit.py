@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, OptionError, choose_from
 from visionthink.rewards.judge import Verdict
 from visionthink.transcript import RolloutGroup, Transcript
 
@@ -41,7 +41,7 @@ class Benefit:
 
     def __post_init__(self) -> None:
         if self.name not in BENEFITS:
-            raise OptionError(f"unknown benefit {self.name!r}; choose {', '.join(BENEFITS)}, with an amount as value:0.6")
+            raise OptionError(f"unknown benefit {self.name!r}; {choose_from(self.name, BENEFITS)}, with an amount as value:0.6")
         if not 0 <= self.weight < math.inf:
             raise OptionError(f"benefit {self.weight}: the amount must be a number of at least 0")
 

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 from visionthink.rewards.branches import branch_credit
 from visionthink.rewards.members import Member, Members, centred_within, normalised
 
@@ -167,7 +167,8 @@ class Credit:
 
     def __post_init__(self) -> None:
         if self.name not in CREDITS:
-            raise OptionError(f"unknown credit {self.name!r}; choose {', '.join(CREDITS)}, with settings as centred:price=0.1")
+            known = choose_from(self.name, CREDITS)
+            raise OptionError(f"unknown credit {self.name!r}; {known}, with settings as centred:price=0.1")
         for name in ("price", "weight", "first", "shrink"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise OptionError(f"credit {self.name}: {name} {getattr(self, name)}: must be a number of at least 0")

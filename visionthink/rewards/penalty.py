@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from visionthink.errors import DataError, OptionError
+from visionthink.errors import DataError, OptionError, choose_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,7 @@ class Penalty:
 
     def __post_init__(self) -> None:
         if self.name not in PENALTIES:
-            *most, last = PENALTIES
-            raise OptionError(f"unknown penalty {self.name!r}; choose {', '.join(most)} or {last}, with an amount as eq5:0.1")
+            raise OptionError(f"unknown penalty {self.name!r}; {choose_from(self.name, PENALTIES)}, with an amount as eq5:0.1")
         if self.scope not in ("all", "correct"):
             raise OptionError(f"penalty scope {self.scope!r}: choose all or correct")
         if not 0 <= self.weight < math.inf:

@@ -4,7 +4,7 @@ rules                                   what rules are sure of; the rest is unsc
 exact                                   rules, and another short text is wrong
 http://localhost:8000/v1#qwen           a language model; without #MODEL the only one that is served
 rules,http://localhost:8000/v1          a cascade: each judges what the one before could not
-judge.toml                              all of it: prompts, keys, limits, prices (docs/judges.md)
+judge.toml                              all of it: prompts, keys, limits, prices (docs/reference/judges.md)
 """
 
 from __future__ import annotations

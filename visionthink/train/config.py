@@ -52,105 +52,105 @@ class TrainConfig(RunSettings, CreditSettings):
     """Multi-turn GRPO (Eq. 3 of arXiv 2507.13348). The defaults are the paper's where the paper gives one."""
 
     model: str = "tiny-base"
-    """Checkpoint to start from: tiny, tiny-base, a folder, or a hub id."""
+    """Model to start from: tiny, tiny-base, a checkpoint folder, or a hub id."""
     out: Path = Path("runs/train")
     """Folder for checkpoints, metrics.jsonl and the final model."""
     steps: int = 80
-    """Steps: rollouts are sampled, then learnt from."""
+    """Number of training steps; each samples rollouts and updates the model on them."""
     prompts_per_step: int = 32
-    """Examples per step, over all processes together."""
+    """Number of examples in a step, over all processes together."""
     updates_per_step: int = 1
-    """Optimiser updates a step's rollouts are spread over; more than one makes the later ones off-policy, which Eq. 3 clips."""
+    """Optimizer updates per step; with more than one the later ones are off-policy, which clipping limits."""
     group_size: int = 16
-    """Rollouts per example."""
+    """Number of rollouts for each example; they are compared with each other."""
     learning_rate: float = 1e-6
     """AdamW learning rate."""
     lr_schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up: as it is, or falling to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or falling linearly to 0 at the last step."""
     warmup_steps: int = 0
-    """Optimiser updates over which the learning rate rises."""
+    """Number of optimizer updates over which the learning rate rises from 0."""
     data: str = ""
-    """What to train on instead of the recipe's own data: a file, a folder of `datasets.save_to_disk`, or a hub id."""
+    """Training data instead of the recipe's: a file, a folder written by `datasets.save_to_disk`, or a hub id."""
     columns: str = ""
-    """Names of the columns of `data` where they are others, as question=q,image=picture,answer=label."""
+    """Names of the columns of `data` where they differ, as question=q,image=picture,answer=label."""
     image_root: str = ""
-    """Folder that the images of `data` lie in; empty takes the one of the table."""
+    """Folder that image paths in `data` are relative to; empty: the folder of the table."""
     shuffle: bool = True
-    """Whether examples come in random order; data that is balanced step by step must keep its own."""
+    """Whether examples are taken in random order; data that is balanced step by step must keep its own."""
     attention: str = ""
-    """sdpa, flash_attention_2 or eager; empty takes flash attention where it is installed and weights are in half precision."""
+    """Attention kernel: sdpa, flash_attention_2 or eager; empty: flash attention where it can be used, else sdpa."""
     max_image_tokens: int = 0
-    """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
+    """Largest number of visual tokens of an image; larger images are shrunk. 0: the image processor's limit."""
     max_new_tokens: int = 1024
-    """Tokens a model may say per turn."""
+    """Largest number of tokens in a reply (one turn)."""
     temperature: float = 1.0
-    """Sampling temperature."""
+    """Sampling temperature of rollouts."""
     clip_eps: float = 0.2
-    """How far the probability ratio may move from 1 before it is clipped."""
+    """How far the probability ratio may move from 1 before it is clipped (epsilon of GRPO)."""
     kl_coef: float = 0.001
-    """Beta, the weight of the KL penalty; 0 trains without a reference model."""
+    """Weight of the KL penalty (beta); 0 trains without a reference model."""
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/rewards.md), as dtpo:first=0.5; empty takes eq3, or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md): dtpo:first=0.5; empty: eq3, or centred with a budget."""
     penalty: str = ""
-    """Who pays for an action, as constant:0.05 (amount by default 0.1); empty takes eq5, or what goes with credit or budget."""
+    """What requests or direct answers cost, as constant:0.05 (default amount 0.1); empty: eq5, or none with a budget."""
     theta: float = 0.2
-    """Share of right direct answers in a group below which they count as luck."""
+    """Share of direct ones among a group's right answers below which direct answers are penalised, and above it requests."""
     penalty_scope: Literal["all", "correct"] = "all"
-    """Which rollouts can be penalised."""
+    """Which rollouts can be penalised: all, or only correct ones."""
     budget: str = ""
-    """What an episode may cost on average, as a share of always showing the full view (docs/budgets.md), as visual=0.4."""
+    """Average cost of an episode to aim at, as a share of always-full (docs/how-to/budgets.md): visual=0.4."""
     device_table: str = ""
-    """What `visionthink measure` wrote, for a budget in milliseconds."""
+    """File written by `visionthink measure`, for a budget in milliseconds."""
     benefit: str = "none"
-    """A bonus for looking where looking helps: a name, or NAME:AMOUNT as value:0.6."""
+    """Bonus for looking closer where that helps: none, a name, or NAME:AMOUNT as value:0.6."""
     judge: str = "rules"
-    """Who decides what is correct: rules, exact (another short text is wrong), an endpoint URL#model, or a .toml file."""
+    """Who decides what is right: rules, exact (other short texts are wrong), an endpoint URL#MODEL, or a .toml file."""
     judge_down: Literal["stop", "unscored"] = "stop"
-    """When the judge's server is down: save and stop, or go on with answers unscored and try the judge again after a while."""
+    """If the judge's server is down: save and stop, or continue with answers unscored and try it again later."""
     dialect: str = ""
-    """Wording of the protocol; empty takes what is stored beside the checkpoint, else agent."""
+    """Wording in which the model asks for more; empty: the one stored with the checkpoint, else agent."""
     menu: str = "visionthink"
-    """What can be asked for, by name; it brings its dialect along."""
+    """Named set of the views that the model may ask for; it brings its dialect along."""
     ladder: str = ""
-    """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
+    """Levels of whole images, as shares of the pixels; empty: the menu's (0.25,1)."""
     refill: int = 4
-    """Rounds in which groups of equal rewards are replaced by groups of other examples; 0 keeps them."""
+    """Most rounds in which groups whose rewards are all equal are replaced by groups of other examples; 0: they stay."""
     exclude: str = "duplicate,empty"
-    """Members that take no part in their group's statistics and get no gradient."""
+    """Rollouts left out of their group's statistics and gradient: duplicate, empty, truncated; commas between them."""
     over_limit: str = ""
-    """A member that asks on at a limit: no gradient, left out, or wrong; empty takes mask where there are more than 2 turns."""
+    """A rollout that asks again at a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
     forced: int = 0
-    """Members of a group made to take each of the forced actions, so that every branch stays trained."""
+    """Number of rollouts of each group that are forced into each of the forced actions, so that all stay trained."""
     forced_actions: str = "direct,request"
-    """What forced members do: direct, request (the next level), whole, evidence, or ids of regions."""
+    """What forced rollouts do: direct, request (the next level), whole, evidence, or ids of regions."""
     seed: int = 0
     """Random seed of sampling, shuffling, adapters and generated examples."""
     save_steps: int = 20
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     share: Literal["auto", "on", "off"] = "auto"
-    """Whether images and prefixes that rollouts have in common are computed once: where that can be done, always, or never."""
+    """Whether images and prefixes that rollouts share are computed once: auto (where possible), on or off."""
     canonical: bool = False
-    """Go on from a request in canonical words, and not as it was said, so that all members that ask share the next view."""
+    """Continue after a request with its standard wording, not the model's own, so that rollouts share more."""
     micro_batch: int = 0
-    """Rollouts per forward pass and process; 0 takes all of an update at once."""
+    """Number of rollouts in a forward pass of each process; 0: all of an update at once."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them: less memory, more time."""
     lora_rank: int = 0
-    """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved."""
+    """Rank of a LoRA adapter of the language model, merged into what is saved; 0: train all weights."""
     vllm: Literal["off", "colocate", "server"] = "off"
-    """Where rollouts are generated: by transformers, by vLLM on the training GPUs, or by a vLLM server."""
+    """What generates rollouts: off (transformers), colocate (vLLM on the training GPUs), or server (a vLLM server)."""
     probe_steps: int = 0
-    """Steps between looks at both branches by force and at swapped images (see `train.probe`); 0 never looks."""
+    """Number of steps between probes of both branches and of swapped images (see `train.probe`); 0: never."""
     timeout_minutes: int = 120
-    """Minutes that a process waits for the others, of which one may generate or be judged for long."""
+    """Minutes that a process waits for the others, one of which may generate or be judged for long."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False
     """Continue from the last checkpoint in the output folder."""
     trl: Mapping[str, Any] = field(default_factory=dict)
-    """A setting of TRL's GRPOConfig that has none of ours, as vllm_gpu_memory_utilization=0.5; may be given several times."""
+    """Another setting of TRL's GRPOConfig, as vllm_gpu_memory_utilization=0.5; may be given several times."""
 
     def __post_init__(self) -> None:
         self._check_shared(_LEAST)

@@ -30,49 +30,49 @@ class SftConfig(RunSettings):
     """Supervised fine-tuning on transcripts (App. C.1 and C.2 of arXiv 2507.13348)."""
 
     model: str = "tiny-base"
-    """Checkpoint to start from: tiny, tiny-base, a folder, or a hub id."""
+    """Model to start from: tiny, tiny-base, a checkpoint folder, or a hub id."""
     out: Path = Path("runs/sft")
     """Folder for checkpoints, metrics.jsonl and the final model."""
     demonstrations: str = ""
-    """What to learn from: folders written by visionthink eval, or .jsonl files of transcripts, separated by commas."""
+    """Transcripts to learn from: folders of visionthink eval, or .jsonl files, separated by commas."""
     data: str = ""
-    """The examples that the transcripts are of; empty takes what the folders of `demonstrations` were evaluated on."""
+    """Examples that the transcripts are about; empty: those that the folders in `demonstrations` were evaluated on."""
     columns: str = ""
-    """Names of the columns of `data` where they are others, as question=q,image=picture,answer=label."""
+    """Names of the columns of `data` where they differ, as question=q,image=picture,answer=label."""
     image_root: str = ""
-    """Folder that the images of `data` lie in; empty takes the one of the table."""
+    """Folder that image paths in `data` are relative to; empty: the folder of the table."""
     judge: str = ""
-    """Who decides which transcripts are right: as for visionthink train; empty takes the verdicts that stand in the files."""
+    """Who decides which transcripts are right, as for visionthink train; empty: the verdicts in the files."""
     samples: int = 0
-    """Demonstrations at most, half of them with a request; 0 takes as many as there are of both kinds."""
+    """Largest number of demonstrations, half of them with a request; 0: as many as there are of both kinds."""
     dialect: str = ""
-    """Wording of the protocol; empty takes the menu's, else what is stored beside the checkpoint, else agent."""
+    """Wording in which the model asks for more; empty: the menu's, else the one stored with the checkpoint, else agent."""
     menu: str = "visionthink"
-    """What could be asked for when the transcripts were sampled, by name."""
+    """Named set of the views that the model could ask for when the transcripts were sampled."""
     ladder: str = ""
-    """Levels of whole images, as shares of the pixels; empty takes the menu's (0.25,1)."""
+    """Levels of whole images, as shares of the pixels; empty: the menu's (0.25,1)."""
     max_image_tokens: int = 0
-    """Shrink larger images to so many visual tokens; 0 keeps the processor's own limit."""
+    """Largest number of visual tokens of an image; larger images are shrunk. 0: the image processor's limit."""
     steps: int = 0
-    """Optimizer updates; 0 goes through all demonstrations once."""
+    """Number of optimizer updates; 0: as many as go through all demonstrations once."""
     batch_size: int = 16
-    """Demonstrations per update, over all processes together."""
+    """Number of demonstrations in an update, over all processes together."""
     micro_batch: int = 0
-    """Demonstrations per forward pass and process; 0 takes all of an update at once."""
+    """Number of demonstrations in a forward pass of each process; 0: all of an update at once."""
     learning_rate: float = 1e-5
     """AdamW learning rate."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: as it is, or falling to 0 at the last step."""
+    """Learning rate after the warm-up: constant, or falling to 0 at the last step linearly or along a cosine."""
     warmup_steps: int = 0
-    """Optimizer updates over which the learning rate rises."""
+    """Number of optimizer updates over which the learning rate rises from 0."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them: less memory, more time."""
     lora_rank: int = 0
-    """Train a low-rank adapter of the language model instead of all weights; it is merged into what is saved, and kept beside."""
+    """Rank of a LoRA adapter of the language model, saved merged and by itself; 0: train all weights."""
     seed: int = 0
-    """Random seed of the choice of demonstrations, their order and adapters."""
+    """Random seed of the choice and order of demonstrations, and of adapters."""
     save_steps: int = 100
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False

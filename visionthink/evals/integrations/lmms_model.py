@@ -29,6 +29,7 @@ from visionthink.evals.lane import AnyLane
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.routing import routing
 from visionthink.model import Model, load
+from visionthink.policies.placement import AUTO
 from visionthink.progress import stage
 from visionthink.transcript import Transcript
 from visionthink.types import Example, StopReason
@@ -108,7 +109,7 @@ class VisionThink(lmms):
                 ladder=None if ladder is None else _levels(ladder),
                 dialect=dialect,
                 boundary=boundary,
-                device=device,
+                device=device or AUTO,
                 attention=attention,
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,

@@ -46,15 +46,15 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
         return other is not None and right(other) == verdict
 
     return {
-        "asking paid (the low view alone is answered wrong)": lambda s: (
+        "requests that paid (correct after a request, where always-low is wrong)": lambda s: (
             right(s) and s.transcript.requested and was(low, s, False)
         ),
-        "damage (the full view is answered right)": lambda s: s.verdict.verdict == "wrong" and was(full, s, True),
-        "lucky (right without asking, where the low view does not hold the answer)": lambda s: (
+        "damage (wrong, where always-full is correct)": lambda s: s.verdict.verdict == "wrong" and was(full, s, True),
+        "luck (correct without a request, where the low view does not show the answer)": lambda s: (
             right(s) and not s.transcript.requested and s.transcript.need == "hard"
         ),
-        "a part of an image was asked for": lambda s: not all(map(s.transcript.is_whole, s.transcript.views)),
-        "more": lambda s: True,
+        "requests for a part of an image": lambda s: not all(map(s.transcript.is_whole, s.transcript.views)),
+        "other episodes": lambda s: True,
     }
 
 
@@ -94,7 +94,7 @@ def card(scored: Scored, run: Run) -> dict[str, Any]:
         # what decided a verdict is of interest where it left one out
         "reason": scored.verdict.reason if scored.verdict.verdict == "unscored" else "",
         "stop_reason": t.stop_reason.value,
-        "tokens": f"{t.visual_tokens} visual tokens, {t.visual_tokens_full} for the full view alone",
+        "tokens": f"{t.visual_tokens} visual tokens; the full view alone has {t.visual_tokens_full}",
     }
 
 
@@ -104,8 +104,8 @@ def _is_full(view: Shown, transcript: Transcript) -> bool:
 
 
 def _caption(view: Shown) -> str:
-    what = f"{view.level:g} of the pixels" if view.level < FULL_DENSITY else "region"
-    return f"{view.edit or what}, {view.visual_tokens} tokens"
+    what = f"{100 * view.level:g} % of the pixels" if view.level < FULL_DENSITY else "a part at full resolution"
+    return f"{view.edit or what}, {view.visual_tokens} visual tokens"
 
 
 def _encoded(file: Path) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from visionthink import __version__
 from visionthink.durable import replace_text
 from visionthink.errors import DataError, OptionError
-from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW
 from visionthink.evals.report.gallery import gallery
-from visionthink.evals.report.plots import COSTS, bars, frontier, requests_by_family
+from visionthink.evals.report.plots import COSTS, frontier, names, seconds, shares, undrawn
 from visionthink.evals.report.published import beside_awares, beside_the_paper
-from visionthink.evals.report.runs import Run, as_csv, compared, missing_lines, read
+from visionthink.evals.report.runs import Run, as_csv, compared, read
+from visionthink.evals.report.settings import settings
+from visionthink.evals.report.tables import accuracy, tables
+from visionthink.evals.report.terms import TERMS
 from visionthink.evals.report.training import training
+from visionthink.evals.words import in_words, problems
 
 
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
@@ -43,26 +48,29 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
         else:
             runs.append(read(folder))
     runs = compared(runs)
-    from jinja2 import Environment
-
-    template = (resources.files("visionthink") / "evals" / "report" / "page.html.jinja").read_text("utf-8")
     suites = list(dict.fromkeys(run.suite for run in runs))
-    html = (
-        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(
-            suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
-            paper=beside_the_paper(runs),
-            awares=beside_awares(runs),
-            trainings=trainings,
-            gallery=gallery(runs),
-        )
+    html = _render(
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=__version__,
+        suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
+        terms=TERMS,
+        paper=beside_the_paper(runs),
+        awares=beside_awares(runs),
+        trainings=trainings,
+        gallery=gallery(runs),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, html)
     if runs:
         replace_text(out.with_suffix(".csv"), as_csv(runs))
     return runs
+
+
+def _render(**parts: Any) -> str:
+    from jinja2 import Environment
+
+    template = (resources.files("visionthink") / "evals" / "report" / "page.html.jinja").read_text("utf-8")
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(**parts)
 
 
 def _runs(path: Path) -> list[Path]:
@@ -90,84 +98,44 @@ _TITLE = b"<title>VisionThink report</title>"
 
 
 def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """One section: its frontier against every cost, and its tables."""
-    compressed = any(r.summary["retain_layers"] != r.summary["retain_cumulative"] for r in runs)
+    """One section: what was found in words, how it was measured, the figures and the tables."""
+    plots = [(cost, frontier(runs, cost)) for cost in COSTS]
     return {
         "name": name,
-        "judges": sorted({r.summary.get("judge") or "a judge that was not written down" for r in runs}),
-        "frontiers": [drawn for cost in COSTS if (drawn := frontier(runs, cost))],
-        "rows": [_row(run) for run in runs],
-        "compressed": compressed,
-        "gates": [(run.name, model, gate) for run in runs for model, gate in run.gates.items()],
-        "ungated": [run.name for run in runs if run.policy.is_adaptive and not run.gates],
-        "trained": [(run.name, t) for run in runs if (t := run.trained) and (t["low"], t["full"]) != (None, None)],
-        "missing": missing_lines(runs),
-        "looks": [(run.name, run.summary["looks"]) for run in runs if run.summary["looks"]],
-        "controls": [(run.name, run.control) for run in runs if run.control and run.control["n"]],
-        "routers": [_router(run) for run in runs if run.comparison and run.comparison["n"] and _asks(run)],
-        "branches": [(run.name, run.branches) for run in runs if run.branches],
-        "break_even": [(run.name, run.break_even) for run in runs if run.break_even and run.break_even["n"]],
-        "costs": [(run.name, run.summary) for run in runs],
-        "families": requests_by_family(runs),
-        "accuracy": _accuracy_by_family(runs),
-        "time": _bars_of_time(runs),
+        "words": in_words([run.to_dict() for run in runs]),
+        "problems": [line for run in runs for line in problems(run.summary)],
+        "settings": settings(runs),
+        "accuracy": accuracy(runs),
+        "frontiers": [(drawn, undrawn(runs, cost)) for cost, drawn in plots if drawn],
+        "tables": tables(runs),
+        "requests_by_family": _by_family(runs, "request_ratio"),
+        "accuracy_by_family": _by_family(runs, "accuracy"),
+        "seconds": seconds(runs),
     }
 
 
-def _asks(run: Run) -> bool:
-    return run.policy.decides and run.policy.action != "direct"
-
-
-def _row(run: Run) -> dict[str, Any]:
-    s, found = run.summary, run.comparison if run.comparison and run.comparison["n"] else {}
-    need = s["by_need"]
-    return {
-        "name": run.name,
-        "n": s["n"] - s["unscored"],
-        "compared": found.get("n"),
-        "accuracy": s["accuracy"],
-        "mix": found.get("mix"),
-        "against_mix": found.get("against_mix"),
-        "against_mix_by_family": found.get("against_mix_by_family"),
-        "against_mix_best_rates": found.get("against_mix_best_rates"),
-        "against_full": found.get("against_full"),
-        "oracle": found.get("oracle"),
-        "easy": need["easy"]["request_ratio"] if "easy" in need else None,
-        "hard": need["hard"]["request_ratio"] if "hard" in need else None,
-        "requests": s["request_ratio"],
-        "retain_final": s["retain_final"],
-        "retain_cumulative": s["retain_cumulative"],
-        "retain_layers": s["retain_layers"],
-        "output_tokens": s["output_tokens"],
-        "unscored": s["unscored"],
-        "failed": s.get("failed", 0),
-    }
-
-
-def _router(run: Run) -> dict[str, Any]:
-    assert run.comparison is not None
-    return {"name": run.name, **run.comparison}
-
-
-def _accuracy_by_family(runs: Sequence[Run]) -> str:
-    """As Fig. 1 of the paper: what each policy gets right, by family."""
-    shown = [r for r in runs if r.policy in (LOW, FULL, ADAPTIVE)]
-    families = sorted({f for r in shown for f in r.summary["by_family"]})
-    if not families or len(shown) < 2:
+def _by_family(runs: Sequence[Run], figure: str) -> str:
+    """A row for each run, as Figs. 1 and 5 of the paper have bars; and for requests, a row of what is known to be needed."""
+    families = sorted({f for run in runs for f in run.summary["by_family"]})
+    if not families:
         return ""
-    heights = {r.name: [_percent(r.summary["by_family"].get(f, {}).get("accuracy")) for f in families] for r in shown}
-    return bars(families, heights, "accuracy, %")
+    rows: dict[str, list[float | None]] = {}
+    for run, name in zip(runs, names(runs), strict=True):
+        of = run.summary["by_family"]
+        means_something = figure != "request_ratio" or run.policy.decides
+        rows[name] = [of[f][figure] if f in of and means_something else None for f in families]
+    if figure == "request_ratio":
+        needed = [_share_hard(runs[0], f) for f in families]
+        rows |= {"needed": needed} if any(share is not None for share in needed) else {}
+    return shares(rows, {f: _counts(runs, f) for f in families})
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
+def _counts(runs: Sequence[Run], family: str) -> str:
+    """How many examples of a family there are, in the runs that have some."""
+    counts = sorted({run.summary["by_family"][family]["n"] for run in runs if family in run.summary["by_family"]})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def _bars_of_time(runs: Sequence[Run]) -> str:
-    """As Fig. 4 of the paper: seconds of each policy, by model."""
-    models = list(dict.fromkeys(r.summary["model"] for r in runs))
-    policies = [p for p in dict.fromkeys(r.policy for r in runs) if p in (FULL, LOW, ADAPTIVE)]
-    if len(policies) < 2:
-        return ""
-    known = {(r.summary["model"], r.policy): r.summary["seconds"] for r in runs}
-    return bars(models, {str(p): [known.get((m, p)) for m in models] for p in policies}, "seconds per example")
+def _share_hard(run: Run, family: str) -> float | None:
+    needs = [s.transcript.need for s in run.scored if s.transcript.family == family]
+    return needs.count("hard") / len(needs) if needs and None not in needs else None

@@ -141,16 +141,6 @@ def _break_even(run: Run, others: _Others) -> dict[str, Any] | None:
     return break_even.against(others.ledger(own), others.ledger(run)) if own and run.policy.shows_one_view else None
 
 
-def missing_lines(runs: Sequence[Run]) -> list[str]:
-    """What there is no run of beside those in which a model decides: a model that was trained for one level."""
-    decided = [run.trained for run in runs if run.trained]
-    return [
-        f"a model that was trained to answer from the {line} view alone (trained-{line})"
-        for line in ("low", "full")
-        if any(found[line] is None for found in decided)
-    ]
-
-
 def as_csv(runs: Sequence[Run]) -> str:
     """One line per run with every figure, columns named by their path."""
     rows = [dict(_flat({k: v for k, v in run.to_dict().items() if k != "architecture"})) for run in runs]

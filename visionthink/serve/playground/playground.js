@@ -10,9 +10,9 @@ const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).v
 
 const MODES = { auto: "small view first, more if needed", low: "small view only", high: "full size at once" };
 const CUT_SHORT = {
-  length: "The answer was cut off: it reached the number of words that the server allows.",
+  length: "The answer was cut off: it reached the length that the server allows.",
   content_filter: "The answer was cut off by the content filter of the model's server.",
-  tool_calls: "The model called a tool instead of answering; this page offers it none.",
+  tool_calls: "The model called a tool instead of answering, and this page offers no tools.",
 };
 
 let pictures = [];
@@ -132,7 +132,7 @@ async function ask() {
       }
       if (!run.answer) say("The model ended without an answer.");
     } catch (error) {
-      run.ended(error.name === "AbortError" ? "Stopped. What came before is shown." : run.answer ? "This answer is not complete." : "");
+      run.ended(error.name === "AbortError" ? "Stopped. What arrived before that is shown." : run.answer ? "This answer is not complete." : "");
       throw error;
     }
   });
@@ -140,10 +140,10 @@ async function ask() {
 
 async function measure() {
   const asked = last;
-  await request("Measuring always-full…", async (signal) => {
+  await request("Measuring full size at once…", async (signal) => {
     const silent = { answer: "", looked() {}, thought() {}, decided() {}, text: (text) => (silent.answer += text) };
     const { bill } = await answered({ ...asked, options: { mode: "high" } }, silent, signal);
-    if (!bill) throw new Failure("The server sent no bill, so nothing was measured.");
+    if (!bill) throw new Failure("The server did not say what the answer cost, so nothing was measured.");
     showBill(asked.bill, asked.answer, { bill, answer: silent.answer }, false);
     $("results").focus({ preventScroll: true }); // the button that was pressed is gone
     $("bill").scrollIntoView({ block: "nearest" });

@@ -6,9 +6,9 @@ const $ = (id) => document.getElementById(id);
 
 const DECIDERS = {
   model: "The model decided this itself.",
-  gate: "Decided by the threshold on how sure the model was.",
-  skipped: "Looking in two steps would not pay here, so the picture is shown at once.",
-  fixed: "Decided by the chosen mode.",
+  gate: "The threshold on the confidence of the answer decided this.",
+  skipped: "Two steps would cost more than one here, so the picture is shown at full size at once.",
+  fixed: "The chosen mode decided this.",
 };
 
 /** Empties what an earlier question left, and says that one is under way. */
@@ -58,7 +58,7 @@ class Run {
 
   given(picture, view, number) {
     const caption = `${number ? `${number}: ` : ""}as the model was given it, ${pixels(view.width, view.height)}, ${count(view.visual_tokens)}`;
-    if (!picture?.image) return figure(paragraph("This browser cannot show this format; the model was given it all the same.", "missing"), caption);
+    if (!picture?.image) return figure(paragraph("This browser cannot show this format. The model was given the picture nevertheless.", "missing"), caption);
     const canvas = viewCanvas(picture, view);
     canvas.setAttribute("aria-label", `View ${caption}`);
     sharpIfSmall(canvas, { image: { naturalWidth: view.width } });
@@ -110,7 +110,7 @@ class Run {
   }
 }
 
-/** The bill beside always-full; `full` is a run in mode high, or null while none was measured. */
+/** The bill, compared with the picture at full size at once; `full` is a run in mode high, or null while none was measured. */
 export function showBill(bill, answer, full, alwaysFull) {
   $("bill").hidden = false;
   const tokensFull = full ? full.bill.image_tokens : bill.image_tokens_full;
@@ -126,23 +126,23 @@ export function showBill(bill, answer, full, alwaysFull) {
   $("answer-full").textContent = full ? full.answer : alwaysFull ? answer : "not asked";
   $("bill-sentence").textContent = verdict(bill, tokensFull, full, alwaysFull);
   $("measure").hidden = $("measure-hint").hidden = alwaysFull || full !== null;
-  const counted = bill.measured ? "They were counted by the model" : "They follow from the size of the picture";
+  const counted = bill.measured ? "They were counted when the model read the picture" : "They were computed from the size of the picture";
   $("counted").textContent = full
-    ? `${counted}. Seconds are the server's, of one run each.`
-    : `${counted}${alwaysFull || !bill.measured ? "" : "; those of always-full follow from the size of the picture"}.`;
+    ? `${counted}. Seconds were measured on the server, once for each column.`
+    : `${counted}${alwaysFull || !bill.measured ? "" : "; those at full size were computed from the size of the picture"}.`;
 }
 
 function verdict(bill, tokensFull, full, alwaysFull) {
-  if (alwaysFull) return "This was always-full: the picture was shown at full size at once.";
+  if (alwaysFull) return "The picture was shown at full size at once: there is nothing to compare.";
   const saved = tokensFull - bill.image_tokens;
   const share = tokensFull ? Math.round((100 * Math.abs(saved)) / tokensFull) : 0;
   const looks = bill.looks === 0 ? "without a closer look" : bill.looks === 1 ? "with 1 closer look" : `with ${bill.looks} closer looks`;
   const tokens =
     saved > 0
-      ? `${saved.toLocaleString("en")} visual tokens fewer than always-full (${share} % saved), ${looks}`
+      ? `${saved.toLocaleString("en")} visual tokens fewer than at full size (${share} % saved), ${looks}`
       : saved < 0
-        ? `${(-saved).toLocaleString("en")} visual tokens more than always-full (${share} % more), ${looks}: the small view came on top`
-        : `As many visual tokens as always-full, ${looks}`;
+        ? `${(-saved).toLocaleString("en")} visual tokens more than at full size (${share} % more), ${looks}: the small view was read as well`
+        : `As many visual tokens as at full size, ${looks}`;
   if (!full) return `${tokens}.`;
   const gap = full.bill.seconds - bill.seconds;
   return `${tokens}; ${seconds(Math.abs(gap))} s ${gap >= 0 ? "faster" : "slower"}.`;

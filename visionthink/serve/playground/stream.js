@@ -45,7 +45,7 @@ export async function* chat(body, { key, signal }) {
     signal,
   });
   if (!(response.headers.get("Content-Type") ?? "").startsWith("text/event-stream")) {
-    throw new Failure("The server did not answer with a stream. Is there something between it and this page that changes answers?");
+    throw new Failure("The server did not answer with a stream. A proxy between the server and this page may have changed the answer.");
   }
   try {
     for await (const data of eventData(response.body)) {
@@ -63,7 +63,7 @@ export async function* chat(body, { key, signal }) {
 /** The names of the models that the server offers. */
 export async function models(key) {
   const { data } = await (await reach("v1/models", { headers: authorization(key) })).json();
-  if (!data?.length) throw new Failure("The server names no model. See what it wrote where it was started.");
+  if (!data?.length) throw new Failure("The server offers no model. Read the server's log.");
   return data.map((model) => model.id);
 }
 
@@ -99,11 +99,11 @@ async function refusal(response) {
 
 function remedy(status, wait) {
   if (status === 401) return "Enter your API key below the question and ask again.";
-  if (status === 403) return "This key may not do that: use another one.";
+  if (status === 403) return "This key does not allow that: use another one.";
   if (status === 404) return "Choose another model at the top of the page.";
-  if (status === 413) return "Choose a smaller picture, or fewer: this page scales nothing down by itself.";
+  if (status === 413) return "Choose smaller or fewer pictures. This page does not shrink them.";
   if (status === 429) return /^\d+$/.test(wait ?? "") ? `Ask again in ${wait} s.` : "Ask again in a moment.";
-  if (status >= 500) return "Ask again; if it goes on, see what the server wrote where it was started.";
+  if (status >= 500) return "Ask again. If that does not help, read the server's log.";
   return "";
 }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from visionthink.errors import OptionError
+from visionthink.errors import OptionError, choose_from
 
 SHIPPED = ("ddp", "zero2", "zero3", "fsdp2")
 """Names of the files that come with the package."""
@@ -52,7 +52,7 @@ class Launch:
         try:
             said = yaml.safe_load(file.read_text("utf-8"))
         except FileNotFoundError:
-            raise OptionError(f"--launch {name}: choose {', '.join(SHIPPED)}, or a file of accelerate config") from None
+            raise OptionError(f"--launch {name}: {choose_from(name, SHIPPED)}, or a file of accelerate config") from None
         except (OSError, ValueError, yaml.YAMLError):
             said = None
         if not isinstance(said, dict):

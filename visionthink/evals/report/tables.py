@@ -1,0 +1,438 @@
+"""The tables of a suite on the page: their columns, what they mean, and a row for each run that has these figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from visionthink.evals.bootstrap import ENOUGH
+from visionthink.evals.report.runs import Run
+from visionthink.evals.words import share_interval
+
+NONE = "–"
+"""Stands where a figure does not exist."""
+
+
+class Cell(NamedTuple):
+    """Text, what stands small beside it, and whether it is good news."""
+
+    text: str
+    small: str = ""
+    good: bool | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its class on the page."""
+        return {True: "correct", False: "wrong", None: "none" if self.text == NONE else ""}[self.good]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table of the page; a table without rows is left out."""
+
+    title: str
+    about: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+
+
+def tables(runs: Sequence[Run]) -> list[Table]:
+    """What follows the first table of a suite."""
+    parts = (baselines, gates, trained, fits, looks, places, controls, routers, branches, costs, break_even)
+    return [table for part in parts if (table := part(runs)).rows or table.notes]
+
+
+def percent(share: float | None, small: str = "") -> Cell:
+    return Cell(NONE) if share is None else Cell(f"{100 * share:.1f}", small)
+
+
+def number(value: float | None, scale: float = 1.0, digits: int = 1) -> Cell:
+    return Cell(NONE if value is None else f"{scale * value:.{digits}f}")
+
+
+def interval(found: Mapping[str, Any] | None) -> Cell:
+    """A difference in points with its interval, or with a word where there are too few examples for one."""
+    if not found:
+        return Cell(NONE)
+    few = found["n"] < ENOUGH
+    return Cell(f"{100 * found['mean']:+.1f}", "too few" if few else f"[{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]")
+
+
+def _count(n: int) -> Cell:
+    return Cell(str(n))
+
+
+def _needs(run: Run, need: str) -> Cell:
+    """Requests among easy or hard questions, with their number."""
+    group = run.summary["by_need"].get(need)
+    return percent(group["request_ratio"], f"of {group['n']}") if group and run.policy.decides else Cell(NONE)
+
+
+def accuracy(runs: Sequence[Run]) -> Table:
+    """What each run got right and what it cost."""
+    compressed = any(run.summary["retain_layers"] != run.summary["retain_cumulative"] for run in runs)
+    needs = any(run.summary["by_need"] for run in runs)
+    columns = ["model · policy", "accuracy %", "last view %", "every view %", *(["mean layer %"] if compressed else [])]
+    columns += ["judged", "requests %", *(["on easy %", "on hard %"] if needs else []), "output tokens", "failed"]
+    rows = []
+    for run in runs:
+        s = run.summary
+        n = s["n"] - s["unscored"]
+        low, high = share_interval(s["accuracy"], n) if n else (0.0, 0.0)
+        row = [Cell(run.name), percent(s["accuracy"], f"[{100 * low:.1f}, {100 * high:.1f}]")]
+        row += [percent(s["retain_final"]), percent(s["retain_cumulative"])]
+        row += [percent(s["retain_layers"])] if compressed else []
+        row += [Cell(str(n), f"of {s['n']}" if s["unscored"] else "")]
+        row += [percent(s["request_ratio"] if run.policy.decides else None)]
+        row += [_needs(run, "easy"), _needs(run, "hard")] if needs else []
+        rows.append([*row, number(s["output_tokens"]), _count(s.get("failed", 0))])
+    layers = " Mean layer is every view, averaged over the layers of the decoder." if compressed else ""
+    needed = (
+        " Easy questions can be answered from the low view, hard ones cannot: known from how they were made." if needs else ""
+    )
+    return Table(
+        title="Accuracy and visual tokens",
+        about="Accuracy is the share of correct answers among those that were judged, with its 95 % interval. Last view and "
+        f"every view are the retention: visual tokens relative to the full view alone, counted over all answers.{layers}{needed}",
+        columns=columns,
+        rows=rows,
+        notes=["Failed: examples that could not be used at all. They count in no figure."]
+        if any(run.summary.get("failed") for run in runs)
+        else [],
+    )
+
+
+def baselines(runs: Sequence[Run]) -> Table:
+    found = [(run, c) for run in runs if (c := run.comparison) and c["n"]]
+    families = any(c["mix_by_family"] is not None for _, c in found)
+    mixes = ["minus the mix of each family", "minus the mix with the best rates"] if families else []
+    columns = [
+        "model · policy",
+        "compared",
+        "minus always-full",
+        "random mix %",
+        "minus the random mix",
+        *mixes,
+        "oracle router %",
+    ]
+    rows = [
+        [
+            Cell(run.name),
+            Cell(str(c["n"]), f"of {judged}" if c["n"] != (judged := run.summary["n"] - run.summary["unscored"]) else ""),
+            interval(c["against_full"]),
+            percent(c["mix"]),
+            interval(c["against_mix"]),
+            *([interval(c["against_mix_by_family"]), interval(c["against_mix_best_rates"])] if families else []),
+            percent(c["oracle"]["accuracy"], f"at {100 * c['oracle']['retain_cumulative']:.1f} % of the tokens"),
+        ]
+        for run, c in found
+    ]
+    return Table(
+        title="Compared with the baselines",
+        about="Differences in percentage points, with 95 % intervals of a paired bootstrap over the questions that were judged "
+        "in the run and in always-low and always-full of its model. Too few: from fewer than 20 questions an interval would "
+        "be too narrow.",
+        columns=columns,
+        rows=rows,
+    )
+
+
+def gates(runs: Sequence[Run]) -> Table:
+    return Table(
+        title="Compared with a training-free gate",
+        about="The gate answers from a model's low view, and starts again with the full view where that answer was least "
+        "certain, as often as spends the visual tokens of the run. Training a model to look is worth its cost where the run is "
+        "above the gate on the low view of the model that it was trained from. AUROC says how well the score finds the answers "
+        "that are wrong from the low view and right from the full one: 1 is perfect, 0.5 is chance.",
+        columns=[
+            "model · policy",
+            "gate on the low view of",
+            "score",
+            "compared",
+            "tokens %",
+            "gate %",
+            "minus the gate",
+            "above the gate",
+            "AUROC",
+        ],
+        rows=[
+            [
+                Cell(run.name),
+                Cell(model),
+                Cell(g["score"]),
+                _count(g["n"]),
+                percent(g["cost"]),
+                percent(g["accuracy"]),
+                interval(g["against"]),
+                Cell(g["beats"], good={"yes": True, "no": False}.get(g["beats"])),
+                number(g["auroc"], 1, 3),
+            ]
+            for run in runs
+            for model, g in run.gates.items()
+        ],
+        notes=[
+            f"Missing: a gate for {run.name}. It takes always-low and always-full runs of the model, or of one of the same "
+            "architecture, from a model that gives log-probabilities."
+            for run in runs
+            if run.policy.is_adaptive and not run.gates
+        ],
+    )
+
+
+def trained(runs: Sequence[Run]) -> Table:
+    found = [run.trained for run in runs if run.trained]
+    return Table(
+        title="Compared with training alone",
+        about="Models that were trained with the same reward, but to answer from one view. What the run has above them is "
+        "gained by looking, and not by training. Their mix chooses between the two with the best rate for each family, at the "
+        "visual tokens of the run.",
+        columns=[
+            "model · policy",
+            "compared",
+            "trained-low %",
+            "minus trained-low",
+            "trained-full %",
+            "minus trained-full",
+            "their mix %",
+            "minus their mix",
+        ],
+        rows=[
+            [
+                Cell(run.name),
+                _count(t["n"]),
+                percent(t["low"]),
+                interval(t["against_low"]),
+                percent(t["full"]),
+                interval(t["against_full"]),
+                percent(t["mix_best_rates"]),
+                interval(t["against_mix_best_rates"]),
+            ]
+            for run in runs
+            if (t := run.trained) and (t["low"], t["full"]) != (None, None)
+        ],
+        notes=[
+            f"Missing: a model that was trained to answer from the {line} view alone (trained-{line}). Without it, what training "
+            "gains by itself cannot be told from what looking gains."
+            for line in ("low", "full")
+            if any(t[line] is None for t in found)
+        ],
+    )
+
+
+def fits(runs: Sequence[Run]) -> Table:
+    return Table(
+        title="What the fit measured",
+        about="Accuracies that were measured when the method was trained, on the fit's own held-out questions and not on this "
+        "suite: an answer counts where each of its tokens is the most probable one after the correct ones before it. The "
+        "control is a module of the same size, trained in the same way, that lacks what the method is about; only the "
+        "difference from it is the method's own. The untrained method is what training started from.",
+        columns=[
+            "model · policy",
+            "method",
+            "tokens kept %",
+            "fit's questions",
+            "method %",
+            "control %",
+            "untrained %",
+            "all visual tokens %",
+        ],
+        rows=[
+            [
+                Cell(run.name),
+                Cell(f["family"]),
+                percent(f["keep"]),
+                Cell(str(f["tested"]), f["questions"]),
+                *(percent(f[name]) for name in ("trained", "control", "untrained", "full")),
+            ]
+            for run in runs
+            if (f := run.summary.get("fit"))
+        ],
+    )
+
+
+def looks(runs: Sequence[Run]) -> Table:
+    return Table(
+        title="Where the model looked",
+        about="A look is a view that was shown after the first turn. It is right where it alone shows a piece of what the "
+        "answer depends on (the evidence), at the resolution which that needs. An episode is covered where its views together "
+        "show all of the evidence. Both are counted among episodes that looked and whose evidence is known.",
+        columns=[
+            "model · policy",
+            "family",
+            "episodes",
+            "looked %",
+            "evidence known",
+            "right looks %",
+            "covered %",
+            "accuracy where covered %",
+            "accuracy where not %",
+        ],
+        rows=[
+            [
+                Cell(run.name),
+                Cell(family),
+                _count(f["n"]),
+                percent(f["looked"]),
+                _count(f["known"]),
+                *(percent(f[name]) for name in ("right_looks", "covered", "accuracy_covered", "accuracy_not_covered")),
+            ]
+            for run in runs
+            if (found := run.summary["looks"])
+            for family, f in [("every family", found), *found["by_family"].items()]
+        ],
+    )
+
+
+def places(runs: Sequence[Run]) -> Table:
+    return Table(
+        title="Which parts of the image were looked at",
+        about="With the number of looks at each part.",
+        columns=["model · policy", "looks per episode", "area seen at full resolution %", "looks at"],
+        rows=[
+            [
+                Cell(run.name),
+                number(found["looks_per_episode"], 1, 2),
+                percent(found["density_area"]),
+                Cell(", ".join(f"{place} {n}" for place, n in found["places"].items())),
+            ]
+            for run in runs
+            if (found := run.summary["looks"])
+        ],
+    )
+
+
+def controls(runs: Sequence[Run]) -> Table:
+    return Table(
+        title="Controls",
+        about="The same model, shown other pixels than it asks for, over the episodes in which its adaptive run looked. A model "
+        "that reads what it looks at loses its correct answers. wrong-crop exchanges the evidence after the request; "
+        "random-crop and centre-crop show a box of the size that was asked for; blank-low and blank show one colour, in the "
+        "first turn or always.",
+        columns=["model · policy", "compared", "control %", "adaptive %", "minus adaptive"],
+        rows=[
+            [Cell(run.name), _count(c["n"]), percent(c["accuracy"]), percent(c["adaptive"]), interval(c["difference"])]
+            for run in runs
+            if (c := run.control) and c["n"]
+        ],
+    )
+
+
+def routers(runs: Sequence[Run]) -> Table:
+    deciding = [r for r in runs if r.policy.decides and r.policy.action != "direct"]
+    return Table(
+        title="Requests compared with need",
+        about="A question needs the full view where always-low answers it wrong and always-full correctly. Precision is the "
+        "share of requests that were needed, recall the share of needs that were requested. Gain is recall minus the share of "
+        "requests where there was no need: 100 for a perfect router, 0 for one that decides at random. Group A are questions "
+        "that always-low answers wrong, group B those that it answers correctly. Damage: always-full is right, the run wrong. "
+        "Repair: always-low is wrong, the run right. Lucky: right without a request, where always-low is wrong.",
+        columns=[
+            "model · policy",
+            "compared",
+            "precision %",
+            "recall %",
+            "requests without need %",
+            "gain",
+            "gain, known need",
+            "accuracy in group A %",
+            "accuracy in group B %",
+            "damage %",
+            "repair %",
+            "lucky %",
+        ],
+        rows=[
+            [
+                Cell(run.name),
+                _count(c["n"]),
+                *(percent(c["router"][name]) for name in ("precision", "recall", "false_requests", "gain")),
+                percent(c["router_known"]["gain"] if c["router_known"] else None),
+                *(percent(c[g]["accuracy"], f"of {c[g]['n']}") for g in ("group_a", "group_b")),
+                *(percent(c[name]) for name in ("damage", "repair", "lucky")),
+            ]
+            for run in deciding
+            if (c := run.comparison) and c["n"]
+        ],
+    )
+
+
+def branches(runs: Sequence[Run]) -> Table:
+    titles = {"asked": "makes a request", "answered_directly": "answers directly"}
+    return Table(
+        title="Both decisions by force",
+        about="What the model would have answered, had it decided otherwise. A model that makes a request because it cannot "
+        "answer is wrong by force only where it makes one.",
+        columns=["model · policy", "where the run", "questions", "forced to answer directly %", "forced to make a request %"],
+        rows=[
+            [
+                Cell(run.name),
+                Cell(title),
+                _count(run.branches[part]["n"]),
+                percent(run.branches[part]["accuracy_direct"]),
+                percent(run.branches[part]["accuracy_request"]),
+            ]
+            for run in runs
+            if run.branches
+            for part, title in titles.items()
+        ],
+    )
+
+
+def costs(runs: Sequence[Run]) -> Table:
+    giga, kilo = 1e-9, 1e-3
+    figures: dict[str, tuple[str, float, int]] = {
+        "visual tokens": ("visual_tokens", 1, 1),
+        "text tokens": ("text_tokens", 1, 1),
+        "output tokens": ("output_tokens", 1, 1),
+        "prompt tokens read": ("prefill_tokens", 1, 1),
+        "with a cache": ("prefill_tokens_cached", 1, 1),
+        "GFLOP": ("flops", giga, 3),
+        "GFLOP with a cache": ("flops_cached", giga, 3),
+        "of these, vision tower": ("vision_flops", giga, 3),
+        "papers' formula": ("flops_paper", giga, 3),
+        "KV cache, kB": ("kv_bytes", kilo, 1),
+        "seconds": ("seconds", 1, 4),
+        "median": ("seconds_p50", 1, 4),
+        "95th percentile": ("seconds_p95", 1, 4),
+        "first token, s": ("first_token_seconds", 1, 4),
+    }
+    unknown = [
+        f"{run.name}, of {k} of its {run.summary['n']}"
+        for run in runs
+        if 0 < (k := run.summary["cost_unknown"]) < run.summary["n"]
+    ]
+    return Table(
+        title="Cost of an example",
+        about="Means over all examples. Visual tokens are those of the views, before any are taken out; the other columns count "
+        "what is left. Without a cache, every turn reads the whole conversation again; with one, what was read before is kept. "
+        "The time of a batch is shared equally among its examples. The papers' formula counts multiplications of the decoder "
+        "alone; the other columns count operations, twice as many.",
+        columns=["model · policy", *figures],
+        rows=[[Cell(r.name), *(number(r.summary[key], scale, digits) for key, scale, digits in figures.values())] for r in runs],
+        notes=[f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else [],
+    )
+
+
+def break_even(runs: Sequence[Run]) -> Table:
+    figures = {"operations": "flops", "seconds": "seconds", "visual tokens": "retained_tokens", "KV cache": "kv_bytes"}
+    return Table(
+        title="Break-even with adaptive resolution",
+        about="The adaptive run of the same model costs less on average than the run in the row as long as it makes requests "
+        "less often than the given percentage. Never: it costs more even without requests. Always: it costs less even if it "
+        "always makes one. Green: at the measured rate of requests it is cheaper; red: it is not.",
+        columns=["model · policy", "compared", "requests, measured %", *figures],
+        rows=[
+            [Cell(run.name), _count(e["n"]), percent(e["request_ratio"]), *(_rate(e[key]) for key in figures.values())]
+            for run in runs
+            if (e := run.break_even) and e["n"]
+        ],
+    )
+
+
+def _rate(entry: Mapping[str, Any]) -> Cell:
+    if entry["rate"] is None:
+        text = entry["why"]
+    else:
+        text = f"{100 * entry['rate']:.1f}" if entry["cheaper"] == "below" else entry["cheaper"]
+    return Cell(text, good=entry["cheaper_as_measured"])
