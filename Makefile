@@ -7,7 +7,7 @@
 # make extras    install each extra alone, at the highest and lowest versions it allows, and try it (network, 20 GB of disk)
 # make release   build and check what would be published, in dist/
 # make docs      the documentation as a site, in dist/docs/index.html                     (about 10 seconds)
-# Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
+# Each creates .venv by itself: CPython 3.11.5 or newer, pip and an index are all it needs.
 
 PYTHON ?= python3
 RUN := .venv/bin/
@@ -56,7 +56,7 @@ release: .venv/ready
 # for CUDA); the last line installs nothing more, but for the CUDA libraries of such a build.
 PIP := $(RUN)python -m pip --quiet --disable-pip-version-check
 .venv/ready: pyproject.toml requirements.lock torch.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionthink needs Python 3.11 or newer; set PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "development needs Python 3.11.5 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(PIP) download --no-deps --dest .venv/torch "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install --require-hashes --no-deps --no-index --find-links .venv/torch -r torch.lock
