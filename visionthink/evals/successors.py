@@ -30,8 +30,8 @@ FOOTNOTES: Mapping[str, str] = {
     "VisionThink": "As AwaRes' authors measured the released checkpoint. Little of its margin is left against the mix with the "
     "best rates: most of the margin comes from asking more often on some data sets than on others.",
     "AdaptVision": "In percent of the full view's score, averaged over nine benchmarks, judged by GPT-4o. Its released "
-    "evaluation crops the wrong place on images above 4.19 MP. The weights in its script, 0.2 and 0.1, correspond to the paper's alpha of 2 "
-    "after normalisation.",
+    "evaluation crops the wrong place on images above 4.19 MP. The weights in its script, 0.2 and 0.1, correspond to the paper's "
+    "alpha of 2 after normalisation.",
     "VisionThink, retrained": "By AdaptVision's authors, from the public code.",
     "DeepEyes": "Its reward pays 1.2 for a right answer with a crop, so it trains the model to look and not to save tokens. "
     "Visual tokens are not published.",
