@@ -21,7 +21,7 @@ from visionthink.recipes.claims import CLAIMS, VARIANTS, chosen
 from visionthink.recipes.further_claims import best_at
 from visionthink.recipes.reproduce import plan, reproduce
 from visionthink.recipes.reproduction_page import page, result
-from visionthink.recipes.settings import SETTINGS, Draws, Scale
+from visionthink.recipes.settings import SCALE, SETTINGS, Draws, Scale
 from visionthink.recipes.starts import Made
 from visionthink.recipes.tiny_look_base import PROTOCOL, extended
 
@@ -233,3 +233,14 @@ def test_small_from_beginning_to_end(tmp_path):
     assert len(looked["requests"]) == len(looked["costs"]) == 2 and 0.25 <= looked["cost"] <= 1.25
     assert sorted(path.name for path in out.glob("*.svg")) == ["crops-look.svg", "normalised-paper.svg"]
     assert "8 runs: about " in console.file.getvalue()
+
+
+def test_the_stored_page_is_what_is_written_of_the_stored_results():
+    folder = Path(__file__).parents[1] / "docs/explanation/reproduction/further"
+    record = json.loads((folder / "reproduction.json").read_text("utf-8"))
+    text = page(record["claims"], ["look", "credit", "budget", "gate"], record["seeds"], SCALE)
+    title, _, intro, *rest = text.splitlines()
+    assert title == "# Claims about training, in miniature"
+    assert "- Numbers in the tables are means over seeds, with the lowest and the highest in brackets." in rest
+    same_day = record["date"] + intro[len(record["date"]) :]  # `page` names the day on which it is called
+    assert [title, "", same_day, *rest] == (folder / "reproduction.md").read_text("utf-8").splitlines()

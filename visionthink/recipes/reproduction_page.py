@@ -66,20 +66,22 @@ def page(results: Sequence[Result], asked: Sequence[str], seeds: int, scale: Sca
         "# Claims about training, in miniature",
         "",
         f"{date.today().isoformat()}, `visionthink reproduce --claims {','.join(asked)} --seeds {seeds}`: the embedded models "
-        f"(2 M parameters), {scale.evaluated} unseen generated questions; mean over seeds (lowest to highest). What is found "
-        "here holds for these models and these questions; what others report is of Qwen2.5-VL-7B. Verdicts follow rules that "
-        "stand in the code (`recipes/paper_claims.py`, `recipes/further_claims.py`). Figures show the share of rollouts that "
-        "ask, or what their label says, of every step: mean over seeds, smoothed over 5 steps, with the range of the seeds as a "
-        "band.",
+        f"(2 M parameters), {scale.evaluated} unseen generated questions.",
+        "",
+        "- The results hold for these models and these questions. The numbers of others (*Reported*) are of Qwen2.5-VL-7B.",
+        "- Numbers in the tables are means over seeds, with the lowest and the highest in brackets.",
+        "- The rules for the verdicts are in the code (`recipes/paper_claims.py`, `recipes/further_claims.py`).",
+        "- Figures show, for every step, the share of rollouts that ask, or the quantity in their label: the mean over seeds, "
+        "smoothed over 5 steps, with the range of the seeds as a band.",
         "",
         "Settings:",
         "",
         *(f"- **{s.name}**: {_in_full(s, scale)}" for s in settings),
         "",
         f"A run has settled if the share of rollouts that ask, over its last {WINDOW} steps, is less than {SETTLED} away from "
-        f"that of the {WINDOW} steps before. Verdicts count runs that have not settled as well. Where the learning rate falls to "
-        "0, every run comes to rest, so that having settled says less there. Where a cell is empty, the claim is not run in that "
-        "setting.",
+        f"that of the {WINDOW} steps before. Verdicts also count runs that have not settled. If the learning rate falls to 0, "
+        "every run stops changing, so that having settled says less there. An empty cell means that the claim was not run in "
+        "that setting.",
         "",
         f"| claim | source | {' | '.join(s.name for s in settings)} |",
         f"|---|---|{'---|' * len(settings)}",

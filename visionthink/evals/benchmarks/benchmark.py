@@ -84,7 +84,7 @@ BENCHMARKS = (
         headline="relaxed_accuracy",
         needs=("type",),
         caveats=(
-            "The paper's number is from GPT-4o and people, so neither form of relaxed accuracy is comparable with it.",
+            "The paper's answers were judged by GPT-4o and people, so neither form of relaxed accuracy is comparable with it.",
             "The usual form calls 47 % and 47 different, compares a reference of 0 as text, and lets 2014 pass for 2015.",
         ),
     ),
@@ -98,7 +98,7 @@ BENCHMARKS = (
         metric=ocrbench,
         headline="accuracy",
         needs=("dataset", "question_type"),
-        caveats=("An answer that holds the reference is right, however much else it holds.",),
+        caveats=("An answer that contains the reference is right, whatever else it contains.",),
     ),
     Benchmark(
         name="DocVQA",
@@ -110,7 +110,7 @@ BENCHMARKS = (
         metric=mean_anls,
         headline="anls",
         columns=_PARTS | {"answer": "answers"},
-        caveats=("Answers in whole sentences score 0: the similarity is of all the text.",),
+        caveats=("Answers in whole sentences score 0, because the whole text is compared.",),
     ),
     Benchmark(
         name="MME",
@@ -140,7 +140,7 @@ BENCHMARKS = (
         judged=True,
         caveats=(
             "The published score is graded from 0 to 1 by GPT-4o; our judge says correct or wrong.",
-            "Table 1 of the paper has the numbers of MMVet and RealWorldQA the other way round than Tables 2 and 7.",
+            "In Table 1 of the paper, the numbers of MMVet and RealWorldQA are exchanged, compared with Tables 2 and 7.",
         ),
     ),
     Benchmark(
@@ -152,7 +152,7 @@ BENCHMARKS = (
         ask=questions.realworldqa,
         metric=realworldqa,
         headline="exact_match",
-        caveats=("Table 1 of the paper has the numbers of MMVet and RealWorldQA the other way round than Tables 2 and 7.",),
+        caveats=("In Table 1 of the paper, the numbers of MMVet and RealWorldQA are exchanged, compared with Tables 2 and 7.",),
     ),
     Benchmark(
         name="POPE",
@@ -191,7 +191,7 @@ BENCHMARKS = (
         columns=_PARTS | {"question": "query_wo"},
         needs=("problem_version",),
         judged=True,
-        caveats=("Judges differ by points; lmms-eval's takes a failed call for wrong and any 1 in a reply for right.",),
+        caveats=("Judges differ by points; lmms-eval's counts a failed call as wrong and any 1 in a reply as right.",),
     ),
     Benchmark(
         name="MMMU",
