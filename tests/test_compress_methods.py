@@ -650,7 +650,7 @@ def test_names_are_light():
     [
         (
             lambda: parse("fastvv:0.5"),
-            "unknown compression method 'fastvv'; did you mean 'fastv'? choose from fastv, ",
+            "unknown compression method 'fastvv'; did you mean 'fastv'\\? choose from fastv, ",
         ),
         (lambda: parse("random:0.5"), "unknown compression method 'random'"),
         (lambda: parse("fastv"), "say the share of visual tokens to keep, as in fastv:0.5"),

@@ -93,7 +93,7 @@ def test_a_new_tool_runs_through_evaluations_and_reports(rotating, tmp_path):
     [t, *_] = [s.transcript for s in runs[2].scored]
     assert [turn.note for turn in t.turns] == [None, "this view is not on offer", None]
     page = (tmp_path / "page.html").read_text()
-    assert "rotate 180, 8 tokens" in page and "</rect>" not in page
+    assert "rotate 180, 8 visual tokens" in page and "</rect>" not in page
     with pytest.raises(OptionError, match="the dialect rotating asks for no level, and no region is on offer"):
         space = ActionSpace(rotating, [(112, 56)], PixelBudget(28, 784, 12544))
         script_of(dataclasses.replace(examples[0], need="hard", evidence=()), space, Protocol("rotating"))

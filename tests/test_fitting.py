@@ -128,7 +128,7 @@ def test_the_difference_from_the_control_is_printed(capsys):
     kinds = {"full": "1111", "untrained": "0000", "control": "0000", "trained": "1111"}
     _print({"tested": 4, **{kind: {**found, "right": right} for kind, right in kinds.items()}}, "saved to it")
     said = capsys.readouterr().out
-    assert "trained - control: +100.0 points (95 % interval +100.0 to +100.0)\nsaved to it\n" in said
+    assert "trained - control: +100.0 points (95 % interval +100.0 to +100.0: undecided)\nsaved to it\n" in said
     assert re.search(r"trained control +4\.0 +50\.0 +0\.250", said)
 
 
@@ -174,7 +174,7 @@ def test_the_table():
         {"fcot": [fitted("1111", "0000"), fitted("1110", "0000")]},
         {"todre:0.5": {"tokens": 8.0, "accuracy": 0.5, "divergence": 1}},
     )
-    assert "| `fcot` | 4.0 | 0.0 | 0.0 | 87.5 (75.0 to 100.0) | +87.5 (+62.5 to +100.0) | 0.500, 0.500 | 10 |" in text
+    assert "| `fcot` | 4.0 | 0.0 | 0.0 | 87.5 (75.0 to 100.0) | +87.5 (+62.5 to +100.0), undecided | 0.500, 0.500 | 10 |" in text
     assert "| `todre:0.5` | 8.0 | 50.0 | 1.000 |" in text
 
 

@@ -130,7 +130,7 @@ def test_settings_are_stored_and_compared(tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--trl", "top_k"], "argument --trl: 'top_k': expected KEY=VALUE"),
+        (["--trl", "top_k"], "argument --trl: 'top_k': expected KEY=VALUE; see visionthink train --help"),
         (["--trl", "beta=1"], "--trl beta: use --kl-coef"),
         (["--trl", "top_p=0.9", "--trl", "top_k=x"], "--trl top_k=x: expected an integer"),
     ],
