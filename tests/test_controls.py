@@ -130,6 +130,6 @@ def test_twins_of_generated_questions_and_of_others(tmp_path):
     assert twin.answer != example.answer and twin.evidence == example.evidence
     with pytest.raises(DataError, match="example e0: has no counterfactual twin"):
         twin_of(EXAMPLES[0])
-    with pytest.raises(OptionError, match="--policy 'control:upside-down': .*choose one of adaptive, full"):
+    with pytest.raises(OptionError, match=r"--policy 'control:upside-down': .*choose one of adaptive, full"):
         PolicySpec.parse("control:upside-down")
     assert not PolicySpec.parse("control:blank").is_adaptive and PolicySpec.parse("control:blank").decides
