@@ -201,14 +201,14 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
                     assert cli.main([*options, *more]) == 0, (options, capsys.readouterr().err)
     printed = capsys.readouterr().out
     if name == "tutorials/first-steps.md":
-        assert [line for line in printed.splitlines() if line in ("3", "vertical")] == ["3", "vertical", "3"]
+        assert [line for line in printed.splitlines() if line in ("3", "horizontal")] == ["3", "horizontal", "3"]
     if name == "explanation/real-models.md":
         assert printed.startswith("| model |") and f"\n{printed}\n" in PAGES[name].read_text("utf-8")
     if name == "README.md":
         lines = printed.splitlines()
         assert [line for line in lines if line == "3" or "(0.25,)" in line] == [
             "3 (0.25,)",
-            "[('3', (0.25,)), ('vertical', (0.25, 1.0))]",
+            "[('3', (0.25,)), ('horizontal', (0.25, 1.0))]",
             "3",
         ]
         assert (desk / "runs" / "first" / "report.html").is_file()
@@ -234,7 +234,7 @@ def test_the_first_answers_are_those_that_the_page_says(desk, capsys):
     page = PAGES["README.md"]
     exec(blocks("python", page)[0], {})
     first, many = capsys.readouterr().out.splitlines()
-    assert (first, many) == ("3 (0.25,)", "[('3', (0.25,)), ('vertical', (0.25, 1.0))]")
+    assert (first, many) == ("3 (0.25,)", "[('3', (0.25,)), ('horizontal', (0.25, 1.0))]")
     assert f"# {first}\n" in page.read_text("utf-8") and f"`{many}`" in page.read_text("utf-8")
 
 

@@ -77,7 +77,7 @@ def test_the_page_about_the_command_line_has_every_command_and_option(site):
         assert command.description in page
         for action in command._actions:
             assert {option for option in action.option_strings if option not in page} <= {"-h", "--help", "--debug"}
-    assert "Required: folder for checkpoints, metrics.jsonl and the final model" in page
+    assert "Required: the question, in quotation marks" in page
 
 
 def test_the_pages_about_python_have_the_whole_public_interface(site):
