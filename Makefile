@@ -2,13 +2,17 @@
 # make test      run the fast tests                                                      (about 3 minutes on 2 cores)
 # make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
 # make check     lint and types
+# make coverage  run the fast tests and report branches that they do not reach
+# make lock      write requirements.lock: exact versions and hashes of the environment
+# make extras    install each extra alone, at the highest and lowest versions it allows, and try it (network, 20 GB of disk)
+# make release   build and check what would be published, in dist/
 # make docs      the documentation as a site, in dist/docs/index.html                     (about 10 seconds)
-# Each creates .venv by itself: CPython 3.11 or newer, pip and an index are all it needs.
+# Each creates .venv by itself: CPython 3.11.5 or newer, pip and an index are all it needs.
 
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test test-all check docs clean
+.PHONY: demo test test-all check coverage docs lock extras release clean
 
 demo: .venv/ready
 	$(RUN)visionthink demo --out runs/demo
@@ -32,12 +36,33 @@ check: .venv/ready
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(RUN)python -m mkdocs build
 
-# torch by itself first: pip then takes a CPU wheel where the machine offers one, instead of the newest CUDA build
-.venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "visionthink needs Python 3.11 or newer; set PYTHON=...")'
+coverage: .venv/ready
+	$(PYTEST) -m "not slow and not network" --cov --cov-report=term --cov-report=html:runs/coverage
+
+lock: .venv/ready
+	$(RUN)python .ci/lock.py
+
+extras: .venv/ready
+	$(RUN)python .ci/extras.py $(EXTRAS)
+
+# what is published is what was tried: the wheel answers from an environment that holds nothing but its dependencies
+release: .venv/ready
+	rm -rf dist
+	$(RUN)uv build --build-constraints constraints.txt --out-dir dist .
+	$(RUN)uv tool run twine@7.0.0 check --strict dist/*.whl dist/*.tar.gz
+	$(RUN)python .ci/extras.py --at highest --wheel dist/*.whl none local
+
+# Every file has to have a hash of the locks. Of torch the build is taken that this machine offers (for CPUs alone, or the index's
+# for CUDA); the last line installs nothing more, but for the CUDA libraries of such a build.
+PIP := $(RUN)python -m pip --quiet --disable-pip-version-check
+.venv/ready: pyproject.toml requirements.lock torch.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "development needs Python 3.11.5 or newer; set PYTHON=...")'
 	$(PYTHON) -m venv .venv
-	$(RUN)python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(RUN)python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) download --no-deps --dest .venv/torch "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --require-hashes --no-deps --no-index --find-links .venv/torch -r torch.lock
+	@rm -r .venv/torch
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	$(PIP) install --no-build-isolation -c constraints.txt -e ".[dev]"
 	@touch .venv/ready
 
 clean:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from visionthink.transcript import Transcript
     from visionthink.types import Box, Completion, Example, Look, StopReason
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Box": "types",

@@ -33,8 +33,8 @@ from visionthink.compress.parts import Attention, Standard, width_of, zeroed
 from visionthink.compress.selection import Needs, Question, Selection, VisionContext, check_choice, required
 
 SHARP = 4
-"""Factor on the initial weights of queries and keys. PyTorch's own give scores so close to each other that all questions see the
-same mean of the tokens, and two of three trainings found no way out of that."""
+"""Factor on the initial weights of queries and keys. With PyTorch's own, attention is nearly the mean of the tokens for every
+question, and some trainings stay there."""
 
 
 def _mlp(entering: int, width: int) -> nn.Sequential:

@@ -19,7 +19,7 @@ from visionthink.endpoint.streams import parse_body
 from visionthink.errors import OptionError
 
 try:
-    import aiohttp
+    import aiohttp as aiohttp  # for `connection` too, behind the same message
 except ModuleNotFoundError as missing:
     raise OptionError(f"an endpoint needs {missing.name}: pip install 'visionthink[remote]'") from None
 

@@ -84,7 +84,7 @@ def why_not(model: Any) -> str:
     return ""
 
 
-def _attend(usual: str, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **settings: Any) -> tuple:
+def _attend(usual: str, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **settings: Any) -> tuple[Any, ...]:
     shared: Shared | None = settings.pop("shared", None)
     if shared is None:
         # every modelling file has an eager attention of its own
@@ -216,7 +216,7 @@ class _InParts(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         query, key, value, out, total = ctx.saved_tensors
         [grad] = grads
         of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)

@@ -27,13 +27,12 @@ from visionthink.evals.routing import check_judge, routing
 from visionthink.evals.run_folder import view_file, write_run
 from visionthink.evals.summary import summarise
 from visionthink.model import Model
-from visionthink.picture import ImageView
 from visionthink.pools.work import Finished
 from visionthink.progress import stage
 from visionthink.rewards.cascade import steady
 from visionthink.rewards.judge import Judge, judge_transcripts
 from visionthink.rewards.usage import total
-from visionthink.types import Examples, Look, StopReason
+from visionthink.types import Examples, ImageView, Look, StopReason
 
 BATCH = 64
 """Episodes that take their turns together; so many are lost at most when a run is interrupted. How many of them the model reads

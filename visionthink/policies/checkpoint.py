@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 _EMBEDDED = {"tiny": "tuned", "tiny-base": "base"}
 
+SAFELY = {"use_safetensors": True, "trust_remote_code": False}
+"""How weights are loaded: a checkpoint brings numbers and no code. Without these, transformers reads pickles where there are no
+safetensors, and asks on a terminal whether to run the code of a checkpoint."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -105,7 +109,7 @@ def open_checkpoint(name: str, *, device: str = AUTO, dtype: torch.dtype | str =
     if device == "meta":
         with torch.device("meta"):
             model = transformers.AutoModelForImageTextToText.from_config(
-                parts.config, dtype=None if dtype == AUTO else dtype
+                parts.config, dtype=None if dtype == AUTO else dtype, trust_remote_code=False
             ).eval()
         return _checkpoint(name, path, model, parts)
     if dtype == AUTO and device == "cpu":
@@ -119,6 +123,7 @@ def open_checkpoint(name: str, *, device: str = AUTO, dtype: torch.dtype | str =
             dtype=dtype,
             attn_implementation=implementation,
             output_loading_info=True,
+            **SAFELY,
         )
         model = model.to(device).eval()
     except Exception as error:  # transformers and safetensors raise many kinds; the user needs one line
@@ -161,7 +166,7 @@ def _sizes_that_differ(path: str, parts: Described) -> str:
     config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
     try:
         _, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **SAFELY
         )
     except Exception:  # such sizes may need more memory than there is; the first error is told
         return ""
@@ -232,6 +237,10 @@ def check_files(name: str) -> str:
     return path
 
 
+_PICKLES = ("*model*.bin", "*model*.pt", "*model*.pth", "*model*.ckpt", "consolidated*.pth")
+"""Names of weights in other formats."""
+
+
 def _check_folder(folder: Path, name: str) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name}: no such folder")
@@ -253,13 +262,17 @@ def _check_folder(folder: Path, name: str) -> None:
             raise ModelError(f"model {name}: {files[0]} is missing")
     index = folder / "model.safetensors.index.json"
     try:
-        shards = sorted(set(records.parse(index.read_bytes())["weight_map"].values())) if index.is_file() else []
-        shards = [folder / shard for shard in shards]
+        names = records.parse(index.read_bytes())["weight_map"].values() if index.is_file() else []
+        shards = sorted({str(Path(shard)) for shard in names})
     except (ValueError, KeyError, AttributeError, TypeError):
         raise ModelError(f"model {name}: {index.name} is damaged") from None
-    for shard in shards or [folder / "model.safetensors"]:
-        if not shard.is_file():
-            raise ModelError(f"model {name}: {shard.name} is missing")
+    for shard in shards or ["model.safetensors"]:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ModelError(f"model {name}: {index.name}: {shard!r} is no safetensors file of this folder")
+        if not (folder / shard).is_file():
+            pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+            instead = f", and {pickles[0]} is not read: a pickle can run code; save the weights as safetensors" if pickles else ""
+            raise ModelError(f"model {name}: {shard} is missing{instead}")
 
 
 def save_checkpoint(

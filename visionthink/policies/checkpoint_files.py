@@ -139,7 +139,7 @@ def read_tokenizer(name: str, path: str, config: PreTrainedConfig) -> PreTrained
     """
     read_object(name, path, "tokenizer_config.json")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, config=config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
         problem = _role_that_cannot_be(Renderer(tokenizer))
     except ModelError as error:
         raise ModelError(f"model {name}: {error}") from None

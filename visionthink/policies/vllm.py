@@ -216,6 +216,7 @@ def _defaults() -> dict[str, Any]:
         "max_model_len": -1,  # as long as memory allows
         "limit_mm_per_prompt": {"video": 0},
         "enable_prefix_caching": True,
+        "load_format": "safetensors",  # never a pickle
         "generation_config": "vllm",  # nothing that is left out is filled in from the checkpoint
         "logprobs_mode": "raw_logprobs",
         "disable_log_stats": False,  # they tell when the first token was there

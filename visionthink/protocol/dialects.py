@@ -28,7 +28,8 @@ def prompt(name: str) -> str:
 @functools.cache
 def function(name: str) -> Mapping[str, Any]:
     """The schema of a function in `prompts/NAME.json`, in OpenAI's form."""
-    return json.loads((resources.files("visionthink") / "prompts" / f"{name}.json").read_bytes())
+    schema: Mapping[str, Any] = json.loads((resources.files("visionthink") / "prompts" / f"{name}.json").read_bytes())
+    return schema
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ _REAL: Mapping[str, tuple[str, StandIn]] = {
 }
 _TINY: Mapping[str, FitRecipe] = {
     "fcot": FitRecipe(family="fcot", keep=0.25),
-    "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1100)),
+    "quecc": FitRecipe(family="quecc", keep=1 / 16, scenes="slots", config=FitConfig(steps=1000, learning_rate=5e-4)),
     "setok": FitRecipe(family="setok", keep=0.45, config=FitConfig(steps=300)),
     "remember": FitRecipe(family="remember", keep=0.25, config=FitConfig(steps=350)),
     "mod": FitRecipe(family="mod", keep=0.25, config=FitConfig(steps=400)),

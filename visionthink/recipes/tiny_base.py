@@ -225,7 +225,7 @@ def run_phase(phase: Steps, lessons: Batches, model: torch.nn.Module, out: Path,
     out.mkdir(parents=True, exist_ok=True)
     saved, first = out / f"{phase.name}.pt", 0
     if saved.is_file():
-        state = torch.load(saved, map_location=device)
+        state = torch.load(saved, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         lessons.first = first = state["batches"]

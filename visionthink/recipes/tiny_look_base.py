@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
@@ -156,7 +157,7 @@ def _slot(mark: drawing.Mark) -> int:
     return 2 * (mark.y > place_scenes.SLOT) + (mark.x > place_scenes.SLOT)
 
 
-def framed_poster(rng: np.random.Generator, level: float) -> tuple[drawing.Image.Image, str]:
+def framed_poster(rng: np.random.Generator, level: float) -> tuple[Image.Image, str]:
     """Digits in frames, and the dense caption, slot by slot in reading order."""
     scene = place_families.compose("framed", rng, hard=bool(rng.integers(2)))
     words = ["nothing"] * 4

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from visionthink.data import places
+from visionthink.data.synth import Cell
 from visionthink.episode import run_batch
 from visionthink.menu import Menu
 from visionthink.model import load
@@ -99,7 +100,7 @@ class Decisions(Batches):
         return collate(lessons, self.renderer, self.processor)
 
 
-def cold_start(base: Path, out: Path, cells: Sequence[places.Cell]) -> Path:
+def cold_start(base: Path, out: Path, cells: Sequence[Cell]) -> Path:
     """Try, and learn from what was cheapest; returns the folder of the model. Goes on where it was interrupted."""
     target = out / "started"
     if not target.is_dir():

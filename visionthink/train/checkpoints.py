@@ -33,7 +33,11 @@ class WholeCheckpoints(transformers.Trainer):
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
             else:
                 stored = type(model).from_pretrained(
-                    resume_from_checkpoint, config=model.config, generation_config=model.generation_config, dtype=model.dtype
+                    resume_from_checkpoint,
+                    config=model.config,
+                    generation_config=model.generation_config,
+                    dtype=model.dtype,
+                    use_safetensors=True,
                 )
                 model.load_state_dict(stored.state_dict())
 

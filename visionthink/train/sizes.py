@@ -33,7 +33,7 @@ class Sizes:
         from transformers import AutoModelForImageTextToText
 
         with torch.device("meta"):
-            return AutoModelForImageTextToText.from_config(self.config)
+            return AutoModelForImageTextToText.from_config(self.config, trust_remote_code=False)
 
     @functools.cached_property
     def parameters(self) -> int:

@@ -173,7 +173,7 @@ class VisionThinkTrainer(WholeCheckpoints, Credited, SharedPrefixes, GRPOTrainer
         column.__name__ = part
         return column
 
-    def _generate(self, prompts: list) -> tuple:
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         self._buffered_inputs = None  # of the last step: its pixels would lie beside those of this one
         number, engine = self.state.global_step // self.config.updates_per_step, self.engine
         with self.sampling(number):
