@@ -215,6 +215,25 @@ def test_trained_methods_as_pytorch_counts(family, size):
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_second_round_of_an_adaptive_episode_as_pytorch_counts(family):
+    """A low view that is left as it is, and a full one that a trained method compresses: `adaptive+learned:FOLDER@full`."""
+    config, sizes = of_7b_widths("tiny"), [(8, 12), (16, 22)]
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager").eval()
+    module = make(family, Base.of(model), FITS[family].keep, FITS[family].options)
+    low, full = (inputs_of(config, *size) for size in sizes)
+    both = {name: torch.cat([low[name], full[name]], int(name in ("input_ids", "mm_token_type_ids"))) for name in low}
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), compress(model, module, views=[[False, True]]) as session:
+        model(**both, logits_to_keep=1)
+    [(visual_by_layer, selection_flops)] = session.samples()
+    assert selection_flops > 0 and min(visual_by_layer) < 24 + 88
+    decoder = Architecture.of(config).decoder
+    vision = sum(forward_flops(config, size, TEXT) - decoder_flops(decoder, TEXT) for size in sizes)
+    read = decoder_flops(decoder, [2 * TEXT + n for n in visual_by_layer])
+    assert vision + read + selection_flops == pytest.approx(counter.get_total_flops(), rel=0.001)
+
+
 def test_the_bill_of_an_episode():
     """A request shows two views: with a cache each is read once, without one the first is read twice."""
     model = load("tiny", max_new_tokens=8)
