@@ -22,7 +22,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     caption = [
         "In percent, except output tokens. last view, every view: retention, the visual tokens that were read relative to the "
         "full view alone. mix: expected accuracy of a random mix of low and full with as many visual tokens as the run.",
-        "asks: share of requests, where it is known that a question can be answered from the low view (easy) or cannot (hard).",
+        "asks: share of requests among questions that are known to be answerable from the low view (easy) or not (hard).",
     ]
     if families:
         caption += ["best mix: the mix with the best rates, which spends the tokens in the families that gain most from them."]
@@ -32,7 +32,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
-        caption += [f"Not run: {', '.join(missing)}. Without them, a gain can come from looking or from training."]
+        caption += [f"Not run: {', '.join(missing)}. Without them, a gain may come from looking or from training alone."]
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")
