@@ -392,8 +392,8 @@ def test_the_quick_demo(tmp_path, monkeypatch):
     assert len({q["family"] for q in result["questions"]}) == 4
     for question in result["questions"]:
         runs = question["runs"]
-        assert [*runs] == ["base", "tuned", "always a quarter", "always full"]
-        assert (runs["always a quarter"]["visual_tokens"], runs["always full"]["visual_tokens"]) == (4, 16)
+        assert [*runs] == ["base", "tuned", "tuned, always low", "tuned, always full"]
+        assert (runs["tuned, always low"]["visual_tokens"], runs["tuned, always full"]["visual_tokens"]) == (4, 16)
         assert runs["tuned"]["sees"] == ("25 %" if question["need"] == "easy" else "25 %, then 100 %")
     assert (tmp_path / "q" / "report.html").stat().st_size > 50_000
     assert json.loads((tmp_path / "q" / "demo.json").read_text())["questions"] == result["questions"]

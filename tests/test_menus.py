@@ -79,7 +79,7 @@ def test_ask_says_what_was_looked_at(capsys, tmp_path):
     assert record["looks"] == [{"image": 0, "box": [0, 0, 112, 112], "level": 1.0, "visual_tokens": 16}]
     assert record["turns"][0]["views"] == [{"image": 0, "box": [0, 0, 112, 112], "level": 0.25, "visual_tokens": 4}]
     _, out, _ = run(capsys, "ask", str(tmp_path / "a.png"), "-q", example.question)
-    assert "looked at 0.25 of the pixels, then asked for 1 of the pixels; 20 visual tokens" in out.replace("\n", " ")
+    assert "looked at 25 % of the pixels, then asked for 100 % of the pixels; 20 visual tokens" in out.replace("\n", " ")
 
 
 def test_every_named_menu_brings_a_dialect_and_can_be_loaded(capsys, tmp_path):

@@ -46,9 +46,10 @@ def test_what_is_above_what_is_below_and_what_is_undecided(tmp_path):
     [knowing] = told(tmp_path / "1", adaptive=KNOWING, low=LOW, full=FULL)
     assert knowing == (
         "m under adaptive answers 75.0 % of 40 questions correctly and reads 50.0 % of the visual tokens of the full views. "
-        "Always-full answers 50.0 % correctly and always-low 50.0 %; expected with as many visual tokens as this run: the "
-        "random mix 50.0 % and the mix with the best rates 50.0 %. The run is above always-full (+25.0 points, 95 % interval "
-        "+12.5 to +40.0), the random mix (+25.0, +16.7 to +33.3) and the mix with the best rates (+25.0, +12.5 to +37.5)."
+        "Always-full answers 50.0 % correctly and always-low 50.0 %. With as many visual tokens as this run, these accuracies "
+        "are expected: the random mix 50.0 % and the mix with the best rates 50.0 %. The run is above always-full (+25.0 points, "
+        "95 % interval +12.5 to +40.0), the random mix (+25.0, +16.7 to +33.3) and the mix with the best rates (+25.0, +12.5 to "
+        "+37.5)."
     )
     wrong = [scored(name, False, 25) for name in "abcd"]
     [below] = told(tmp_path / "2", adaptive=wrong, low=LOW, full=FULL)
@@ -79,7 +80,7 @@ def test_figures_are_over_the_questions_that_all_runs_share(tmp_path):
     # of a, b and d all are right, b and d at low, a and b at full; 175 of 300 tokens
     assert paragraph.startswith(
         "m under adaptive answers 100.0 % of 30 questions (of 40, those that were judged under low and full too) correctly and "
-        "reads 58.3 % of the visual tokens of the full views. Always-full answers 66.7 % correctly and always-low 66.7 %; "
+        "reads 58.3 % of the visual tokens of the full views. Always-full answers 66.7 % correctly and always-low 66.7 %. "
     )
     assert re.search(r"m · full 66\.7 \[48\.8, 80\.8\] 100\.0 100\.0 30 of 40 ", shown(tmp_path / "r.html"))
 

@@ -45,10 +45,8 @@ _HELP = {
 def add(command: AddCommand) -> None:
     from visionthink.recipes.curate import CurateConfig
 
-    text = (
-        "Find the examples that a model answers only at full resolution, and those that it answers without (section 3.5 of the "
-    )
-    text += "paper). An interrupted run continues in its folder."
+    text = "Find the examples that a model answers only at full resolution, and those that it also answers from the low view "
+    text += "(section 3.5 of the paper). An interrupted run continues in its folder."
     curate = command("curate", _curate, text, needs="train", as_json=True)
     text = "table of examples as a file, a folder or a hub id; or mini, the generated questions"
     suggest(curate.add_argument("data", type=given, metavar="DATA", help=text), ("mini",))

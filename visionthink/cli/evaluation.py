@@ -27,11 +27,10 @@ def add(command: AddCommand) -> None:
     suggest(evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=text), SUITES)
     model_options(evaluate, several=True)
     text = "who decides which views are shown (default: %(default)s). adaptive: the model; low, full: always one level; "
-    text += (
-        "random:P: the full view with probability P, or without P as often as costs what adaptive does; oracle: what is known "
-    )
-    text += "of the questions; gate:FILE or gate:SCORE@T: how sure the model is; fastv:0.5 and other methods: the full view with "
-    text += "half of its visual tokens. Separate several by commas. All: " + CHOICES + ", or both as adaptive+visionzip:0.5"
+    text += "random:P: the full view with probability P; random: so often that it reads as many visual tokens as adaptive; "
+    text += "oracle: what is known of the questions; gate:FILE or gate:SCORE@T: how sure the model is; fastv:0.5 and other "
+    text += "methods: the full view with half of its visual tokens. Separate several by commas. All: "
+    text += CHOICES + ", or both as adaptive+visionzip:0.5"
     suggest(evaluate.add_argument("--policy", default="adaptive", help=text), ROUTINGS)
     for line, level in (("low", "0.25"), ("full", "1")):
         text = f"model that was trained with --ladder {level}, to be evaluated under trained-{line} beside the others"

@@ -44,7 +44,7 @@ def add(command: AddCommand) -> None:
     text = "file for the certificate; the answers go to a folder beside it, gate/ for gate.json"
     calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
 
-    text = "Test whether the scores of present questions still follow those that a gate was calibrated on."
+    text = "Test whether the scores of current questions still have the distribution that a gate was calibrated on."
     drift = command("drift", _drift, text, needs="eval", as_json=True)
     drift.add_argument("gate", type=Path, metavar="GATE.json", help="certificate that visionthink calibrate has written")
     text = "folder of visionthink eval --policy gate:GATE.json (or low), or log of visionthink serve --rule gate:GATE.json"

@@ -96,7 +96,7 @@ def _print(t: Transcript, console: Console) -> None:
         console.print(escape(t.answer))
     usage = t.usage()
     looks = [_named(v, t) for turn in t.turns[1:] for v in turn.views]
-    first = f"looked at {t.levels_seen[0]:g} of the pixels"
+    first = f"looked at {100 * t.levels_seen[0]:g} % of the pixels"
     seen = f"{first}, then asked for {', '.join(looks)}" if looks else first
     console.print(
         f"[dim]{seen}; {usage['visual_tokens']} visual tokens, {usage['visual_tokens_full']} for the full view alone; "
@@ -111,7 +111,7 @@ def _named(view: Shown, t: Transcript) -> str:
     if view.edit:
         return f"{view.edit}{which}"
     if t.is_whole(view):
-        return f"{view.level:g} of the pixels{which}"
+        return f"{100 * view.level:g} % of the pixels{which}"
     return f"the region {', '.join(map(str, view.box))}{which}"
 
 

@@ -33,13 +33,13 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--upstream", metavar="URL", help=text)
     text = "longest wait for the first piece of an upstream's reply, retries included, in seconds (default: %(default)g)"
     serve.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help=text)
-    text = f"whose rule says how the upstream turns pixels into visual tokens: {', '.join(SIZE_RULES)} "
+    text = f"rule by which the upstream turns pixels into visual tokens: {', '.join(SIZE_RULES)} "
     text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
     suggest(serve.add_argument("--profile", metavar="NAME", help=text), SIZE_RULES)
     serve.add_argument("--name", help="name of the model for clients (default: its own)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
-    text = "file with the clients' keys, one a line as NAME sha256:HEX; required unless only this machine can connect"
+    text = "file with the clients' keys, one per line as NAME sha256:HEX; required unless only this machine can connect"
     serve.add_argument("--api-key-file", metavar="FILE", help=text)
     text = "make a key and exit: its line for --api-key-file goes to standard output, the key itself to standard error"
     serve.add_argument("--new-key", metavar="NAME", help=text)
@@ -52,7 +52,7 @@ def add(command: AddCommand) -> None:
         "share of the gate's answers, from 0 to 1, that are checked against an answer from the full view, for visionthink drift "
     )
     serve.add_argument("--audit", type=float, default=0.0, metavar="SHARE", help=text + "(default: %(default)g)")
-    text = "how to show images for which a request names no detail: auto (low first), low, or high (default: %(default)s)"
+    text = "how to show an image if the request names no detail for it: auto (low first), low, or high (default: %(default)s)"
     serve.add_argument("--detail", choices=("auto", "low", "high"), default="auto", help=text)
     text = "most tokens of a reply (default: %(default)s)"
     serve.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
@@ -64,8 +64,9 @@ def add(command: AddCommand) -> None:
     serve.add_argument("--cache-salt", action="store_true", help=text)
     text = "hosts that images may be fetched from, separated by commas (default: none; such images are refused)"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
-    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT and OpenTelemetry's other variables say "
-    serve.add_argument("--traces", action="store_true", help=text + "where to, and how many")
+    text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT names the receiver, and "
+    text += "OTEL_TRACES_SAMPLER how many requests are traced (docs/how-to/serving.md)"
+    serve.add_argument("--traces", action="store_true", help=text)
 
 
 def _serve(options: argparse.Namespace) -> None:

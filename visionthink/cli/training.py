@@ -33,7 +33,7 @@ from visionthink.train.crediting import OVER_LIMIT
 
 def add(command: AddCommand) -> None:
     text = "Train the tiny model to look closer only when a question needs it, and write a report (about 5 minutes on 2 cores). "
-    text += "With --quick, show the shipped models side by side instead, without training (about a minute)."
+    text += "With --quick, show the shipped models side by side instead, without training (seconds)."
     demo = command("demo", _demo, text, needs="train,eval", as_json=True)
     demo.add_argument("--quick", action="store_true", help="compare the shipped models on a few questions; train nothing")
     text = "folder for the report (default: runs/demo, with --quick runs/demo-quick)"

@@ -20,18 +20,19 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     gated = any(s.get("gates") for s in summaries)
     compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
     caption = [
-        "In percent, except output tokens. last view, every view: visual tokens fed, relative to the full view alone. mix: "
-        "expected accuracy of a random mix of low and full with as many visual tokens as the run."
+        "In percent, except output tokens. last view, every view: retention, the visual tokens that were read relative to the "
+        "full view alone. mix: expected accuracy of a random mix of low and full with as many visual tokens as the run.",
+        "asks: share of requests among questions that are known to be answerable from the low view (easy) or not (hard).",
     ]
     if families:
-        caption += ["best mix: the mix with the best rate for each family."]
+        caption += ["best mix: the mix with the best rates, which spends the tokens in the families that gain most from them."]
     if gated:
         caption += ["gate: a training-free gate with as many visual tokens; the run is + above it, - below it, ~ undecided."]
     if compressed:
         caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
-        caption += [f"Missing, so that looking cannot be told from training: {', '.join(missing)}."]
+        caption += [f"Not run: {', '.join(missing)}. Without them, a gain may come from looking or from training alone."]
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")

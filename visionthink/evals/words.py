@@ -102,8 +102,8 @@ def _compared(summary: Summary, found: Summary) -> list[str]:
     return [
         f"{name} answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')}{fewer} correctly and reads "
         f"{_percent(found['retain_layers'])} of the visual tokens of the full views.",
-        f"Always-full answers {_percent(found['full'])} correctly and always-low {_percent(found['low'])}; expected with as many "
-        f"visual tokens as this run: {_listed(mixes)}.",
+        f"Always-full answers {_percent(found['full'])} correctly and always-low {_percent(found['low'])}.",
+        f"With as many visual tokens as this run, these accuracies are expected: {_listed(mixes)}.",
         *_differences([(what, Interval(**against)) for what, _, against in beside]),
     ]
 

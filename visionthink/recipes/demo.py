@@ -136,8 +136,8 @@ def _few(examples: Sequence[Example]) -> list[Example]:
 _SHOWN_RUNS = {
     "base-adaptive": "base",
     "tuned-adaptive": "tuned",
-    "tuned-low": "always a quarter",
-    "tuned-full": "always full",
+    "tuned-low": "tuned, always low",
+    "tuned-full": "tuned, always full",
 }
 """Runs that are shown side by side, and what they are called there."""
 

@@ -76,7 +76,7 @@ class TrainConfig(RunSettings, CreditSettings):
     image_root: str = ""
     """Folder that image paths in `data` are relative to; empty: the folder of the table."""
     shuffle: bool = True
-    """Whether examples are taken in random order; data that is balanced step by step must keep its own."""
+    """Whether examples are taken in random order; data that is balanced step by step must keep its order."""
     attention: str = ""
     """Attention kernel: sdpa, flash_attention_2 or eager; empty: flash attention where it can be used, else sdpa."""
     max_image_tokens: int = 0
@@ -96,7 +96,7 @@ class TrainConfig(RunSettings, CreditSettings):
     penalty: str = ""
     """What requests or direct answers cost, as constant:0.05 (default amount 0.1); empty: eq5, or none with a budget."""
     theta: float = 0.2
-    """Share of direct ones among a group's right answers below which direct answers are penalised, and above it requests."""
+    """If fewer than this share of a group's right answers came directly, direct answers are penalised, else requests."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised: all, or only correct ones."""
     budget: str = ""
@@ -142,9 +142,9 @@ class TrainConfig(RunSettings, CreditSettings):
     vllm: Literal["off", "colocate", "server"] = "off"
     """What generates rollouts: off (transformers), colocate (vLLM on the training GPUs), or server (a vLLM server)."""
     probe_steps: int = 0
-    """Number of steps between probes of both branches and of swapped images (see `train.probe`); 0: never."""
+    """Number of steps between probes: forced direct answers, forced requests and swapped images; 0: never."""
     timeout_minutes: int = 120
-    """Minutes that a process waits for the others, one of which may generate or be judged for long."""
+    """Longest time, in minutes, that a process waits for another one that still generates or waits for its judge."""
     report_to: str = "none"
     """Also log to trackio, wandb or tensorboard; metrics.jsonl is always written."""
     resume: bool = False

@@ -38,7 +38,7 @@ MARKERS = {
     "other": Marker(shape="o", size=6, filled=True, meaning="another policy"),
     "control": Marker(shape="v", size=6, filled=False, meaning="a control (other pixels)"),
     "oracle": Marker(shape="D", size=7, filled=False, meaning="oracle router"),
-    "gate": Marker(shape="x", size=7, filled=True, meaning="best gate at the cost of the star"),
+    "gate": Marker(shape="x", size=7, filled=True, meaning="best gate at the tokens of the star"),
 }
 
 

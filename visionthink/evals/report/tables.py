@@ -143,9 +143,9 @@ def gates(runs: Sequence[Run]) -> Table:
     return Table(
         title="Compared with a training-free gate",
         about="The gate answers from a model's low view, and starts again with the full view where that answer was least "
-        "certain, as often as spends the visual tokens of the run. Training a model to look is worth its cost where the run is "
-        "above the gate on the low view of the model that it was trained from. AUROC says how well the score finds the answers "
-        "that are wrong from the low view and right from the full one: 1 is perfect, 0.5 is chance.",
+        "certain, so often that it reads as many visual tokens as the run. Training a model to look is worth its cost if the "
+        "run is above the gate on the low view of the model that it was trained from. AUROC says how well the score finds the "
+        "answers that are wrong from the low view and right from the full one: 1 is perfect, 0.5 is chance.",
         columns=[
             "model · policy",
             "gate on the low view of",
@@ -185,9 +185,9 @@ def trained(runs: Sequence[Run]) -> Table:
     found = [run.trained for run in runs if run.trained]
     return Table(
         title="Compared with training alone",
-        about="Models that were trained with the same reward, but to answer from one view. What the run has above them is "
-        "gained by looking, and not by training. Their mix chooses between the two with the best rate for each family, at the "
-        "visual tokens of the run.",
+        about="Models that were trained with the same reward, but to answer from one view. Where the run is above them, "
+        "the difference is gained by looking and not by training. Their mix chooses between the two with the best rate for each "
+        "family, at the visual tokens of the run.",
         columns=[
             "model · policy",
             "compared",
@@ -213,8 +213,8 @@ def trained(runs: Sequence[Run]) -> Table:
             if (t := run.trained) and (t["low"], t["full"]) != (None, None)
         ],
         notes=[
-            f"Missing: a model that was trained to answer from the {line} view alone (trained-{line}). Without it, what training "
-            "gains by itself cannot be told from what looking gains."
+            f"Missing: a model that was trained to answer from the {line} view alone (trained-{line}). Without it, the gain "
+            "from training cannot be separated from the gain from looking."
             for line in ("low", "full")
             if any(t[line] is None for t in found)
         ],
@@ -326,8 +326,9 @@ def routers(runs: Sequence[Run]) -> Table:
         about="A question needs the full view where always-low answers it wrong and always-full correctly. Precision is the "
         "share of requests that were needed, recall the share of needs that were requested. Gain is recall minus the share of "
         "requests where there was no need: 100 for a perfect router, 0 for one that decides at random. Group A are questions "
-        "that always-low answers wrong, group B those that it answers correctly. Damage: always-full is right, the run wrong. "
-        "Repair: always-low is wrong, the run right. Lucky: right without a request, where always-low is wrong.",
+        "that always-low answers wrong, group B those that it answers correctly. Damage: always-full is right, and the run is "
+        "wrong. Repair: always-low is wrong, and the run is right. Lucky: always-low is wrong, and the run is right without a "
+        "request.",
         columns=[
             "model · policy",
             "compared",
@@ -361,8 +362,8 @@ def branches(runs: Sequence[Run]) -> Table:
     titles = {"asked": "makes a request", "answered_directly": "answers directly"}
     return Table(
         title="Both decisions by force",
-        about="What the model would have answered, had it decided otherwise. A model that makes a request because it cannot "
-        "answer is wrong by force only where it makes one.",
+        about="What the model would have answered, had it decided otherwise. If a model makes requests because it cannot "
+        "answer, its forced direct answers are wrong only where it makes requests.",
         columns=["model · policy", "where the run", "questions", "forced to answer directly %", "forced to make a request %"],
         rows=[
             [
