@@ -267,7 +267,9 @@ def test_the_table_of_results_fits_a_terminal_of_80_columns():
     text = console.export_text()
     for value in ("trained", "random:0.484", "100.0", "125.0", "12.5", "accuracy", "50.0"):
         assert value in text
-    assert "…" not in text
+    assert "…" not in text and "asks" in text
+    console.print(summary_table([row | {"by_need": {}}]))  # a table of one's own, whose needs nobody knows
+    assert "asks" not in console.export_text()
 
 
 def test_a_question_longer_than_the_context_is_said(capsys, tmp_path):

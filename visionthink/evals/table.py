@@ -15,15 +15,18 @@ from visionthink.evals.policy_spec import PolicySpec
 def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Results side by side, on a terminal of 80 columns too. The mix is that of a summary's `comparison`, over the examples that
     were judged in the run, always-low and always-full; a `random` row is such a coin, thrown. Where families are known, the mix
-    with the best rate for each has a column; where tokens were taken out, their mean over the decoder's layers."""
+    with the best rate for each has a column; where needs are known, how often the model asked; where tokens were removed, their
+    mean over the decoder's layers."""
     families = any(_compared(s).get("mix_best_rates") is not None for s in summaries)
     gated = any(s.get("gates") for s in summaries)
+    needs = any(s["by_need"].keys() & {"easy", "hard"} for s in summaries)
     compressed = any(_of_layers(s) != s["retain_cumulative"] for s in summaries)
     caption = [
         "In percent, except output tokens. last view, every view: retention, the visual tokens that were read relative to the "
         "full view alone. mix: expected accuracy of a random mix of low and full with as many visual tokens as the run.",
-        "asks: share of requests among questions that are known to be answerable from the low view (easy) or not (hard).",
     ]
+    if needs:
+        caption += ["asks: share of requests among questions that the low view is known to suffice for (easy) or not (hard)."]
     if families:
         caption += ["best mix: the mix with the best rates, which spends the tokens in the families that gain most from them."]
     if gated:
@@ -46,8 +49,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         "mix",
         *(["best\nmix"] if families else []),
         *(["gate"] if gated else []),
-        "asks\neasy",
-        "asks\nhard",
+        *(["asks\neasy", "asks\nhard"] if needs else []),
         "output\ntokens",
     )
     for column in ("model", "policy"):
@@ -68,7 +70,7 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             *([_gate(s)] if gated else []),
             *(
                 _percent(need[n]["request_ratio"] if n in need and PolicySpec.parse(s["policy"]).decides else None)
-                for n in ("easy", "hard")
+                for n in (("easy", "hard") if needs else ())
             ),
             f"{s['output_tokens']:.1f}",
         )
