@@ -29,7 +29,7 @@ class _Offer:
     images: tuple[int, ...]
     """How many of them each image has, for the images on which the method acts."""
     grids: tuple[Grid, ...] | None
-    """Of these images; None where one has no grid."""
+    """The token grids of these images; None if one of them has no grid."""
     first: int
     """Visual tokens of the images that were encoded before those of the sample."""
     flops: int

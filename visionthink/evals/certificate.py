@@ -54,8 +54,8 @@ def certified(harmed: Sequence[int], n: int, alpha: float, delta: float) -> int 
 
 
 def conformal(harmed: Sequence[int], n: int, alpha: float) -> int | None:
-    """As `certified`, by conformal risk control (arXiv 2208.02814): the risk is at most alpha on average over samples, for harm
-    that only grows from safe to bold. In a third of all samples and more it is above."""
+    """The same choice as `certified` makes, by conformal risk control (arXiv 2208.02814): the risk is at most
+    alpha on average over samples, for harm that only grows from safe to bold. In a third of all samples and more it is above."""
     return _before_first_failure([(k + 1) / (n + 1) <= alpha for k in harmed])
 
 
@@ -78,7 +78,7 @@ class Rule:
     least: Callable[[float, float], int]
     """The smallest sample that certifies anything, by alpha and delta."""
     choose: Callable[[Sequence[int], int, float, float], int | None]
-    """As `certified`."""
+    """The function that chooses the threshold, with the arguments of `certified`."""
 
 
 RULES: Mapping[Method, Rule] = {

@@ -36,7 +36,7 @@ class Cost:
     prefill_tokens: int
     prefill_tokens_cached: int
     kv_bytes: int
-    """Of the last context with its answer: the most that the episode held."""
+    """Bytes of the key-value cache of the last context with its answer, which is the most that the episode held."""
 
 
 def episode_cost(transcript: Transcript, architecture: Architecture) -> Cost | None:

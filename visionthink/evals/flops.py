@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from visionthink import records
 
 Tokens: TypeAlias = "int | Sequence[int]"
-"""As many in every layer of the decoder, or a number for each."""
+"""A number of tokens that holds for every layer of the decoder, or one number for each layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
