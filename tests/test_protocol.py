@@ -122,6 +122,7 @@ def test_parse_tool_call(text, reply):
         ("simple_resize", "<resize></resize><resize></resize>", Malformed(CallError.REPEATED)),
         ("simple_resize", CALL, Answer(CALL)),
         ("simple_think_resize", "<think>hm</think> <resize>", Request()),
+        ("simple_think_resize", "<res<think>hm</think>ize>", Answer("<res<think>hm</think>ize>")),  # a tag is not parted
         ("simple_think_resize", "<resize><resize>", Malformed(CallError.REPEATED)),
         ("general", CALL, Answer(CALL)),
     ],

@@ -106,7 +106,8 @@ def read_run(folder: Path) -> SavedRun:
             raise DataError(f"{file}: says {name} {was}, and {transcripts.name} gives {now}; {again}")
     kept = ("benchmark", "judge", "judge_usage", "failed", "metrics", "date", "version", "settings")
     summary |= {name: getattr(said, name) for name in kept if name in record}
-    summary |= {"fit": said.fit and asdict(said.fit)}
+    if "fit" in record:
+        summary["fit"] = said.fit and asdict(said.fit)
     return SavedRun(summary=summary, scored=scored, policy=policy, architecture=architecture)
 
 

@@ -62,15 +62,16 @@ def spoken(text: str) -> str:
     """What is searched for answers and requests: the text without its closed thinking, which may quote either.
 
     Thinking with nothing behind it counts, since it is all that there is. One that opens before the turn does is thinking, too.
+    What thinking parts stays apart, on lines of its own: no tag begins before a thought and ends behind it.
     """
     *closed, behind = text.split("</think>")
     if is_blank(behind):
         return text
-    outside = ""
+    outside: list[str] = []
     for piece in closed:
         before, opened, _ = piece.partition("<think>")
-        outside = outside + before if opened else ""
-    return outside + behind
+        outside = [*outside, before] if opened else []
+    return "\n".join(part for part in (*outside, behind) if part)
 
 
 def written_out(content: str, reasoning: str, calls: Sequence[tuple[str, str]]) -> str:
