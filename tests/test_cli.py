@@ -303,3 +303,29 @@ def test_help_of_every_command():
             [sys.executable, "-m", "visionthink", *command.split(), "--help"], capture_output=True, text=True, check=False
         )
         assert result.returncode == 0 and result.stdout.startswith("usage: visionthink"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("eval --out runs", "eval: takes a SUITE, or --from-lmms LOGS"),
+        ("eval --from-lmms mine.jsonl --out runs", "not named as lmms-eval names its samples, DATE_TIME_samples_TASK.jsonl"),
+        ("eval mini --model tiny,,tiny-base --out runs", "--model 'tiny,,tiny-base': a name is empty"),
+        ("eval mini --policy adaptive+visionzip:0.5@high --out runs", "a method acts on every view, @low or @full"),
+        ("eval mini --judge extra.toml --out runs", "extra cannot be sent (Object of type date is not JSON serializable)"),
+        ("eval mini --judge omit.toml --out runs", "omit holds names of fields"),
+        ("report . --out page.csv", "--out page.csv: names the page; the figures go to a .csv file beside it"),
+        ("curate table.jsonl --model tiny --ladder 1 --out runs", "--ladder 1: needs two levels to compare"),
+        ("tokens --size 100x100 --ladder 1,0.25", "ladder 1,0.25: levels must increase"),
+        ("train tiny --report-to mlflow --out runs", "unknown report_to 'mlflow'; choose none, trackio, wandb or tensorboard"),
+        ("serve --cache-salt", "--cache-salt: is for an upstream that is vLLM"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch, command, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    (tmp_path / "table.jsonl").write_text("{}\n")
+    for name, setting in {"extra": "extra = {day = 2026-01-01}", "omit": "omit = [1]"}.items():
+        (tmp_path / f"{name}.toml").write_text(f'[[judge]]\nurl = "http://127.0.0.1:1/v1"\nmodel = "x"\n{setting}\n')
+    assert said in fails(capsys, *command.split())
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "page.csv").exists()
