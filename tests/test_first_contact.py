@@ -332,6 +332,7 @@ def test_commands_that_load_a_model_take_device_and_dtype(command):
     ("argv", "message"),
     [
         (["--device", "gpu"], "unknown device 'gpu'; choose from auto, cpu, cuda, cuda:N"),
+        (["--device", "meta"], "unknown device 'meta'; choose from auto, cpu, cuda, cuda:N"),  # a model without weights
         (
             ["--dtype", "half"],
             "argument --dtype: 'half' is unknown; choose from auto, float32, bfloat16, float16; see visionthink ask",

@@ -19,7 +19,7 @@ from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
 from visionthink.model import ENGINES
 from visionthink.policies.attention import ATTENTION
-from visionthink.policies.placement import AUTO, DTYPES, check_placement
+from visionthink.policies.placement import AUTO, DTYPES, check_device
 from visionthink.pools.pool import Pool
 from visionthink.protocol.dialects import DIALECTS, Boundary
 
@@ -139,7 +139,7 @@ def placement(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(text: str) -> str:
-    check_placement(text, AUTO)
+    check_device(text)
     return text
 
 

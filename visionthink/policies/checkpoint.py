@@ -251,7 +251,7 @@ def _check_folder(folder: Path, name: str) -> None:
         ("tokenizer.json", "vocab.json"),
     )
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"model {name}: is an adapter in the middle of a run, not a model; take the run's final/")
+        raise ModelError(f"model {name}: is an adapter, not a model; take final/ of its run, or merge it into its model")
     if any(folder.glob("pytorch_model_fsdp*")) and not (folder / "config.json").is_file():
         raise ModelError(
             f"model {name}: holds shards of weights, which only --resume reads; take the run's final/, or train with "
