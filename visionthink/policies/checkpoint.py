@@ -237,6 +237,22 @@ def check_files(name: str) -> str:
     return path
 
 
+def check_weights(name: str) -> None:
+    """Whether the files of weights in a folder are whole, by their headers, which is known at once.
+
+    Raises:
+        ModelError: one is damaged or cut off.
+    """
+    from safetensors import safe_open
+
+    for file in sorted(Path(resolve(name)).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except Exception as error:  # of a kind of its own
+            raise ModelError(f"model {name}: {file.name}: is damaged or not whole ({one_line(error)})") from None
+
+
 _PICKLES = ("*model*.bin", "*model*.pt", "*model*.pth", "*model*.ckpt", "consolidated*.pth")
 """Names of weights in other formats."""
 
