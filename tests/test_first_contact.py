@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import resource
+import select
 import shutil
 import subprocess
 from importlib import metadata
@@ -260,6 +262,9 @@ words visionthink ask photo.png --device c
 words visionthink ask ph
 words visionthink eval rows
 words visionthink eval mini --policy ad
+words visionthink eval mini --judge ex
+words visionthink train tiny --penalty eq
+words visionthink train tiny --judge-down st
 """
 
 
@@ -276,7 +281,29 @@ def test_completion_in_bash(capsys, desk):
         "photo.png",
         "rows.jsonl",
         "adaptive",
+        "exact",
+        "eq5 eqN",
+        "stop",
     ]
+
+
+def test_completion_in_bash_goes_on_within_a_folder(capsys, desk):
+    """As a terminal shows it: behind a folder comes no space."""
+    assert cli.main(["completion", "bash"]) == 0
+    (desk / "script").write_text(capsys.readouterr().out)
+    master, terminal = pty.openpty()
+    shell = subprocess.Popen(["bash", "--norc", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    try:
+        os.write(master, b"source ./script\nvisionthink ask --model fu\t\x01echo '\x05'\n")
+        shown = b""
+        while b"visionthink ask --model full/\r\n" not in shown and select.select([master], [], [], 20)[0]:
+            shown += os.read(master, 4096)
+        assert b"visionthink ask --model full/\r\n" in shown, shown
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
