@@ -13,7 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import JUDGE_HELP, AddCommand, folder, given, model_options, path, pool, suggest, wide, write_json
+from visionthink.cli.common import (
+    JUDGE_HELP,
+    JUDGES,
+    AddCommand,
+    folder,
+    given,
+    model_options,
+    path,
+    pool,
+    suggest,
+    wide,
+    write_json,
+)
 from visionthink.errors import OptionError
 from visionthink.evals.policy_spec import CHOICES, ROUTINGS
 from visionthink.progress import stage
@@ -46,7 +58,7 @@ def add(command: AddCommand) -> None:
     score = command("score", _score, text, needs="judge", as_json=rows)
     text = "file of answers, a JSON object each line; plain rows hold question, ground_truth and prediction"
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help=text)
-    score.add_argument("--judge", default="rules", help=JUDGE_HELP)
+    suggest(score.add_argument("--judge", default="rules", help=JUDGE_HELP), JUDGES)
     text = "second judge to compare with (default: the verdicts in the file, where it holds some)"
     score.add_argument("--against", metavar="JUDGE", help=text)
     text = "folder for verdicts.jsonl and summary.json; an interrupted run continues there"
@@ -63,7 +75,7 @@ def add(command: AddCommand) -> None:
 def suite_options(parser: argparse.ArgumentParser) -> None:
     """What is asked of a suite, how it is answered and judged."""
     usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
-    parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
+    suggest(parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual)), JUDGES)
     text = "split of a hub id or of a folder with splits (default: the benchmark's own, else test)"
     parser.add_argument("--split", help=text)
     text = "names of the table's columns where they differ, as question=q,image=picture,answer=label"
