@@ -8,9 +8,11 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from environments import clean, only
@@ -107,6 +109,13 @@ def test_a_missing_extra_is_named_with_its_command(bare, desk, argv, remedy):
     assert result.stderr.count("\n") == 1 and result.stderr.endswith(f" {remedy}\n"), result.stderr
 
 
+@pytest.mark.parametrize("table", ["rows.parquet", "nobody/nothing"])
+def test_the_extra_that_reads_parquet_files_and_the_hub_is_named(desk, capsys, monkeypatch, table):
+    Path("rows.parquet").touch()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert fails(capsys, "eval", table, "--out", "e") == "datasets is not installed; pip install 'visionthink[eval]'"
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -131,6 +140,7 @@ def test_what_works_without_torch(bare, tmp_path, argv):
         ("local", ["measure", "--out", "times.json"]),
         ("judge", ["score", "answers.jsonl"]),
         ("eval", ["eval", "mini", "--limit", "6", "--max-new-tokens", "8", "--policy", "low,full", "--out", "e"]),
+        ("eval", ["eval", "rows.parquet", "--max-new-tokens", "8", "--out", "e"]),
         ("train", ["curate", "mini", "--model", "tiny-base", "--limit", "6", "--max-new-tokens", "8", "--out", "c"]),
         ("eval", ["calibrate", "mini", "--limit", "60", "--max-new-tokens", "8", "--alpha", "0.4", "--out", "g.json"]),
         ("train", ["train", "tiny", "--dry-run", "--out", "t"]),
@@ -144,6 +154,8 @@ def test_a_command_runs_with_the_extras_that_it_declares(desk, extras, argv):
     needs = cli._parser().get_default("needs")
     assert needs[argv[0]] == extras
     (desk / "answers.jsonl").write_text('{"question": "q", "ground_truth": "1/2", "prediction": "0.5"}\n')
+    row = {"question": "How many shapes are there?", "image": "photo.png", "answer": "3"}
+    datasets.Dataset.from_list([row]).to_parquet("rows.parquet")
     python = only(desk / "env", extras)
     result = run(python, *argv, cwd=desk)
     assert result.returncode == 0, result.stderr

@@ -22,9 +22,9 @@ _EXTRAS = {
     library: extra
     for extra, libraries in {
         "local": "torch transformers tokenizers safetensors",
-        "train": "trl accelerate datasets peft pyarrow",
+        "train": "trl accelerate peft",
         "deepspeed": "deepspeed",
-        "eval": "sklearn scipy matplotlib jinja2",
+        "eval": "datasets pyarrow sklearn scipy matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
         "serve": "starlette pydantic uvicorn httptools prometheus_client",
