@@ -134,7 +134,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
-    from visionthink.evals.words import in_words, problems
+    from visionthink.evals.words import overview, problems
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
@@ -148,9 +148,7 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
     if not options.json:
-        for paragraph in in_words(summaries):
-            console.print(f"\n{paragraph}", markup=False, highlight=False)
-        console.print()
+        console.print(f"\n{overview(summaries)}\n", markup=False, highlight=False)
         one = f"results in {options.out}; for a page of them: visionthink report {options.out} --out {options.out}.html"
         text = f"open {options.out / 'report.html'}" if len(summaries) > 1 else one
         console.print(text, markup=False, soft_wrap=True, highlight=False)
