@@ -122,9 +122,9 @@ def test_several_runs_are_one_paragraph_before_the_table_and_each_in_words_behin
     assert found == (
         "Of the 4 runs that are not baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
         "questions correctly and reads 50.0 % of the visual tokens of the full views. A random choice between the low and the "
-        "full view is expected to answer 50.0 % correctly at the same cost. Always-full answers 50.0 % correctly. one under adaptive "
-        "is below its random mix. three under adaptive cannot be told from its random mix. four under adaptive cannot be compared "
-        "with low and full of the same model."
+        "full view is expected to answer 50.0 % correctly at the same cost. Always-full answers 50.0 % correctly. one under "
+        "adaptive is below its random mix. three under adaptive cannot be told from its random mix. four under adaptive cannot "
+        "be compared with low and full of the same model."
     )
     behind = shown(tmp_path / "r.html").partition(" Accuracy and visual tokens ")[2].partition(" Each run in words ")[2]
     assert behind.startswith("one under adaptive answers 0.0 % of 40 questions correctly and reads 25.0 % of ")
