@@ -213,7 +213,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
         ]
         assert (desk / "runs" / "first" / "report.html").is_file()
     if name == "how-to/commands.md":
-        assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
+        assert (desk / "report.html").is_file() and (desk / "runs" / "policies" / "report.html").is_file()
     if name == "how-to/training.md":
         sft = desk / "runs" / "sft"
         losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]

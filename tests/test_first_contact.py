@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import re
 import resource
+import select
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from visionthink.cli.common import model_options
 from visionthink.compress.fit_config import FitConfig
 from visionthink.data import synth
 from visionthink.errors import OptionError, choose_from, did_you_mean
-from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.pools.pool import Pool
 from visionthink.recipes import demo, doctor
 from visionthink.records import documentation
@@ -180,7 +182,8 @@ def test_doctor_estimates_memory_without_downloading(capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main(["doctor", "--model", "Qwen/Qwen2.5-VL-7B-Instruct"])
     assert ended.value.code == 1
-    said = "missing: memory: the weights take 33.2 GB in float32, and 20.0 GB are free on the cpu; use a smaller model or a GPU"
+    said = "missing: memory: the weights take 33.2 GB in float32, and 20.0 GB are free on the cpu; "
+    said += "use --dtype bfloat16 (16.6 GB), a smaller model or a GPU"
     assert capsys.readouterr().out.splitlines()[-1] == said
 
 
@@ -196,6 +199,37 @@ def test_doctor_on_models_here_and_elsewhere(capsys, tmp_path, monkeypatch):
         with pytest.raises(SystemExit):
             cli.main(["doctor", "--json", "--model", name])
         assert said in json.loads(capsys.readouterr().out)["model"]["missing"][0]
+
+
+def damaged_config(folder: Path, **changes: object) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    text = {name: changes.pop(name) for name in [*changes] if name in config["text_config"] and name != "dtype"}
+    (folder / "config.json").write_text(json.dumps(config | changes | {"text_config": config["text_config"] | text}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_act": "none"}, {"num_attention_heads": 0}, {"num_key_value_heads": 0}, {"dtype": "int64"}]
+)
+def test_doctor_on_an_architecture_that_cannot_be(tmp_path, changes):
+    folder = damaged_config(shutil.copytree(resolve("tiny"), tmp_path / "model"), **changes)
+    [said] = doctor._model(folder).missing
+    assert said.startswith(f"model {folder}: config.json: a model of this architecture cannot be run (")
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -1000])
+def test_doctor_sees_weights_that_are_not_whole(tmp_path, kept):
+    folder = shutil.copytree(resolve("tiny"), tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:kept])
+    [said] = doctor._model(str(folder)).missing
+    assert said.startswith(f"model {folder}: model.safetensors: is damaged or not whole (")
+
+
+def test_doctor_says_that_weights_are_quantised(tmp_path):
+    folder = damaged_config(shutil.copytree(resolve("tiny"), tmp_path / "model"), quantization_config={"quant_method": "awq"})
+    [said] = doctor._model(folder).notes
+    assert said.startswith("its weights are quantised (awq): they take less memory than is estimated here")
 
 
 def test_doctor_reads_the_driver(tmp_path, monkeypatch):
@@ -241,6 +275,9 @@ words visionthink ask photo.png --device c
 words visionthink ask ph
 words visionthink eval rows
 words visionthink eval mini --policy ad
+words visionthink eval mini --judge ex
+words visionthink train tiny --penalty eq
+words visionthink train tiny --judge-down st
 """
 
 
@@ -257,7 +294,29 @@ def test_completion_in_bash(capsys, desk):
         "photo.png",
         "rows.jsonl",
         "adaptive",
+        "exact",
+        "eq5 eqN",
+        "stop",
     ]
+
+
+def test_completion_in_bash_goes_on_within_a_folder(capsys, desk):
+    """As a terminal shows it: behind a folder comes no space."""
+    assert cli.main(["completion", "bash"]) == 0
+    (desk / "script").write_text(capsys.readouterr().out)
+    master, terminal = pty.openpty()
+    shell = subprocess.Popen(["bash", "--norc", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    try:
+        os.write(master, b"source ./script\nvisionthink ask --model fu\t\x01echo '\x05'\n")
+        shown = b""
+        while b"visionthink ask --model full/\r\n" not in shown and select.select([master], [], [], 20)[0]:
+            shown += os.read(master, 4096)
+        assert b"visionthink ask --model full/\r\n" in shown, shown
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
@@ -345,6 +404,7 @@ def test_commands_that_load_a_model_take_device_and_dtype(command):
     ("argv", "message"),
     [
         (["--device", "gpu"], "unknown device 'gpu'; choose from auto, cpu, cuda, cuda:N"),
+        (["--device", "meta"], "unknown device 'meta'; choose from auto, cpu, cuda, cuda:N"),  # a model without weights
         (
             ["--dtype", "half"],
             "argument --dtype: 'half' is unknown; choose from auto, float32, bfloat16, float16; see visionthink ask",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -155,6 +156,15 @@ def test_what_an_extra_names_itself():
 
 def test_the_package_is_typed():
     assert (ROOT / "visionthink" / "py.typed").read_bytes() == b""
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a repository")
+def test_the_source_distribution_holds_all_that_the_repository_does():
+    """So that its tests pass as well."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    held = tomllib.loads(text("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    by_itself = {"pyproject.toml", ".gitignore"}
+    assert {name.partition("/")[0] for name in tracked} == {name.removeprefix("/") for name in held} | by_itself
 
 
 def test_the_workflow_runs_what_ci_runs_with_pinned_actions_and_reads_alone():

@@ -19,7 +19,7 @@ from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
 from visionthink.model import ENGINES
 from visionthink.policies.attention import ATTENTION
-from visionthink.policies.placement import AUTO, DTYPES, check_placement
+from visionthink.policies.placement import AUTO, DTYPES, check_device
 from visionthink.pools.pool import Pool
 from visionthink.protocol.dialects import DIALECTS, Boundary
 
@@ -41,6 +41,8 @@ class AddCommand(Protocol):
 
 MODELS = ("tiny", "tiny-base")
 """The models that are part of this package."""
+JUDGES = ("rules", "exact")
+"""The judges that have a name."""
 JUDGE_HELP = (
     "who decides whether an answer is right: rules (decide only what is certain), exact (as rules, but any other short text is "
     "wrong), a language model as URL#MODEL, or a .toml file that describes one. With several, separated by commas, each judges "
@@ -177,7 +179,7 @@ def placement(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _device(text: str) -> str:
-    check_placement(text, AUTO)
+    check_device(text)
     return text
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from visionthink.cli.common import (
     JUDGE_HELP,
+    JUDGES,
     AddCommand,
     folder,
     given,
@@ -62,7 +63,7 @@ def add(command: AddCommand) -> None:
     score = command("score", _score, text, needs="judge", as_json=rows)
     text = "file of answers, with a JSON object in each line; plain rows hold question, ground_truth and prediction"
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help=text)
-    score.add_argument("--judge", default="rules", help=JUDGE_HELP)
+    suggest(score.add_argument("--judge", default="rules", help=JUDGE_HELP), JUDGES)
     text = "second judge, with which the first is compared (default: the verdicts in the file, if it holds some)"
     score.add_argument("--against", metavar="JUDGE", help=text)
     text = "folder for verdicts.jsonl and summary.json; an interrupted run continues there"
@@ -84,7 +85,7 @@ def suite_argument(parser: argparse.ArgumentParser, **more: Any) -> None:
 def suite_options(parser: argparse.ArgumentParser) -> None:
     """What is asked of a suite, and how it is judged."""
     usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
-    parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual))
+    suggest(parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual)), JUDGES)
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N examples")
     table = parser.add_argument_group("how a table is read")
     text = "names of the table's columns where they differ from question, image and answer, as question=q,image=picture"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,11 +14,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import folder, wide, write_json
+from visionthink.cli.common import JUDGES, MODELS, folder, suggest, wide, write_json
 from visionthink.errors import OptionError
 
 _NO_OPTION = ("out", "resume")
 """Fields that the commands have options of their own for."""
+_SUGGESTED = {"judge": JUDGES, "model": MODELS}
+"""What a shell completes settings to whose help does not list their values."""
 SHOWN_AS_JSON = "with --show: print the settings as one JSON object"
 
 
@@ -36,13 +39,16 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
     literal = {name: "|".join(typing.get_args(kind)) for name, kind in hints if typing.get_origin(kind) is typing.Literal}
     for name, kind in _kinds(record).items():
         several: dict[str, Any] = {"action": "append", "metavar": "KEY=VALUE"} if kind is _key_and_value else {}
-        group.add_argument(
+        action = group.add_argument(
             option(name),
             type=kind,
             default=argparse.SUPPRESS,
             help=described[name].replace("%", "%%"),
             **({"metavar": choices.get(name) or literal.get(name) or kind.__name__.upper()} | several),
         )
+        listed = re.sub(r"[\[=].*", "", choices.get(name) or literal.get(name) or "").split("|")
+        if suggested := _SUGGESTED.get(name) or (listed[1:] and listed):
+            suggest(action, suggested)
 
 
 def given_settings(options: argparse.Namespace, record: type) -> dict[str, Any]:
