@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +297,45 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
     assert "transcripts.jsonl: is empty" in message()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n3\n')
     assert "metrics.jsonl, line 2: not a logged step" in message()
+
+
+def listed(command: str, capsys) -> tuple[str, dict[str, list[str]]]:
+    """The usage line of a command's help, and the options of each group in order."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    groups, found = re.split(r"\n\n(?=[a-z][a-z, ]*:\n)", text), {}
+    for group in groups[1:]:
+        title, _, body = group.partition(":\n")
+        found[title] = re.findall(r"^  (--?[a-z-]+)", body, re.M)
+    return text.splitlines()[0], found
+
+
+def test_help_begins_with_what_a_newcomer_needs(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    usage, options = listed("ask", capsys)
+    assert usage == "usage: visionthink ask -q TEXT IMAGE [IMAGE ...] [OPTION ...]"
+    rare = ["how the model runs", "a model behind an endpoint", "what the model may ask for, and how"]
+    assert [*options] == ["positional arguments", "options", *rare]
+    assert options["options"] == ["-h", "-q", "--model", "--json"]
+    assert options[rare[2]] == ["--menu", "--ladder", "--dialect", "--boundary", "--canonical"]
+    usage, options = listed("eval", capsys)
+    assert usage == "usage: visionthink eval --out DIR [SUITE] [OPTION ...]"
+    assert [*options] == ["positional arguments", "options", "how a table is read", *rare, "other results to compare with"]
+    assert options["options"] == ["-h", "--model", "--policy", "--out", "--judge", "--limit", "--json"]
+    usage, options = listed("train", capsys)
+    assert usage == "usage: visionthink train RECIPE [OPTION ...]"
+    assert options["options"] == ["-h", "--out", "--show", "--resume", "--dry-run", "--launch", "--processes", "--json"]
+
+
+@pytest.mark.parametrize("command", ["ask", "tokens", "serve", "eval", "calibrate", "train", "reproduce"])
+def test_help_names_the_page_that_lists_names_instead_of_listing_them(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert not {"deepeyes-v5", "compact_ids", "pointer-224", "budget_7b", "gate_savings"} & {*re.findall(r"[\w-]+", text)}
+    for page in re.findall(r"docs/[\w/-]+\.md", text):
+        assert (Path(__file__).parents[1] / page).is_file(), page
 
 
 def test_help_of_every_command():
