@@ -216,7 +216,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        **({"omit": options.omit} if options.omit else {}),
+        omit=options.omit or None,
         **placement(options),
         **more,
     )

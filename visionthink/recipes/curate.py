@@ -232,7 +232,6 @@ class _Work:
         from visionthink.rewards.spec import read_definite, read_judge
 
         config = self.config
-        omit: dict[str, Any] = {"omit": config.omit} if config.omit else {}
         model = load(
             config.model,
             ladder=ResolutionLadder.parse(config.ladder),
@@ -243,7 +242,7 @@ class _Work:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=2 * config.rollouts,
-            **omit,
+            omit=config.omit or None,
         )
         curator = Curator(
             model=model,

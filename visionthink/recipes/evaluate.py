@@ -122,7 +122,6 @@ class EvalConfig:
         return self._load(name, engine=self.engine, device=self.device)
 
     def _load(self, name: str, *, engine: str, device: str) -> Model:
-        omit: dict[str, Any] = {"omit": self.omit} if self.omit else {}
         return load(
             name,
             menu=self.menu,
@@ -137,7 +136,7 @@ class EvalConfig:
             device=device,
             dtype=self.dtype,
             attention=self.attention,
-            **omit,
+            omit=self.omit or None,
         )
 
     def results(self, model: str, policy: PolicySpec) -> Results | None:
