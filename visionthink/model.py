@@ -266,7 +266,9 @@ def load(
         raise OptionError(f"engine_options: are for engine vllm, and {name} is run by {runner}")
     sampling: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     limits = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout": timeout, "deadline": deadline}
-    requests: dict[str, Any] = {key: value for key, value in {"omit": omit, "extra": extra, **limits}.items() if value is not None}
+    requests: dict[str, Any] = {
+        key: value for key, value in {"omit": omit, "extra": extra, **limits}.items() if value is not None
+    }
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
