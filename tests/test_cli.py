@@ -177,6 +177,7 @@ def test_odd_images_are_handled_and_said(capsys, tmp_path):
         (["eval", "mini", "--out", "afile/x"], "afile is not a folder that can be written to"),
         (["curate", "mini", "--model", "tiny", "--out", "afile"], "--out afile: is a file; name a folder"),
         (["demo", "--out", "afile"], "--out afile: is a file; name a folder"),
+        (["demo", "--out", "/proc/x"], "--out /proc/x: /proc is not a folder that can be written to"),
         (["reproduce", "--out", "afile"], "--out afile: is a file; name a folder"),
         (["train", "tiny", "--out", "afile"], "--out afile: is a file; name a folder"),
         (["report", "nowhere", "--out", "."], "--out .: is a folder; name the page, as report.html"),

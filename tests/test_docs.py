@@ -238,6 +238,16 @@ def test_the_first_answers_are_those_that_the_page_says(desk, capsys):
     assert f"# {first}\n" in page.read_text("utf-8") and f"`{many}`" in page.read_text("utf-8")
 
 
+@pytest.mark.slow
+def test_type_checkers_see_what_the_first_answers_are_made_of(tmp_path):
+    """The example passes `mypy --strict`, and a misspelled option of `load` does not."""
+    (tmp_path / "first.py").write_text(blocks("python", PAGES["README.md"])[0] + 'visionthink.load("tiny", divice="cpu")\n')
+    options = ["--strict", "--config-file=", "--cache-dir", str(tmp_path), str(tmp_path / "first.py")]
+    said = subprocess.run([sys.executable, "-m", "mypy", *options], cwd=ROOT, capture_output=True, text=True).stdout
+    found = [line.partition("error: ")[2] for line in said.splitlines() if "error: " in line and "first.py" in line]
+    assert found == ['Unexpected keyword argument "divice" for "load"; did you mean "device"?  [call-arg]'], said
+
+
 def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):
     """As it stands there, to its end; and with a processor of one's own, where transformers' refuses to be made."""
     monkeypatch.setitem(sys.modules, "torchvision", None)

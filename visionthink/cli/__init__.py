@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from visionthink import __version__
@@ -42,11 +43,18 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # options first: what argparse would miss may only be misspelled. Behind a command they are its own, and text has spaces
+        own = takewhile(lambda a: a != "--" and (a.startswith("-") or not self._subparsers), args or ())
+        known = self._option_string_actions
+        self._refuse([a for a in own if a.startswith("--") and " " not in a and a.partition("=")[0] not in known])
         found, unknown = super().parse_known_args(args, namespace)
+        self._refuse(unknown)
+        return found, unknown
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
         if unknown:
             near = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions)
             raise OptionError(f"unrecognized arguments: {' '.join(unknown)}; {near}see {self.prog} --help")
-        return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 from rich.console import Console
 
 from visionthink.addresses import is_endpoint
+from visionthink.durable import check_writable
 from visionthink.errors import OptionError
 from visionthink.images import MAX_IMAGE_PIXELS
 from visionthink.menu import NAMED
@@ -81,9 +81,7 @@ def folder(text: str) -> Path:
         raise OptionError(f"--out {text}: is an address; name a folder, as lines are appended to files in it")
     if out.is_file():
         raise OptionError(f"--out {out}: is a file; name a folder")
-    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+    check_writable(out)
     return out
 
 
@@ -255,7 +253,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        **({"omit": options.omit} if options.omit else {}),
+        omit=options.omit or None,
         **placement(options),
         **more,
     )

@@ -90,4 +90,4 @@ def _print_model(model: ModelFound, console: Console) -> None:
 
 
 def _gb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

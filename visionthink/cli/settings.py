@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import inspect
 import re
+import tempfile
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -31,7 +33,8 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
         described: what help says of each.
         choices: what help shows in place of a type.
     """
-    parser.add_argument("--out", type=folder, metavar="DIR", help="folder to write to; required without --show")
+    text = "folder to write to; required without --show and --dry-run"
+    parser.add_argument("--out", type=folder, metavar="DIR", help=text)
     text = "print every setting with its value and its meaning, and stop"
     parser.add_argument("--show", action="store_true", help=text)
     group = parser.add_argument_group("settings", "Each replaces a value of the recipe; --show prints the values.")
@@ -74,11 +77,15 @@ def shown(
         note: a line to print behind the table.
 
     Raises:
-        OptionError: there is no folder to write to, which only --show can do without.
+        OptionError: there is no folder to write to, which only --show and a dry run can do without.
     """
     if not options.show:
+        if options.out is None and options.dry_run:
+            options.out = Path(tempfile.gettempdir()) / f"visionthink-{options.command}"  # a dry run leaves nothing there
         if options.out is None:
-            raise OptionError(f"{options.command}: name the folder to write to, as --out runs/{options.command}; or use --show")
+            raise OptionError(
+                f"{options.command}: name the folder to write to, as --out runs/{options.command}; or use --show or --dry-run"
+            )
         return False
     values = {name: value for name, value in values.items() if name not in _NO_OPTION}
     if options.json:

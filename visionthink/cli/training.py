@@ -83,6 +83,8 @@ def add(command: AddCommand) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    if options.quick:
+        options.needs["demo"] = "eval"
     from visionthink.recipes.demo import demo, quick_demo
 
     run, usual = (quick_demo, "runs/demo-quick") if options.quick else (demo, "runs/demo")

@@ -100,6 +100,8 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
     if kind == CODEBOOK:
         importlib.import_module("visionthink.engine.codebook")  # which makes it known to transformers
         sizes = _SIZES | {"vision_config": ("codes", "code_size", "hidden_size")}
+    elif kind is None:
+        raise ModelError(f"model {name}: config.json: model_type is missing")
     elif kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
     config_class = transformers.CONFIG_MAPPING[kind]

@@ -27,7 +27,6 @@ from visionthink.evals.words import overview
 from visionthink.model import Model, load
 from visionthink.recipes import recipe, suite
 from visionthink.rewards.rules.judge import RulesJudge
-from visionthink.train.run import train
 from visionthink.types import Example
 
 EXAMPLES = 300
@@ -44,6 +43,8 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
     Raises:
         OptionError: the folder holds something that no demo wrote.
     """
+    from visionthink.train.run import train
+
     _begin(out)
     examples = suite("mini", EXAMPLES)
     summaries: dict[str, dict[str, Any]] = {}

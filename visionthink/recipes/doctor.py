@@ -304,7 +304,8 @@ def _fit(name: str, sizes: Any) -> ModelFound:
         each = tokens * memory.bytes_per_token(sizes.config, width)
         needs[kind] = Memory(dtype=kind, weights=width * sizes.parameters, question=each)
     free, here = memory.free_bytes(torch.device(device)), needs[dtype]
-    together = max(0, int((free - here.weights) // here.question))
+    left = free - here.weights
+    together = memory.fitting([here.question] * memory.MOST, 1, left) if here.question <= left else 0
     lacks, notes = [], []
     there = f"{free / 1e9:.1f} GB are free on the {device}"
     if here.weights > free:
@@ -329,5 +330,5 @@ def _fit(name: str, sizes: Any) -> ModelFound:
         device=device,
         dtype=dtype,
         free_bytes=free,
-        together=min(together, memory.MOST),
+        together=together,
     )
