@@ -213,7 +213,7 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {each} | {ratios} | {row['of_full_bound']:.2f} |")
     lines += [
         "",
-        "| prefill | low alone, ms | full alone, ms | low, then full, ms | of both alone | bound |",
+        "| prefill | low alone, ms | full alone, ms | low, then full, ms | ratio | bound |",
         "|---|---|---|---|---|---|",
     ]
     for row in found["prefill"]:

@@ -213,7 +213,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
         ]
         assert (desk / "runs" / "first" / "report.html").is_file()
     if name == "how-to/commands.md":
-        assert (desk / "report.html").is_file() and (desk / "runs" / "six" / "report.html").is_file()
+        assert (desk / "report.html").is_file() and (desk / "runs" / "policies" / "report.html").is_file()
     if name == "how-to/training.md":
         sft = desk / "runs" / "sft"
         losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]
@@ -236,6 +236,16 @@ def test_the_first_answers_are_those_that_the_page_says(desk, capsys):
     first, many = capsys.readouterr().out.splitlines()
     assert (first, many) == ("3 (0.25,)", "[('3', (0.25,)), ('horizontal', (0.25, 1.0))]")
     assert f"# {first}\n" in page.read_text("utf-8") and f"`{many}`" in page.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_type_checkers_see_what_the_first_answers_are_made_of(tmp_path):
+    """The example passes `mypy --strict`, and a misspelled option of `load` does not."""
+    (tmp_path / "first.py").write_text(blocks("python", PAGES["README.md"])[0] + 'visionthink.load("tiny", divice="cpu")\n')
+    options = ["--strict", "--config-file=", "--cache-dir", str(tmp_path), str(tmp_path / "first.py")]
+    said = subprocess.run([sys.executable, "-m", "mypy", *options], cwd=ROOT, capture_output=True, text=True).stdout
+    found = [line.partition("error: ")[2] for line in said.splitlines() if "error: " in line and "first.py" in line]
+    assert found == ['Unexpected keyword argument "divice" for "load"; did you mean "device"?  [call-arg]'], said
 
 
 def test_the_compression_example_needs_no_torchvision(desk, monkeypatch):

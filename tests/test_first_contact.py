@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import re
 import resource
+import select
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from environments import clean, only
@@ -21,7 +26,7 @@ from visionthink.cli.common import model_options
 from visionthink.compress.fit_config import FitConfig
 from visionthink.data import synth
 from visionthink.errors import OptionError, choose_from, did_you_mean
-from visionthink.policies.checkpoint import open_checkpoint
+from visionthink.policies.checkpoint import open_checkpoint, resolve
 from visionthink.pools.pool import Pool
 from visionthink.recipes import demo, doctor
 from visionthink.records import documentation
@@ -97,6 +102,7 @@ def test_doctor_says_what_a_model_lacks(bare, tmp_path):
         (["eval", "mini", "--out", "e"], "pip install 'visionthink[eval]'"),
         (["train", "tiny", "--out", "t"], "pip install 'visionthink[train]'"),
         (["demo", "--out", "d"], "pip install 'visionthink[train,eval]'"),
+        (["demo", "--quick", "--out", "d"], "pip install 'visionthink[eval]'"),
         (["serve"], "pip install 'visionthink[serve]'"),
         (["ask", "photo.png", "-q", "How many?", "--model", "http://localhost:1/v1#m"], "pip install 'visionthink[remote]'"),
     ],
@@ -105,6 +111,13 @@ def test_a_missing_extra_is_named_with_its_command(bare, desk, argv, remedy):
     result = run(bare, *argv, cwd=desk)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1 and result.stderr.endswith(f" {remedy}\n"), result.stderr
+
+
+@pytest.mark.parametrize("table", ["rows.parquet", "nobody/nothing"])
+def test_the_extra_that_reads_parquet_files_and_the_hub_is_named(desk, capsys, monkeypatch, table):
+    Path("rows.parquet").touch()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert fails(capsys, "eval", table, "--out", "e") == "datasets is not installed; pip install 'visionthink[eval]'"
 
 
 @pytest.mark.parametrize(
@@ -131,19 +144,22 @@ def test_what_works_without_torch(bare, tmp_path, argv):
         ("local", ["measure", "--out", "times.json"]),
         ("judge", ["score", "answers.jsonl"]),
         ("eval", ["eval", "mini", "--limit", "6", "--max-new-tokens", "8", "--policy", "low,full", "--out", "e"]),
+        ("eval", ["eval", "rows.parquet", "--max-new-tokens", "8", "--out", "e"]),
         ("train", ["curate", "mini", "--model", "tiny-base", "--limit", "6", "--max-new-tokens", "8", "--out", "c"]),
         ("eval", ["calibrate", "mini", "--limit", "60", "--max-new-tokens", "8", "--alpha", "0.4", "--out", "g.json"]),
         ("train", ["train", "tiny", "--dry-run", "--out", "t"]),
         ("train", ["sft", "cold_start_7b", "--dry-run", "--out", "s"]),
         ("train", ["fit", "fcot", "--dry-run", "--out", "f"]),
-        ("train,eval", ["demo", "--quick", "--out", "d"]),
+        ("eval", ["demo", "--quick", "--out", "d"]),
     ],
 )
 def test_a_command_runs_with_the_extras_that_it_declares(desk, extras, argv):
     """And with nothing else: doctor promises it."""
     needs = cli._parser().get_default("needs")
-    assert needs[argv[0]] == extras
+    assert needs[argv[0]] == extras or "--quick" in argv  # which trains nothing
     (desk / "answers.jsonl").write_text('{"question": "q", "ground_truth": "1/2", "prediction": "0.5"}\n')
+    row = {"question": "How many shapes are there?", "image": "photo.png", "answer": "3"}
+    datasets.Dataset.from_list([row]).to_parquet("rows.parquet")
     python = only(desk / "env", extras)
     result = run(python, *argv, cwd=desk)
     assert result.returncode == 0, result.stderr
@@ -163,11 +179,18 @@ def test_doctor_estimates_memory_without_downloading(capsys, monkeypatch):
     assert weights == {"bfloat16": 16_584_333_312, "float32": 33_168_666_624}
     assert (model["device"], model["dtype"], model["missing"]) == ("cpu", "float32", [])
     assert model["together"] == 0 and "the largest image may need up to" in model["notes"][0]
+    question = model["memory"][-1]["question"]
+    for times, together in ((1, 1), (2, 1), (10, 6), (1000, 64)):  # as many as a batch takes: 60 % of what is free
+        free = weights["float32"] + times * question
+        monkeypatch.setattr("visionthink.policies.memory.free_bytes", lambda device, free=free: free)
+        assert cli.main(["doctor", "--json", "--model", "Qwen/Qwen2.5-VL-7B-Instruct"]) == 0
+        assert json.loads(capsys.readouterr().out)["model"]["together"] == together
     monkeypatch.setattr("visionthink.policies.memory.free_bytes", lambda device: 20 * 10**9)
     with pytest.raises(SystemExit) as ended:
         cli.main(["doctor", "--model", "Qwen/Qwen2.5-VL-7B-Instruct"])
     assert ended.value.code == 1
-    said = "missing: memory: the weights take 33.2 GB in float32, and 20.0 GB are free on the cpu; use a smaller model or a GPU"
+    said = "missing: memory: the weights take 33.2 GB in float32, and 20.0 GB are free on the cpu; "
+    said += "use --dtype bfloat16 (16.6 GB), a smaller model or a GPU"
     assert capsys.readouterr().out.splitlines()[-1] == said
 
 
@@ -177,12 +200,45 @@ def test_doctor_on_models_here_and_elsewhere(capsys, tmp_path, monkeypatch):
     model = json.loads(capsys.readouterr().out)["model"]
     assert model["parameters"] == sum(p.numel() for p in open_checkpoint("tiny").model.parameters())
     assert model["missing"] == [] and model["together"] >= 1
+    assert cli.main(["doctor", "--model", "tiny"]) == 0
+    assert re.search(r"float32 +8\.6 MB +up to 170\.6 MB", capsys.readouterr().out)
     assert cli.main(["doctor", "--json", "--model", "nobody/nothing"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["notes"][0].startswith("its size is not known")
     for name, said in [("tinny", "did you mean 'tiny'?"), ("./nowhere", "no such folder")]:
         with pytest.raises(SystemExit):
             cli.main(["doctor", "--json", "--model", name])
         assert said in json.loads(capsys.readouterr().out)["model"]["missing"][0]
+
+
+def damaged_config(folder: Path, **changes: object) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    text = {name: changes.pop(name) for name in [*changes] if name in config["text_config"] and name != "dtype"}
+    (folder / "config.json").write_text(json.dumps(config | changes | {"text_config": config["text_config"] | text}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_act": "none"}, {"num_attention_heads": 0}, {"num_key_value_heads": 0}, {"dtype": "int64"}]
+)
+def test_doctor_on_an_architecture_that_cannot_be(tmp_path, changes):
+    folder = damaged_config(shutil.copytree(resolve("tiny"), tmp_path / "model"), **changes)
+    [said] = doctor._model(folder).missing
+    assert said.startswith(f"model {folder}: config.json: a model of this architecture cannot be run (")
+
+
+@pytest.mark.parametrize("kept", [0, 1000, -1000])
+def test_doctor_sees_weights_that_are_not_whole(tmp_path, kept):
+    folder = shutil.copytree(resolve("tiny"), tmp_path / "model")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:kept])
+    [said] = doctor._model(str(folder)).missing
+    assert said.startswith(f"model {folder}: model.safetensors: is damaged or not whole (")
+
+
+def test_doctor_says_that_weights_are_quantised(tmp_path):
+    folder = damaged_config(shutil.copytree(resolve("tiny"), tmp_path / "model"), quantization_config={"quant_method": "awq"})
+    [said] = doctor._model(folder).notes
+    assert said.startswith("its weights are quantised (awq): they take less memory than is estimated here")
 
 
 def test_doctor_reads_the_driver(tmp_path, monkeypatch):
@@ -228,6 +284,9 @@ words visionthink ask photo.png --device c
 words visionthink ask ph
 words visionthink eval rows
 words visionthink eval mini --policy ad
+words visionthink eval mini --judge ex
+words visionthink train tiny --penalty eq
+words visionthink train tiny --judge-down st
 """
 
 
@@ -244,7 +303,29 @@ def test_completion_in_bash(capsys, desk):
         "photo.png",
         "rows.jsonl",
         "adaptive",
+        "exact",
+        "eq5 eqN",
+        "stop",
     ]
+
+
+def test_completion_in_bash_goes_on_within_a_folder(capsys, desk):
+    """As a terminal shows it: behind a folder comes no space."""
+    assert cli.main(["completion", "bash"]) == 0
+    (desk / "script").write_text(capsys.readouterr().out)
+    master, terminal = pty.openpty()
+    shell = subprocess.Popen(["bash", "--norc", "-i"], stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    try:
+        os.write(master, b"source ./script\nvisionthink ask --model fu\t\x01echo '\x05'\n")
+        shown = b""
+        while b"visionthink ask --model full/\r\n" not in shown and select.select([master], [], [], 20)[0]:
+            shown += os.read(master, 4096)
+        assert b"visionthink ask --model full/\r\n" in shown, shown
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
@@ -297,7 +378,7 @@ def test_the_values_of_other_recipes(capsys):
 @pytest.mark.parametrize("command", [["train", "tiny"], ["sft", "cold_start_tiny"], ["fit", "fcot"]])
 def test_only_show_needs_no_folder(capsys, desk, command):
     said = fails(capsys, *command)
-    assert said == f"{command[0]}: name the folder to write to, as --out runs/{command[0]}; or use --show"
+    assert said == f"{command[0]}: name the folder to write to, as --out runs/{command[0]}; or use --show or --dry-run"
     if command[0] != "fit":
         assert fails(capsys, *command, "--json", "--out", "o") == "--json: goes with --show"
     assert not (desk / "o").exists()
@@ -332,6 +413,7 @@ def test_commands_that_load_a_model_take_device_and_dtype(command):
     ("argv", "message"),
     [
         (["--device", "gpu"], "unknown device 'gpu'; choose from auto, cpu, cuda, cuda:N"),
+        (["--device", "meta"], "unknown device 'meta'; choose from auto, cpu, cuda, cuda:N"),  # a model without weights
         (
             ["--dtype", "half"],
             "argument --dtype: 'half' is unknown; choose from auto, float32, bfloat16, float16; see visionthink ask",
@@ -387,17 +469,19 @@ def test_the_quick_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "QUICK_EXAMPLES", 60)
     console = Console(record=True, width=100, file=io.StringIO())
     result = demo.quick_demo(tmp_path / "q", console)
-    assert [*result["runs"]] == [f"{m}-{p}" for m in ("base", "tuned") for p in ("low", "full", "adaptive")]
+    assert [*result["runs"]] == [f"{m}-{p}" for m in ("tiny-base", "tiny") for p in ("low", "full", "adaptive")]
     assert [q["need"] for q in result["questions"]] == ["easy", "easy", "hard", "hard"]
     assert len({q["family"] for q in result["questions"]}) == 4
     for question in result["questions"]:
         runs = question["runs"]
-        assert [*runs] == ["base", "tuned", "tuned, always low", "tuned, always full"]
-        assert (runs["tuned, always low"]["visual_tokens"], runs["tuned, always full"]["visual_tokens"]) == (4, 16)
-        assert runs["tuned"]["sees"] == ("25 %" if question["need"] == "easy" else "25 %, then 100 %")
+        assert [*runs] == ["tiny-base", "tiny", "tiny, always low", "tiny, always full"]
+        assert (runs["tiny, always low"]["visual_tokens"], runs["tiny, always full"]["visual_tokens"]) == (4, 16)
+        assert runs["tiny"]["sees"] == ("25 %" if question["need"] == "easy" else "25 %, then 100 %")
     assert (tmp_path / "q" / "report.html").stat().st_size > 50_000
     assert json.loads((tmp_path / "q" / "demo.json").read_text())["questions"] == result["questions"]
-    assert "% of the visual tokens of always showing the full view" in console.export_text()
+    printed = " ".join(console.export_text().split())
+    assert "Of the 2 runs that are not baselines, tiny under adaptive is furthest above its random mix: it answers " in printed
+    assert re.search(r" tiny-base under adaptive (is below|cannot be told from) its random mix\. open ", printed)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").touch()
     with pytest.raises(OptionError, match="holds no earlier demo; name another folder"):
@@ -409,6 +493,7 @@ def test_the_quick_demo(tmp_path, monkeypatch):
 
 def test_what_was_meant():
     assert did_you_mean("aks", ["ask", "tokens"]) == "did you mean 'ask'? "
+    assert did_you_mean("akss", ["ask", "tokens"]) == "did you mean 'ask'? "
     assert did_you_mean("Tiny", ["tiny"]) == "did you mean 'tiny'? "
     assert did_you_mean("fly", ["ask", "tokens"]) == ""
     assert choose_from("tinny", {"tiny": 1, "large": 2}) == "did you mean 'tiny'? choose from tiny, large"
@@ -422,7 +507,13 @@ def test_what_was_meant():
         (["aks", "photo.png"], "argument COMMAND: 'aks' is unknown; did you mean 'ask'? choose from ask, tokens, serve"),
         (["ask", "photo.png"], "the following arguments are required: -q/--question; see visionthink ask --help"),
         (["ask", "foto.png", "-q", "?"], "foto.png: no such file"),
-        (["ask", "photo.png", "-q", "?", "--modle", "tiny"], "unrecognized arguments: --modle tiny; did you mean '--model'? see"),
+        (["--hlep"], "unrecognized arguments: --hlep; did you mean '--help'? see visionthink --help"),
+        (["--verison", "ask"], "unrecognized arguments: --verison; did you mean '--version'? see visionthink --help"),
+        (
+            ["ask", "photo.png", "--qestion", "?"],
+            "unrecognized arguments: --qestion; did you mean '--question'? see visionthink ask",
+        ),
+        (["ask", "photo.png", "-q", "?", "--modle", "tiny"], "unrecognized arguments: --modle; did you mean '--model'? see"),
         (["ask", "photo.png", "-q", "?", "--model", "tinny"], "model tinny: did you mean 'tiny'? choose tiny or tiny-base, a"),
         (
             ["ask", "photo.png", "-q", "?", "--menu", "awaress"],
@@ -433,6 +524,25 @@ def test_what_was_meant():
         (
             ["ask", "photo.png", "-q", "?", "--model", "me/mine"],
             "model me/mine: there is no such folder, and the hub could not be",
+        ),
+        (["eval", "mnii", "--out", "o"], "unknown suite 'mnii'; did you mean 'mini'? choose from mini, places"),
+        (["calibrate", "mnii", "--out", "o.json"], "unknown suite 'mnii'; did you mean 'mini'? choose from mini, places"),
+        (
+            ["curate", "mnii", "--model", "tiny", "--out", "o"],
+            "unknown suite 'mnii'; did you mean 'mini'? choose from mini, places",
+        ),
+        (
+            ["train", "tiny", "--data", "mnii", "--dry-run"],
+            "mnii: no such file or folder; a data set of the hub is named OWNER/NAME",
+        ),
+        (
+            ["fit", "fcot", "--data", "mnii", "--dry-run"],
+            "mnii: no such file or folder; a data set of the hub is named OWNER/NAME",
+        ),
+        (["eval", "me/mine", "--out", "o"], "me/mine: no such file or folder, and the hub could not be reached"),
+        (
+            ["eval", "mini", "--judge", "exat", "--out", "o"],
+            "judge 'exat': did you mean 'exact'? choose from rules, exact, an endpoint",
         ),
         (["eval", "minni", "--out", "o"], "unknown suite 'minni'; did you mean 'mini'? choose from mini, places"),
         (
@@ -449,7 +559,7 @@ def test_what_was_meant():
         (["train", "tinny", "--out", "o"], "unknown recipe 'tinny'; did you mean 'tiny'? choose from tiny, tiny_look"),
         (
             ["train", "tiny", "--lerning-rate", "1"],
-            "unrecognized arguments: --lerning-rate 1; did you mean '--learning-rate'? see",
+            "unrecognized arguments: --lerning-rate; did you mean '--learning-rate'? see",
         ),
         (
             ["train", "tiny", "--credit", "centerd", "--out", "o"],

@@ -202,6 +202,7 @@ def command(tmp_path):
     for process in started:
         process.kill()
         process.wait()
+        process.stderr.close()
 
 
 @pytest.mark.network

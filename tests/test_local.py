@@ -318,6 +318,12 @@ def test_what_load_refuses_and_takes(red, tmp_path):
     for bad in ({"batch_size": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"ladder": ("a",)}):
         with pytest.raises(OptionError):
             visionthink.load("tiny", **bad)
+    with pytest.raises(TypeError, match=r"^load\(\) got an unexpected keyword argument 'divice'"):
+        visionthink.load("tiny", divice="cpu")
+    with pytest.raises(OptionError, match="timeout, deadline: is for requests to an endpoint, and tiny is none"):
+        visionthink.load("tiny", timeout=5, deadline=5)
+    with pytest.raises(OptionError, match="engine_options: are for engine vllm, and tiny is run by transformers"):
+        visionthink.load("tiny", engine_options={"tensor_parallel_size": 2})
     model = visionthink.load(Path(resolve("tiny")), ladder="0.25,1")
     with pytest.raises(OptionError, match="question None: must be text"):
         model.ask(red, None)

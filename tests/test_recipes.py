@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tempfile
 
 import pytest
 import torch
@@ -28,17 +29,19 @@ LARGE = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for 
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tmp_path):
+def test_a_large_recipe_says_what_it_takes_and_can_be_rehearsed(name, capsys, tmp_path, monkeypatch):
     """One step of a small random model of the architecture, through the command line; nothing is downloaded or left behind."""
     text = RECIPES[name].__doc__
     assert all(word in text for word in ("Time", "Expected:", "GPU", f"train {name} "))
-    assert main(["train", name, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["train", name, "--dry-run"]) == 0
     said = capsys.readouterr().err
     assert "dry run: one step taken, nothing saved" in said
     differences = recipe(name).differences(recipe(name).config)
     assert differences and f"settings that differ from the paper's, with the paper's in brackets: {differences}\n" in said
     assert f"\n{recipe(name).hardware.device_bytes / 1e9:8.1f}  there is on each GPU\n" in said
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_paper_settings():
@@ -144,6 +147,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, capsys):
     assert main(["train", "tiny", "--model", str(tmp_path / "text"), "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error == f"error: model {tmp_path / 'text'}: qwen2 is not supported; choose one of qwen2_vl, qwen2_5_vl, qwen3_vl\n"
+    (tmp_path / "text" / "config.json").write_text("{}")
+    assert main(["train", "tiny", "--model", str(tmp_path / "text"), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"error: model {tmp_path / 'text'}: config.json: model_type is missing\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -157,6 +159,15 @@ def test_the_package_is_typed():
     assert (ROOT / "visionthink" / "py.typed").read_bytes() == b""
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a repository")
+def test_the_source_distribution_holds_all_that_the_repository_does():
+    """So that its tests pass as well."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    held = tomllib.loads(text("pyproject.toml"))["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    by_itself = {"pyproject.toml", ".gitignore"}
+    assert {name.partition("/")[0] for name in tracked} == {name.removeprefix("/") for name in held} | by_itself
+
+
 def test_the_workflow_runs_what_ci_runs_with_pinned_actions_and_reads_alone():
     workflow = yaml.safe_load(text(".github/workflows/ci.yml"))
     assert workflow["permissions"] == {"contents": "read"}
@@ -164,6 +175,20 @@ def test_the_workflow_runs_what_ci_runs_with_pinned_actions_and_reads_alone():
     *actions, run = job["steps"]
     assert run["run"] == "bash .ci/run"
     assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action["uses"]) for action in actions)
+
+
+def test_ci_says_that_it_does_without_chromium(tmp_path):
+    """Where it is not installed and cannot be: `make` and `apt-get` are replaced."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text(text(".ci/run"))
+    for name, does in {"make": 'echo "make $*"', "apt-get": "exit 100"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    command = [shutil.which("bash"), tmp_path / ".ci" / "run"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "make check test test-all\n")
+    assert done.stderr == ".ci/run: Chromium is missing and could not be installed: the tests of the playground are skipped\n"
 
 
 def test_no_file_names_an_index():

@@ -20,7 +20,7 @@ from PIL import Image
 import visionthink
 from visionthink.data.examples import read_examples
 from visionthink.errors import DataError, ModelError
-from visionthink.policies.checkpoint import open_checkpoint, resolve
+from visionthink.policies.checkpoint import describe, open_checkpoint, resolve
 
 ROOT = Path(visionthink.__file__).parent
 
@@ -149,6 +149,18 @@ def test_pickled_weights_of_a_hub_id_are_refused_too(copied, tmp_path, monkeypat
     monkeypatch.setattr("visionthink.policies.checkpoint._check_folder", lambda *_: None)
     with pytest.raises(ModelError, match=r"cannot be loaded \(.*no file named model.safetensors"):
         open_checkpoint(str(copied))
+
+
+def test_an_adapter_beside_a_model_of_the_hub_is_refused(copied, tmp_path, monkeypatch):
+    """transformers would take the weights from the model that the adapter names, and the adapter from a pickle."""
+    names = {"base_model_name_or_path": resolve("tiny-base"), "peft_type": "LORA"}
+    (copied / "adapter_config.json").write_text(json.dumps(names))
+    (copied / "adapter_model.bin").write_bytes(pickle.dumps(Marks(tmp_path / "ran")))
+    monkeypatch.setattr("visionthink.policies.checkpoint._check_folder", lambda *_: None)
+    for read in (open_checkpoint, describe):
+        with pytest.raises(ModelError, match=r"adapter_config.json: an adapter would be loaded over weights that it names"):
+            read(str(copied))
+    assert not (tmp_path / "ran").exists()
 
 
 CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Own: ...\n"

@@ -49,7 +49,7 @@ def showing(*views: ImageView) -> History:
 
 def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
-    model = load(name, engine="vllm", max_new_tokens=16, **ENGINE)
+    model = load(name, engine="vllm", max_new_tokens=16, engine_options=ENGINE)
     policy, asked = model.policy, examples(folder)
     many = model.run(asked)
     one_by_one = [model.run([example])[0] for example in asked]

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -132,14 +133,17 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(out: Path) -> None:
-    """What is to be written into a folder in the end is refused before anything is computed; nothing is created.
+    """What is to be written into a folder in the end is refused before anything is computed; nothing is left there.
 
     Raises:
         OptionError: the folder cannot be written to.
     """
     nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # permissions do not tell: nobody can write to /proc
+            pass
+    except OSError:
+        raise OptionError(f"--out {out}: {nearest} is not a folder that can be written to") from None
 
 
 def stored_settings(out: Path) -> dict[str, Any] | None:

@@ -56,7 +56,7 @@ class StorageError(VisionThinkError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name that is spelled most like an unknown one, as `did you mean 'tiny'? `; empty where none is like it."""
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.55)
     return f"did you mean {near[0]!r}? " if near else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -142,7 +142,6 @@ def _remote(name: str, checkpoint: str | None, speaking: _Speaking, sampling: di
     described = describe(checkpoint) if checkpoint else None
     limits = ("concurrency", "timeout", "deadline", "requests_per_minute")
     connection = {name: sampling.pop(name) for name in limits if name in sampling}
-    sampling.pop("batch_size", None)  # the server's business
     key = KEY if os.environ.get(KEY) else ""
     protocol = speaking(described.protocol if described else Protocol())
     endpoint = Endpoint(url, model=served, key_env=key, **connection)
@@ -194,7 +193,17 @@ def load(
     device: str = AUTO,
     dtype: torch.dtype | str = AUTO,
     attention: str = "",
-    **sampling: Any,
+    temperature: float = 0.0,
+    max_new_tokens: int = 1024,
+    seed: int = 0,
+    batch_size: int | None = None,
+    omit: Sequence[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    concurrency: int | None = None,
+    requests_per_minute: float | None = None,
+    timeout: float | None = None,
+    deadline: float | None = None,
+    engine_options: Mapping[str, Any] | None = None,
 ) -> Model:
     """Open a model: `tiny`, `tiny-base`, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL.
 
@@ -215,9 +224,17 @@ def load(
         dtype: type of a local model's weights: `float32`, `bfloat16` or `float16`; default: float32 on a CPU, else as stored.
         attention: how a model that transformers runs computes it: `sdpa`, `flash_attention_2` or `eager`; default: flash
             attention where it is installed and can be used, else sdpa.
-        sampling: `temperature`, `max_new_tokens`, `batch_size`, `seed` of `policies.local.LocalPolicy`; for an endpoint
-            `temperature`, `max_new_tokens`, `seed`, `omit`, `extra` of `policies.remote.RemotePolicy`, and `concurrency`,
-            `timeout`, `deadline`, `requests_per_minute` of `endpoint.Endpoint`; for `vllm` see `policies.vllm.VllmPolicy`.
+        temperature: of sampling; 0 takes the most likely token.
+        max_new_tokens: of a reply, at most.
+        seed: of sampling.
+        batch_size: questions that are answered at once; default: as many as fit into memory. An endpoint decides this itself.
+        omit: fields to leave out of requests to an endpoint, as `seed`, because it refuses them.
+        extra: further fields of requests to an endpoint.
+        concurrency: requests to an endpoint at once; default 16.
+        requests_per_minute: to an endpoint, at most; default: no limit.
+        timeout: seconds that one request to an endpoint may take; default 60.
+        deadline: seconds after which a question to an endpoint is given up, repeated requests included; default 180.
+        engine_options: further options of `vllm.LLM`, as `{"tensor_parallel_size": 2}`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded.
@@ -245,18 +262,26 @@ def load(
     runner = "the endpoint" if is_endpoint(str(name)) else engine
     check_attention(attention, runner=runner)
     check_placement(device, dtype, runner=runner)
+    if engine_options and runner != "vllm":
+        raise OptionError(f"engine_options: are for engine vllm, and {name} is run by {runner}")
+    sampling: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    limits = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout": timeout, "deadline": deadline}
+    requests: dict[str, Any] = {
+        key: value for key, value in {"omit": omit, "extra": extra, **limits}.items() if value is not None
+    }
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
-        opened = _remote(str(name), checkpoint, speaking, sampling)
-    elif "omit" in sampling:
-        raise OptionError(f"omit: leaves fields out of the request to an endpoint, and {name} is none")
+        opened = _remote(str(name), checkpoint, speaking, sampling | requests)
+    elif requests:
+        raise OptionError(f"{', '.join(requests)}: is for requests to an endpoint, and {name} is none")
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
     elif engine == "vllm":
-        opened = _vllm(str(name), speaking, sampling if dtype == AUTO else sampling | {"dtype": dtype})
+        chosen = {} if dtype == AUTO else {"dtype": dtype}
+        opened = _vllm(str(name), speaking, {"batch_size": batch_size, **sampling, **chosen, **(engine_options or {})})
     else:
         how = {"device": device, "dtype": dtype, "attention": attention}
-        opened = _local(str(name), how, speaking, sampling)
+        opened = _local(str(name), how, speaking, sampling | {"batch_size": batch_size})
     policy, protocol, budget = opened
     return Model(policy, protocol, offered(protocol), budget, max_image_pixels)

@@ -47,7 +47,8 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def _complete(number: int, names: Sequence[str]) -> dict[str, Any]:
     """Names and files, as shtab writes them into a script for each shell."""
-    words, function = " ".join(names), f"_visionthink_names_{number}"
+    # by _files in its name, shtab's script knows that a folder is completed further
+    words, function = " ".join(names), f"_visionthink_names_or_files_{number}"
     bash = f'{function}() {{ compgen -W \'{words}\' -- "$1"; compgen -f -- "$1"; }}'
     return {
         "bash": function,

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visionthink.cli.common import given, suggest
+from visionthink.cli.common import suggest
 from visionthink.errors import OptionError
-from visionthink.train.launch import SHIPPED, Launch
+from visionthink.train.launch import SHIPPED, Launch, launch_file
 
 
 def add_launching(parser: argparse.ArgumentParser) -> None:
     """--launch and --processes."""
     text = f"train on several processes: {', '.join(SHIPPED)}, or a file that accelerate config has written"
-    suggest(parser.add_argument("--launch", type=given, metavar="NAME|FILE", help=text), SHIPPED)
+    suggest(parser.add_argument("--launch", type=_known, metavar="NAME|FILE", help=text), SHIPPED)
     text = "with --launch: number of processes (default: the number of GPUs)"
     parser.add_argument("--processes", type=int, metavar="N", help=text)
+
+
+def _known(text: str) -> str:
+    launch_file(text)
+    return text
 
 
 def launch(options: argparse.Namespace, check: Callable[[int], Any]) -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
+import tempfile
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import folder, wide, write_json
+from visionthink.cli.common import JUDGES, MODELS, folder, suggest, wide, write_json
 from visionthink.errors import OptionError
 
 _NO_OPTION = ("out", "resume")
 """Fields that the commands have options of their own for."""
+_SUGGESTED = {"judge": JUDGES, "model": MODELS}
+"""What a shell completes settings to whose help does not list their values."""
 SHOWN_AS_JSON = "with --show: print the settings as one JSON object"
 
 
@@ -28,21 +33,25 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
         described: what help says of each.
         choices: what help shows in place of a type.
     """
-    parser.add_argument("--out", type=folder, metavar="DIR", help="folder to write to; needed unless --show is given")
-    text = "print the value of every setting, as changed by the other options, and stop; nothing is loaded"
+    text = "folder to write to; required without --show and --dry-run"
+    parser.add_argument("--out", type=folder, metavar="DIR", help=text)
+    text = "print every setting with its value and its meaning, and stop"
     parser.add_argument("--show", action="store_true", help=text)
-    group = parser.add_argument_group("settings", "Each overrides a value of the recipe; --show prints the values.")
+    group = parser.add_argument_group("settings", "Each replaces a value of the recipe; --show prints the values.")
     hints = typing.get_type_hints(record).items()
     literal = {name: "|".join(typing.get_args(kind)) for name, kind in hints if typing.get_origin(kind) is typing.Literal}
     for name, kind in _kinds(record).items():
         several: dict[str, Any] = {"action": "append", "metavar": "KEY=VALUE"} if kind is _key_and_value else {}
-        group.add_argument(
+        action = group.add_argument(
             option(name),
             type=kind,
             default=argparse.SUPPRESS,
             help=described[name].replace("%", "%%"),
             **({"metavar": choices.get(name) or literal.get(name) or kind.__name__.upper()} | several),
         )
+        listed = re.sub(r"[\[=].*", "", choices.get(name) or literal.get(name) or "").split("|")
+        if suggested := _SUGGESTED.get(name) or (listed[1:] and listed):
+            suggest(action, suggested)
 
 
 def given_settings(options: argparse.Namespace, record: type) -> dict[str, Any]:
@@ -68,11 +77,15 @@ def shown(
         note: a line to print behind the table.
 
     Raises:
-        OptionError: there is no folder to write to, which only --show can do without.
+        OptionError: there is no folder to write to, which only --show and a dry run can do without.
     """
     if not options.show:
+        if options.out is None and options.dry_run:
+            options.out = Path(tempfile.gettempdir()) / f"visionthink-{options.command}"  # a dry run leaves nothing there
         if options.out is None:
-            raise OptionError(f"{options.command}: name the folder to write to, as --out runs/{options.command}; or use --show")
+            raise OptionError(
+                f"{options.command}: name the folder to write to, as --out runs/{options.command}; or use --show or --dry-run"
+            )
         return False
     values = {name: value for name, value in values.items() if name not in _NO_OPTION}
     if options.json:

@@ -20,7 +20,7 @@ import numpy as np
 from visionthink.data.drawing import MAX_LOW_RMS, MIN_FULL_RMS, SPLITS, rms
 from visionthink.data.place_families import FAMILIES, compose
 from visionthink.data.place_scenes import SIDES, Scene, Twin
-from visionthink.data.synth import Cell, in_turn
+from visionthink.data.synth import Cell, Drawn, in_turn
 from visionthink.errors import DataError
 from visionthink.types import Example
 
@@ -60,7 +60,7 @@ def _broken(scene: Scene) -> str:
     return ""
 
 
-def draw(family: str, index: int, *, hard: bool, split: str = "test", seed: int = 0, side: int = 112) -> Example:
+def draw(family: str, index: int, *, hard: bool, split: str = "test", seed: int = 0, side: int = 112) -> Drawn:
     """Item `index` of a family in a split; the same arguments give the same bytes.
 
     Splits are disjoint by seed, and no handwritten digit is in two of them.
@@ -71,7 +71,7 @@ def draw(family: str, index: int, *, hard: bool, split: str = "test", seed: int 
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     scene = _scene(family, index, hard, split, seed, side)
-    return Example(
+    return Drawn(
         id=f"places-{side}-{split}-{seed}-{family}-{index}",
         question=scene.question,
         image=scene.image(),

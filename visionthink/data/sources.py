@@ -103,9 +103,13 @@ def _arrow(source: str, path: Path, split: str) -> ArrowRows:
             return ArrowRows(rows[split])
         if path.exists():
             raise DataError(f"{source}: expected a .parquet, .jsonl, .csv, .tsv or .tar file")
+        if "/" not in source:
+            raise DataError(f"{source}: no such file or folder; a data set of the hub is named OWNER/NAME")
         return ArrowRows(datasets.load_dataset(source, split=split))
     except DataError:
         raise
+    except ConnectionError:
+        raise DataError(f"{source}: no such file or folder, and the hub could not be reached") from None
     except Exception as error:  # readers of damaged files raise nearly anything
         raise DataError(
             f"{source}: cannot be read ({one_line(cause if isinstance(cause := error.__cause__, Exception) else error)})"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from PIL import Image
 
 from visionthink.data.drawing import (
     CANVAS,
@@ -267,7 +268,14 @@ def draw_scene(family: str, rng: np.random.Generator, *, hard: bool | None = Non
     return scene
 
 
-def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: bool | None = None) -> Example:
+@dataclass(frozen=True)
+class Drawn(Example):
+    """An example whose one image was drawn here, and is open."""
+
+    image: Image.Image = field(repr=False)
+
+
+def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: bool | None = None) -> Drawn:
     """Item `index` of a family in a split; the same arguments give the same bytes.
 
     Splits are disjoint by seed, and no handwritten digit is in two of them.
@@ -281,7 +289,7 @@ def draw(family: str, index: int, *, split: str = "test", seed: int = 0, hard: b
         raise DataError(f"unknown family {family!r}; choose from {', '.join(FAMILIES)}")
     spawn = (SPLITS.index(split), seed, list(FAMILIES).index(family), index)
     scene = draw_scene(family, np.random.default_rng(spawn), hard=hard, split=split)
-    return Example(
+    return Drawn(
         id=f"synth-{split}-{seed}-{family}-{index}",
         question=scene.question,
         image=render(scene.marks, scene.paper, scene.noise_seed),

@@ -237,6 +237,22 @@ def check_files(name: str) -> str:
     return path
 
 
+def check_weights(name: str) -> None:
+    """Whether the files of weights in a folder are whole, by their headers, which is known at once.
+
+    Raises:
+        ModelError: one is damaged or cut off.
+    """
+    from safetensors import safe_open
+
+    for file in sorted(Path(resolve(name)).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np"):
+                pass
+        except Exception as error:  # of a kind of its own
+            raise ModelError(f"model {name}: {file.name}: is damaged or not whole ({one_line(error)})") from None
+
+
 _PICKLES = ("*model*.bin", "*model*.pt", "*model*.pth", "*model*.ckpt", "consolidated*.pth")
 """Names of weights in other formats."""
 
@@ -251,7 +267,7 @@ def _check_folder(folder: Path, name: str) -> None:
         ("tokenizer.json", "vocab.json"),
     )
     if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"model {name}: is an adapter in the middle of a run, not a model; take the run's final/")
+        raise ModelError(f"model {name}: is an adapter, not a model; take final/ of its run, or merge it into its model")
     if any(folder.glob("pytorch_model_fsdp*")) and not (folder / "config.json").is_file():
         raise ModelError(
             f"model {name}: holds shards of weights, which only --resume reads; take the run's final/, or train with "

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SETTINGS = "visionthink.json"
 """Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ..., "canonical": ...}."""
 
+ADAPTER = "adapter_config.json"
+"""Where transformers finds it beside a model of the hub, it loads the weights that are named there, and over them the adapter,
+which it also reads from a pickle."""
+
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Models of transformers that can be used."""
 CODEBOOK = "visionthink_codebook"
@@ -96,6 +100,8 @@ def read_config(name: str, path: str) -> PreTrainedConfig:
     if kind == CODEBOOK:
         importlib.import_module("visionthink.engine.codebook")  # which makes it known to transformers
         sizes = _SIZES | {"vision_config": ("codes", "code_size", "hidden_size")}
+    elif kind is None:
+        raise ModelError(f"model {name}: config.json: model_type is missing")
     elif kind not in MODEL_TYPES:
         raise ModelError(f"model {name}: {kind} is not supported; choose one of {', '.join(MODEL_TYPES)}")
     config_class = transformers.CONFIG_MAPPING[kind]
@@ -275,6 +281,9 @@ def read(name: str, path: str) -> Described:
         ModelError: one is missing or damaged, or two disagree.
     """
     config = read_config(name, path)
+    if read_object(name, path, ADAPTER) is not None:
+        said = "would be loaded over weights that it names itself, and may be a pickle; merge it into the model and save that"
+        raise ModelError(f"model {name}: {ADAPTER}: an adapter {said}")
     image_processor = read_image_processor(name, path)
     protocol = read_protocol(name, path)
     tokenizer = read_tokenizer(name, path, config)

@@ -15,14 +15,27 @@ AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16", "float16")
 
 
+META = "meta"
+"""The device of a model without weights, which others run: for `recipes.evaluate`, and no name that a user gives."""
+
+
+def check_device(name: str) -> None:
+    """
+    Raises:
+        OptionError: it is none of the names of devices.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise OptionError(f"unknown device {name!r}; choose from auto, cpu, cuda, cuda:N")
+
+
 def check_placement(device: str, dtype: torch.dtype | str, *, runner: str = "transformers") -> None:
     """Whether a model can be put there as far as names go. `runner`: what runs the model.
 
     Raises:
         OptionError: there is no such device or type, or the runner, vllm or an endpoint, chooses it itself.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|meta", device):
-        raise OptionError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
+    if device != META:
+        check_device(device)
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise OptionError(f"unknown dtype {dtype!r}; {choose_from(dtype, DTYPES)}")
     if device != AUTO and runner != "transformers":

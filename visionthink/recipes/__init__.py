@@ -4,6 +4,7 @@ suites likewise."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from visionthink.data import places, synth
 from visionthink.errors import OptionError, choose_from
@@ -51,6 +52,11 @@ def recipe(name: str) -> Recipe:
 MINI_SIZE = 600
 SUITES: tuple[str, ...] = ("mini", *places.named_suites())
 """Names of the generated suites."""
+
+
+def is_generated(name: str) -> bool:
+    """Whether a name is that of a suite, known or not, and not of a table: a bare word, and no file or folder here."""
+    return "/" not in name and not Path(name).exists() and not Path(name).suffix
 
 
 def suite(name: str, limit: int | None = None) -> list[Example]:

@@ -37,7 +37,7 @@ class CurateConfig:
     """One curation. The fields that a rollout depends on are stored with it; another run into the same folder must agree."""
 
     data: str
-    """A file or folder of examples, a hub id, or `mini`, the generated suite."""
+    """A file or folder of examples, a hub id, or a generated suite (`recipes.SUITES`)."""
     model: str
     out: Path
     judge: str = "rules"
@@ -132,12 +132,12 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
 
 
 def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
-    if data == "mini":
+    from visionthink.recipes import is_generated, suite
+
+    if is_generated(data):
         if config.columns or config.image_root:
             raise OptionError(f"{data}: is generated; --columns and --image-root are for tables")
-        from visionthink.recipes import suite
-
-        return {e.id: e for e in suite("mini", config.limit or None)}
+        return {e.id: e for e in suite(data, config.limit or None)}
     table = read_examples(data, columns=config.columns, image_root=config.image_root)
     return table.first(config.limit) if config.limit else table
 
@@ -186,7 +186,7 @@ def _as_place(name: str) -> str:
     """What a setting names, whichever way its path is written; text that is no path as it is."""
     path = Path(resolve(name))
     known = path.parent if any(c in path.name for c in "*?[") else path
-    return str(path.resolve()) if name not in ("", "mini") and known.exists() else name
+    return str(path.resolve()) if name and known.exists() else name
 
 
 def _judge_places(judges: Sequence[str]) -> list[str]:
@@ -232,7 +232,6 @@ class _Work:
         from visionthink.rewards.spec import read_definite, read_judge
 
         config = self.config
-        omit: dict[str, Any] = {"omit": config.omit} if config.omit else {}
         model = load(
             config.model,
             ladder=ResolutionLadder.parse(config.ladder),
@@ -243,7 +242,7 @@ class _Work:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=2 * config.rollouts,
-            **omit,
+            omit=config.omit or None,
         )
         curator = Curator(
             model=model,

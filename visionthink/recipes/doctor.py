@@ -21,7 +21,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from visionthink.addresses import is_endpoint
-from visionthink.errors import ModelError, OptionError
+from visionthink.errors import ModelError, OptionError, one_line
 
 PACKAGE = "visionthink"
 FEATURES: Mapping[str, str] = {
@@ -257,14 +257,18 @@ def _model(name: str) -> ModelFound:
     if sizes is None:
         note = "its size is not known, as nothing of it is on this machine; it is downloaded when it is first used"
         return ModelFound(name=name, notes=(note,))
-    return _fit(name, sizes)
+    try:
+        return _fit(name, sizes)
+    except Exception as error:  # of many kinds, from transformers and torch, where config.json says what cannot be
+        said = f"model {name}: config.json: a model of this architecture cannot be run ({one_line(error)})"
+        return ModelFound(name=name, missing=(said,))
 
 
 def _sizes(name: str) -> Any:
     """Sizes of a model by its folder, by the hub's cache, or as they are published; None where it is known from nowhere."""
     from huggingface_hub import try_to_load_from_cache
 
-    from visionthink.policies.checkpoint import check_files, describe
+    from visionthink.policies.checkpoint import check_files, check_weights, describe
     from visionthink.recipes.published import published_sizes
     from visionthink.train.sizes import Sizes
 
@@ -276,6 +280,8 @@ def _sizes(name: str) -> Any:
         if not isinstance(cached, str):
             return None
         place = str(Path(cached).parent)
+    else:
+        check_weights(name)
     found = describe(place)
     return Sizes(config=found.config, budget=found.budget)
 
@@ -298,15 +304,22 @@ def _fit(name: str, sizes: Any) -> ModelFound:
         each = tokens * memory.bytes_per_token(sizes.config, width)
         needs[kind] = Memory(dtype=kind, weights=width * sizes.parameters, question=each)
     free, here = memory.free_bytes(torch.device(device)), needs[dtype]
-    together = max(0, int((free - here.weights) // here.question))
+    left = free - here.weights
+    together = memory.fitting([here.question] * memory.MOST, 1, left) if here.question <= left else 0
     lacks, notes = [], []
     there = f"{free / 1e9:.1f} GB are free on the {device}"
     if here.weights > free:
         other = "a smaller model or a GPU" if device == "cpu" else "a smaller model or a larger GPU"
+        if (half := needs["bfloat16"].weights) <= free:
+            other = f"--dtype bfloat16 ({half / 1e9:.1f} GB), {other}"
         lacks.append(f"memory: the weights take {here.weights / 1e9:.1f} GB in {dtype}, and {there}; use {other}")
     elif not together:
         total = (here.weights + here.question) / 1e9
         notes.append(f"a question about the largest image may need up to {total:.1f} GB, and {there}; smaller images need less")
+    if quantised := getattr(sizes.config, "quantization_config", None):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        said = "they take less memory than is estimated here, and need the library of that method, which is not looked for"
+        notes.append(f"its weights are quantised ({method}): {said}")
     return ModelFound(
         name=name,
         missing=tuple(lacks),
@@ -317,5 +330,5 @@ def _fit(name: str, sizes: Any) -> ModelFound:
         device=device,
         dtype=dtype,
         free_bytes=free,
-        together=min(together, memory.MOST),
+        together=together,
     )

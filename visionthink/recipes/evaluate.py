@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionthink.addresses import is_endpoint
@@ -99,10 +98,10 @@ class EvalConfig:
         """
         from visionthink.data.examples import ExampleTable, parse_columns, read_examples
         from visionthink.data.sources import open_rows
-        from visionthink.recipes import suite
+        from visionthink.recipes import is_generated, suite
 
         task = self.task
-        if "/" not in self.suite and not Path(self.suite).exists() and not Path(self.suite).suffix:
+        if is_generated(self.suite):
             if task is not None or self.split is not None or self.columns or self.image_root:
                 raise OptionError(f"{self.suite}: is generated; --benchmark, --split, --columns and --image-root are for tables")
             examples: dict[str, Example] = {example.id: example for example in suite(self.suite, self.limit)}
@@ -122,7 +121,6 @@ class EvalConfig:
         return self._load(name, engine=self.engine, device=self.device)
 
     def _load(self, name: str, *, engine: str, device: str) -> Model:
-        omit: dict[str, Any] = {"omit": self.omit} if self.omit else {}
         return load(
             name,
             menu=self.menu,
@@ -137,7 +135,7 @@ class EvalConfig:
             device=device,
             dtype=self.dtype,
             attention=self.attention,
-            **omit,
+            omit=self.omit or None,
         )
 
     def results(self, model: str, policy: PolicySpec) -> Results | None:

@@ -37,7 +37,7 @@ MARKERS = {
     "decides": Marker(shape="*", size=14, filled=True, meaning="the model decides (adaptive)"),
     "other": Marker(shape="o", size=6, filled=True, meaning="another policy"),
     "control": Marker(shape="v", size=6, filled=False, meaning="a control (other pixels)"),
-    "oracle": Marker(shape="D", size=7, filled=False, meaning="oracle router"),
+    "oracle": Marker(shape="D", size=7, filled=False, meaning="full view only where it turns wrong into right"),
     "gate": Marker(shape="x", size=7, filled=True, meaning="best gate at the tokens of the star"),
 }
 

@@ -21,6 +21,18 @@ SHIPPED = ("ddp", "zero2", "zero3", "fsdp2")
 _FOLDER = Path(__file__).parent
 
 
+def launch_file(name: str) -> Path:
+    """The file of a shipped name, or at a path.
+
+    Raises:
+        OptionError: there is none.
+    """
+    file = _FOLDER / f"{name}.yaml" if name in SHIPPED else Path(name).expanduser()
+    if not file.exists():
+        raise OptionError(f"--launch {name}: {choose_from(name, SHIPPED)}, or a file of accelerate config")
+    return file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """What `accelerate launch` is started with."""
@@ -48,11 +60,9 @@ class Launch:
         import torch
         import yaml
 
-        file = _FOLDER / f"{name}.yaml" if name in SHIPPED else Path(name).expanduser()
+        file = launch_file(name)
         try:
             said = yaml.safe_load(file.read_text("utf-8"))
-        except FileNotFoundError:
-            raise OptionError(f"--launch {name}: {choose_from(name, SHIPPED)}, or a file of accelerate config") from None
         except (OSError, ValueError, yaml.YAMLError):
             said = None
         if not isinstance(said, dict):
