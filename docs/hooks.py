@@ -1,13 +1,56 @@
-"""What MkDocs runs while it builds the site: it writes the options of the command line into the page about it."""
+"""What MkDocs runs while it builds the site: notebooks become pages, and the options of the command line stand on theirs."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+from pathlib import Path
 from typing import Any
+
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 MARK = "<!-- commands -->"
 """Stands on the page where the commands go."""
+
+
+class Notebook(File):
+    """A notebook, which is a page like those in Markdown, so that its links are checked and others can link to it."""
+
+    def is_documentation_page(self) -> bool:
+        return True
+
+
+def on_files(files: Files, **_: Any) -> Files:
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+        files.append(Notebook(file.src_uri, file.src_dir, file.dest_dir, file.use_directory_urls))
+    return files
+
+
+def on_page_read_source(page: Page, **_: Any) -> str | None:
+    """The text of a notebook as Markdown; None leaves other pages to MkDocs."""
+    if not isinstance(page.file, Notebook):
+        return None
+    cells = json.loads(Path(page.file.abs_src_path).read_text("utf-8"))["cells"]
+    return "\n\n".join(part for cell in cells for part in parts(cell))
+
+
+def parts(cell: dict[str, Any]) -> list[str]:
+    """A cell in Markdown: its text; or its code, what that printed, and its figures."""
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [text]
+    found = [f"```python\n{text}\n```"]
+    for output in cell["outputs"]:
+        data = output.get("data", {})
+        said = re.sub(r"\x1b\[[\d;]*m", "", "".join(output.get("text", data.get("text/plain", [])))).strip("\n")
+        if "image/png" in data:
+            found.append(f'<img alt="What the code above draws" src="data:image/png;base64,{data["image/png"].strip()}">')
+        elif said:
+            found.append(f"```text\n{said}\n```")
+    return found
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -37,7 +37,7 @@ CHOSEN = (
 
 
 def drawn() -> list[Example]:
-    """The examples, in the order of the page: one that the small view is enough for, then one that needs a closer look."""
+    """The examples, in the order of the page: one that the low view is enough for, then one that needs a closer look."""
     return [synth.draw(chosen.family, chosen.index, hard=chosen.hard, split="test") for chosen in CHOSEN]
 
 

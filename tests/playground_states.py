@@ -12,8 +12,8 @@ from playwright.sync_api import Page, expect
 
 WHOLE = (0, 0, 112, 112)
 LOW, FULL = view(WHOLE, 0.25, 56, 56, 4), view(WHOLE, 1.0, 112, 112, 16)
-ASKED = decided("model", "The model asked for the whole picture at full size.")
-NOT_ASKED = decided("model", "The model answered from the small view.")
+ASKED = decided("model", "The model asked for the full view.")
+NOT_ASKED = decided("model", "The model answered from the low view.")
 NEVER = threading.Event()
 
 State = Callable[[Page, PlaygroundServer, Path], None]
@@ -51,7 +51,7 @@ def streaming(page: Page, server: PlaygroundServer, folder: Path) -> None:
 
 def asked_for_more(page: Page, server: PlaygroundServer, folder: Path) -> None:
     take_example(page, server, folder)
-    hatching = thought("The bars are smooth in this view, the hatching cannot be seen. I need the full size.")
+    hatching = thought("The bars are smooth in this view, the hatching cannot be seen. I need the full view.")
     server.play(looked(0, LOW), hatching, ASKED, looked(1, FULL), NEVER)
     page.click("#ask")
     expect(page.locator(".closer")).to_have_count(1)
@@ -74,7 +74,7 @@ def answered_after_a_look(page: Page, server: PlaygroundServer, folder: Path) ->
     server.play(
         looked(0, opening),
         thought("There is a red sign right of the middle, too small to read. I look at it, and at the bottom left."),
-        decided("model", "The model asked for two parts of the picture."),
+        decided("model", "The model asked for two parts of the image."),
         looked(1, *parts),
         thought("The sign says 24."),
         said("It says 24."),
@@ -103,7 +103,7 @@ def refused(page: Page, server: PlaygroundServer, folder: Path) -> None:
     (folder / "IMG_0042.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(2_400_000))
     page.set_input_files("#files", folder / "IMG_0042.HEIC")
     page.fill("#question", "How many people are there?")
-    message = "The picture has 2.4 MB; this server takes at most 2 MB per picture."
+    message = "The image has 2.4 MB; this server takes at most 2 MB per image."
     server.plays.append(Play(status=413, body={"error": {"message": message, "type": "invalid_request_error"}}))
     page.click("#ask")
     expect(page.locator("#error")).to_be_visible()

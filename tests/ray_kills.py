@@ -94,6 +94,7 @@ def killed(python: str, model: str, out: Path, *, kills: int, limit: int, seed: 
         time.sleep(draw.uniform(0, 0.5))
         process.kill()
         process.wait()
+        process.stderr.close()
         before = len(rows(out))
         done.append(("driver", before))
     last = start()

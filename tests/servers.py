@@ -13,6 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,25 @@ def said(message: dict[str, Any], reason: Any = "stop") -> dict[str, Any]:
     return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 
 
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Message
+    text: str
+
+
+def fetched(url: str, body: Any = None, *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> Response:
+    """What the server says to a GET, or to a POST of `body` as JSON; also where that is a refusal."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | dict(headers or {}))
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as refused:
+        response = refused
+    with response:
+        return Response(response.status, response.headers, response.read().decode())
+
+
 @contextlib.contextmanager
 def transformers_serve(command: Sequence[str], home: Path) -> Iterator[str]:
     """Address of `transformers serve`, started by `command`, with an empty hub cache below `home`."""
@@ -97,7 +118,7 @@ def serving(command: Sequence[str], env: Mapping[str, str], *, seconds: float, r
         end = time.monotonic() + seconds
         while time.monotonic() < end and process.poll() is None:
             try:
-                urllib.request.urlopen(f"{url}{ready}", timeout=2)
+                urllib.request.urlopen(f"{url}{ready}", timeout=2).close()
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)

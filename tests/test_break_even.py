@@ -150,7 +150,7 @@ def test_compressed_runs_in_the_report(runs, tmp_path, capsys):
     assert (none["rate"], none["cheaper"]) == (0.0, "never")
     page = (tmp_path / "r.html").read_text()
     assert "Break-even with adaptive resolution" in page and "mean layer" in page
-    row = next(r for r in csv.DictReader((tmp_path / "r.csv").open()) if r["policy"] == "full")
+    row = next(r for r in csv.DictReader((tmp_path / "r.csv").read_text().splitlines()) if r["policy"] == "full")
     assert row["break_even.retained_tokens.rate"] == "0.75"
 
 

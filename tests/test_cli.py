@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -298,9 +300,74 @@ def test_damaged_evaluation_folders(capsys, tmp_path):
     assert "metrics.jsonl, line 2: not a logged step" in message()
 
 
+def listed(command: str, capsys) -> tuple[str, dict[str, list[str]]]:
+    """The usage line of a command's help, and the options of each group in order."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    groups, found = re.split(r"\n\n(?=[a-z][a-z, ]*:\n)", text), {}
+    for group in groups[1:]:
+        title, _, body = group.partition(":\n")
+        found[title] = re.findall(r"^  (--?[a-z-]+)", body, re.M)
+    return text.splitlines()[0], found
+
+
+def test_help_begins_with_what_a_newcomer_needs(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    usage, options = listed("ask", capsys)
+    assert usage == "usage: visionthink ask -q TEXT IMAGE [IMAGE ...] [OPTION ...]"
+    rare = ["how the model runs", "a model behind an endpoint", "what the model may ask for, and how"]
+    assert [*options] == ["positional arguments", "options", *rare]
+    assert options["options"] == ["-h", "-q", "--model", "--json"]
+    assert options[rare[2]] == ["--menu", "--ladder", "--dialect", "--boundary", "--canonical"]
+    usage, options = listed("eval", capsys)
+    assert usage == "usage: visionthink eval --out DIR [SUITE] [OPTION ...]"
+    assert [*options] == ["positional arguments", "options", "how a table is read", *rare, "other results to compare with"]
+    assert options["options"] == ["-h", "--model", "--policy", "--out", "--judge", "--limit", "--json"]
+    usage, options = listed("train", capsys)
+    assert usage == "usage: visionthink train RECIPE [OPTION ...]"
+    assert options["options"] == ["-h", "--out", "--show", "--resume", "--dry-run", "--launch", "--processes", "--json"]
+
+
+@pytest.mark.parametrize("command", ["ask", "tokens", "serve", "eval", "calibrate", "train", "reproduce"])
+def test_help_names_the_page_that_lists_names_instead_of_listing_them(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert not {"deepeyes-v5", "compact_ids", "pointer-224", "budget_7b", "gate_savings"} & {*re.findall(r"[\w-]+", text)}
+    for page in re.findall(r"docs/[\w/-]+\.md", text):
+        assert (Path(__file__).parents[1] / page).is_file(), page
+
+
 def test_help_of_every_command():
     for command in ("", "ask", "tokens", "demo", "train", "eval", "report", "score", "curate", "reproduce"):
         result = subprocess.run(
             [sys.executable, "-m", "visionthink", *command.split(), "--help"], capture_output=True, text=True, check=False
         )
         assert result.returncode == 0 and result.stdout.startswith("usage: visionthink"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("eval --out runs", "eval: takes a SUITE, or --from-lmms LOGS"),
+        ("eval --from-lmms mine.jsonl --out runs", "not named as lmms-eval names its samples, DATE_TIME_samples_TASK.jsonl"),
+        ("eval mini --model tiny,,tiny-base --out runs", "--model 'tiny,,tiny-base': a name is empty"),
+        ("eval mini --policy adaptive+visionzip:0.5@high --out runs", "a method acts on every view, @low or @full"),
+        ("eval mini --judge extra.toml --out runs", "extra cannot be sent (Object of type date is not JSON serializable)"),
+        ("eval mini --judge omit.toml --out runs", "omit holds names of fields"),
+        ("report . --out page.csv", "--out page.csv: names the page; the figures go to a .csv file beside it"),
+        ("curate table.jsonl --model tiny --ladder 1 --out runs", "--ladder 1: needs two levels to compare"),
+        ("tokens --size 100x100 --ladder 1,0.25", "ladder 1,0.25: levels must increase"),
+        ("train tiny --report-to mlflow --out runs", "unknown report_to 'mlflow'; choose none, trackio, wandb or tensorboard"),
+        ("serve --cache-salt", "--cache-salt: is for an upstream that is vLLM"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch, command, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    (tmp_path / "table.jsonl").write_text("{}\n")
+    for name, setting in {"extra": "extra = {day = 2026-01-01}", "omit": "omit = [1]"}.items():
+        (tmp_path / f"{name}.toml").write_text(f'[[judge]]\nurl = "http://127.0.0.1:1/v1"\nmodel = "x"\n{setting}\n')
+    assert said in fails(capsys, *command.split())
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "page.csv").exists()

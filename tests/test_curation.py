@@ -148,13 +148,19 @@ def test_a_folder_that_a_shard_of_an_earlier_version_began_is_finished(whole, tm
     assert (len(half), again) == (6, set(range(12)) - half)
 
 
+def take_back_verdicts(out):
+    """Counts as an outage of the judge leaves them."""
+    for path in (out / "counts").iterdir():
+        records = map(json.loads, path.read_text().splitlines())
+        lines = [record | {"correct_low": 0, "correct_full": 0, "unscored": 8} for record in records]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_after_an_outage_of_the_judge_kept_answers_are_judged_again(whole, tmp_path):
     out, _ = whole
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    for path in (copy / "counts").iterdir():
-        lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    take_back_verdicts(copy)
     said = Console(file=io.StringIO())
     curate(config(copy, pool=Pool(workers=2)), said)
     assert "12 rows held answers that could not be judged; judged again, 0 still do" in " ".join(said.file.getvalue().split())
@@ -167,9 +173,7 @@ def test_what_one_judge_could_not_judge_a_further_one_is_asked(whole, tmp_path):
     out, _ = whole
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    for path in (copy / "counts").iterdir():
-        lines = [json.loads(line) | {"correct_low": 0, "correct_full": 0, "unscored": 8} for line in path.open()]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    take_back_verdicts(copy)
     dropped = label_rows(copy, Thresholds(4, 2))
     assert {(c.label, c.reason) for c in dropped} == {("drop", "8 answers could not be judged")}
     with pytest.raises(OptionError, match="judge was 'exact' there and is 'rules,exact' now"):

@@ -11,9 +11,11 @@ import resource
 import select
 import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from environments import clean, only
@@ -111,6 +113,13 @@ def test_a_missing_extra_is_named_with_its_command(bare, desk, argv, remedy):
     assert result.stderr.count("\n") == 1 and result.stderr.endswith(f" {remedy}\n"), result.stderr
 
 
+@pytest.mark.parametrize("table", ["rows.parquet", "nobody/nothing"])
+def test_the_extra_that_reads_parquet_files_and_the_hub_is_named(desk, capsys, monkeypatch, table):
+    Path("rows.parquet").touch()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert fails(capsys, "eval", table, "--out", "e") == "datasets is not installed; pip install 'visionthink[eval]'"
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -135,6 +144,7 @@ def test_what_works_without_torch(bare, tmp_path, argv):
         ("local", ["measure", "--out", "times.json"]),
         ("judge", ["score", "answers.jsonl"]),
         ("eval", ["eval", "mini", "--limit", "6", "--max-new-tokens", "8", "--policy", "low,full", "--out", "e"]),
+        ("eval", ["eval", "rows.parquet", "--max-new-tokens", "8", "--out", "e"]),
         ("train", ["curate", "mini", "--model", "tiny-base", "--limit", "6", "--max-new-tokens", "8", "--out", "c"]),
         ("eval", ["calibrate", "mini", "--limit", "60", "--max-new-tokens", "8", "--alpha", "0.4", "--out", "g.json"]),
         ("train", ["train", "tiny", "--dry-run", "--out", "t"]),
@@ -148,6 +158,8 @@ def test_a_command_runs_with_the_extras_that_it_declares(desk, extras, argv):
     needs = cli._parser().get_default("needs")
     assert needs[argv[0]] == extras or "--quick" in argv  # which trains nothing
     (desk / "answers.jsonl").write_text('{"question": "q", "ground_truth": "1/2", "prediction": "0.5"}\n')
+    row = {"question": "How many shapes are there?", "image": "photo.png", "answer": "3"}
+    datasets.Dataset.from_list([row]).to_parquet("rows.parquet")
     python = only(desk / "env", extras)
     result = run(python, *argv, cwd=desk)
     assert result.returncode == 0, result.stderr
@@ -457,17 +469,19 @@ def test_the_quick_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "QUICK_EXAMPLES", 60)
     console = Console(record=True, width=100, file=io.StringIO())
     result = demo.quick_demo(tmp_path / "q", console)
-    assert [*result["runs"]] == [f"{m}-{p}" for m in ("base", "tuned") for p in ("low", "full", "adaptive")]
+    assert [*result["runs"]] == [f"{m}-{p}" for m in ("tiny-base", "tiny") for p in ("low", "full", "adaptive")]
     assert [q["need"] for q in result["questions"]] == ["easy", "easy", "hard", "hard"]
     assert len({q["family"] for q in result["questions"]}) == 4
     for question in result["questions"]:
         runs = question["runs"]
-        assert [*runs] == ["base", "tuned", "tuned, always low", "tuned, always full"]
-        assert (runs["tuned, always low"]["visual_tokens"], runs["tuned, always full"]["visual_tokens"]) == (4, 16)
-        assert runs["tuned"]["sees"] == ("25 %" if question["need"] == "easy" else "25 %, then 100 %")
+        assert [*runs] == ["tiny-base", "tiny", "tiny, always low", "tiny, always full"]
+        assert (runs["tiny, always low"]["visual_tokens"], runs["tiny, always full"]["visual_tokens"]) == (4, 16)
+        assert runs["tiny"]["sees"] == ("25 %" if question["need"] == "easy" else "25 %, then 100 %")
     assert (tmp_path / "q" / "report.html").stat().st_size > 50_000
     assert json.loads((tmp_path / "q" / "demo.json").read_text())["questions"] == result["questions"]
-    assert "% of the visual tokens of always showing the full view" in console.export_text()
+    printed = " ".join(console.export_text().split())
+    assert "Of the 2 runs that are not baselines, tiny under adaptive is furthest above its random mix: it answers " in printed
+    assert re.search(r" tiny-base under adaptive (is below|cannot be told from) its random mix\. open ", printed)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").touch()
     with pytest.raises(OptionError, match="holds no earlier demo; name another folder"):

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 
 import aiohttp
 import pytest
@@ -20,6 +19,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, events, local, serving, text_of
 from PIL import Image
+from servers import fetched
 from upstream import delta, event, said, streamed, upstream
 
 import visionthink
@@ -67,7 +67,7 @@ def test_answers_and_looks_are_those_of_episodes_and_clients_are_batched(model):
     with serving(gateway) as address:
         answers = all_at_once(address, [question(example) for example in examples])
         calls = dict(gateway.answering.upstream.batcher.calls)
-        metrics = urllib.request.urlopen(f"{address}/metrics").read().decode()
+        metrics = fetched(f"{address}/metrics").text
     for (status, content), transcript in zip(answers, expected, strict=True):
         record = json.loads(content)
         assert status == 200 and record["choices"][0]["message"]["content"] == transcript.answer
@@ -191,16 +191,18 @@ def command(tmp_path):
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
-                urllib.request.urlopen(f"{address}/ready", timeout=2)
-                break
+                if fetched(f"{address}/ready", timeout=2).status == 200:
+                    break
             except OSError:
-                time.sleep(0.05)
+                pass
+            time.sleep(0.05)
         return process, address
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+        process.stderr.close()
 
 
 @pytest.mark.network

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 
@@ -15,6 +13,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, events, serving, text_of
 from PIL import Image
+from servers import fetched
 from upstream import FAULTS, Script, delta, event, said, streamed, upstream
 
 from visionthink import Protocol
@@ -55,12 +54,8 @@ def counted(pieces, prompt, image, cached):
 
 def post(address, body, seconds=10, path="/v1/chat/completions"):
     """Status and text of the response."""
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    response = fetched(address + path, body, timeout=seconds)
+    return response.status, response.text
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -100,11 +95,8 @@ def test_a_stream_tells_a_fault_and_ends(gateway, server, fault):
 @pytest.mark.parametrize("stream", [False, True])
 def test_when_to_ask_again_is_passed_on(gateway, server, theirs, said, ours, passed_on, stream):
     server.rest = lambda _: Script(status=theirs, headers={"Retry-After": said}, pieces=[b"not now"])
-    body = json.dumps(asking("How many?", PHOTO, stream=stream)).encode()
-    request = urllib.request.Request(gateway + "/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=10)
-    assert (refused.value.code, refused.value.headers["Retry-After"]) == (ours, passed_on)
+    refused = fetched(gateway + "/v1/chat/completions", asking("How many?", PHOTO, stream=stream))
+    assert (refused.status, refused.headers.get("Retry-After")) == (ours, passed_on)
 
 
 def test_nobody_listens_at_the_address():
@@ -114,10 +106,8 @@ def test_nobody_listens_at_the_address():
         with serving(before(address)) as gateway:
             status, content = post(gateway, asking("How many?", PHOTO))
             assert (status, json.loads(content)["error"]["code"]) == (502, "upstream_unreachable")
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(gateway + "/ready", timeout=10)
-            assert refused.value.code == 503
-            assert urllib.request.urlopen(gateway + "/health", timeout=10).status == 200
+            assert fetched(gateway + "/ready").status == 503
+            assert fetched(gateway + "/health").status == 200
 
 
 def test_two_rounds_are_billed_and_the_same_bytes_are_sent_again(gateway, server):

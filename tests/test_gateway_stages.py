@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +23,7 @@ pytest.importorskip("httptools")
 from environments import ROOT, clean, traced_python
 from gateway import asking, before, data_url, serving
 from PIL import Image
+from servers import fetched
 from upstream import Script, delta, event, said, streamed, upstream
 
 from visionthink.serve.keys import new_key
@@ -37,19 +36,12 @@ CHAT = "/v1/chat/completions"
 
 
 def posted(url: str, body: Any, headers: dict[str, str] | None = None) -> int:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"} | (headers or {}))
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            response.read()
-            return response.status
-    except urllib.error.HTTPError as error:
-        return error.code
+    return fetched(url, body, headers=headers, timeout=30).status
 
 
 def stages(address: str) -> dict[str, tuple[int, float]]:
     """Of each stage how often it was seen, and its seconds."""
-    with urllib.request.urlopen(f"{address}/metrics") as response:
-        text = response.read().decode()
+    text = fetched(f"{address}/metrics").text
     found = re.findall(r'visionthink_stage_seconds_(count|sum)\{stage="(\w+)"\} (\S+)', text)
     seen = {stage: [float(value) for kind, of, value in found if of == stage] for _, stage, _ in found}
     return {stage: (int(count), seconds) for stage, (count, seconds) in seen.items()}

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from servers import fetched
 
 from visionthink.endpoint import Endpoint
 from visionthink.errors import DataError, OptionError, StorageError
@@ -93,7 +93,7 @@ class Server:
         self.url = f"{self.root}/v1"
 
     def report(self) -> dict:
-        return json.load(urllib.request.urlopen(f"{self.root}/report"))
+        return json.loads(fetched(f"{self.root}/report").text)
 
 
 @pytest.fixture

@@ -116,4 +116,5 @@ def test_files_as_served():
             with pytest.raises(urllib.error.HTTPError) as error:
                 urllib.request.urlopen(request)
             found.append(error.value.code)
+            error.value.close()
         assert found == [304, 404, 404, 404]

@@ -141,7 +141,7 @@ def test_options_are_asked_for(page, server, tmp_path):
     page.check("input[name=mode][value=high]")
     ask()
     expect(page.locator("#measure")).to_be_hidden()
-    expect(page.locator("#bill-sentence")).to_contain_text("The picture was shown at full size at once")
+    expect(page.locator("#bill-sentence")).to_contain_text("The full view was shown at once")
     assert asked == [
         ("large", {"events": True, "mode": "auto", "rule": "model"}),
         ("large", {"events": True, "mode": "auto", "rule": "gate"}),
@@ -163,7 +163,7 @@ def test_the_bill_and_always_full_measured(page, server, tmp_path):
     row = [page.locator(f"#{name}").inner_text() for name in ("tokens", "tokens-full", "seconds", "seconds-full", "answer-full")]
     assert row == ["4", "16", "0.021", "not measured", "not asked"]
     expect(page.locator("#bill-sentence")).to_have_text(
-        "12 visual tokens fewer than at full size (75 % saved), without a closer look."
+        "12 visual tokens fewer than the full view (75 % saved), without a closer look."
     )
     server.play(looked(0, FULL), said("orange!"), ended(bill(18, 18, 0, 0.052, "fixed")))
     page.click("#measure")
@@ -176,7 +176,7 @@ def test_the_bill_and_always_full_measured(page, server, tmp_path):
     row = [page.locator(f"#{name}").inner_text() for name in ("tokens", "tokens-full", "seconds", "seconds-full", "answer-here")]
     assert row == ["4", "18", "0.021", "0.052", "orange"]
     expect(page.locator("#bill-sentence")).to_have_text(
-        "14 visual tokens fewer than at full size (78 % saved), without a closer look; 0.031 s faster."
+        "14 visual tokens fewer than the full view (78 % saved), without a closer look; 0.031 s faster."
     )
     expect(page.locator("#answer")).to_have_text("orange")
     assert page.locator("#steps li").count() == 2, "the measured run is not drawn over the first"
@@ -193,7 +193,7 @@ def test_more_than_always_full_is_said(page, server, tmp_path):
     )
     page.click("#ask")
     expect(page.locator("#bill-sentence")).to_have_text(
-        "4 visual tokens more than at full size (25 % more), with 1 closer look: the small view was read as well."
+        "4 visual tokens more than the full view (25 % more), with 1 closer look: the low view was read as well."
     )
     expect(page.locator(".decision")).to_contain_text("Confidence 0.41 is below 0.90.")
     expect(page.locator(".decision")).to_contain_text("The threshold on the confidence of the answer decided this.")
@@ -237,7 +237,7 @@ def test_the_low_view_is_drawn_as_it_was_given(page, server, tmp_path):
 
 def test_thoughts_and_looks_in_their_order(page, server, tmp_path):
     asked_for_more(page, server, tmp_path)
-    assert page.locator("#steps h3").all_inner_texts() == ["First, a small view", "Thought", "Decision", "A closer look"]
+    assert page.locator("#steps h3").all_inner_texts() == ["First, the low view", "Thought", "Decision", "A closer look"]
     expect(page.locator("#status")).to_have_text("The model is shown more.")
     expect(page.locator("#answer")).to_have_attribute("aria-live", "polite")
 
@@ -270,7 +270,7 @@ def test_drop_and_paste(page, server, tmp_path):
     expect(page.locator("#pictures .name")).to_have_text(["a.png", "b.png", "image.png"])
     expect(page.locator("#pictures li").first).to_contain_text("60 × 40 px")
     dropped(page, "drop", [("notes.txt", "text/plain", "aGVsbG8=")])
-    expect(page.locator("#error")).to_have_text("notes.txt is not a picture. Choose a PNG, JPEG or WebP file.")
+    expect(page.locator("#error")).to_have_text("notes.txt is not an image. Choose a PNG, JPEG or WebP file.")
     page.get_by_role("button", name="Remove b.png").click()
     expect(page.locator("#pictures .name")).to_have_text(["a.png", "image.png"])
     expect(page.get_by_role("button", name="Remove image.png")).to_be_focused()
@@ -314,7 +314,7 @@ def test_two_examples_in_a_hurry_leave_the_second(page, server, tmp_path):
 def test_a_question_is_needed_and_a_picture(page, server, tmp_path):
     open_page(page, server, tmp_path)
     page.click("#ask")
-    expect(page.locator("#error")).to_contain_text("Choose a picture first")
+    expect(page.locator("#error")).to_contain_text("Choose an image first")
     expect(page.locator("#files")).to_be_focused()
     page.set_input_files("#files", photo(tmp_path))
     expect(page.locator("#error")).to_be_hidden()

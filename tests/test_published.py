@@ -16,7 +16,7 @@ def test_awares_stands_beside_a_run_on_one_of_its_benchmarks(tmp_path):
     # examples at 125, 25 and 25 % of their full views; 350 of 1000 tokens in all
     assert "m · adaptive 91.00 at 58, of sums 35 – – –" in text
     assert "AwaRes (paper) 94.43 at 28 +5.9 +5.8 +4.8" in text and "full view (paper) 94.00 at 100 – – –" in text
-    assert "AwaRes, GRPO only: In effect an always-low model trained by reinforcement learning" in text
+    assert "AwaRes, GRPO only: In effect this is an always-low model after reinforcement learning" in text
     assert "Compared with the paper" in text and not UNSAID.findall(text)
 
 

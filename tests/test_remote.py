@@ -52,7 +52,9 @@ def test_fifty_examples_as_the_local_engine_has_them(served, tmp_path):
         for name, m in (("remote", remote), ("local", local))
     }
     remote.policy.close()
-    lines = {name: [json.loads(line) for line in (tmp_path / name / "transcripts.jsonl").open()] for name in runs}
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / name / "transcripts.jsonl").read_text().splitlines()] for name in runs
+    }
     for a, b in zip(lines["remote"], lines["local"], strict=True):
         assert a["answer"] == b["answer"] and a["stop_reason"] == b["stop_reason"] and a["verdict"] == b["verdict"]
         assert [t["text"] for t in a["turns"]] == [t["text"] for t in b["turns"]]

@@ -65,6 +65,7 @@ def test_killed_again_and_again(tmp_path, more):
         time.sleep(moment.uniform(0, 0.5))  # somewhere in the steps and checkpoints that follow
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stderr.close()
         at.append(len(lines(killed)))
     finish(killed, *more)
     assert at[0] < STEPS, "the first kill came after the end"
@@ -83,7 +84,8 @@ def test_a_full_disk_is_one_line_and_loses_no_checkpoint(tmp_path):
     """A limit on the size of files stands in for a full disk: the optimizer's state is the largest file of a checkpoint."""
     out = tmp_path / "run"
     first = start(out, "--steps", "2")
-    assert first.wait(timeout=300) == 0
+    first.communicate(timeout=300)
+    assert first.returncode == 0
     before = {p.name: p.stat().st_size for p in (out / "checkpoint-2").iterdir()}
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000));"

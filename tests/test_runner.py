@@ -231,7 +231,7 @@ def test_bad_input_is_counted_and_named_and_the_rest_is_scored(tmp_path):
     model, _ = scripted()
     summary = evaluate(examples, model, PolicySpec.parse("full"), tmp_path / "out", judge=EXACT, **NAMES)
     assert (summary["n"], summary["unscored"], summary["failed"], summary["accuracy"]) == (4, 1, 4, 1.0)
-    failed = {r["example_id"]: r["reason"] for r in map(json.loads, (tmp_path / "out" / "failed.jsonl").open())}
+    failed = {r["example_id"]: r["reason"] for r in map(json.loads, (tmp_path / "out" / "failed.jsonl").read_text().splitlines())}
     assert set(failed) == {"broken", "missing", "huge", f"{good[0].id} (again)"}
     assert "broken.png" in failed["broken"] and "missing.png: no such file" in failed["missing"]
     assert "earlier row" in failed[f"{good[0].id} (again)"]

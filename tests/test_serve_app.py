@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import urllib.error
-import urllib.request
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ pytest.importorskip("httptools")
 
 from gateway import asking, before, data_url, serving
 from PIL import Image
+from servers import fetched
 from upstream import Script, upstream
 
 from visionthink.endpoint import connection
@@ -37,13 +36,8 @@ def address(endpoint):
 
 
 def asked(url: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
+    response = fetched(url, body)
+    return response.status, json.loads(response.text)
 
 
 def test_a_path_that_there_is_not_names_those_that_there_are(address):
@@ -127,7 +121,7 @@ def test_a_response_to_a_mistake_of_ours_is_counted(endpoint, path, monkeypatch)
     monkeypatch.setattr(Gateway, "_asked", broken)
     with serving(before(endpoint[1])) as address:
         found = asked(f"{address}{path}", asking("How many?") if path.startswith("/v1") else None)
-        with urllib.request.urlopen(f"{address}/metrics", timeout=10) as response:
-            counted = [line for line in response.read().decode().splitlines() if line.startswith("visionthink_responses_total")]
+        metrics = fetched(f"{address}/metrics").text.splitlines()
+        counted = [line for line in metrics if line.startswith("visionthink_responses_total")]
     internal = {"message": "internal error", "type": "server_error", "param": None, "code": "internal_error"}
     assert found == (500, {"error": internal}) and counted == ['visionthink_responses_total{status="500"} 1.0']

@@ -55,8 +55,19 @@ def words(page: Path) -> str:
 
 
 def test_every_page_is_built(site):
-    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    sources = [path for kind in ("*.md", "*.ipynb") for path in (ROOT / "docs").rglob(kind)]
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in sources}
     assert pages | {Path("404.html")} == {path.relative_to(site) for path in site.rglob("*.html")}
+
+
+def test_the_notebook_is_a_page_with_what_its_cells_print_and_draw(site):
+    page = site / "tutorials" / "first-look.html"
+    said = words(page)
+    assert "A first look in a notebook" in said and "model = visionthink.load(" in said
+    assert "Which way do the stripes run? horizontal shown: (0.25, 1.0), 20 visual tokens" in said
+    assert page.read_text("utf-8").count('src="data:image/png;base64,') == 2
+    assert re.search(r'href="first-steps\.html#1-install"', page.read_text("utf-8"))
+    assert 'href="first-look.html"' in (site / "tutorials" / "index.html").read_text("utf-8")
 
 
 def test_pages_load_nothing_from_elsewhere(site):

@@ -49,7 +49,8 @@ def test_the_versions_reach_from_the_oldest_declared_to_this_one() -> None:
 
 
 def run(version: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    code = "import sys, pytest, transformers; print(transformers.__version__, flush=True); sys.exit(pytest.main(sys.argv[1:]))"
+    code = "import sys, pytest; from importlib.metadata import version; print(version('transformers'), flush=True)"
+    code += "; sys.exit(pytest.main(sys.argv[1:]))"
     options = ["-p", "no:cacheprovider", "--basetemp", str(folder / "tests"), *TESTS]
     command = [str(environment(version)), "-c", code, *options]
     return subprocess.run(command, cwd=ROOT, env=clean() | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

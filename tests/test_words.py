@@ -17,7 +17,7 @@ from visionthink.cli import main
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
-from visionthink.evals.words import in_words, problems, share_interval
+from visionthink.evals.words import in_words, overview, problems, share_interval
 from visionthink.transcript import Turn
 from visionthink.types import StopReason
 
@@ -101,6 +101,67 @@ def test_a_run_without_others_and_baselines_alone(tmp_path):
     assert told(tmp_path / "3", 1, full=unjudged) == ["m under full has no accuracy, as none of its answers could be judged."]
     [apart] = told(tmp_path / "4", 1, adaptive=KNOWING, low=LOW, full=unjudged)
     assert apart.endswith("It cannot be compared with low and full, as no question was judged in all three runs.")
+
+
+def several(folder: Path, n: int = 10, **models: dict[str, list[Scored]]) -> str:
+    """The paragraph over runs by model and policy, each n times as long; it stands before the table of the page."""
+    folders = []
+    for model, runs in models.items():
+        for policy, members in runs.items():
+            name = f"{model}-{policy}".replace(":", "-")
+            folders.append(run_of(folder / name, policy, times(n, members), {"model": model}))
+    found = overview([run.to_dict() for run in report(folders, folder / "r.html")])
+    assert f" {found} Accuracy and visual tokens " in shown(folder / "r.html")
+    return found
+
+
+def test_several_runs_are_one_paragraph_before_the_table_and_each_in_words_behind_it(tmp_path):
+    wrong = [scored(name, False, 25) for name in "abcd"]
+    knowing, other = {"adaptive": KNOWING, "low": LOW, "full": FULL}, {"adaptive": wrong, "low": LOW, "full": FULL}
+    found = several(tmp_path, one=other, two=knowing, three={**other, "adaptive": LOW}, four={"adaptive": KNOWING})
+    assert found == (
+        "Of the 4 runs that are not baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
+        "questions correctly and reads 50.0 % of the visual tokens of the full views. A random choice between the low and the "
+        "full view is expected to answer 50.0 % correctly at the same cost. Always-full answers 50.0 % correctly. one under "
+        "adaptive is below its random mix. three under adaptive cannot be told from its random mix. four under adaptive cannot "
+        "be compared with low and full of the same model."
+    )
+    behind = shown(tmp_path / "r.html").partition(" Accuracy and visual tokens ")[2].partition(" Each run in words ")[2]
+    assert behind.startswith("one under adaptive answers 0.0 % of 40 questions correctly and reads 25.0 % of ")
+    assert "<details>\n<summary>Each run in words</summary>" in (tmp_path / "r.html").read_text()
+
+
+def test_many_runs_are_counted_and_those_above_are_named(tmp_path):
+    wrong = [scored(name, False, 25) for name in "abcd"]
+    low = {f"m{i}": {"adaptive": wrong, "low": LOW, "full": FULL} for i in range(3)}
+    better = [scored(name, True, 25) for name in "abcd"]
+    found = several(tmp_path, **low, good={"adaptive": KNOWING, "resize:0.5": better, "low": LOW, "full": FULL})
+    assert found.startswith("Of the 5 runs that are not baselines, good under resize:0.5 is furthest above its random mix: it ")
+    assert found.endswith("good under adaptive is above its random mix as well. 3 other runs are below their random mix.")
+
+
+def test_several_runs_of_which_none_is_above_its_random_mix(tmp_path):
+    lines = {"low": LOW, "full": FULL}
+    same = several(tmp_path / "1", m={"adaptive": LOW, "resize:0.5": LOW, **lines})
+    assert same.startswith(
+        "None of the 2 runs that are not baselines is certainly above its random mix; m under adaptive comes closest: it answers "
+    )
+    assert same.endswith("m under resize:0.5 cannot be told from its random mix.")
+    few = several(tmp_path / "2", 1, m={"adaptive": KNOWING, "resize:0.5": LOW, **lines})
+    assert few.endswith("Fewer than 20 questions were compared, too few to decide anything.")
+
+
+def test_several_runs_without_a_random_mix(tmp_path):
+    assert several(tmp_path / "1", 1, m={"low": LOW, "forced:request": [scored(name, True, 100) for name in "abcd"]}) == (
+        "The accuracies of 2 runs go from 50.0 % (m under low, with 25.0 % of the visual tokens) to 100.0 % (m under "
+        "forced:request, with 100.0 % of the visual tokens). All of them are baselines, with which runs under adaptive or "
+        "another policy are compared."
+    )
+    alone = several(tmp_path / "2", 1, m={"adaptive": KNOWING, "resize:0.5": LOW})
+    assert alone.endswith("Which trade-off is best cannot be told without runs of the same models under low and full.")
+    unjudged = [scored(name, None, 100) for name in "abcd"]
+    none = several(tmp_path / "3", 1, m={"low": unjudged, "full": unjudged})
+    assert none == "None of 2 runs has an accuracy, as no answer could be judged."
 
 
 def test_intervals_of_shares_by_hand():
@@ -204,5 +265,6 @@ def test_tables_of_the_page_name_their_columns_in_every_cell(tmp_path):
     report([run_of(tmp_path / p, p, s) for p, s in (("adaptive", KNOWING), ("low", LOW), ("full", FULL))], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     [first] = re.findall(r"<tr><td[^>]*>m · adaptive</td>.*?</tr>", page)[:1]
+    assert page.count("<summary>What the columns mean</summary>") == 3  # of requests, costs and break-even
     assert re.findall(r'data-column="(.*?)"', first)[:4] == ["model · policy", "accuracy %", "last view %", "every view %"]
     assert page.count("<td") == page.count("<td data-column=")

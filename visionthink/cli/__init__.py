@@ -23,9 +23,9 @@ _EXTRAS = {
     library: extra
     for extra, libraries in {
         "local": "torch transformers tokenizers safetensors",
-        "train": "trl accelerate datasets peft pyarrow",
+        "train": "trl accelerate peft",
         "deepspeed": "deepspeed",
-        "eval": "sklearn scipy matplotlib jinja2",
+        "eval": "datasets pyarrow sklearn scipy matplotlib jinja2",
         "judge": "babel dateutil latex2sympy2_extended math_verify pint sympy text_to_num",
         "remote": "aiohttp aiolimiter",
         "serve": "starlette pydantic uvicorn httptools prometheus_client",
@@ -59,6 +59,18 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f"{value!r} is unknown; {choose_from(str(value), map(str, action.choices))}")
+
+
+class _Command(_Parser):
+    """Its usage names what is required; the options are listed below it, in groups."""
+
+    def format_help(self) -> str:
+        options = argparse.Action([], "options", nargs="*", metavar="OPTION")
+        self.usage = None
+        formatter = self._get_formatter()
+        formatter.add_usage(None, [*(a for a in self._actions if a.required or not a.option_strings), options], [])
+        self.usage = formatter.format_help().removeprefix("usage: ").strip().replace("%", "%%")
+        return super().format_help()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,9 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the warnings of libraries")
     parser.add_argument("--version", action="version", version=f"visionthink {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
 
     extras: dict[str, str] = {}
+    in_json: dict[argparse.ArgumentParser, str] = {}
 
     def command(name: str, run: Any, summary: str, *, needs: str = "", as_json: bool | str = False) -> argparse.ArgumentParser:
         extras[name] = needs
@@ -129,11 +142,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if as_json:
-            shown = "print one JSON object" if as_json is True else as_json
-            sub.add_argument("--json", action="store_true", help=shown)
+            in_json[sub] = "print the result as one JSON object" if as_json is True else as_json
         return sub
 
     for group in (inference, serving, evaluation, gate, training, sft, fitting, data, doctor, completion):
         group.add(command)
+    for sub, shown in in_json.items():  # after the options of the command
+        sub.add_argument("--json", action="store_true", help=shown)
     parser.set_defaults(parser=parser, needs=extras)
     return parser

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 from rich.console import Console
 
@@ -85,9 +85,9 @@ def folder(text: str) -> Path:
     return out
 
 
-def limit_option(parser: argparse.ArgumentParser) -> None:
+def limit_option(parser: argparse._ActionsContainer) -> None:
     text = "largest image that is accepted, in megapixels (default: %(default)g)"
-    parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, help=text)
+    parser.add_argument("--max-megapixels", type=float, default=MAX_IMAGE_PIXELS / 1e6, metavar="N", help=text)
 
 
 def pixel_limit(options: argparse.Namespace) -> int:
@@ -96,41 +96,79 @@ def pixel_limit(options: argparse.Namespace) -> int:
     return int(options.max_megapixels * 1e6)
 
 
-def model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+class Groups(NamedTuple):
+    """The groups in which help lists the options of a model that are rarely needed."""
+
+    running: argparse._ArgumentGroup
+    endpoint: argparse._ArgumentGroup
+    protocol: argparse._ArgumentGroup
+
+
+def model_options(parser: argparse.ArgumentParser) -> Groups:
+    """--model, and in groups of their own the options that only some models need."""
+    model_option(parser)
+    return model_groups(parser)
+
+
+def model_option(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     text = "tiny or tiny-base (both are part of this package), a checkpoint folder, a hub id, or the address of an "
     text += f"OpenAI-compatible endpoint as http://host/v1#MODEL{'; separate several by commas' if several else ''} "
-    model = parser.add_argument("--model", type=given, default="tiny", help=text + "(default: %(default)s)")
+    model = parser.add_argument("--model", type=given, default="tiny", metavar="MODEL", help=text + "(default: %(default)s)")
     suggest(model, MODELS)
-    menu_options(parser, default="the one that the dialect belongs to, else visionthink")
-    text = "wording in which the model asks for more (default: the menu's, else the one stored with the checkpoint, else agent): "
-    suggest(parser.add_argument("--dialect", help=text + ", ".join(DIALECTS)), DIALECTS)
-    text = "the checkpoint that an endpoint serves: its dialect and image sizes are read from there (no weights are loaded)"
-    parser.add_argument("--checkpoint", help=text)
-    if several:
-        pool_options(parser)
-    else:
-        text = "library that runs a model that is not behind an endpoint: transformers or vllm (default: %(default)s)"
-        suggest(parser.add_argument("--engine", default=ENGINES[0], help=text), ENGINES)
-    placement_options(parser)
-    omit_option(parser)
-    text = (
-        "how one turn ends and the next begins in the prompt: chatml, or released as in the authors' checkpoints (default: the "
+
+
+def model_groups(parser: argparse.ArgumentParser, *, several: bool = False) -> Groups:
+    """The options that only some models need, in groups of their own."""
+    groups = Groups(
+        running=parser.add_argument_group("how the model runs"),
+        endpoint=parser.add_argument_group("a model behind an endpoint"),
+        protocol=parser.add_argument_group(
+            "what the model may ask for, and how",
+            "Only for models that were trained with other views or another wording than the default.",
+        ),
     )
-    suggest(parser.add_argument("--boundary", help=text + "one stored with the checkpoint, else chatml)"), get_args(Boundary))
+    if several:
+        pool_options(groups.running)
+    else:
+        text = "library that runs the model: transformers or vllm; not for an endpoint (default: %(default)s)"
+        suggest(groups.running.add_argument("--engine", default=ENGINES[0], help=text), ENGINES)
+    placement_options(groups.running)
+    text = (
+        "checkpoint folder or hub id of the model that the endpoint serves: its dialect and its image sizes are read from there; "
+    )
+    text += "no weights are loaded"
+    groups.endpoint.add_argument("--checkpoint", help=text)
+    omit_option(groups.endpoint)
+    menu_options(groups.protocol, default="the one that the dialect belongs to, else visionthink")
+    text = (
+        "wording in which the model asks for more, as agent or native; docs/reference/protocol.md lists them (default: that of "
+    )
+    text += "the menu, else the one stored with the checkpoint, else agent)"
+    suggest(groups.protocol.add_argument("--dialect", metavar="NAME", help=text), DIALECTS)
+    text = (
+        "how one turn ends and the next begins in the prompt: chatml, or released, as in the authors' checkpoints (default: the "
+    )
+    text += "one stored with the checkpoint, else chatml)"
+    suggest(groups.protocol.add_argument("--boundary", metavar="NAME", help=text), get_args(Boundary))
     text = "after a request, continue the prompt with the request in its standard wording instead of the model's own words "
     text += "(default: as stored with the checkpoint, else no)"
-    parser.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
+    groups.protocol.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
+    return groups
 
 
-def placement_options(parser: argparse.ArgumentParser, *, attention: bool = True) -> None:
+def placement_options(parser: argparse._ActionsContainer, *, attention: bool = True) -> None:
     """Where a model that transformers runs is put, and how it computes."""
-    text = "device of a model that transformers runs: cpu, cuda or cuda:N (default: a GPU where there is one)"
+    text = "with transformers: cpu, cuda or cuda:N, the N-th GPU counted from 0 (default: a GPU if there is one)"
     suggest(parser.add_argument("--device", type=_device, default=AUTO, help=text), (AUTO, "cpu", "cuda"))
-    text = "number format of a local model's weights (default: float32 on a CPU, the checkpoint's own on a GPU)"
-    parser.add_argument("--dtype", choices=DTYPES, default=AUTO, help=text)
+    text = "number format of the weights: auto, float32, bfloat16 or float16 (default: auto, which is float32 on a CPU and the "
+    text += "checkpoint's own on a GPU)"
+    parser.add_argument("--dtype", choices=DTYPES, default=AUTO, metavar="FORMAT", help=text)
     if attention:
-        text = "attention kernel of a model that transformers runs (default: flash attention where usable, else sdpa)"
-        parser.add_argument("--attention", choices=ATTENTION, default="", help=text)
+        text = (
+            f"with transformers: attention kernel, one of {', '.join(ATTENTION)} (default: flash_attention_2 if it can be used, "
+        )
+        text += "else sdpa)"
+        parser.add_argument("--attention", choices=ATTENTION, default="", metavar="NAME", help=text)
 
 
 def placement(options: argparse.Namespace) -> dict[str, Any]:
@@ -148,15 +186,15 @@ def suggest(action: argparse.Action, names: Iterable[str]) -> None:
     action.suggested = tuple(names)  # type: ignore[attr-defined]
 
 
-def pool_options(parser: argparse.ArgumentParser) -> None:
+def pool_options(parser: argparse._ActionsContainer) -> None:
     """What runs a model, and how many workers on which machines."""
-    text = "library that runs a model that is not behind an endpoint: transformers or vllm. Add ray, as in vllm,ray, to spread "
-    text += "the work over a Ray cluster instead of processes of this machine (default: transformers)"
+    text = "library that runs the model: transformers or vllm; not for an endpoint. Add ray, as in vllm,ray, to spread the work "
+    text += "over a Ray cluster instead of processes of this machine (default: transformers)"
     parser.add_argument("--engine", type=_engine, default=_Engine(), help=text)
     text = "number of worker processes on this machine, which take its GPUs in turn; with ray, of actors on the cluster "
-    parser.add_argument("--workers", type=int, default=1, help=text + "(default: %(default)s)")
-    text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 where the cluster has GPUs, 0 for an endpoint)"
-    parser.add_argument("--gpus-per-worker", type=float, help=text)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help=text + "(default: %(default)s)")
+    text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 if the cluster has GPUs, 0 for an endpoint)"
+    parser.add_argument("--gpus-per-worker", type=float, metavar="N", help=text)
 
 
 @dataclass(frozen=True)
@@ -187,16 +225,17 @@ def pool(options: argparse.Namespace, models: Iterable[str]) -> Pool:
     return Pool(ray=options.engine.ray, workers=options.workers, gpus_per_worker=share)
 
 
-def omit_option(parser: argparse.ArgumentParser) -> None:
-    text = "fields to leave out of requests because the endpoint refuses them, as temperature,seed"
-    parser.add_argument("--omit", type=names, default=(), help=text)
+def omit_option(parser: argparse._ActionsContainer) -> None:
+    text = "fields that the endpoint refuses, as temperature,seed: they are left out of what is sent to it"
+    parser.add_argument("--omit", type=names, default=(), metavar="FIELDS", help=text)
 
 
-def menu_options(parser: argparse.ArgumentParser, *, default: str) -> None:
-    text = f"named set of the views that the model may ask for (default: {default}): {', '.join(NAMED)}"
-    suggest(parser.add_argument("--menu", help=text), NAMED)
-    text = "levels of whole images, as shares of the full view's pixels, instead of the menu's; for example 0.25,1"
-    parser.add_argument("--ladder", help=text)
+def menu_options(parser: argparse._ActionsContainer, *, default: str) -> None:
+    text = "named set of the views that are shown first and that the model may ask for, as visionthink or awares; "
+    text += f"docs/reference/menus.md lists them (default: {default})"
+    suggest(parser.add_argument("--menu", metavar="NAME", help=text), NAMED)
+    text = "resolutions at which a whole image can be shown, as shares of the full view's pixels, as 0.25,1 (default: the menu's)"
+    parser.add_argument("--ladder", metavar="SHARES", help=text)
 
 
 def load(options: argparse.Namespace, **more: Any) -> Any:

@@ -25,20 +25,28 @@ from visionthink.cli.common import (
 
 _HELP = {
     "judge": JUDGE_HELP,
-    "ladder": "levels of the image, as shares of its pixels, of which the lowest and the highest are compared",
-    "rollouts": "number of answers sampled at each of the two levels",
+    "ladder": "resolutions of the image, as shares of its pixels; the lowest and the highest are compared",
+    "rollouts": "number of answers that are sampled from each of the two views",
     "difference": "label an example as needing the full view if it has at least this many more right answers there",
-    "wrong": "label an example as not needing the full view if at most this many answers of both levels are wrong",
+    "wrong": "label an example as not needing the full view if at most this many answers from both views are wrong",
     "select": "largest number of examples of each label to select; 0: as many as both labels have",
     "temperature": "sampling temperature",
     "max_new_tokens": "most tokens of an answer",
     "max_tokens": "leave out examples whose prompt with both views is longer than this many tokens; 0: no limit",
     "definite": "leave out questions that have no single definite answer, as judged by the language model at URL#MODEL",
-    "validation": "data set for validation: examples whose image is in it are left out",
-    "columns": "names of the table's columns where they differ, as question=q,image=picture,answer=label",
+    "validation": "data set for validation; examples whose image is in it are left out",
+    "columns": "names of the table's columns where they differ from question, image and answer, as question=q,image=picture",
     "image_root": "folder that image paths are relative to (default: the table's folder)",
     "seed": "random seed of sampling",
     "limit": "use only the first N rows; 0: all",
+}
+
+_ASKING = ("ladder", "rollouts", "temperature", "max_new_tokens", "max_tokens", "seed")
+_CHOOSING = ("difference", "wrong", "select", "definite", "validation")
+_TABLE = ("columns", "image_root")
+_METAVARS = {
+    **dict.fromkeys(("rollouts", "difference", "wrong", "select", "max_new_tokens", "max_tokens", "limit", "seed"), "N"),
+    **{"ladder": "SHARES", "columns": "NAME=COLUMN,...", "image_root": "DIR", "validation": "DATA", "definite": "URL#MODEL"},
 }
 
 
@@ -54,10 +62,14 @@ def add(command: AddCommand) -> None:
     suggest(curate.add_argument("--model", type=given, required=True, help=text), MODELS)
     text = "folder for sampled answers, tables and the report"
     curate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text)
-    placement_options(curate)
-    omit_option(curate)
-    pool_options(curate)
-    curate.add_argument("--strict", action="store_true", help="stop at a row that cannot be used, instead of recording why")
+    running, asking, choosing, table = (
+        curate.add_argument_group(title)
+        for title in ("how the model runs", "how the model is asked", "which examples are chosen", "how the table is read")
+    )
+    pool_options(running)
+    placement_options(running)
+    omit_option(running)
+    groups = {name: group for group, names in ((asking, _ASKING), (choosing, _CHOOSING), (table, _TABLE)) for name in names}
     kinds = typing.get_type_hints(CurateConfig)
     for field in dataclasses.fields(CurateConfig):
         if field.name in _HELP:
@@ -65,7 +77,10 @@ def add(command: AddCommand) -> None:
             if field.default == "":
                 described = _HELP[field.name]
             option = f"--{field.name.replace('_', '-')}"
-            curate.add_argument(option, type=kinds[field.name], default=field.default, help=described)
+            place = groups.get(field.name, curate)
+            metavar = _METAVARS.get(field.name)
+            place.add_argument(option, type=kinds[field.name], default=field.default, metavar=metavar, help=described)
+    table.add_argument("--strict", action="store_true", help="stop at a row that cannot be used, instead of recording why")
 
 
 def _curate(options: argparse.Namespace) -> None:

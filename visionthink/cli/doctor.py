@@ -18,9 +18,9 @@ from visionthink.recipes.doctor import Found, ModelFound, Use, examine
 
 def add(command: AddCommand) -> None:
     text = "Check this installation: versions, GPUs, attention kernels, what is missing for which command, and whether a model "
-    text += "can be run here. Downloads nothing; exit status 1 if something that --model needs is missing."
+    text += "can be run here. Nothing is downloaded. The exit status is 1 if something that --model needs is missing."
     doctor = command("doctor", _doctor, text, as_json=True)
-    text = "also check what this model needs, and estimate its memory: tiny, a checkpoint folder, a hub id or an endpoint"
+    text = "a model (tiny, a checkpoint folder, a hub id or an endpoint): also check what it needs, and estimate its memory"
     suggest(doctor.add_argument("--model", type=given, help=text), MODELS)
 
 

@@ -19,7 +19,8 @@ from visionthink.cli.common import (
     AddCommand,
     folder,
     given,
-    model_options,
+    model_groups,
+    model_option,
     path,
     pool,
     suggest,
@@ -27,68 +28,82 @@ from visionthink.cli.common import (
     write_json,
 )
 from visionthink.errors import OptionError
-from visionthink.evals.policy_spec import CHOICES, ROUTINGS
+from visionthink.evals.policy_spec import ROUTINGS
 from visionthink.progress import stage
 from visionthink.recipes import SUITES
 
 
 def add(command: AddCommand) -> None:
-    text = "Evaluate a model on a suite of questions: accuracy, and the visual tokens it took."
+    text = "Evaluate models on a suite of questions: their accuracy, and the visual tokens that they read."
     evaluate = command("eval", _eval, text, needs="eval", as_json=True)
-    text = f"a generated suite ({', '.join(SUITES)}), or a table of examples: a file, a folder or a hub id"
-    suggest(evaluate.add_argument("suite", metavar="SUITE", nargs="?", help=text), SUITES)
-    model_options(evaluate, several=True)
-    text = "who decides which views are shown (default: %(default)s). adaptive: the model; low, full: always one level; "
-    text += "random:P: the full view with probability P; random: so often that it reads as many visual tokens as adaptive; "
-    text += "oracle: what is known of the questions; gate:FILE or gate:SCORE@T: how sure the model is; fastv:0.5 and other "
-    text += "methods: the full view with half of its visual tokens. Separate several by commas. All: "
-    text += CHOICES + ", or both as adaptive+visionzip:0.5"
-    suggest(evaluate.add_argument("--policy", default="adaptive", help=text), ROUTINGS)
-    for line, level in (("low", "0.25"), ("full", "1")):
-        text = f"model that was trained with --ladder {level}, to be evaluated under trained-{line} beside the others"
-        evaluate.add_argument(f"--trained-{line}", metavar="MODEL", help=text)
-    suite_options(evaluate)
-    text = "read the results that lmms-eval has logged in this folder, instead of asking a model (docs/how-to/lmms-eval.md)"
-    evaluate.add_argument("--from-lmms", type=Path, metavar="LOGS", help=text)
+    suite_argument(evaluate, nargs="?")
+    model_option(evaluate, several=True)
+    text = (
+        "who decides which views are shown; separate several by commas (default: %(default)s). adaptive: the model; low, full: "
+    )
+    text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: what is known of the questions; "
+    text += "gate:FILE: how certain the model is; fastv:0.5: always the full view, with half of its visual tokens. "
+    text += "docs/how-to/evaluation.md lists all"
+    suggest(evaluate.add_argument("--policy", default="adaptive", metavar="NAMES", help=text), ROUTINGS)
     text = "folder for the results; an interrupted run continues there. Several models or policies each get a folder in it, and "
     evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text + "a report")
+    suite_options(evaluate)
+    answer_options(model_groups(evaluate, several=True).running)
+    compared = evaluate.add_argument_group("other results to compare with")
+    for line, level in (("low", "0.25"), ("full", "1")):
+        text = (
+            f"model that was trained to answer from the {line} view alone (visionthink train --ladder {level}); it is evaluated "
+        )
+        compared.add_argument(f"--trained-{line}", metavar="MODEL", help=text + f"under the policy trained-{line}")
+    text = "read the results that lmms-eval has logged in this folder, instead of asking a model (docs/how-to/lmms-eval.md)"
+    compared.add_argument("--from-lmms", type=Path, metavar="LOGS", help=text)
 
-    rows = "print one JSON object for each row, in order: verdict, by, reason; the summary goes to DIR/summary.json"
+    rows = "print one JSON object for each answer, in order, with verdict, by and reason; the summary is in DIR/summary.json"
     text = "Judge answers that are saved in a file: transcripts of visionthink eval, samples of lmms-eval, or plain rows."
     score = command("score", _score, text, needs="judge", as_json=rows)
-    text = "file of answers, a JSON object each line; plain rows hold question, ground_truth and prediction"
+    text = "file of answers, with a JSON object in each line; plain rows hold question, ground_truth and prediction"
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help=text)
     suggest(score.add_argument("--judge", default="rules", help=JUDGE_HELP), JUDGES)
-    text = "second judge to compare with (default: the verdicts in the file, where it holds some)"
+    text = "second judge, with which the first is compared (default: the verdicts in the file, if it holds some)"
     score.add_argument("--against", metavar="JUDGE", help=text)
     text = "folder for verdicts.jsonl and summary.json; an interrupted run continues there"
     score.add_argument("--out", type=path, metavar="DIR", help=text)
 
-    text = "Write an HTML page, and a CSV file, about folders of evaluations and of training runs."
+    text = "Write an HTML page and a CSV file about evaluations and training runs."
     report = command("report", _report, text, needs="eval", as_json=True)
     text = "folder that visionthink eval, train or curate has written, or a folder of such folders"
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=text)
-    text = "the page to write; its figures go to a .csv file beside it"
+    text = "the page to write; a .csv file beside it gets all numbers"
     report.add_argument("--out", type=path, required=True, metavar="FILE.html", help=text)
 
 
+def suite_argument(parser: argparse.ArgumentParser, **more: Any) -> None:
+    text = "mini or another generated suite (docs/how-to/data.md), or a table of examples: a file, a folder or a hub id"
+    suggest(parser.add_argument("suite", metavar="SUITE", help=text, **more), SUITES)
+
+
 def suite_options(parser: argparse.ArgumentParser) -> None:
-    """What is asked of a suite, how it is answered and judged."""
+    """What is asked of a suite, and how it is judged."""
     usual = "exact for generated suites and benchmarks without a judge of their own, rules for other data"
     suggest(parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual)), JUDGES)
-    text = "split of a hub id or of a folder with splits (default: the benchmark's own, else test)"
-    parser.add_argument("--split", help=text)
-    text = "names of the table's columns where they differ, as question=q,image=picture,answer=label"
-    parser.add_argument("--columns", default="", help=text)
-    text = "folder that image paths are relative to (default: the table's folder)"
-    parser.add_argument("--image-root", default="", metavar="DIR", help=text)
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N examples")
-    text = "most tokens of a reply (default: %(default)s)"
-    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
-    text = "examples that are answered at once (default: as many as fit into memory)"
-    parser.add_argument("--batch-size", type=int, metavar="N", help=text)
+    table = parser.add_argument_group("how a table is read")
+    text = "names of the table's columns where they differ from question, image and answer, as question=q,image=picture"
+    table.add_argument("--columns", default="", metavar="NAME=COLUMN,...", help=text)
+    text = "folder that image paths are relative to (default: the table's folder)"
+    table.add_argument("--image-root", default="", metavar="DIR", help=text)
+    text = "split of a hub id or of a folder with splits (default: the benchmark's own, else test)"
+    table.add_argument("--split", metavar="NAME", help=text)
     text = "name of the benchmark that SUITE is a local copy of; its prompts and metric are used (docs/reference/benchmarks.md)"
-    parser.add_argument("--benchmark", metavar="NAME", help=text)
+    table.add_argument("--benchmark", metavar="NAME", help=text)
+
+
+def answer_options(running: argparse._ArgumentGroup) -> None:
+    """How the questions of a suite are answered."""
+    text = "most tokens of a reply (default: %(default)s)"
+    running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
+    text = "examples that are answered at once (default: as many as fit into memory)"
+    running.add_argument("--batch-size", type=int, metavar="N", help=text)
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -146,7 +161,7 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
-    from visionthink.evals.words import in_words, problems
+    from visionthink.evals.words import overview, problems
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
@@ -160,9 +175,7 @@ def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace)
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)
     if not options.json:
-        for paragraph in in_words(summaries):
-            console.print(f"\n{paragraph}", markup=False, highlight=False)
-        console.print()
+        console.print(f"\n{overview(summaries)}\n", markup=False, highlight=False)
         one = f"results in {options.out}; for a page of them: visionthink report {options.out} --out {options.out}.html"
         text = f"open {options.out / 'report.html'}" if len(summaries) > 1 else one
         console.print(text, markup=False, soft_wrap=True, highlight=False)

@@ -22,27 +22,28 @@ _DESCRIBED = {
     "keep": "Share of the visual tokens to keep, above 0 and at most 1 (default: the recipe's).",
 }
 METHODS = (
-    f"for the tiny model: {', '.join(name for name, recipe in FITS.items() if not recipe.stand_in)}; "
-    "for a real one, from --data: these names with _3b or _7b (Qwen2.5-VL) or _qwen3_8b (Qwen3-VL) behind them, as fcot_7b"
+    f"for the tiny model: {', '.join(name for name, recipe in FITS.items() if not recipe.stand_in)}. For a real model the same "
+    "names, followed by _3b or _7b (Qwen2.5-VL) or _qwen3_8b (Qwen3-VL), as fcot_7b; these need --data"
 )
 
 
 def add(command: AddCommand) -> None:
     text = (
-        "Train a compression method for a model, together with its control. The output folder holds the method, for visionthink "
+        "Train a compression method, which removes visual tokens of a model, and beside it a control: a module of the same size "
     )
-    text += "eval SUITE --policy learned:DIR; a fitted method that is there is replaced."
+    text += "that lacks the idea of the method. visionthink eval SUITE --policy learned:DIR evaluates the method in the "
+    text += "output folder. A method that is already in the folder is replaced."
     fit = command("fit", _fit, text, needs="train", as_json=True)
     suggest(fit.add_argument("method", metavar="METHOD", help=METHODS), FITS)
     suggest(fit.add_argument("--model", type=given, help=_DESCRIBED["model"]), MODELS)
     fit.add_argument("--keep", type=float, metavar="SHARE", help=_DESCRIBED["keep"])
     text = "table of examples to train and test on (default for the tiny model: generated questions)"
     fit.add_argument("--data", type=given, help=text)
-    fit.add_argument("--limit", type=int, metavar="N", help="use only the first N examples, a fifth of them for testing")
+    fit.add_argument("--limit", type=int, metavar="N", help="use only the first N examples; a fifth of them is for testing")
     text = "take one optimizer step of method and control on two examples, and save nothing"
+    add_settings(fit, FitConfig, records.documentation(FitConfig), {})
     fit.add_argument("--dry-run", action="store_true", help=text)
     placement_options(fit, attention=False)
-    add_settings(fit, FitConfig, records.documentation(FitConfig), {})
 
 
 def _fit(options: argparse.Namespace) -> None:

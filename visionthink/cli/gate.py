@@ -10,41 +10,51 @@ from typing import TYPE_CHECKING, get_args
 from rich.table import Table
 
 from visionthink.certainty import SCORES
-from visionthink.cli.common import AddCommand, model_options, names, path, suggest, wide, write_json
-from visionthink.cli.evaluation import suite_options
+from visionthink.cli.common import AddCommand, model_groups, model_option, names, path, wide, write_json
+from visionthink.cli.evaluation import answer_options, suite_argument, suite_options
 from visionthink.policies.gate import Method, Mode
-from visionthink.recipes import SUITES
 
 if TYPE_CHECKING:
     from visionthink.policies.gate import Certificate
 
 
 def add(command: AddCommand) -> None:
-    text = "Find the threshold of a gate, which shows the full view where the model is not sure, with a bound on its harm: how "
-    text += "often it is wrong where the full view is right. An interrupted run continues in its folder."
+    text = (
+        "Calibrate a gate, a rule that shows the full view if the answer from the low view is not certain enough. The threshold "
+    )
+    text += (
+        "is chosen such that the harm stays below a bound: the share of questions that the full view answers right and the gate "
+    )
+    text += "wrong. An interrupted run continues in its folder."
     calibrate = command("calibrate", _calibrate, text, needs="eval", as_json=True)
-    text = f"a generated suite ({', '.join(SUITES)}), or a table of examples: a file, a folder or a hub id"
-    suggest(calibrate.add_argument("suite", metavar="SUITE", help=text), SUITES)
-    model_options(calibrate)
+    suite_argument(calibrate)
+    model_option(calibrate)
+    text = "file for the certificate, which holds the threshold; the answers go to a folder beside it, gate/ for gate.json"
+    calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
+    text = "bound on the harm (default: %(default)g)"
+    calibrate.add_argument("--alpha", type=float, default=0.05, metavar="SHARE", help=text)
+    text = "probability with which the harm may exceed the bound nevertheless (default: %(default)g)"
+    calibrate.add_argument("--delta", type=float, default=0.1, metavar="SHARE", help=text)
     suite_options(calibrate)
-    text = "harm that is allowed: share of questions that the full view answers right and the gate wrong (default: %(default)g)"
-    calibrate.add_argument("--alpha", type=float, default=0.05, help=text)
-    text = "probability, over repeated calibrations, that the harm exceeds alpha all the same (default: %(default)g)"
-    calibrate.add_argument("--delta", type=float, default=0.1, help=text)
-    text = f"score of how unsure an answer is, one of {', '.join(SCORES)}; of several, separated by commas, the one that is best "
-    text += "on a part of the suite is taken (default: nllmax)"
-    calibrate.add_argument("--score", type=names, default=("nllmax",), metavar="SCORES", help=text)
+    answer_options(model_groups(calibrate).running)
+    gate = calibrate.add_argument_group("how the gate works")
+    text = f"score of how uncertain an answer is, one of {', '.join(SCORES)} (docs/how-to/gate.md). Of several, separated by "
+    text += "commas, the one that is best on a part of the suite is taken (default: nllmax)"
+    gate.add_argument("--score", type=names, default=("nllmax",), metavar="SCORES", help=text)
     text = "how the full view is shown: restart asks the question again with it, continue adds it after the low view (default: "
     text += "%(default)s)"
-    calibrate.add_argument("--mode", choices=get_args(Mode), default="restart", help=text)
-    text = "statistical method: fixed-sequence testing bounds the harm with probability 1 - delta, crc (conformal risk control) "
+    gate.add_argument("--mode", choices=get_args(Mode), default="restart", metavar="NAME", help=text)
+    text = (
+        "statistical method: fixed-sequence (testing) keeps the bound with probability 1 - delta, crc (conformal risk control) "
+    )
     text += "only on average over calibrations (default: %(default)s)"
-    calibrate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", help=text)
-    calibrate.add_argument("--by-family", action="store_true", help="also print the threshold of each family of questions")
-    text = "file for the certificate; the answers go to a folder beside it, gate/ for gate.json"
-    calibrate.add_argument("--out", type=path, required=True, metavar="FILE.json", help=text)
+    gate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", metavar="NAME", help=text)
+    gate.add_argument("--by-family", action="store_true", help="also print the threshold of each family of questions")
 
-    text = "Test whether the scores of current questions still have the distribution that a gate was calibrated on."
+    text = (
+        "Test whether a gate's calibration still holds: whether the scores of current answers are distributed as those that it "
+    )
+    text += "was calibrated on."
     drift = command("drift", _drift, text, needs="eval", as_json=True)
     drift.add_argument("gate", type=Path, metavar="GATE.json", help="certificate that visionthink calibrate has written")
     text = "folder of visionthink eval --policy gate:GATE.json (or low), or log of visionthink serve --rule gate:GATE.json"

@@ -37,18 +37,18 @@ def add(command: AddCommand) -> None:
     images = ask.add_argument("images", nargs="+", metavar="IMAGE", help="image file; one question is asked about all of them")
     suggest(images, ())
     ask.add_argument("-q", "--question", type=given, required=True, metavar="TEXT", help="the question, in quotation marks")
-    model_options(ask)
-    ask.add_argument(
-        "--max-new-tokens", type=int, default=1024, metavar="N", help="most tokens of a reply (default: %(default)s)"
-    )
-    limit_option(ask)
+    running = model_options(ask).running
+    text = "most tokens of a reply (default: %(default)s)"
+    running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
+    limit_option(running)
 
-    text = "Print how many visual tokens an image costs at each level that can be asked for."
+    text = "Print how many visual tokens each view of an image costs that the model can be shown."
     tokens = command("tokens", _tokens, text, as_json=True)
     suggest(tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure"), ())
-    tokens.add_argument("--size", metavar="WIDTHxHEIGHT", help="size in pixels, instead of an image")
-    text = "whose rule turns pixels into visual tokens: qwen2.5-vl, qwen3-vl, openai, claude or gemini (default: %(default)s)"
-    tokens.add_argument("--family", default="qwen2.5-vl", help=text)
+    tokens.add_argument("--size", metavar="WIDTHxHEIGHT", help="a size in pixels, instead of an image file")
+    text = "family of models, whose rule turns pixels into visual tokens: qwen2.5-vl, qwen3-vl, openai, claude or gemini "
+    text += "(default: %(default)s)"
+    tokens.add_argument("--family", default="qwen2.5-vl", metavar="NAME", help=text)
     menu_options(tokens, default="visionthink")
     limit_option(tokens)
 

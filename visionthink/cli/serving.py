@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from visionthink.addresses import is_endpoint, is_loopback
-from visionthink.cli.common import AddCommand, given, load, model_options, names, suggest
+from visionthink.cli.common import AddCommand, given, load, model_groups, model_option, names, suggest
 from visionthink.errors import OptionError, choose_from
 from visionthink.model import Model
 from visionthink.policies.gate import CONFIDENCE, Certificate, Gate, NamedGate, open_gate, parse_gate
@@ -25,48 +25,54 @@ def add(command: AddCommand) -> None:
     )
     text += "pixels first."
     serve = command("serve", _serve, text, needs="serve")
-    model_options(serve)
-    text = (
-        "OpenAI-compatible endpoint that answers instead of --model, as http://host:8000/v1#MODEL; it is offered a function to "
-    )
-    text += "ask for more (dialect native) unless --dialect or --checkpoint says how it was trained"
-    serve.add_argument("--upstream", metavar="URL", help=text)
-    text = "longest wait for the first piece of an upstream's reply, retries included, in seconds (default: %(default)g)"
-    serve.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help=text)
-    text = f"rule by which the upstream turns pixels into visual tokens: {', '.join(SIZE_RULES)} "
-    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
-    suggest(serve.add_argument("--profile", metavar="NAME", help=text), SIZE_RULES)
-    serve.add_argument("--name", help="name of the model for clients (default: its own)")
+    model_option(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
     text = "file with the clients' keys, one per line as NAME sha256:HEX; required unless only this machine can connect"
     serve.add_argument("--api-key-file", metavar="FILE", help=text)
     text = "make a key and exit: its line for --api-key-file goes to standard output, the key itself to standard error"
     serve.add_argument("--new-key", metavar="NAME", help=text)
-    text = "who decides about a second view: model (it asks), gate (its confidence is too low; needs no training), gate:FILE "
-    text += "(a threshold that visionthink calibrate has certified) or gate:SCORE@T (default: %(default)s)"
-    suggest(serve.add_argument("--rule", type=given, default="model", help=text), ("model", "gate"))
-    text = f"with --rule gate: confidence, from 0 to 1, below which the full view is shown (default: {CONFIDENCE})"
-    serve.add_argument("--threshold", type=float, help=text)
-    text = (
-        "share of the gate's answers, from 0 to 1, that are checked against an answer from the full view, for visionthink drift "
-    )
-    serve.add_argument("--audit", type=float, default=0.0, metavar="SHARE", help=text + "(default: %(default)g)")
-    text = "how to show an image if the request names no detail for it: auto (low first), low, or high (default: %(default)s)"
-    serve.add_argument("--detail", choices=("auto", "low", "high"), default="auto", help=text)
-    text = "most tokens of a reply (default: %(default)s)"
-    serve.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
-    text = "most replies that a local model generates together (default: %(default)s)"
-    serve.add_argument("--batch-size", type=int, default=32, metavar="N", help=text)
-    text = "most requests that are answered at once (default: %(default)s)"
-    serve.add_argument("--concurrency", type=int, default=64, metavar="N", help=text)
-    text = "send vLLM a cache_salt for each client's key, so that its prefix cache reveals nothing to other clients"
-    serve.add_argument("--cache-salt", action="store_true", help=text)
-    text = "hosts that images may be fetched from, separated by commas (default: none; such images are refused)"
+    serve.add_argument("--name", help="name of the model for clients (default: its own)")
+    text = "hosts that images may be fetched from, separated by commas (default: none; requests with such images are refused)"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
     text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT names the receiver, and "
     text += "OTEL_TRACES_SAMPLER how many requests are traced (docs/how-to/serving.md)"
     serve.add_argument("--traces", action="store_true", help=text)
+
+    decides = serve.add_argument_group("who decides what is shown")
+    text = (
+        "who decides whether more than the low view is shown: model (it asks for more), gate (more is shown if the confidence of "
+    )
+    text += "the answer is below --threshold; needs no training), gate:FILE (with a threshold of visionthink calibrate) or "
+    text += "gate:SCORE@T; see docs/how-to/gate.md (default: %(default)s)"
+    suggest(decides.add_argument("--rule", type=given, default="model", help=text), ("model", "gate"))
+    text = f"with --rule gate: confidence, from 0 to 1, below which the full view is shown (default: {CONFIDENCE})"
+    decides.add_argument("--threshold", type=float, metavar="T", help=text)
+    text = "with --rule gate: share of the answers, from 0 to 1, that are compared with an answer from the full view, for "
+    text += "visionthink drift (default: %(default)g)"
+    decides.add_argument("--audit", type=float, default=0.0, metavar="SHARE", help=text)
+    text = "how to show an image for which the request names no detail: auto (low view first), low (low view only) or high (full "
+    text += "view at once) (default: %(default)s)"
+    decides.add_argument("--detail", choices=("auto", "low", "high"), default="auto", metavar="NAME", help=text)
+
+    groups = model_groups(serve)
+    text = "address of the endpoint, as http://host:8000/v1#MODEL; the same as --model with an address. The endpoint's model is "
+    text += "offered a function to ask for more (dialect native) unless --dialect, --menu or --checkpoint says how it was trained"
+    groups.endpoint.add_argument("--upstream", metavar="URL", help=text)
+    text = "longest wait for the first piece of the endpoint's reply, retries included, in seconds (default: %(default)g)"
+    groups.endpoint.add_argument("--deadline", type=float, default=60.0, metavar="SECONDS", help=text)
+    text = f"rule by which the endpoint turns pixels into visual tokens: {', '.join(SIZE_RULES)} "
+    text += "(default: that of --checkpoint, openai for api.openai.com, else qwen2.5-vl)"
+    suggest(groups.endpoint.add_argument("--profile", metavar="NAME", help=text), SIZE_RULES)
+    text = "if the endpoint is vLLM: send a cache_salt for each client's key, so that its prefix cache reveals nothing to others"
+    groups.endpoint.add_argument("--cache-salt", action="store_true", help=text)
+
+    text = "most tokens of a reply (default: %(default)s)"
+    groups.running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
+    text = "most replies that a local model generates together (default: %(default)s)"
+    groups.running.add_argument("--batch-size", type=int, default=32, metavar="N", help=text)
+    text = "most requests that are answered at once (default: %(default)s)"
+    groups.running.add_argument("--concurrency", type=int, default=64, metavar="N", help=text)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -33,12 +33,11 @@ def add_settings(parser: argparse.ArgumentParser, record: type, described: Mappi
         described: what help says of each.
         choices: what help shows in place of a type.
     """
-    parser.add_argument(
-        "--out", type=folder, metavar="DIR", help="folder to write to; needed unless --show or --dry-run is given"
-    )
-    text = "print the value of every setting, as changed by the other options, and stop; nothing is loaded"
+    text = "folder to write to; required without --show and --dry-run"
+    parser.add_argument("--out", type=folder, metavar="DIR", help=text)
+    text = "print every setting with its value and its meaning, and stop"
     parser.add_argument("--show", action="store_true", help=text)
-    group = parser.add_argument_group("settings", "Each overrides a value of the recipe; --show prints the values.")
+    group = parser.add_argument_group("settings", "Each replaces a value of the recipe; --show prints the values.")
     hints = typing.get_type_hints(record).items()
     literal = {name: "|".join(typing.get_args(kind)) for name, kind in hints if typing.get_origin(kind) is typing.Literal}
     for name, kind in _kinds(record).items():

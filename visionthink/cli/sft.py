@@ -20,10 +20,10 @@ def add(command: AddCommand) -> None:
     text += "checkpoints, metrics.jsonl and the final model."
     sft = command("sft", _sft, text, needs="train", as_json=SHOWN_AS_JSON)
     suggest(sft.add_argument("recipe", metavar="RECIPE", help=f"name of a recipe: {', '.join(SFT_RECIPES)}"), SFT_RECIPES)
+    add_settings(sft, SftConfig, SftConfig.documentation(), {})
     sft.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     sft.add_argument("--dry-run", action="store_true", help="check the settings and take one optimizer step; nothing is saved")
     add_launching(sft)
-    add_settings(sft, SftConfig, SftConfig.documentation(), {})
 
 
 def _sft(options: argparse.Namespace) -> None:

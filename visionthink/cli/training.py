@@ -22,7 +22,7 @@ from visionthink.cli.launching import add_launching, end, launch
 from visionthink.cli.settings import SHOWN_AS_JSON, add_settings, given_settings, shown
 from visionthink.errors import OptionError
 from visionthink.recipes import RECIPES, recipe
-from visionthink.recipes.claims import CLAIMS, GROUPS
+from visionthink.recipes.claims import GROUPS
 from visionthink.rewards.benefit import BENEFITS
 from visionthink.rewards.costs import UNITS
 from visionthink.rewards.credit import CREDITS
@@ -32,22 +32,20 @@ from visionthink.train.crediting import OVER_LIMIT
 
 
 def add(command: AddCommand) -> None:
-    text = "Train the tiny model to look closer only when a question needs it, and write a report (about 5 minutes on 2 cores). "
-    text += "With --quick, show the shipped models side by side instead, without training (seconds)."
+    text = (
+        "Train the tiny model to ask for the full view only when a question needs it, and write a report (about 5 minutes on 2 "
+    )
+    text += "cores). With --quick, compare the models of this package before and after such a training instead, in seconds."
     demo = command("demo", _demo, text, needs="train,eval", as_json=True)
-    demo.add_argument("--quick", action="store_true", help="compare the shipped models on a few questions; train nothing")
+    demo.add_argument("--quick", action="store_true", help="compare tiny-base and tiny on a few questions; train nothing")
     text = "folder for the report (default: runs/demo, with --quick runs/demo-quick)"
     demo.add_argument("--out", type=folder, metavar="DIR", help=text)
 
-    text = (
-        "Train a model by multi-turn GRPO with the settings of a recipe. The output folder gets checkpoints, metrics.jsonl and "
-    )
-    text += "the final model."
+    text = "Train a model by reinforcement learning (multi-turn GRPO) with the settings of a recipe. The output folder gets "
+    text += "checkpoints, metrics.jsonl and the final model."
     train = command("train", _train, text, needs="train", as_json=SHOWN_AS_JSON)
-    suggest(train.add_argument("recipe", metavar="RECIPE", help=f"name of a recipe: {', '.join(RECIPES)}"), RECIPES)
-    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    train.add_argument("--dry-run", action="store_true", help="check the settings and take one optimizer step; nothing is saved")
-    add_launching(train)
+    text = "name of a recipe, as tiny or smart_7b; docs/how-to/training.md lists them"
+    suggest(train.add_argument("recipe", metavar="RECIPE", help=text), RECIPES)
     choices = {
         "penalty": "|".join(PENALTIES) + "[:AMOUNT]",
         "credit": "|".join(CREDITS) + "[:SETTING=VALUE,...]",
@@ -58,18 +56,26 @@ def add(command: AddCommand) -> None:
         "forced_actions": "ACTION,...",
     }
     add_settings(train, TrainConfig, TrainConfig.documentation(), choices)
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
+    train.add_argument("--dry-run", action="store_true", help="check the settings and take one optimizer step; nothing is saved")
+    add_launching(train)
 
-    text = "Measure how long a model takes on this machine. The file is for visionthink train --budget ms=SHARE --device-table "
-    text += "FILE, which trains for a budget in milliseconds."
+    text = (
+        "Measure how long a model takes on this machine. The times are written to a file, with which visionthink train --budget "
+    )
+    text += "ms=SHARE --device-table FILE trains for a budget in milliseconds."
     timed = command("measure", _measure, text, needs="local", as_json=True)
     text = "tiny, tiny-base, a checkpoint folder or a hub id (default: %(default)s)"
     suggest(timed.add_argument("--model", type=given, default="tiny", help=text), MODELS)
-    placement_options(timed)
     timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write the times to")
+    placement_options(timed)
 
-    text = "Reproduce claims about training on the tiny model, and judge each. An interrupted run continues in its folder."
+    text = (
+        "Test claims of papers about training on the tiny model, and judge for each whether it is reproduced. An interrupted run "
+    )
+    text += "continues in its folder."
     again = command("reproduce", _reproduce, text, needs="train,eval", as_json=True)
-    text = f"groups of claims ({', '.join(GROUPS)}) or single claims ({', '.join(CLAIMS)}), separated by commas "
+    text = f"groups of claims ({', '.join(GROUPS)}) or names of single claims, as theta, separated by commas "
     again.add_argument("--claims", type=given, default="paper", help=text + "(default: %(default)s)")
     again.add_argument("--seeds", type=int, default=5, help="number of training runs of each variant (default: %(default)s)")
     text = "folder for runs and verdicts (default: %(default)s)"

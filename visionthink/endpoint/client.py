@@ -16,6 +16,14 @@ from visionthink.endpoint.endpoint import Endpoint
 T = TypeVar("T")
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop until it is stopped, and close it."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
 class Client:
     """A connection for callers without an event loop, from any thread: it has a loop of its own, in a thread of its own, so that
     connections and rate limits outlive a call."""
@@ -49,7 +57,7 @@ class Client:
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, daemon=True, name="endpoint").start()
+                threading.Thread(target=_run, args=(self._loop,), daemon=True, name="endpoint").start()
                 atexit.register(self.close)
             running = asyncio.run_coroutine_threadsafe(self._connected(work), self._loop)
         try:

@@ -1,4 +1,4 @@
-"""What an evaluation found, in sentences: the summary that the report begins with and the terminal ends with."""
+"""What an evaluation found, in sentences: a summary that the report begins with and the terminal ends with, and each run."""
 
 from __future__ import annotations
 
@@ -23,8 +23,24 @@ _BASELINES = {
 
 def in_words(summaries: Sequence[Summary]) -> list[str]:
     """A paragraph for each run of one suite that is no baseline; for each run, where all are."""
-    judged = [s for s in summaries if not PolicySpec.parse(s["policy"]).is_baseline]
-    return [_paragraph(s) for s in judged or summaries]
+    return [_paragraph(s) for s in _judged(summaries) or summaries]
+
+
+def overview(summaries: Sequence[Summary]) -> str:
+    """All runs of one suite in one paragraph: which has the best trade-off, and how the others stand. Of one run, its paragraph.
+
+    The best trade-off is that of the run which is furthest above its random mix, a baseline that costs as much as the run does.
+    """
+    judged = _judged(summaries)
+    if len(paragraphs := in_words(summaries)) == 1:
+        return paragraphs[0]
+    compared = [s for s in judged if (s.get("comparison") or {}).get("n")]
+    if not compared:
+        return _range(judged or summaries, baselines=not judged)
+    best = max(compared, key=lambda s: s["comparison"]["against_mix"]["mean"])
+    others = [s for s in compared if s is not best]
+    missing = [s for s in judged if s not in compared]
+    return " ".join([*_best(best, len(judged)), *_others(best, others), *_not_compared(missing)])
 
 
 def problems(summary: Summary) -> list[str]:
@@ -58,6 +74,77 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
     middle, width = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = ((middle + side * width) / (1 + z * z / n) for side in (-1, 1))
     return max(0.0, low), min(1.0, high)
+
+
+def _judged(summaries: Sequence[Summary]) -> list[Summary]:
+    """The runs that an evaluation is about, and that are not baselines."""
+    return [s for s in summaries if not PolicySpec.parse(s["policy"]).is_baseline]
+
+
+def _best(best: Summary, runs: int) -> list[str]:
+    found, gates = best["comparison"], best.get("gates")
+    gate = f", and the training-free gate {_percent(_best_gate(gates)['accuracy'])} at the same cost" if gates else ""
+    place = (
+        f"Of the {runs} runs that are not baselines, {_name(best)} is furthest above its random mix"
+        if _side(best) == "above"
+        else f"None of the {runs} runs that are not baselines is certainly above its random mix; {_name(best)} comes closest"
+    )
+    return [
+        f"{place}: it answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')} correctly and reads "
+        f"{_percent(found['retain_layers'])} of the visual tokens of the full views. A random choice between the low and the "
+        f"full view is expected to answer {_percent(found['mix'])} correctly at the same cost.",
+        f"Always-full answers {_percent(found['full'])} correctly{gate}.",
+    ]
+
+
+def _others(best: Summary, others: Sequence[Summary]) -> list[str]:
+    """How the other runs stand to their random mixes."""
+    if best["comparison"]["n"] < ENOUGH:
+        return [f"Fewer than {ENOUGH} questions were compared, too few to decide anything."]
+    said = []
+    for side, word in (("above", " as well"), ("below", "")):
+        if group := [s for s in others if _side(s) == side]:
+            verb, whose = ("is", "its") if len(group) == 1 else ("are", "their")
+            said.append(f"{_who(group, 'other run')} {verb} {side} {whose} random mix{word}.")
+    if group := [s for s in others if _side(s) == "undecided"]:
+        said.append(f"{_who(group, 'other run')} cannot be told from {'its' if len(group) == 1 else 'their'} random mix.")
+    return said
+
+
+def _not_compared(missing: Sequence[Summary]) -> list[str]:
+    if not missing:
+        return []
+    return [f"{_who(missing, 'run')} cannot be compared with low and full of the same model."]
+
+
+def _range(summaries: Sequence[Summary], *, baselines: bool) -> str:
+    """Runs of which none can be compared with a random mix."""
+    known = sorted((s for s in summaries if s["accuracy"] is not None), key=lambda s: s["accuracy"])
+    if not known:
+        return f"None of {len(summaries)} runs has an accuracy, as no answer could be judged."
+    ends = [f"{_percent(s['accuracy'])} ({_name(s)}, with {_percent(s['retain_layers'])} of the visual tokens)" for s in known]
+    why = (
+        "All of them are baselines, with which runs under adaptive or another policy are compared."
+        if baselines
+        else "Which trade-off is best cannot be told without runs of the same models under low and full."
+    )
+    return f"The accuracies of {len(known)} runs go from {ends[0]} to {ends[-1]}. {why}"
+
+
+def _side(summary: Summary) -> str:
+    """Whether a run is above its random mix, below it, or undecided."""
+    against = Interval(**summary["comparison"]["against_mix"])
+    return "undecided" if not against.sure else "above" if against.mean > 0 else "below"
+
+
+def _who(group: Sequence[Summary], what: str) -> str:
+    """The names of up to two runs, or the number of more."""
+    return _listed([_name(s) for s in group]) if len(group) <= 2 else _counted(len(group), what)
+
+
+def _best_gate(gates: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = max(gates.values(), key=lambda gate: gate["accuracy"])
+    return found
 
 
 def _paragraph(summary: Summary) -> str:
@@ -95,7 +182,7 @@ def _compared(summary: Summary, found: Summary) -> list[str]:
     name, judged = _name(summary), summary["n"] - summary["unscored"]
     beside = [(_BASELINES[key], found[key], found[f"against_{key}"]) for key in _BASELINES if found.get(key) is not None]
     if gates := summary.get("gates"):
-        best = max(gates.values(), key=lambda gate: gate["accuracy"])
+        best = _best_gate(gates)
         beside.append(("the training-free gate", best["accuracy"], best["against"]))
     fewer = f" (of {judged}, those that were judged under low and full too)" if found["n"] < judged else ""
     mixes = [f"{what} {_percent(value)}" for what, value, _ in beside[1:]]

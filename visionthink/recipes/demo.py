@@ -23,6 +23,7 @@ from visionthink.evals.report.plots import frontier
 from visionthink.evals.report.runs import Run, compared, read
 from visionthink.evals.runner import evaluate
 from visionthink.evals.table import summary_table
+from visionthink.evals.words import overview
 from visionthink.model import Model, load
 from visionthink.recipes import recipe, suite
 from visionthink.rewards.rules.judge import RulesJudge
@@ -36,7 +37,8 @@ _MARK = ".visionthink-demo"
 def demo(out: Path, console: Console) -> dict[str, Any]:
     """Run it and return what was measured: a summary per model and policy, the gap before and after, the seconds of training.
 
-    Three models: `base` before training, `trained` by this very run, and `tuned`, the shipped one, made by the same recipe.
+    Three models: `tiny-base` before training, `trained` by this very run, and `tiny`, which the package holds and which was
+    trained by the same recipe.
 
     Raises:
         OptionError: the folder holds something that no demo wrote.
@@ -46,30 +48,30 @@ def demo(out: Path, console: Console) -> dict[str, Any]:
     _begin(out)
     examples = suite("mini", EXAMPLES)
     summaries: dict[str, dict[str, Any]] = {}
-    console.print(f"[bold]1/4[/] the base model on {EXAMPLES} questions it has never seen")
-    _measure("base", "tiny-base", examples, out, summaries)
-    console.print("[bold]2/4[/] multi-turn GRPO with TRL: ask for full resolution only when the question needs it")
+    console.print(f"[bold]1/4[/] tiny-base, the model before training, on {EXAMPLES} questions that it has never seen")
+    _measure("tiny-base", "tiny-base", examples, out, summaries)
+    console.print("[bold]2/4[/] training tiny-base by multi-turn GRPO to ask for the full view only when a question needs it")
     chosen = recipe("tiny")
     config = chosen.config.replace(out=out / "training")
     started = time.perf_counter()
     final = train(config, chosen.examples(config))
     seconds = time.perf_counter() - started
     console.print(f"      {config.steps} steps in {seconds:.0f} s")
-    console.print("[bold]3/4[/] the trained model, and the shipped one")
+    console.print("[bold]3/4[/] the model that was just trained, and tiny, which was trained by the same recipe before")
     _measure("trained", str(final), examples, out, summaries)
-    _measure("tuned", "tiny", examples, out, summaries)
+    _measure("tiny", "tiny", examples, out, summaries)
     console.print("[bold]4/4[/] the report")
     shown = [
-        out / name for name in summaries if not name.startswith("tuned")
+        out / name for name, s in summaries.items() if s["model"] != "tiny"
     ]  # where it equals `trained`, it would only cover it
     (out / "frontier.svg").write_text(frontier(report([*shown, config.out], out / "report.html")), "utf-8")
     summaries = {run.folder.name: run.to_dict() for run in compared([read(out / name) for name in summaries])}
-    console.print(summary_table(list(summaries.values())))
-    gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("base", "trained", "tuned")}
+    _print_summaries(summaries, console)
+    gap = {name: _gap(summaries[f"{name}-adaptive"]) for name in ("tiny-base", "trained", "tiny")}
     margin = {name: 100 * summaries[f"{name}-adaptive"]["comparison"]["against_mix"]["mean"] for name in gap}
     for name in gap:
         console.print(
-            f"{name:8} requests on hard minus requests on easy {gap[name]:+6.1f} points; "
+            f"{name:9} requests on hard minus requests on easy {gap[name]:+6.1f} points; "
             f"accuracy minus the random mix at equal visual tokens {margin[name]:+6.1f} points"
         )
     console.print(f"open [bold]{escape(str(out / 'report.html'))}[/] to look at the episodes")
@@ -86,10 +88,10 @@ def quick_demo(out: Path, console: Console) -> dict[str, Any]:
     _begin(out)
     started = time.perf_counter()
     examples = suite("mini", QUICK_EXAMPLES)
-    console.print(f"[bold]1/2[/] {QUICK_EXAMPLES} questions to the shipped models: base, and tuned by `visionthink train tiny`")
+    console.print(f"[bold]1/2[/] {QUICK_EXAMPLES} questions to tiny-base, and to tiny, which is tiny-base after training")
     summaries: dict[str, dict[str, Any]] = {}
-    for name, model_name in (("base", "tiny-base"), ("tuned", "tiny")):
-        model = load(model_name, max_new_tokens=8, batch_size=64)
+    for name in ("tiny-base", "tiny"):
+        model = load(name, max_new_tokens=8, batch_size=64)
         for policy in ("low", "full", "adaptive"):
             summaries[f"{name}-{policy}"] = _run(name, model, policy, examples, out / f"{name}-{policy}")
     console.print("[bold]2/2[/] the report")
@@ -98,17 +100,18 @@ def quick_demo(out: Path, console: Console) -> dict[str, Any]:
     questions = [_side_by_side(example, runs) for example in _few(examples)]
     for question in questions:
         console.print(_question_table(question))
-    console.print(summary_table([run.to_dict() for run in runs.values()]))
-    tuned, full = summaries["tuned-adaptive"], summaries["tuned-full"]
-    console.print(
-        f"tuned keeps {100 * tuned['accuracy']:.1f} of {100 * full['accuracy']:.1f} % accuracy at "
-        f"{100 * tuned['retain_cumulative']:.1f} % of the visual tokens of always showing the full view",
-        highlight=False,
-    )
+    summaries = {name: run.to_dict() for name, run in runs.items()}
+    _print_summaries(summaries, console)
     console.print(f"open [bold]{escape(str(out / 'report.html'))}[/] to look at the episodes; visionthink demo trains the model")
     seconds = time.perf_counter() - started
-    summaries = {name: run.to_dict() for name, run in runs.items()}
     return _written(out, {"seconds": seconds, "questions": questions, "runs": summaries})
+
+
+def _print_summaries(summaries: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """The table, and the summary in words that `visionthink eval` prints as well."""
+    found = list(summaries.values())
+    console.print(summary_table(found))
+    console.print(f"\n{overview(found)}\n", markup=False, highlight=False)
 
 
 def _begin(out: Path) -> None:
@@ -135,10 +138,10 @@ def _few(examples: Sequence[Example]) -> list[Example]:
 
 
 _SHOWN_RUNS = {
-    "base-adaptive": "base",
-    "tuned-adaptive": "tuned",
-    "tuned-low": "tuned, always low",
-    "tuned-full": "tuned, always full",
+    "tiny-base-adaptive": "tiny-base",
+    "tiny-adaptive": "tiny",
+    "tiny-low": "tiny, always low",
+    "tiny-full": "tiny, always full",
 }
 """Runs that are shown side by side, and what they are called there."""
 

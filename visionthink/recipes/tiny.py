@@ -1,10 +1,10 @@
 """The embedded tiny model, both checkpoints, from random weights.
 
-`base` (see `recipes.tiny_base`) answers well at the resolution it is given and asks for more at random; `tuned` is base after
-multi-turn GRPO, by the recipe below.
+`tiny-base` (see `recipes.tiny_base`) answers well at the resolution it is given and asks for more at random; `tiny` is tiny-base
+after multi-turn GRPO, by the recipe below. Their folders are named `base` and `tuned`.
 
-Hardware: 2 CPU cores, 4 GB. Time: 3 to 4 minutes for `tuned`, 72 and 23 for the two phases of `base` (one thread, beside other
-work). Goes on where it was interrupted. Both shipped checkpoints are this recipe's.
+Hardware: 2 CPU cores, 4 GB. Time: 3 to 4 minutes for `tiny`, 72 and 23 for the two phases of `tiny-base` (one thread, beside
+other work). Goes on where it was interrupted. Both shipped checkpoints are this recipe's.
 Command: `python -m visionthink.recipes.tiny --out runs/tiny` (add `--install` to replace the shipped checkpoints).
 """
 

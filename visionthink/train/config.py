@@ -92,7 +92,7 @@ class TrainConfig(RunSettings, CreditSettings):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/reference/rewards.md): dtpo:first=0.5; empty: eq3, or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md), as dtpo:first=0.5; empty: eq3, or centred with a budget."""
     penalty: str = ""
     """What requests or direct answers cost, as constant:0.05 (default amount 0.1); empty: eq5, or none with a budget."""
     theta: float = 0.2
@@ -100,11 +100,11 @@ class TrainConfig(RunSettings, CreditSettings):
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised: all, or only correct ones."""
     budget: str = ""
-    """Average cost of an episode to aim at, as a share of always-full (docs/how-to/budgets.md): visual=0.4."""
+    """Average cost of an episode to aim at, as a share of always-full: visual=0.4 (docs/how-to/budgets.md)."""
     device_table: str = ""
     """File written by `visionthink measure`, for a budget in milliseconds."""
     benefit: str = "none"
-    """Bonus for looking closer where that helps: none, a name, or NAME:AMOUNT as value:0.6."""
+    """Bonus for looking closer where that helps, as value:0.6 (docs/reference/rewards.md)."""
     judge: str = "rules"
     """Who decides what is right: rules, exact (other short texts are wrong), an endpoint URL#MODEL, or a .toml file."""
     judge_down: Literal["stop", "unscored"] = "stop"
@@ -116,13 +116,13 @@ class TrainConfig(RunSettings, CreditSettings):
     ladder: str = ""
     """Levels of whole images, as shares of the pixels; empty: the menu's (0.25,1)."""
     refill: int = 4
-    """Most rounds in which groups whose rewards are all equal are replaced by groups of other examples; 0: they stay."""
+    """How often, at most, groups with all rewards equal are replaced by groups of other examples; 0: they stay."""
     exclude: str = "duplicate,empty"
-    """Rollouts left out of their group's statistics and gradient: duplicate, empty, truncated; commas between them."""
+    """Rollouts that are left out: duplicate, empty, truncated; separate several by commas."""
     over_limit: str = ""
-    """A rollout that asks again at a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
+    """Rollouts that ask for more at a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
     forced: int = 0
-    """Number of rollouts of each group that are forced into each of the forced actions, so that all stay trained."""
+    """Number of rollouts in each group that are forced to begin with each of `forced_actions`, so that all are tried."""
     forced_actions: str = "direct,request"
     """What forced rollouts do: direct, request (the next level), whole, evidence, or ids of regions."""
     seed: int = 0

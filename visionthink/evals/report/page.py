@@ -19,7 +19,7 @@ from visionthink.evals.report.settings import settings
 from visionthink.evals.report.tables import accuracy, tables
 from visionthink.evals.report.terms import TERMS
 from visionthink.evals.report.training import training
-from visionthink.evals.words import in_words, problems
+from visionthink.evals.words import in_words, overview, problems
 
 
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
@@ -52,7 +52,7 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
     html = _render(
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
-        suites=[_suite(name, [r for r in runs if r.suite == name]) for name in suites],
+        suites=[_suite(name, _by_model([r for r in runs if r.suite == name])) for name in suites],
         terms=TERMS,
         paper=beside_the_paper(runs),
         awares=beside_awares(runs),
@@ -100,9 +100,12 @@ _TITLE = b"<title>VisionThink report</title>"
 def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
     """One section: what was found in words, how it was measured, the figures and the tables."""
     plots = [(cost, frontier(runs, cost)) for cost in COSTS]
+    records = [run.to_dict() for run in runs]
+    paragraphs = in_words(records)
     return {
         "name": name,
-        "words": in_words([run.to_dict() for run in runs]),
+        "overview": overview(records),
+        "words": paragraphs if len(paragraphs) > 1 else [],
         "problems": [line for run in runs for line in problems(run.summary)],
         "settings": settings(runs),
         "accuracy": accuracy(runs),
@@ -112,6 +115,12 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "accuracy_by_family": _by_family(runs, "accuracy"),
         "seconds": seconds(runs),
     }
+
+
+def _by_model(runs: Sequence[Run]) -> list[Run]:
+    """Runs of the same model one after another: names of folders in alphabetical order mix `tiny` and `tiny-base`."""
+    models = list(dict.fromkeys(run.summary["model"] for run in runs))
+    return sorted(runs, key=lambda run: models.index(run.summary["model"]))
 
 
 def _by_family(runs: Sequence[Run], figure: str) -> str:

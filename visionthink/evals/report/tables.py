@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from visionthink.evals.bootstrap import ENOUGH
@@ -33,8 +33,11 @@ class Table:
 
     title: str
     about: str
+    """What to look for, in a sentence or two."""
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """What columns and words mean that `about` does not explain; shown when the reader asks for it."""
     notes: Sequence[str] = ()
 
 
@@ -142,10 +145,9 @@ def baselines(runs: Sequence[Run]) -> Table:
 def gates(runs: Sequence[Run]) -> Table:
     return Table(
         title="Compared with a training-free gate",
-        about="The gate answers from a model's low view, and starts again with the full view where that answer was least "
-        "certain, so often that it reads as many visual tokens as the run. Training a model to look is worth its cost if the "
-        "run is above the gate on the low view of the model that it was trained from. AUROC says how well the score finds the "
-        "answers that are wrong from the low view and right from the full one: 1 is perfect, 0.5 is chance.",
+        about="A gate shows the full view where a model's answer from the low view is least certain, so often that it reads as "
+        "many visual tokens as the run. Training a model to ask is worth its cost only if the run is above the gate on the low "
+        "view of the model that it was trained from.",
         columns=[
             "model · policy",
             "gate on the low view of",
@@ -172,6 +174,18 @@ def gates(runs: Sequence[Run]) -> Table:
             for run in runs
             for model, g in run.gates.items()
         ],
+        terms={
+            "gate on the low view of": "The model whose answers from the low view the gate uses.",
+            "score": "How the gate measures that an answer is uncertain. nllmax is the negative log-probability of the answer's "
+            "least likely token: the higher it is, the less certain is the answer.",
+            "compared": "The number of questions that were judged in the run and in both views of the gate.",
+            "tokens %": "The visual tokens that the run read, and the gate as well, relative to those of the full views.",
+            "gate %": "The accuracy that is expected of the gate.",
+            "minus the gate": "The accuracy of the run minus that of the gate, in percentage points, with its 95 % interval.",
+            "above the gate": "Undecided where the interval includes zero, or where fewer than 20 questions were compared.",
+            "AUROC": "The area under the ROC curve: how well the score finds the answers that are wrong from the low view and "
+            "right from the full view. 1 is perfect, 0.5 is chance.",
+        },
         notes=[
             f"Missing: a gate for {run.name}. It takes always-low and always-full runs of the model, or of one of the same "
             "architecture, from a model that gives log-probabilities."
@@ -323,12 +337,8 @@ def routers(runs: Sequence[Run]) -> Table:
     deciding = [r for r in runs if r.policy.decides and r.policy.action != "direct"]
     return Table(
         title="Requests compared with need",
-        about="A question needs the full view where always-low answers it wrong and always-full correctly. Precision is the "
-        "share of requests that were needed, recall the share of needs that were requested. Gain is recall minus the share of "
-        "requests where there was no need: 100 for a perfect router, 0 for one that decides at random. Group A are questions "
-        "that always-low answers wrong, group B those that it answers correctly. Damage: always-full is right, and the run is "
-        "wrong. Repair: always-low is wrong, and the run is right. Lucky: always-low is wrong, and the run is right without a "
-        "request.",
+        about="The table shows whether a run asks for the full view where a question needs it. Look at the gain: 100 is a "
+        "perfect choice of the questions, and 0 is no better than chance.",
         columns=[
             "model · policy",
             "compared",
@@ -355,6 +365,20 @@ def routers(runs: Sequence[Run]) -> Table:
             for run in deciding
             if (c := run.comparison) and c["n"]
         ],
+        terms={
+            "Need": "A question needs the full view if always-low answers it wrong and always-full answers it correctly.",
+            "compared": "The number of questions that were judged in the run, in always-low and in always-full.",
+            "precision %": "Of the requests, the share that was needed.",
+            "recall %": "Of the questions with need, the share in which a request was made.",
+            "requests without need %": "Of the questions without need, the share in which a request was made.",
+            "gain": "Recall minus requests without need, in percentage points.",
+            "gain, known need": "The same where it is known from how the questions were made which ones need the full view.",
+            "accuracy in group A %": "Accuracy of the run on the questions that always-low answers wrong.",
+            "accuracy in group B %": "Accuracy of the run on the questions that always-low answers correctly.",
+            "damage %": "Of all questions, the share in which always-full is right and the run is wrong.",
+            "repair %": "Of all questions, the share in which always-low is wrong and the run is right.",
+            "lucky %": "Of all questions, the share in which always-low is wrong and the run is right without a request.",
+        },
     )
 
 
@@ -386,17 +410,17 @@ def costs(runs: Sequence[Run]) -> Table:
         "visual tokens": ("visual_tokens", 1, 1),
         "text tokens": ("text_tokens", 1, 1),
         "output tokens": ("output_tokens", 1, 1),
-        "prompt tokens read": ("prefill_tokens", 1, 1),
-        "with a cache": ("prefill_tokens_cached", 1, 1),
+        "prompt tokens": ("prefill_tokens", 1, 1),
+        "prompt tokens, cached": ("prefill_tokens_cached", 1, 1),
         "GFLOP": ("flops", giga, 3),
-        "GFLOP with a cache": ("flops_cached", giga, 3),
-        "of these, vision tower": ("vision_flops", giga, 3),
-        "papers' formula": ("flops_paper", giga, 3),
+        "GFLOP, cached": ("flops_cached", giga, 3),
+        "GFLOP, vision tower": ("vision_flops", giga, 3),
+        "GFLOP, papers' formula": ("flops_paper", giga, 3),
         "KV cache, kB": ("kv_bytes", kilo, 1),
         "seconds": ("seconds", 1, 4),
-        "median": ("seconds_p50", 1, 4),
-        "95th percentile": ("seconds_p95", 1, 4),
-        "first token, s": ("first_token_seconds", 1, 4),
+        "seconds, median": ("seconds_p50", 1, 4),
+        "seconds, 95th percentile": ("seconds_p95", 1, 4),
+        "seconds, first token": ("first_token_seconds", 1, 4),
     }
     unknown = [
         f"{run.name}, of {k} of its {run.summary['n']}"
@@ -405,12 +429,27 @@ def costs(runs: Sequence[Run]) -> Table:
     ]
     return Table(
         title="Cost of an example",
-        about="Means over all examples. Visual tokens are those of the views, before any are taken out; the other columns count "
-        "what is left. Without a cache, every turn reads the whole conversation again; with one, what was read before is kept. "
-        "The time of a batch is shared equally among its examples. The papers' formula counts multiplications of the decoder "
-        "alone; the other columns count operations, twice as many.",
+        about="The table shows what one example costs on average. Compare the runs by what is scarce where you run the model: "
+        "visual tokens (the unit of most papers), GFLOP (computation), KV cache (memory) or seconds.",
         columns=["model · policy", *figures],
         rows=[[Cell(r.name), *(number(r.summary[key], scale, digits) for key, scale, digits in figures.values())] for r in runs],
+        terms={
+            "visual tokens": "Those of all views that were shown, before a compression method removes any. The other columns "
+            "count what is left.",
+            "text tokens": "Tokens of the prompts that are not visual.",
+            "output tokens": "Tokens that the model generated, in all turns.",
+            "prompt tokens": "Tokens of the prompts that were read in all turns, if each turn reads the whole dialogue again.",
+            "cached": "What the same costs with a prefix cache, which keeps what was read before.",
+            "GFLOP": "Billions of arithmetic operations: vision tower, prompts and generated tokens.",
+            "GFLOP, vision tower": "The operations of the vision tower, which turns the pixels into visual tokens.",
+            "GFLOP, papers' formula": "The usual formula of papers, for comparison with them. It counts only the multiplications "
+            "of the decoder for the last prompt; a multiplication and the addition after it are two operations elsewhere.",
+            "KV cache, kB": "Memory for the keys and values of the last prompt and its answer.",
+            "seconds": "Mean time on the machine of the run. The time of a batch is divided equally among its examples.",
+            "seconds, median": "Half of the examples took no longer.",
+            "seconds, 95th percentile": "95 % of the examples took no longer.",
+            "seconds, first token": "Mean time until the first token of the first reply.",
+        },
         notes=[f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else [],
     )
 
@@ -419,15 +458,26 @@ def break_even(runs: Sequence[Run]) -> Table:
     figures = {"operations": "flops", "seconds": "seconds", "visual tokens": "retained_tokens", "KV cache": "kv_bytes"}
     return Table(
         title="Break-even with adaptive resolution",
-        about="The adaptive run of the same model costs less on average than the run in the row as long as it makes requests "
-        "less often than the given percentage. Never: it costs more even without requests. Always: it costs less even if it "
-        "always makes one. Green: at the measured rate of requests it is cheaper; red: it is not.",
+        about="The table shows how often a model may make requests and still cost less than the run in the row, which shows one "
+        "view of every image. Green: the adaptive run of the same model was cheaper at its measured rate of requests; red: it "
+        "was not.",
         columns=["model · policy", "compared", "requests, measured %", *figures],
         rows=[
             [Cell(run.name), _count(e["n"]), percent(e["request_ratio"]), *(_rate(e[key]) for key in figures.values())]
             for run in runs
             if (e := run.break_even) and e["n"]
         ],
+        terms={
+            "compared": "The number of examples that are in both runs.",
+            "requests, measured %": "The share of these examples in which the adaptive run made a request.",
+            "a number": "The break-even in percent: below this share of requests the adaptive run costs less, by the cost that "
+            "the column names.",
+            "always, never": "Always: it costs less even with a request in every example. Never: it costs more even without any.",
+            "operations": "Arithmetic operations, if each turn reads the whole dialogue again.",
+            "seconds": "Time on the machine of the runs.",
+            "visual tokens": "Those of every view, averaged over the layers of the decoder where a method removes some.",
+            "KV cache": "Memory for the keys and values of the last prompt and its answer.",
+        },
     )
 
 

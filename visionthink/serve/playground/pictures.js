@@ -8,7 +8,7 @@ const BY_ENDING = { heic: "image/heic", heif: "image/heif", avif: "image/avif", 
 export async function readPicture(file) {
   const ending = file.name.split(".").pop().toLowerCase();
   const type = file.type || BY_ENDING[ending] || "";
-  if (!type.startsWith("image/")) throw new Failure(`${file.name} is not a picture. Choose a PNG, JPEG or WebP file.`);
+  if (!type.startsWith("image/")) throw new Failure(`${file.name} is not an image. Choose a PNG, JPEG or WebP file.`);
   if (!file.size) throw new Failure(`${file.name} is empty. Choose another file.`);
   const image = new Image();
   image.src = URL.createObjectURL(file);

@@ -8,7 +8,7 @@ import { chat, Failure, models } from "./stream.js";
 const $ = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name=${name}]:checked`).value;
 
-const MODES = { auto: "small view first, more if needed", low: "small view only", high: "full size at once" };
+const MODES = { auto: "low view first, more if needed", low: "low view only", high: "full view at once" };
 const CUT_SHORT = {
   length: "The answer was cut off: it reached the length that the server allows.",
   content_filter: "The answer was cut off by the content filter of the model's server.",
@@ -112,7 +112,7 @@ async function ask() {
   if (running) return;
   const question = $("question").value.trim();
   clearError();
-  if (!pictures.length) return fail(new Failure("Choose a picture first: with the button, by dropping it there, or by pasting it."), $("files"));
+  if (!pictures.length) return fail(new Failure("Choose an image first: with the button, by dropping it there, or by pasting it."), $("files"));
   if (!question) return fail(new Failure("Write a question first."), $("question"));
   if (!$("threshold").validity.valid) {
     $("options").open = true;
@@ -140,7 +140,7 @@ async function ask() {
 
 async function measure() {
   const asked = last;
-  await request("Measuring full size at once…", async (signal) => {
+  await request("Measuring the full view at once…", async (signal) => {
     const silent = { answer: "", looked() {}, thought() {}, decided() {}, text: (text) => (silent.answer += text) };
     const { bill } = await answered({ ...asked, options: { mode: "high" } }, silent, signal);
     if (!bill) throw new Failure("The server did not say what the answer cost, so nothing was measured.");
@@ -258,7 +258,7 @@ async function findExamples() {
       const image = document.createElement("img");
       image.src = new URL(example.image, document.baseURI);
       image.alt = "";
-      button.append(image, span(example.question), span(example.needs === "full" ? "needs a closer look" : "the small view is enough", "small"));
+      button.append(image, span(example.question), span(example.needs === "full" ? "needs a closer look" : "the low view is enough", "small"));
       button.onclick = () => take(() => takeExample(example));
       const item = document.createElement("li");
       item.append(button);

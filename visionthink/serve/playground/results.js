@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const DECIDERS = {
   model: "The model decided this itself.",
   gate: "The threshold on the confidence of the answer decided this.",
-  skipped: "Two steps would cost more than one here, so the picture is shown at full size at once.",
+  skipped: "Two steps would cost more than one here, so the full view is shown at once.",
   fixed: "The chosen mode decided this.",
 };
 
@@ -32,7 +32,7 @@ class Run {
   looked({ turn, views }) {
     const full = views.every((view) => view.level >= 1);
     const tokens = views.reduce((sum, view) => sum + view.visual_tokens, 0);
-    const title = turn > 0 ? "A closer look" : full ? "The picture at full size" : "First, a small view";
+    const title = turn > 0 ? "A closer look" : full ? "The full view" : "First, the low view";
     const item = this.step(title, turn > 0 ? "closer" : "view");
     item.append(paragraph(`${views.length > 1 ? `${views.length} views` : shareOfPixels(views[0])}, ${count(tokens)}.`, "small"));
     const figures = element("div", "figures");
@@ -43,12 +43,12 @@ class Run {
       own.forEach((view, number) => figures.append(this.given(picture, view, own.length > 1 ? number + 1 : 0)));
     }
     item.append(figures);
-    say(turn > 0 ? "The model is shown more." : "The model was given a view of the picture.");
+    say(turn > 0 ? "The model is shown more." : "The model was given a view of the image.");
   }
 
   /** The picture as it was chosen; after the opening, with what was looked at drawn on it. */
   where(picture, views, turn) {
-    const name = this.pictures.length > 1 ? picture.name : "Your picture";
+    const name = this.pictures.length > 1 ? picture.name : "Your image";
     const boxes = views.map((view) => view.box);
     const places = boxes.map((box) => place(box, picture)).join("; ");
     const shown = turn > 0 ? boxedPicture(picture, boxes, `${name}, looked at: ${places}`) : shownPicture(picture, name);
@@ -58,7 +58,7 @@ class Run {
 
   given(picture, view, number) {
     const caption = `${number ? `${number}: ` : ""}as the model was given it, ${pixels(view.width, view.height)}, ${count(view.visual_tokens)}`;
-    if (!picture?.image) return figure(paragraph("This browser cannot show this format. The model was given the picture nevertheless.", "missing"), caption);
+    if (!picture?.image) return figure(paragraph("This browser cannot show this format. The model was given the image nevertheless.", "missing"), caption);
     const canvas = viewCanvas(picture, view);
     canvas.setAttribute("aria-label", `View ${caption}`);
     sharpIfSmall(canvas, { image: { naturalWidth: view.width } });
@@ -110,7 +110,7 @@ class Run {
   }
 }
 
-/** The bill, compared with the picture at full size at once; `full` is a run in mode high, or null while none was measured. */
+/** The bill, compared with the full view at once; `full` is a run in mode high, or null while none was measured. */
 export function showBill(bill, answer, full, alwaysFull) {
   $("bill").hidden = false;
   const tokensFull = full ? full.bill.image_tokens : bill.image_tokens_full;
@@ -126,23 +126,23 @@ export function showBill(bill, answer, full, alwaysFull) {
   $("answer-full").textContent = full ? full.answer : alwaysFull ? answer : "not asked";
   $("bill-sentence").textContent = verdict(bill, tokensFull, full, alwaysFull);
   $("measure").hidden = $("measure-hint").hidden = alwaysFull || full !== null;
-  const counted = bill.measured ? "They were counted when the model read the picture" : "They were computed from the size of the picture";
+  const counted = bill.measured ? "They were counted when the model read the image" : "They were computed from the size of the image";
   $("counted").textContent = full
     ? `${counted}. Seconds were measured on the server, once for each column.`
-    : `${counted}${alwaysFull || !bill.measured ? "" : "; those at full size were computed from the size of the picture"}.`;
+    : `${counted}${alwaysFull || !bill.measured ? "" : "; those of the full view were computed from the size of the image"}.`;
 }
 
 function verdict(bill, tokensFull, full, alwaysFull) {
-  if (alwaysFull) return "The picture was shown at full size at once: there is nothing to compare.";
+  if (alwaysFull) return "The full view was shown at once: there is nothing to compare.";
   const saved = tokensFull - bill.image_tokens;
   const share = tokensFull ? Math.round((100 * Math.abs(saved)) / tokensFull) : 0;
   const looks = bill.looks === 0 ? "without a closer look" : bill.looks === 1 ? "with 1 closer look" : `with ${bill.looks} closer looks`;
   const tokens =
     saved > 0
-      ? `${saved.toLocaleString("en")} visual tokens fewer than at full size (${share} % saved), ${looks}`
+      ? `${saved.toLocaleString("en")} visual tokens fewer than the full view (${share} % saved), ${looks}`
       : saved < 0
-        ? `${(-saved).toLocaleString("en")} visual tokens more than at full size (${share} % more), ${looks}: the small view was read as well`
-        : `As many visual tokens as at full size, ${looks}`;
+        ? `${(-saved).toLocaleString("en")} visual tokens more than the full view (${share} % more), ${looks}: the low view was read as well`
+        : `As many visual tokens as the full view, ${looks}`;
   if (!full) return `${tokens}.`;
   const gap = full.bill.seconds - bill.seconds;
   return `${tokens}; ${seconds(Math.abs(gap))} s ${gap >= 0 ? "faster" : "slower"}.`;
@@ -154,12 +154,12 @@ export function say(text) {
 }
 
 function place([left, top, right, bottom], { image }) {
-  if (left <= 0 && top <= 0 && right >= image.naturalWidth && bottom >= image.naturalHeight) return "the whole picture";
+  if (left <= 0 && top <= 0 && right >= image.naturalWidth && bottom >= image.naturalHeight) return "the whole image";
   return `${pixels(right - left, bottom - top)} at ${left}, ${top}`;
 }
 
 function shareOfPixels({ level }) {
-  if (level >= 1) return "At full size";
+  if (level >= 1) return "At full resolution";
   if (level === 0.25) return "A quarter of the pixels";
   return `${Math.round(100 * level)} % of the pixels`;
 }

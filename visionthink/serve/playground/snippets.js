@@ -8,13 +8,13 @@ export function snippets({ base, model, question, options, pictures, key }) {
 }
 
 function python(base, model, question, options, files, key) {
-  const images = files.map(({ name, type }) => `    picture(${quoted(name)}, ${quoted(type)}),`).join("\n");
+  const images = files.map(({ name, type }) => `    image(${quoted(name)}, ${quoted(type)}),`).join("\n");
   return `import base64
 from openai import OpenAI
 
 client = OpenAI(base_url=${quoted(`${base}v1`)}, api_key=${key ? '"YOUR API KEY"' : '"none needed"'})
 
-def picture(path, kind):
+def image(path, kind):
     data = base64.b64encode(open(path, "rb").read()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
 

@@ -101,7 +101,7 @@ function remedy(status, wait) {
   if (status === 401) return "Enter your API key below the question and ask again.";
   if (status === 403) return "This key does not allow that: use another one.";
   if (status === 404) return "Choose another model at the top of the page.";
-  if (status === 413) return "Choose smaller or fewer pictures. This page does not shrink them.";
+  if (status === 413) return "Choose smaller or fewer images. This page does not shrink them.";
   if (status === 429) return /^\d+$/.test(wait ?? "") ? `Ask again in ${wait} s.` : "Ask again in a moment.";
   if (status >= 500) return "Ask again. If that does not help, read the server's log.";
   return "";
