@@ -28,9 +28,9 @@ QUICK = ("fcot_7b", "mod_qwen3_8b")
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in REAL])
 def test_recipes_of_real_models_can_be_rehearsed(tmp_path, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["fit", name, "--dry-run"]) == 0
     assert "nothing was saved" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+    assert not (Path(tempfile.gettempdir()) / "visionthink-fit").exists()
 
 
 def test_a_table_of_ones_own(tmp_path, capsys):

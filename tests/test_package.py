@@ -232,6 +232,7 @@ def test_benchmarks_use_no_private_names():
 
 BY_POSITION = {
     "visionthink.types.Example": 3,  # id, question and image, as every example has them
+    "visionthink.data.synth.Drawn": 3,  # as the example that it is
     "visionthink.types.Look": 3,  # boxes, level and image
     "visionthink.types.Completion": 2,  # the text, and how it ended
     "visionthink.types.Message": 3,  # who says what, and the completion that it came from

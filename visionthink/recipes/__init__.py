@@ -55,8 +55,9 @@ SUITES: tuple[str, ...] = ("mini", *places.named_suites())
 
 
 def is_generated(name: str) -> bool:
-    """Whether a name is that of a suite, known or not, and not of a table: a bare word, and no file or folder here."""
-    return "/" not in name and not Path(name).exists() and not Path(name).suffix
+    """Whether a name is that of a suite and not of a table: a known one (a folder of that name is `./mini`), or any other bare
+    word that is no file or folder here, and so is misspelled."""
+    return name in SUITES or ("/" not in name and not Path(name).exists() and not Path(name).suffix)
 
 
 def suite(name: str, limit: int | None = None) -> list[Example]:

@@ -27,6 +27,7 @@ from visionthink.policies.placement import AUTO, check_placement
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Work
 from visionthink.progress import stage
+from visionthink.recipes import SUITES, is_generated, suite
 from visionthink.resolution import ResolutionLadder
 from visionthink.rewards.usage import total
 from visionthink.types import Example
@@ -132,8 +133,6 @@ def curate(config: CurateConfig, console: Console) -> dict[str, Any]:
 
 
 def _examples(data: str, config: CurateConfig) -> Mapping[str, Example]:
-    from visionthink.recipes import is_generated, suite
-
     if is_generated(data):
         if config.columns or config.image_root:
             raise OptionError(f"{data}: is generated; --columns and --image-root are for tables")
@@ -186,7 +185,7 @@ def _as_place(name: str) -> str:
     """What a setting names, whichever way its path is written; text that is no path as it is."""
     path = Path(resolve(name))
     known = path.parent if any(c in path.name for c in "*?[") else path
-    return str(path.resolve()) if name and known.exists() else name
+    return str(path.resolve()) if name not in ("", *SUITES) and known.exists() else name
 
 
 def _judge_places(judges: Sequence[str]) -> list[str]:
