@@ -255,7 +255,7 @@ def test_bad_judge_files(tmp_path, monkeypatch, text, complaint):
 
 
 def test_bad_judges(tmp_path):
-    with pytest.raises(OptionError, match="judge 'gpt': choose rules, exact"):
+    with pytest.raises(OptionError, match="judge 'gpt': choose from rules, exact"):
         read_judge("gpt")
     with pytest.raises(OptionError, match="no such file"):
         read_judge(str(tmp_path / "no.toml"))
