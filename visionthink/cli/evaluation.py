@@ -45,8 +45,9 @@ def add(command: AddCommand) -> None:
     text += "gate:FILE: how certain the model is; fastv:0.5: always the full view, with half of its visual tokens. "
     text += "docs/how-to/evaluation.md lists all"
     suggest(evaluate.add_argument("--policy", default="adaptive", metavar="NAMES", help=text), ROUTINGS)
-    text = "folder for the results; an interrupted run continues there. Several models or policies each get a folder in it, and "
-    evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text + "a report")
+    text = "folder for the results; an interrupted run continues there, and a changed table needs a new folder. Several models "
+    text += "or policies each get a folder in it, and a report"
+    evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text)
     suite_options(evaluate)
     answer_options(model_groups(evaluate, several=True).running)
     compared = evaluate.add_argument_group("other results to compare with")
@@ -110,7 +111,7 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
     from visionthink.evals.routing import check_judge
     from visionthink.recipes.evaluate import EvalConfig
-    from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
+    from visionthink.recipes.frontier import check_names, check_one, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
     if (options.suite is None) == (options.from_lmms is None):
@@ -129,15 +130,17 @@ def _eval(options: argparse.Namespace) -> None:
         check_judge(policy, judge)
     examples = config.examples()
     metric = config.task.metric if config.task else None
-    common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
+    common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings}
     lines = {line: getattr(options, str(line).replace("-", "_")) for line in (TRAINED_LOW, TRAINED_FULL)}
     trained = {line: name for line, name in lines.items() if name}
     if len(models) == len(policies) == 1 and not trained:
         one, policy = config.open_model(models[0]), policies[0]
-        common |= {"model_name": models[0], "results": config.results(models[0], policy)}
+        common["model_name"] = models[0]
+        check_one(policy, one, examples, options.out, **common)
+        common |= {"metric": metric, "results": config.results(models[0], policy)}
         summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:
-        common |= {"open_model": config.open_model, "results": config.results, "trained": trained}
+        common |= {"metric": metric, "open_model": config.open_model, "results": config.results, "trained": trained}
         summaries = evaluate_all(examples, models, policies, options.out, **common)
     _print_evaluations(summaries, options)
 
