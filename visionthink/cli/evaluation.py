@@ -41,7 +41,7 @@ def add(command: AddCommand) -> None:
     text = (
         "who decides which views are shown; separate several by commas (default: %(default)s). adaptive: the model; low, full: "
     )
-    text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: what is known of the questions; "
+    text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: the known need of each question; "
     text += "gate:FILE: how certain the model is; fastv:0.5: always the full view, with half of its visual tokens. "
     text += "docs/how-to/evaluation.md lists all"
     suggest(evaluate.add_argument("--policy", default="adaptive", metavar="NAMES", help=text), ROUTINGS)
@@ -89,7 +89,7 @@ def suite_options(parser: argparse.ArgumentParser) -> None:
     suggest(parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual)), JUDGES)
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N examples")
     table = parser.add_argument_group("how a table is read")
-    text = "names of the table's columns where they differ from question, image and answer, as question=q,image=picture"
+    text = "names of the table's columns where they differ from question, image and answer, for example question=q,image=picture"
     table.add_argument("--columns", default="", metavar="NAME=COLUMN,...", help=text)
     text = "folder that image paths are relative to (default: the table's folder)"
     table.add_argument("--image-root", default="", metavar="DIR", help=text)
@@ -164,16 +164,16 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
-    from visionthink.evals.words import overview, problems
+    from visionthink.evals.words import all_problems, overview
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
     else:
         wide().print(summary_table(summaries))
     console = wide(stderr=options.json)
+    for line in all_problems(summaries):
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
     for s in summaries:
-        for line in problems(s):
-            console.print(line, markup=False, soft_wrap=True, highlight=False)
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)

@@ -170,6 +170,7 @@ def evaluate(
         summary["benchmark"] = chosen.get("benchmark")
         used = total([judge.usage(), *usage.values()]) if results else judge.usage()
         summary |= {"judge": judge.identity, "judge_usage": used, "failed": len(failed)}
+        summary["failed_reasons"] = list(dict.fromkeys(failed.values()))[:3]
         summary |= {**made, "settings": _settings(chosen, model), "fit": fit}
         write_run(out, summary, in_order, failed)
     return summary
