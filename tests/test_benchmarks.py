@@ -492,7 +492,7 @@ def test_bad_rows_are_named_in_one_line(key, change, reason, tmp_path):
     assert examples["0"]
     with pytest.raises(DataError) as error:
         examples["1"]
-    assert str(error.value).startswith(f"{source}, row 1: {reason}") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{source}, line 2: {reason}") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

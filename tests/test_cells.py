@@ -332,7 +332,7 @@ def test_numbers_of_json_keep_the_form_they_were_written_in(tmp_path, written, t
 )
 def test_json_that_is_refused(tmp_path, written, complaint):
     other = '{"question": "q", "image": "a", "answer": "b"}'
-    with pytest.raises(DataError, match=rf"t\.jsonl, row 0: {complaint}"):
+    with pytest.raises(DataError, match=rf"t\.jsonl, line 1: {complaint}"):
         example(tmp_path, "t.jsonl", f'{{"question": "q", "image": "a", {written}}}\n{other}')
 
 
@@ -391,7 +391,7 @@ def test_files_that_are_refused_say_why(tmp_path, name, content, complaint):
 
 
 def test_text_of_another_encoding_costs_its_row(tmp_path):
-    with pytest.raises(DataError, match=r"t\.csv, row 0: not UTF-8 text"):
+    with pytest.raises(DataError, match=r"t\.csv, line 2: not UTF-8 text"):
         example(tmp_path, "t.csv", HEADER.encode() + "q,a.png,café\n".encode("cp1252"))
 
 
@@ -444,7 +444,7 @@ def test_other_formats_in_base64(tmp_path, kind):
     ],
 )
 def test_images_that_are_refused(tmp_path, written, complaint):
-    with pytest.raises(DataError, match=rf"t\.jsonl, row 0: {complaint}.* \(column 'image'\)"):
+    with pytest.raises(DataError, match=rf"t\.jsonl, line 1: {complaint}.* \(column 'image'\)"):
         example(tmp_path, "t.jsonl", json.dumps({"question": "q", "image": written, "answer": "2"}))
 
 

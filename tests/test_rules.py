@@ -406,6 +406,15 @@ def test_options(question, reference, prediction, expected):
         ("Wie viele sind es?", "3", "drei", "unscored"),
         ("Is it open?", "yes", "sure", "unscored"),
         ("门是什么颜色？", "红色", "粉红色", "unscored"),
+        ("What is drawn?", "sun", "blue", "wrong"),
+        ("What is drawn?", "moon", "sun", "wrong"),
+        ("What are they doing?", "march", "dance", "wrong"),
+        ("Which word is written here?", "may", "can", "wrong"),
+        ("Which word is written here?", "march", "april", "wrong"),
+        ("What does the calendar show?", "sun", "Sunday", "unscored"),
+        ("What does the calendar show?", "may", "2026-05-01", "unscored"),
+        ("What does the calendar show?", "2026-05-01", "may", "unscored"),
+        ("Which month is it?", "5", "may", "unscored"),
     ],
 )
 def test_exact_decides_short_texts(question, reference, prediction, expected):

@@ -76,6 +76,26 @@ def bare(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.parametrize("of_another_length", [True, False])
+@pytest.mark.parametrize("policies", ["adaptive,low", "low"])
+def test_a_changed_table_is_refused_before_anything_starts(tmp_path, capsys, policies, of_another_length):
+    """With the remedy, even if only the last policy was run before; the same table is taken."""
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
+    table.write_text("question,image,answer\nWhat colour?,a.png,red\nWhich word?,a.png,sun\n")
+    command = ["eval", str(table), "--max-new-tokens", "4"]
+    last = policies.split(",")[-1]
+    folder = out / f"tiny-{last}" if "," in policies else out
+    main([*command, "--policy", last, "--out", str(folder)])
+    main([*command, "--policy", last, "--out", str(folder)])
+    row = "Which shape?,a.png,round\n"
+    table.write_text(table.read_text() + row if of_another_length else f"question,image,answer\n{row}{row}")
+    capsys.readouterr()
+    assert main([*command, "--policy", policies, "--out", str(out)]) == 2
+    why = f"the examples of {table}, or their number, changed since this folder was begun"
+    assert capsys.readouterr().err == f"error: --out {folder}: {why}; name a new folder, or delete this one to begin again\n"
+
+
 def test_a_table_without_families_leaves_no_none_on_the_page(bare):
     text = shown(bare / "report.html")
     assert "What colour is number 3?" in text and "no reference answer" in text and "reference: red, or crimson" in text
@@ -145,7 +165,7 @@ def test_models_that_were_trained_for_one_level_stand_beside_the_others_or_are_s
     assert "Missing: a model that was trained to answer from the low view alone (trained-low)" in shown(tmp_path / "r.html")
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(summary_table([own.to_dict()]))
-    assert "Not run: trained-low, trained-full. Without them" in " ".join(console.export_text().split())
+    assert "needs trained-low and trained-full beside it: its gain may come" in " ".join(console.export_text().split())
     folders.append(run_of(tmp_path / "tl", "trained-low", LOW, {"model": "t"}))
     folders.append(run_of(tmp_path / "other", "trained-full", FULL, {"model": "u", "judge": "another"}))
     [_, _, own, tl, _] = report(folders, tmp_path / "r.html")

@@ -178,7 +178,7 @@ def test_a_table_that_was_edited_in_between_is_refused(tmp_path):
     examples = [dataclasses.replace(e, answer="4") for e in synth.suite(3)]
     evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
     examples[1] = dataclasses.replace(examples[1], question="Another one?")
-    with pytest.raises(OptionError, match="begun with other examples"):
+    with pytest.raises(OptionError, match="changed since this folder was begun; name a new folder"):
         evaluate(examples, model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
 
 

@@ -12,7 +12,8 @@ import fsspec
 import pytest
 from PIL import Image
 
-from visionthink.data.examples import read_examples
+from visionthink.data.examples import ExampleTable, read_examples
+from visionthink.data.rows import place as place_of
 from visionthink.data.sources import open_rows
 from visionthink.errors import DataError
 from visionthink.images import open_image
@@ -38,10 +39,31 @@ def test_csv_and_tsv(folder):
     (folder / "rows.csv").write_text('question,answer,image\n"Two,\nlines?",red,a.png\nshort,row\nWhich?,blue,a.png\n')
     table = read_examples(str(folder / "rows.csv"))
     assert len(table) == 3 and table["0"].question == "Two,\nlines?" and size(table["2"]) == (56, 56)
-    with pytest.raises(DataError, match=r"rows\.csv, row 1: has 2 values for 3 columns"):
+    with pytest.raises(DataError, match=r"rows\.csv, line 4: has 2 values for 3 columns"):
         _ = table["1"]
     (folder / "rows.tsv").write_text("question\tanswer\timage\nWhat?\tred, blue\ta.png\n")
     assert read_examples(str(folder / "rows.tsv"))["0"].answer == "red, blue"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("t.jsonl", '{"question": 1}\n\n \n{"question": 2}\n{"question": 3}\n', [1, 4, 5]),
+        ("t.jsonl", '\n{"question": 1}\n', [2]),
+        ("t.csv", "question,answer,image\n\n1,2\n1,2\n", [3, 4]),
+        ("t.csv", 'question,answer,image\n"1\n\n",2,\n1,2\n', [2, 5]),
+        ("t.csv", 'question,answer,image\n"1,2\n1,2\n1,2\n', [2, 3, 4]),
+        ("t.csv", "sep=;\nquestion;answer;image\n1;2\n", [3]),
+        ("t.csv", "question,answer,image\r\n1,2\r\n1,2\r\n", [2, 3]),
+    ],
+)
+def test_rows_are_named_by_the_line_that_they_begin_in(tmp_path, name, content, lines):
+    (tmp_path / name).write_text(content, newline="")
+    rows, _ = open_rows(str(tmp_path / name), "test")
+    assert [place_of(rows, i) for i in range(len(rows))] == [f"line {line}" for line in lines]
+    columns = dict.fromkeys(("question", "answer", "image"), rows.column_names[0])
+    with pytest.raises(DataError, match=rf"{name}, line {lines[-1]}: "):
+        ExampleTable(name, rows, tmp_path, columns).first(9)[str(len(lines) - 1)]
 
 
 def test_a_folder_of_images_with_its_table(folder):
@@ -112,7 +134,7 @@ def test_bad_rows_are_named(folder, row, complaint):
     assert table["0"].answer == table["2"].answer == "red"
     with pytest.raises(DataError) as caught:
         _ = table["1"]
-    assert "rows.jsonl, row 1: " in str(caught.value) and complaint in str(caught.value) and "\n" not in str(caught.value)
+    assert "rows.jsonl, line 2: " in str(caught.value) and complaint in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +216,7 @@ def test_what_is_wrong_at_an_address_is_named(tmp_path):
     for key, text in zip("0123", why, strict=True):
         with pytest.raises(DataError, match=text) as error:
             table[key]
-        assert str(error.value).startswith(f"file://{tmp_path}/rows.jsonl, row {key}: ")
+        assert str(error.value).startswith(f"file://{tmp_path}/rows.jsonl, line {int(key) + 1}: ")
     for source, text in (
         (f"file://{tmp_path}/none.jsonl", f"file://{tmp_path}/none.jsonl: no such file"),
         (f"file://{tmp_path}", f"file://{tmp_path}: expected a .parquet, .jsonl, .csv, .tsv or .tar file, or a folder with"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_a_second_start_measures_nothing_and_finds_the_same(table, cache, measur
     first = usable(source(table))
     assert first[0] == {"0": 16, "1": 32, "2": 256}
     assert list(first[1]) == ["3", "4"]
-    assert first[1]["3"].endswith("missing.png: no such file") and "row 4: no answer" in first[1]["4"]
+    assert re.search(r", line 4: .*missing\.png: no such file$", first[1]["3"]) and "line 5: no answer" in first[1]["4"]
     assert len(measured) == 6 and len(list(cache.iterdir())) == 1
     said = [record.message for record in caplog.records]
     caplog.clear()

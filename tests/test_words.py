@@ -17,7 +17,7 @@ from visionthink.cli import main
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
-from visionthink.evals.words import in_words, overview, problems, share_interval
+from visionthink.evals.words import all_problems, in_words, overview, problems, share_interval
 from visionthink.transcript import Turn
 from visionthink.types import StopReason
 
@@ -80,7 +80,8 @@ def test_figures_are_over_the_questions_that_all_runs_share(tmp_path):
     # of a, b and d all are right, b and d at low, a and b at full; 175 of 300 tokens
     assert paragraph.startswith(
         "m under adaptive answers 100.0 % of 30 questions (of 40, those that were judged under low and full too) correctly and "
-        "reads 58.3 % of the visual tokens of the full views. Always-full answers 66.7 % correctly and always-low 66.7 %. "
+        "reads 58.3 % of the visual tokens of the full views. Of all 40 that were judged in it, it answers 100.0 % correctly. "
+        "Always-full answers 66.7 % correctly and always-low 66.7 %. "
     )
     assert re.search(r"m · full 66\.7 \[48\.8, 80\.8\] 100\.0 100\.0 30 of 40 ", shown(tmp_path / "r.html"))
 
@@ -120,7 +121,7 @@ def test_several_runs_are_one_paragraph_before_the_table_and_each_in_words_behin
     knowing, other = {"adaptive": KNOWING, "low": LOW, "full": FULL}, {"adaptive": wrong, "low": LOW, "full": FULL}
     found = several(tmp_path, one=other, two=knowing, three={**other, "adaptive": LOW}, four={"adaptive": KNOWING})
     assert found == (
-        "Of the 4 runs that are not baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
+        "Of the 4 runs beside the baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
         "questions correctly and reads 50.0 % of the visual tokens of the full views. A random choice between the low and the "
         "full view is expected to answer 50.0 % correctly at the same cost. Always-full answers 50.0 % correctly. one under "
         "adaptive is below its random mix. three under adaptive cannot be told from its random mix. four under adaptive cannot "
@@ -136,7 +137,7 @@ def test_many_runs_are_counted_and_those_above_are_named(tmp_path):
     low = {f"m{i}": {"adaptive": wrong, "low": LOW, "full": FULL} for i in range(3)}
     better = [scored(name, True, 25) for name in "abcd"]
     found = several(tmp_path, **low, good={"adaptive": KNOWING, "resize:0.5": better, "low": LOW, "full": FULL})
-    assert found.startswith("Of the 5 runs that are not baselines, good under resize:0.5 is furthest above its random mix: it ")
+    assert found.startswith("Of the 5 runs beside the baselines, good under resize:0.5 is furthest above its random mix: it ")
     assert found.endswith("good under adaptive is above its random mix as well. 3 other runs are below their random mix.")
 
 
@@ -144,7 +145,7 @@ def test_several_runs_of_which_none_is_above_its_random_mix(tmp_path):
     lines = {"low": LOW, "full": FULL}
     same = several(tmp_path / "1", m={"adaptive": LOW, "resize:0.5": LOW, **lines})
     assert same.startswith(
-        "None of the 2 runs that are not baselines is certainly above its random mix; m under adaptive comes closest: it answers "
+        "None of the 2 runs beside the baselines is certainly above its random mix; m under adaptive comes closest: it answers "
     )
     assert same.endswith("m under resize:0.5 cannot be told from its random mix.")
     few = several(tmp_path / "2", 1, m={"adaptive": KNOWING, "resize:0.5": LOW, **lines})
@@ -196,6 +197,12 @@ def test_what_does_not_count_is_said_with_its_reasons(tmp_path):
         "cannot connect; transcripts.jsonl in its folder has them all.",
     ]
     assert problems(run.summary) == lines
+    why = {"failed_reasons": ["t.csv, line 11: no answer", "t.csv, line 12: no image"]}
+    said = "2 examples could not be used. Reasons: t.csv, line 11: no answer; t.csv, line 12: no image; "
+    said += "failed.jsonl in its folder has them all."
+    broken = run.summary | {"failed": 2} | why
+    assert all_problems([broken, broken | {"policy": "full"}])[0] == f"Each of 2 runs: {said}"
+    assert all_problems([broken])[0] == f"m under low: {said}"
     text = shown(tmp_path / "r.html")
     assert all(line in text for line in lines) and "m · low 50.0 [15.0, 85.0] 25.0 25.0 4 of 7 " in text
 

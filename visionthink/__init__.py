@@ -1,7 +1,7 @@
 """VisionThink: a vision-language model that starts from a quarter of the pixels and asks for the rest when it needs them.
 
     import visionthink
-    result = visionthink.load("tiny").ask("photo.png", "How many shapes are there?")
+    result = visionthink.load("tiny").ask("shapes.png", "How many shapes are there?")
     result.answer, result.levels, result.usage
 
 Importing this package loads neither torch nor transformers.

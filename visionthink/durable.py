@@ -160,19 +160,23 @@ def stored_settings(out: Path) -> dict[str, Any] | None:
         raise OptionError(f"--out {out}: config.json is damaged") from None
 
 
+def different_settings(out: Path, settings: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that differ from those of the run that the folder holds; none where it holds no run."""
+    before = stored_settings(out)
+    if before is None:
+        return []
+    return [name for name in dict.fromkeys([*settings, *before]) if before.get(name) != settings.get(name)]
+
+
 def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run down, or compare them with those that are.
 
     Raises:
         OptionError: one differs.
     """
-    before = stored_settings(out)
-    if before is not None:
-        for name in dict.fromkeys([*settings, *before]):
-            if before.get(name) != settings.get(name):
-                raise OptionError(
-                    f"--out {out}: {name} was {before.get(name)!r} there and is {settings.get(name)!r} now; use another folder"
-                )
-    else:
+    for name in different_settings(out, settings):
+        before = (stored_settings(out) or {}).get(name)
+        raise OptionError(f"--out {out}: {name} was {before!r} there and is {settings.get(name)!r} now; use another folder")
+    if stored_settings(out) is None:
         out.mkdir(parents=True, exist_ok=True)
         replace_json(out / "config.json", settings)

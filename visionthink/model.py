@@ -81,7 +81,7 @@ class Model:
     def run(self, examples: Sequence[Example | Asked], menu: Menu | None = None) -> list[Transcript]:
         """Answer many questions together, which is faster than one by one. Transcripts, in order: `[t.answer for t in ...]`.
 
-            model.run([("photo.png", "How many shapes are there?"), ("other.png", "Where is the shape?")])
+            model.run([("shapes.png", "How many shapes are there?"), ("other.png", "Where is the shape?")])
 
         Args:
             examples: pairs of an image (or several) and a question, as `ask` takes them, which are numbered from 0; or examples,

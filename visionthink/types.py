@@ -11,7 +11,7 @@ import functools
 import io
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -144,6 +144,15 @@ class Example:
 
 Examples: TypeAlias = Sequence[Example] | Mapping[str, Example]
 """Examples in memory, or by id where a table reads them when they are asked for."""
+
+
+def reason(examples: Examples, key: str | int, error: Exception) -> str:
+    """Why an example cannot be used. Where a table holds it, the table and the row are named, as the table names rows."""
+    where: Callable[[str | int], str] | None = getattr(examples, "where", None)
+    why = str(error)
+    if where is None or why.startswith(place := f"{where(key)}: "):
+        return why
+    return place + why.removeprefix(f"example {key}").lstrip(":, ")
 
 
 @dataclass(frozen=True, kw_only=True)

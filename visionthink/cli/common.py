@@ -133,24 +133,18 @@ def model_groups(parser: argparse.ArgumentParser, *, several: bool = False) -> G
         text = "library that runs the model: transformers or vllm; not for an endpoint (default: %(default)s)"
         suggest(groups.running.add_argument("--engine", default=ENGINES[0], help=text), ENGINES)
     placement_options(groups.running)
-    text = (
-        "checkpoint folder or hub id of the model that the endpoint serves: its dialect and its image sizes are read from there; "
-    )
-    text += "no weights are loaded"
+    text = "checkpoint folder or hub id of the model that the endpoint serves: its dialect and its image sizes are read from "
+    text += "there; no weights are loaded"
     groups.endpoint.add_argument("--checkpoint", help=text)
     omit_option(groups.endpoint)
     menu_options(groups.protocol, default="the one that the dialect belongs to, else visionthink")
-    text = (
-        "wording in which the model asks for more, as agent or native; docs/reference/protocol.md lists them (default: that of "
-    )
-    text += "the menu, else the one stored with the checkpoint, else agent)"
+    text = "wording in which the model asks for more, for example agent or native; docs/reference/protocol.md lists them "
+    text += "(default: that of the menu, else the one stored with the checkpoint, else agent)"
     suggest(groups.protocol.add_argument("--dialect", metavar="NAME", help=text), DIALECTS)
-    text = (
-        "how one turn ends and the next begins in the prompt: chatml, or released, as in the authors' checkpoints (default: the "
-    )
+    text = "how turns are separated in the prompt: chatml, or released for the authors' checkpoints (default: the "
     text += "one stored with the checkpoint, else chatml)"
     suggest(groups.protocol.add_argument("--boundary", metavar="NAME", help=text), get_args(Boundary))
-    text = "after a request, continue the prompt with the request in its standard wording instead of the model's own words "
+    text = "after a request, replace the model's own words by the standard wording of the request in the prompt "
     text += "(default: as stored with the checkpoint, else no)"
     groups.protocol.add_argument("--canonical", action=argparse.BooleanOptionalAction, help=text)
     return groups

@@ -41,12 +41,13 @@ def add(command: AddCommand) -> None:
     text = (
         "who decides which views are shown; separate several by commas (default: %(default)s). adaptive: the model; low, full: "
     )
-    text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: what is known of the questions; "
+    text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: the known need of each question; "
     text += "gate:FILE: how certain the model is; fastv:0.5: always the full view, with half of its visual tokens. "
     text += "docs/how-to/evaluation.md lists all"
     suggest(evaluate.add_argument("--policy", default="adaptive", metavar="NAMES", help=text), ROUTINGS)
-    text = "folder for the results; an interrupted run continues there. Several models or policies each get a folder in it, and "
-    evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text + "a report")
+    text = "folder for the results; an interrupted run continues there, and a changed table needs a new folder. Several models "
+    text += "or policies each get a folder in it, and a report"
+    evaluate.add_argument("--out", type=folder, required=True, metavar="DIR", help=text)
     suite_options(evaluate)
     answer_options(model_groups(evaluate, several=True).running)
     compared = evaluate.add_argument_group("other results to compare with")
@@ -88,7 +89,7 @@ def suite_options(parser: argparse.ArgumentParser) -> None:
     suggest(parser.add_argument("--judge", type=given, help=JUDGE_HELP.replace("%(default)s", usual)), JUDGES)
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N examples")
     table = parser.add_argument_group("how a table is read")
-    text = "names of the table's columns where they differ from question, image and answer, as question=q,image=picture"
+    text = "names of the table's columns where they differ from question, image and answer, for example question=q,image=picture"
     table.add_argument("--columns", default="", metavar="NAME=COLUMN,...", help=text)
     text = "folder that image paths are relative to (default: the table's folder)"
     table.add_argument("--image-root", default="", metavar="DIR", help=text)
@@ -110,7 +111,7 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
     from visionthink.evals.routing import check_judge
     from visionthink.recipes.evaluate import EvalConfig
-    from visionthink.recipes.frontier import check_names, evaluate_all, evaluate_one
+    from visionthink.recipes.frontier import check_names, check_one, evaluate_all, evaluate_one
     from visionthink.rewards.spec import read_judge
 
     if (options.suite is None) == (options.from_lmms is None):
@@ -129,15 +130,17 @@ def _eval(options: argparse.Namespace) -> None:
         check_judge(policy, judge)
     examples = config.examples()
     metric = config.task.metric if config.task else None
-    common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings, "metric": metric}
+    common: dict[str, Any] = {"suite": config.suite, "judge": judge, "settings": config.settings}
     lines = {line: getattr(options, str(line).replace("-", "_")) for line in (TRAINED_LOW, TRAINED_FULL)}
     trained = {line: name for line, name in lines.items() if name}
     if len(models) == len(policies) == 1 and not trained:
         one, policy = config.open_model(models[0]), policies[0]
-        common |= {"model_name": models[0], "results": config.results(models[0], policy)}
+        common["model_name"] = models[0]
+        check_one(policy, one, examples, options.out, **common)
+        common |= {"metric": metric, "results": config.results(models[0], policy)}
         summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:
-        common |= {"open_model": config.open_model, "results": config.results, "trained": trained}
+        common |= {"metric": metric, "open_model": config.open_model, "results": config.results, "trained": trained}
         summaries = evaluate_all(examples, models, policies, options.out, **common)
     _print_evaluations(summaries, options)
 
@@ -161,16 +164,16 @@ def _print_evaluations(summaries: list[dict[str, Any]], options: argparse.Namesp
 
 def _print_results(summaries: list[dict[str, Any]], options: argparse.Namespace) -> None:
     from visionthink.evals.table import summary_table
-    from visionthink.evals.words import overview, problems
+    from visionthink.evals.words import all_problems, overview
 
     if options.json:
         write_json(summaries[0] if len(summaries) == 1 else {"runs": summaries})
     else:
         wide().print(summary_table(summaries))
     console = wide(stderr=options.json)
+    for line in all_problems(summaries):
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
     for s in summaries:
-        for line in problems(s):
-            console.print(line, markup=False, soft_wrap=True, highlight=False)
         for metric, value in ({} if options.json else s.get("metrics", {})).items():
             shown = value if value is None or isinstance(value, (int, str)) else f"{value:.4g}"
             console.print(f"  {metric} {'–' if shown is None else shown}", markup=False)

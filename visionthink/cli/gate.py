@@ -51,10 +51,8 @@ def add(command: AddCommand) -> None:
     gate.add_argument("--method", choices=get_args(Method), default="fixed-sequence", metavar="NAME", help=text)
     gate.add_argument("--by-family", action="store_true", help="also print the threshold of each family of questions")
 
-    text = (
-        "Test whether a gate's calibration still holds: whether the scores of current answers are distributed as those that it "
-    )
-    text += "was calibrated on."
+    text = "Test whether a gate's calibration still holds, by comparing the scores of current answers with those that it was "
+    text += "calibrated on."
     drift = command("drift", _drift, text, needs="eval", as_json=True)
     drift.add_argument("gate", type=Path, metavar="GATE.json", help="certificate that visionthink calibrate has written")
     text = "folder of visionthink eval --policy gate:GATE.json (or low), or log of visionthink serve --rule gate:GATE.json"

@@ -42,7 +42,7 @@ def add(command: AddCommand) -> None:
     running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
     limit_option(running)
 
-    text = "Print how many visual tokens each view of an image costs that the model can be shown."
+    text = "Print the visual tokens of each view of an image that a model can be shown."
     tokens = command("tokens", _tokens, text, as_json=True)
     suggest(tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure"), ())
     tokens.add_argument("--size", metavar="WIDTHxHEIGHT", help="a size in pixels, instead of an image file")

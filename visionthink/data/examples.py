@@ -16,7 +16,7 @@ from typing import Any
 from visionthink.cells import is_blank, is_text, kind_of, quoted, text_of
 from visionthink.data.encoded import from_base64
 from visionthink.data.folders import folder_at
-from visionthink.data.rows import Rows
+from visionthink.data.rows import Rows, place
 from visionthink.data.sources import open_rows
 from visionthink.errors import DataError, OptionError
 from visionthink.types import Example, ImageSource, Need, Role
@@ -70,7 +70,7 @@ class ExampleTable(Mapping[str, Example]):
     Paths of images are relative to `image_root`, and must not lead out of it.
 
     Raises:
-        DataError: a column is missing; when read, a row without question, answer or image, named by its number.
+        DataError: a column is missing; when read, a row without question, answer or image, named by its place.
     """
 
     def __init__(self, name: str, rows: Rows, image_root: Path | str, columns: Mapping[str, str] | None = None):
@@ -100,6 +100,10 @@ class ExampleTable(Mapping[str, Example]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def where(self, key: str) -> str:
+        """How messages name a row."""
+        return f"{self.name}, {place(self._rows, int(key))}"
+
     def first(self, count: int) -> Mapping[str, Example]:
         """The first rows alone."""
         return _First(self, count)
@@ -113,7 +117,7 @@ class ExampleTable(Mapping[str, Example]):
         try:
             row = self._rows[int(key)]
         except DataError as error:
-            raise DataError(f"{self.name}, row {key}: {error}") from None
+            raise DataError(f"{self.where(key)}: {error}") from None
         answers = self._answers(row, key)
         column, question = self._cell(row, "question", key)
         if not is_text(question):
@@ -122,7 +126,7 @@ class ExampleTable(Mapping[str, Example]):
         earlier = self._earlier(row, key)
         texts = [question, *answers, *(text for _, text in earlier), *([family] if family else [])]
         if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
-            raise DataError(f"{self.name}, row {key}: holds half of a UTF-16 pair, which is no text")
+            raise DataError(f"{self.where(key)}: holds half of a UTF-16 pair, which is no text")
         return Example(
             id=key,
             question=question,
@@ -136,7 +140,7 @@ class ExampleTable(Mapping[str, Example]):
         )
 
     def _refused(self, key: str, why: str, column: str) -> DataError:
-        return DataError(f"{self.name}, row {key}: {why} (column {column!r})")
+        return DataError(f"{self.where(key)}: {why} (column {column!r})")
 
     def _text(self, cell: Any, part: str, column: str, key: str) -> str:
         try:
@@ -182,7 +186,7 @@ class ExampleTable(Mapping[str, Example]):
             value = _reach(row, column)
             if not is_blank(value) and not (isinstance(value, list) and all(map(is_blank, value))):
                 return column, value
-        raise DataError(f"{self.name}, row {key}: no {part} in column {' or '.join(self._columns[part])}")
+        raise DataError(f"{self.where(key)}: no {part} in column {' or '.join(self._columns[part])}")
 
     def _images(self, row: Mapping[str, Any], key: str) -> ImageSource | tuple[ImageSource, ...]:
         """The image of a row, or several."""
@@ -218,6 +222,9 @@ class _First(Mapping[str, Example]):
 
     def __getitem__(self, key: str) -> Example:
         return self._table[key]
+
+    def where(self, key: str) -> str:
+        return self._table.where(key)
 
 
 def _reach(row: Mapping[str, Any], column: str) -> Any:

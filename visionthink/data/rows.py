@@ -9,7 +9,8 @@ import array
 import csv
 import io
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,18 +36,27 @@ class Rows(Protocol):
         ...
 
 
+def place(rows: Rows, number: int) -> str:
+    """How messages name a row: by the line of its file that it begins in, as editors count them, where `rows` know it; else by
+    its number, from 0."""
+    line_of: Callable[[int], int] | None = getattr(rows, "line_of", None)
+    return f"row {number}" if line_of is None else f"line {line_of(number)}"
+
+
 class JsonLines:
     """A file of JSON objects, one a line. What is kept in memory is where each line begins."""
 
     def __init__(self, path: Path):
         self._path, self.fingerprint = path, _file_fingerprint(path)
-        self._begins = array.array("Q")
+        self._begins, self._blanks = array.array("Q"), array.array("Q")
         with path.open("rb") as file:
             begin = 0
             check_utf8(file.peek(4)[:4], path)
             for line in file:
                 if line.strip():
                     self._begins.append(begin)
+                else:  # before the row of this number
+                    self._blanks.append(len(self._begins))
                 begin += len(line)
         if not self._begins:
             raise DataError(f"{path}: is empty")
@@ -73,6 +83,9 @@ class JsonLines:
             file.seek(self._begins[number])
             return read_object(file.readline())
 
+    def line_of(self, number: int) -> int:
+        return number + 1 + bisect_right(self._blanks, number)
+
 
 class Csv:
     """A file of values with a header, in memory, for it holds no images. All values are text, as it stands.
@@ -96,10 +109,11 @@ class Csv:
         usual = ("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|") if said is None else said[1]
         lines = lines[1:] if said else lines
         csv.field_size_limit(1 << 24)
-        headers = {separator: _records(lines[:1], separator, False)[0] for separator in usual} if lines else {}
+        headers = {separator: _records(lines[:1], separator, False)[0][0] for separator in usual} if lines else {}
         separator = max(headers, key=lambda s: len(headers[s]), default=",")
         padded = any(name != name.strip() for name in headers.get(separator, ()))
-        header, *rows = _records(lines, separator, padded) or [[]]
+        records, begins = _records(lines, separator, padded)
+        header, *rows = records or [[]]
         if header is _UNCLOSED:
             raise DataError(f"{path}: the header cannot be read: {_QUOTE}")
         self._header = [name.strip() for name in header]
@@ -108,6 +122,7 @@ class Csv:
         if twice := [name for name in dict.fromkeys(self._header) if self._header.count(name) > 1]:
             raise DataError(f"{path}: two columns have the same name: {quoted(twice)}")
         self._rows = [[value.strip() for value in row] if padded and row is not _UNCLOSED else row for row in rows if row]
+        self._lines = array.array("Q", (begin + 1 + bool(said) for begin, row in zip(begins[1:], rows, strict=True) if row))
         if not self._rows:
             raise DataError(f"{path}: has no rows")
 
@@ -128,6 +143,9 @@ class Csv:
             raise DataError("not UTF-8 text")
         return dict(zip(self._header, row, strict=True))
 
+    def line_of(self, number: int) -> int:
+        return self._lines[number]
+
 
 def _file_fingerprint(path: Path) -> str:
     found = path.stat()
@@ -140,10 +158,10 @@ _SEPARATOR = re.compile(r"sep=(.)\s*")
 """The first line that Excel understands."""
 
 
-def _records(lines: list[str], delimiter: str, padded: bool) -> list[list[str]]:
-    """Values of each row. A quote that is not closed would take the rows behind it along: where a row of several lines does not
-    fit the header, its first line counts as damaged and the next line begins a row."""
-    records: list[list[str]] = []
+def _records(lines: list[str], delimiter: str, padded: bool) -> tuple[list[list[str]], list[int]]:
+    """Values of each row, and the index of the line that it begins in. A quote that is not closed would take the rows behind it
+    along: where a row of several lines does not fit the header, its first line counts as damaged and the next begins a row."""
+    records, begins = list[list[str]](), list[int]()
     at = 0
     while at < len(lines):
         reader = csv.reader((lines[i] for i in range(at, len(lines))), delimiter=delimiter, skipinitialspace=padded, strict=True)
@@ -153,12 +171,14 @@ def _records(lines: list[str], delimiter: str, padded: bool) -> list[list[str]]:
                 if records and reader.line_num - begun > 1 and len(record) != len(records[0]):
                     raise csv.Error
                 records.append(record)
+                begins.append(at + begun)
                 begun = reader.line_num
             at = len(lines)
         except csv.Error:
             records.append(_UNCLOSED)
+            begins.append(at + begun)
             at += begun + 1
-    return records
+    return records, begins
 
 
 class ArrowRows:

@@ -20,7 +20,7 @@ from visionthink.evals.routing import Routing, routing
 from visionthink.model import Model
 from visionthink.pools.work import Finished
 from visionthink.rewards.judge import Judge, judge_transcripts
-from visionthink.types import Example, Examples
+from visionthink.types import Example, Examples, reason
 
 Key = str | int
 """The key of an example: its name in a mapping, or its place in a sequence."""
@@ -59,11 +59,11 @@ class BatchRunner:
             raise DataError(f"a worker reads other examples than these: {', '.join(map(str, batch.keys))[:80]}")
         lane = self._route(examples[0])
         episodes, failed = list[Episode](), dict[str, str]()
-        for example in examples:
+        for key, example in zip(batch.keys, examples, strict=True):
             try:
                 episodes.append(controls.episode(self._model, example, lane.menu, self._control, self._twin_of))
             except InputError as error:
-                failed[example.id] = str(error)
+                failed[example.id] = reason(self._examples, key, error)
         transcripts = lane.run(episodes)
         verdicts = judge_transcripts(self._judge, transcripts)
         scored = [Scored(t, v).to_dict() for t, v in zip(transcripts, verdicts, strict=True)]
@@ -110,7 +110,7 @@ def batches(examples: Examples, route: Routing, size: int, order: dict[str, Key]
         try:
             lane = route(example)
         except ImageError as error:
-            refused[example.id] = str(error)
+            refused[example.id] = reason(examples, key, error)
             continue
         members = waiting.setdefault(id(lane), [])
         members.append((key, example))

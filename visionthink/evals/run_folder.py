@@ -53,6 +53,7 @@ class _StoredSummary:
     judge: str | None = None
     judge_usage: Mapping[str, float] = field(default_factory=dict)
     failed: int = 0
+    failed_reasons: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     architecture: Mapping[str, Any] | None = None
     date: str | None = None
@@ -104,7 +105,7 @@ def read_run(folder: Path) -> SavedRun:
         was, now = getattr(said, name), summary[name]
         if name in record and was != now and not (was and now and math.isclose(was, now)):
             raise DataError(f"{file}: says {name} {was}, and {transcripts.name} gives {now}; {again}")
-    kept = ("benchmark", "judge", "judge_usage", "failed", "metrics", "date", "version", "settings")
+    kept = ("benchmark", "judge", "judge_usage", "failed", "failed_reasons", "metrics", "date", "version", "settings")
     summary |= {name: getattr(said, name) for name in kept if name in record}
     if "fit" in record:
         summary["fit"] = said.fit and asdict(said.fit)

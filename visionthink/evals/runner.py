@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visionthink import __version__, records
-from visionthink.durable import append_lines, lines_of_one, same_settings, stored_settings, whole_lines
+from visionthink.durable import append_lines, different_settings, lines_of_one, same_settings, stored_settings, whole_lines
 from visionthink.errors import DataError, OptionError
 from visionthink.evals import controls
 from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, batches, example_of
@@ -130,23 +130,14 @@ def evaluate(
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
     check_judge(policy, judge)
-    if (out / "summary.json").exists() and stored_settings(out) is None:
-        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
-    chosen |= {"batch": batch_size, **(settings or {})}
-    if isinstance(policy.gate, Path):  # its name may come to mean another file
-        chosen["gate"] = hashlib.sha256(policy.gate.read_bytes()).hexdigest()[:16]
+    chosen = _chosen(examples, policy, suite, model_name, judge, batch_size, settings)
     judge = steady(judge)
     run = results or functools.partial(map, BatchRunner(examples, model, policy, judge, twin_of))
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
+        _check_settings(out, chosen)
         same_settings(out, chosen)
-        done, order, refused = _Done(), dict[str, Key](), dict[str, str]()
-        for number, record in whole_lines(out / "progress.jsonl"):
-            try:
-                done.add(record)
-            except ValueError as error:
-                raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program: {error}") from None
+        done, order, refused = _done(out), dict[str, Key](), dict[str, str]()
         _judge_again(done, judge)
         usage: dict[str, Mapping[str, float]] = {}
         with stage(f"{model_name} {policy}", len(examples), done=done.finished) as advance:
@@ -154,9 +145,7 @@ def evaluate(
             def left() -> Iterator[Batch]:
                 for batch in batches(examples, route, batch_size, order, refused):
                     if done.batches.get(batch.number, batch.of) != batch.of:
-                        raise OptionError(
-                            f"--out {out}: was begun with other examples than those of {suite} now; use another folder"
-                        )
+                        raise _changed(out, suite)
                     if batch.number not in done.batches:
                         yield batch
 
@@ -181,9 +170,81 @@ def evaluate(
         summary["benchmark"] = chosen.get("benchmark")
         used = total([judge.usage(), *usage.values()]) if results else judge.usage()
         summary |= {"judge": judge.identity, "judge_usage": used, "failed": len(failed)}
+        summary["failed_reasons"] = list(dict.fromkeys(failed.values()))[:3]
         summary |= {**made, "settings": _settings(chosen, model), "fit": fit}
         write_run(out, summary, in_order, failed)
     return summary
+
+
+def check_folder(
+    examples: Examples,
+    out: Path,
+    model: Model | None,
+    policy: PolicySpec,
+    *,
+    suite: str,
+    model_name: str,
+    judge: Judge,
+    batch_size: int = BATCH,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """What `evaluate` would refuse of a folder, before anything is asked. Without a model, the examples are only counted.
+
+    Raises:
+        OptionError: the folder holds another run, or the examples are others than those that it was begun with.
+        DataError: the folder is damaged.
+    """
+    _check_settings(out, _chosen(examples, policy, suite, model_name, judge, batch_size, settings))
+    if model is None or not (out / "progress.jsonl").exists():
+        return
+    asked = _done(out).batches
+    for batch in batches(examples, routing(policy, model), batch_size, {}, {}) if asked else ():
+        if asked.pop(batch.number, batch.of) != batch.of:
+            raise _changed(out, suite)
+        if not asked:
+            return
+
+
+def _chosen(
+    examples: Examples,
+    policy: PolicySpec,
+    suite: str,
+    model_name: str,
+    judge: Judge,
+    batch_size: int,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the answers depend on, as the folder holds it."""
+    chosen = {"suite": suite, "model": model_name, "policy": str(policy), "judge": judge.identity, "examples": len(examples)}
+    chosen |= {"batch": batch_size, **(settings or {})}
+    if isinstance(policy.gate, Path):  # its name may come to mean another file
+        chosen["gate"] = hashlib.sha256(policy.gate.read_bytes()).hexdigest()[:16]
+    return chosen
+
+
+def _check_settings(out: Path, chosen: Mapping[str, Any]) -> None:
+    if (out / "summary.json").exists() and stored_settings(out) is None:
+        raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
+    if different := different_settings(out, chosen):
+        if different == ["examples"]:
+            raise _changed(out, chosen["suite"])
+        # the number of examples follows from the others
+        same_settings(out, {name: chosen[name] for name in sorted(chosen, key="examples".__eq__)})
+
+
+def _changed(out: Path, suite: str) -> OptionError:
+    why = f"the examples of {suite}, or their number, changed since this folder was begun"
+    return OptionError(f"--out {out}: {why}; name a new folder, or delete this one to begin again")
+
+
+def _done(out: Path) -> _Done:
+    done = _Done()
+    for number, record in whole_lines(out / "progress.jsonl"):
+        try:
+            done.add(record)
+        except ValueError as error:
+            raise DataError(f"{out / 'progress.jsonl'}, line {number}: not a batch of this program: {error}") from None
+    return done
 
 
 def _made(out: Path) -> dict[str, Any] | None:

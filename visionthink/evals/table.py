@@ -30,12 +30,12 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     if families:
         caption += ["best mix: the mix with the best rates, which spends the tokens in the families that gain most from them."]
     if gated:
-        caption += ["gate: a training-free gate with as many visual tokens; the run is + above it, - below it, ~ undecided."]
+        caption += ["gate: a training-free gate with as many visual tokens; the run is (above) or (below) it, (?): undecided."]
     if compressed:
         caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
-        caption += [f"Not run: {', '.join(missing)}. Without them, a gain may come from looking or from training alone."]
+        caption += [f"A model that you trained needs {' and '.join(missing)} beside it: its gain may come from training alone."]
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")
@@ -88,7 +88,7 @@ def _gate(summary: Mapping[str, Any]) -> str:
     if not gates:
         return "–"
     best = max(gates.values(), key=lambda gate: gate["accuracy"])
-    return f"{_percent(best['accuracy'])} {({'yes': '+', 'no': '-', 'undecided': '~'})[best['beats']]}"
+    return f"{_percent(best['accuracy'])} ({({'yes': 'above', 'no': 'below', 'undecided': '?'})[best['beats']]})"
 
 
 def _compared(summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -43,19 +43,31 @@ def overview(summaries: Sequence[Summary]) -> str:
     return " ".join([*_best(best, len(judged)), *_others(best, others), *_not_compared(missing)])
 
 
+def all_problems(summaries: Sequence[Summary]) -> list[str]:
+    """What does not count in runs, and why; what several runs have in common once, with their number."""
+    found: dict[str, list[str]] = {}
+    for s in summaries:
+        for line in problems(s):
+            found.setdefault(line.removeprefix(f"{_name(s)}: "), []).append(_name(s))
+    return [f"{who[0] if len(who) == 1 else f'Each of {len(who)} runs'}: {line}" for line, who in found.items()]
+
+
 def problems(summary: Summary) -> list[str]:
     """What does not count in a run, and why."""
     name, n, unscored, failed = _name(summary), summary["n"], summary["unscored"], summary.get("failed", 0)
     silent = summary["stop_reasons"].get(StopReason.POLICY_ERROR, 0)
     said = []
     if failed:
-        said.append(f"{name}: {_counted(failed, 'example')} could not be used; failed.jsonl in its folder says why.")
+        reasons = [" ".join(reason.split()) for reason in summary.get("failed_reasons") or ()]
+        why = f". Reasons: {'; '.join(reasons)}; failed.jsonl in its folder has them all."
+        why = why if reasons else "; failed.jsonl in its folder says why."
+        said.append(f"{name}: {_counted(failed, 'example')} could not be used{why}")
     if unscored:
         parts = [(silent, "got no reply from the model"), (unscored - silent, "could not be judged")]
         named = " and ".join(f"{count} {why}" for count, why in parts if count)
         left = f"{n - unscored} count{'s' * (n - unscored == 1)}" if n > unscored else "none counts, so that there is no accuracy"
-        reasons = "; ".join(f"{count} unscored: {' '.join(r.split())}" for r, count in summary["unscored_reasons"].items() if r)
-        why = f" Reasons: {reasons}; transcripts.jsonl in its folder has them all." if reasons else ""
+        unsure = "; ".join(f"{count} unscored: {' '.join(r.split())}" for r, count in summary["unscored_reasons"].items() if r)
+        why = f" Reasons: {unsure}; transcripts.jsonl in its folder has them all." if unsure else ""
         said.append(f"{name}: of {_counted(n, 'question')}, {named}; {left}.{why}")
     if summary.get("without_score"):
         said.append(
@@ -85,9 +97,9 @@ def _best(best: Summary, runs: int) -> list[str]:
     found, gates = best["comparison"], best.get("gates")
     gate = f", and the training-free gate {_percent(_best_gate(gates)['accuracy'])} at the same cost" if gates else ""
     place = (
-        f"Of the {runs} runs that are not baselines, {_name(best)} is furthest above its random mix"
+        f"Of the {runs} runs beside the baselines, {_name(best)} is furthest above its random mix"
         if _side(best) == "above"
-        else f"None of the {runs} runs that are not baselines is certainly above its random mix; {_name(best)} comes closest"
+        else f"None of the {runs} runs beside the baselines is certainly above its random mix; {_name(best)} comes closest"
     )
     return [
         f"{place}: it answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')} correctly and reads "
@@ -185,10 +197,12 @@ def _compared(summary: Summary, found: Summary) -> list[str]:
         best = _best_gate(gates)
         beside.append(("the training-free gate", best["accuracy"], best["against"]))
     fewer = f" (of {judged}, those that were judged under low and full too)" if found["n"] < judged else ""
+    all_judged = f"Of all {judged} that were judged in it, it answers {_percent(summary['accuracy'])} correctly."
     mixes = [f"{what} {_percent(value)}" for what, value, _ in beside[1:]]
     return [
         f"{name} answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')}{fewer} correctly and reads "
         f"{_percent(found['retain_layers'])} of the visual tokens of the full views.",
+        *([all_judged] if fewer else []),
         f"Always-full answers {_percent(found['full'])} correctly and always-low {_percent(found['low'])}.",
         f"With as many visual tokens as this run, these accuracies are expected: {_listed(mixes)}.",
         *_differences([(what, Interval(**against)) for what, _, against in beside]),

@@ -16,7 +16,7 @@ from visionthink.evals.mixes import mix_share
 from visionthink.evals.policy_spec import ADAPTIVE, FULL, LOW, PolicySpec
 from visionthink.evals.report.page import report
 from visionthink.evals.routing import check_judge, routing
-from visionthink.evals.runner import Metric, Results, evaluate
+from visionthink.evals.runner import Metric, Results, check_folder, evaluate
 from visionthink.model import Model
 from visionthink.rewards.judge import Judge
 from visionthink.types import Example, Examples
@@ -47,13 +47,18 @@ def evaluate_all(
     `random` without a share throws the coin that spends as many visual tokens as the model's `adaptive` run.
 
     Raises:
-        OptionError: a policy twice, or `random` without the runs that give its share.
+        OptionError: a policy twice, `random` without the runs that give its share, or a folder of another run.
     """
     check_names(models, policies)
+    common: dict[str, Any] = {"suite": suite, "judge": judge, "settings": settings}
     shareless, folders = _shareless(policies), list[Path]()
     chosen = {name: list(policies) for name in models}
     for policy, name in trained.items():
         chosen.setdefault(name, []).append(policy)
+    for name, its in chosen.items():
+        for policy in its:
+            if policy not in shareless:
+                check_one(policy, None, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
     for name, its in chosen.items():
         model = open_model(name)
         for policy in its:  # what cannot be had is found before hours of work
@@ -62,6 +67,7 @@ def evaluate_all(
                 check_judge(policy, judge)
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
+                check_one(policy, model, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
         own: dict[PolicySpec, dict[str, Any]] = {}
         for policy in sorted(its, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
@@ -71,12 +77,10 @@ def evaluate_all(
                 model,
                 examples,
                 folder,
-                suite=suite,
                 model_name=name,
-                judge=judge,
-                settings=settings,
                 metric=metric,
                 results=results(name, exact),
+                **common,
             )
             folders.append(folder)
     return [run.to_dict() for run in report(folders, out / "report.html")]
@@ -153,11 +157,29 @@ def evaluate_one(
 ) -> dict[str, Any]:
     """`evaluate`, with the model compressed where the policy says so. What a trained method was fitted to is one of the settings:
     its name stays the same when it is fitted again."""
-    method = identity(policy.method) if policy.method else None
-    settings = {**(settings or {}), **({"method": method} if method else {})}
+    settings = _settings(policy, settings)
     return evaluate(
         examples, with_method(policy, model), policy, out, twin_of=twin_of, settings=settings, fit=_fit(policy), **more
     )
+
+
+def check_one(
+    policy: PolicySpec,
+    model: Model | None,
+    examples: Examples,
+    out: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """`check_folder` for what `evaluate_one` would do."""
+    model = with_method(policy, model) if model is not None else None
+    check_folder(examples, out, model, policy, settings=_settings(policy, settings), **more)
+
+
+def _settings(policy: PolicySpec, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    method = identity(policy.method) if policy.method else None
+    return {**(settings or {}), **({"method": method} if method else {})}
 
 
 def _fit(policy: PolicySpec) -> dict[str, Any] | None:

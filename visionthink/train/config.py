@@ -92,11 +92,11 @@ class TrainConfig(RunSettings, CreditSettings):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/reference/rewards.md), as dtpo:first=0.5; empty: eq3, or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md), e.g. dtpo; empty: the paper's Eq. 3 (eq3), or centred with a budget."""
     penalty: str = ""
-    """What requests or direct answers cost, as constant:0.05 (default amount 0.1); empty: eq5, or none with a budget."""
+    """What requests or direct answers cost, for example constant:0.05; empty: the paper's Eq. 5 (eq5), or none with a budget."""
     theta: float = 0.2
-    """If fewer than this share of a group's right answers came directly, direct answers are penalised, else requests."""
+    """Direct answers are penalised if fewer than this share of a group's right answers are direct; otherwise requests are."""
     penalty_scope: Literal["all", "correct"] = "all"
     """Which rollouts can be penalised: all, or only correct ones."""
     budget: str = ""
@@ -116,13 +116,13 @@ class TrainConfig(RunSettings, CreditSettings):
     ladder: str = ""
     """Levels of whole images, as shares of the pixels; empty: the menu's (0.25,1)."""
     refill: int = 4
-    """How often, at most, groups with all rewards equal are replaced by groups of other examples; 0: they stay."""
+    """Most attempts to replace groups whose rewards are all equal by groups of other examples; 0: such groups stay."""
     exclude: str = "duplicate,empty"
     """Rollouts that are left out: duplicate, empty, truncated; separate several by commas."""
     over_limit: str = ""
     """Rollouts that ask for more at a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
     forced: int = 0
-    """Number of rollouts in each group that are forced to begin with each of `forced_actions`, so that all are tried."""
+    """For each of `forced_actions`, the number of rollouts in a group that are forced to begin with it."""
     forced_actions: str = "direct,request"
     """What forced rollouts do: direct, request (the next level), whole, evidence, or ids of regions."""
     seed: int = 0

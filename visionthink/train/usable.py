@@ -25,6 +25,7 @@ from visionthink.errors import DataError, InputError, StorageError
 from visionthink.progress import Advance, stage
 from visionthink.train.processes import this_process
 from visionthink.train.rollouts import EpisodeSource
+from visionthink.types import reason
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -103,7 +104,7 @@ def _measure(source: EpisodeSource, key: str) -> Measured:
             raise DataError(f"example {example.id}: has no answer to be rewarded for")
         space = source.space(example)
     except InputError as error:
-        return Measured(unreadable=str(error), files=files)
+        return Measured(unreadable=reason(source.examples, key, error), files=files)
     decides = all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.asks)
     return Measured(tokens=space.full_tokens if decides else None, files=files)
 

@@ -38,6 +38,7 @@ class AskedRows:
 
     def __init__(self, rows: Table, columns: Mapping[str, str], ask: Ask):
         self._rows, self._columns, self._ask = rows, columns, ask
+        self.line_of: Callable[[int], int] | None = getattr(rows, "line_of", None)
 
     @property
     def column_names(self) -> list[str]:

@@ -17,9 +17,9 @@ from visionthink.evals.report.published import beside_awares, beside_the_paper
 from visionthink.evals.report.runs import Run, as_csv, compared, read
 from visionthink.evals.report.settings import settings
 from visionthink.evals.report.tables import accuracy, tables
-from visionthink.evals.report.terms import TERMS
+from visionthink.evals.report.terms import terms
 from visionthink.evals.report.training import training
-from visionthink.evals.words import in_words, overview, problems
+from visionthink.evals.words import all_problems, in_words, overview
 
 
 def report(folders: Sequence[Path], out: Path) -> list[Run]:
@@ -53,7 +53,7 @@ def report(folders: Sequence[Path], out: Path) -> list[Run]:
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         suites=[_suite(name, _by_model([r for r in runs if r.suite == name])) for name in suites],
-        terms=TERMS,
+        terms=terms(runs),
         paper=beside_the_paper(runs),
         awares=beside_awares(runs),
         trainings=trainings,
@@ -106,7 +106,7 @@ def _suite(name: str, runs: Sequence[Run]) -> dict[str, Any]:
         "name": name,
         "overview": overview(records),
         "words": paragraphs if len(paragraphs) > 1 else [],
-        "problems": [line for run in runs for line in problems(run.summary)],
+        "problems": all_problems([run.summary for run in runs]),
         "settings": settings(runs),
         "accuracy": accuracy(runs),
         "frontiers": [(drawn, undrawn(runs, cost)) for cost, drawn in plots if drawn],

@@ -12,9 +12,9 @@ _WORDS = {
     "date": "evaluated on",
     "version": "visionthink version",
     "judge": "judge",
-    "ladder": "resolution menu: shares of the pixels, lowest first",
-    "regions": "resolution menu: parts of an image",
-    "edits": "resolution menu: operations",
+    "ladder": "ladder: shares of the pixels, lowest first",
+    "regions": "menu: parts of an image",
+    "edits": "menu: operations",
     "method": "what the trained method was fitted to (a digest)",
     "batch": "episodes per batch",
 }

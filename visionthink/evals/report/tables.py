@@ -73,6 +73,13 @@ def _needs(run: Run, need: str) -> Cell:
     return percent(group["request_ratio"], f"of {group['n']}") if group and run.policy.decides else Cell(NONE)
 
 
+_FAILED = "Failed: examples that could not be used at all. They count in no figure."
+_FEWER = (
+    "This table and the stars and dots of the figure are over all questions that were judged in a run. The sentences above, the "
+    "comparisons below and the diamonds and crosses of the figure are over those that were judged in all runs they compare."
+)
+
+
 def accuracy(runs: Sequence[Run]) -> Table:
     """What each run got right and what it cost."""
     compressed = any(run.summary["retain_layers"] != run.summary["retain_cumulative"] for run in runs)
@@ -95,15 +102,15 @@ def accuracy(runs: Sequence[Run]) -> Table:
     needed = (
         " Easy questions can be answered from the low view, hard ones cannot: known from how they were made." if needs else ""
     )
+    failed = any(run.summary.get("failed") for run in runs)
+    fewer = any((c := run.comparison) and c["n"] != run.summary["n"] - run.summary["unscored"] for run in runs)
     return Table(
         title="Accuracy and visual tokens",
         about="Accuracy is the share of correct answers among those that were judged, with its 95 % interval. Last view and "
         f"every view are the retention: visual tokens relative to the full view alone, counted over all answers.{layers}{needed}",
         columns=columns,
         rows=rows,
-        notes=["Failed: examples that could not be used at all. They count in no figure."]
-        if any(run.summary.get("failed") for run in runs)
-        else [],
+        notes=[text for text, holds in ((_FAILED, failed), (_FEWER, fewer)) if holds],
     )
 
 
@@ -136,7 +143,7 @@ def baselines(runs: Sequence[Run]) -> Table:
         title="Compared with the baselines",
         about="Differences in percentage points, with 95 % intervals of a paired bootstrap over the questions that were judged "
         "in the run and in always-low and always-full of its model. Too few: from fewer than 20 questions an interval would "
-        "be too narrow.",
+        "be unreliable.",
         columns=columns,
         rows=rows,
     )
@@ -404,6 +411,9 @@ def branches(runs: Sequence[Run]) -> Table:
     )
 
 
+_WARM_UP = "Seconds include the time to warm the model up: do not compare those of runs of fewer than a few hundred examples."
+
+
 def costs(runs: Sequence[Run]) -> Table:
     giga, kilo = 1e-9, 1e-3
     figures: dict[str, tuple[str, float, int]] = {
@@ -450,7 +460,10 @@ def costs(runs: Sequence[Run]) -> Table:
             "seconds, 95th percentile": "95 % of the examples took no longer.",
             "seconds, first token": "Mean time until the first token of the first reply.",
         },
-        notes=[f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else [],
+        notes=[
+            *([f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else []),
+            *([_WARM_UP] if any(run.summary["n"] <= 64 for run in runs) else []),  # one batch
+        ],
     )
 
 
@@ -470,8 +483,8 @@ def break_even(runs: Sequence[Run]) -> Table:
         terms={
             "compared": "The number of examples that are in both runs.",
             "requests, measured %": "The share of these examples in which the adaptive run made a request.",
-            "a number": "The break-even in percent: below this share of requests the adaptive run costs less, by the cost that "
-            "the column names.",
+            "a percentage": "The break-even: below this share of requests the adaptive run costs less, by the cost of "
+            "the column.",
             "always, never": "Always: it costs less even with a request in every example. Never: it costs more even without any.",
             "operations": "Arithmetic operations, if each turn reads the whole dialogue again.",
             "seconds": "Time on the machine of the runs.",

@@ -78,6 +78,11 @@ def _variants(moment: Moment, text: str, weekday: int | None) -> set[Moment]:
     return {(y, month, day, h, minute, second, weekday) for y in years for h in hours}
 
 
+def may_be_one(a: Moment, b: Moment) -> bool:
+    """Whether what both say is equal, as of May and of 2026-05-01."""
+    return all(x in (y, None) or y is None for x, y in zip(a, b, strict=True))
+
+
 def same_date(pair: Pair) -> Finding | None:
     """Different where a part that both say differs; unsure where one says less."""
     names = not re.search(r"\d", pair.said + pair.wanted) and not says(pair.question, CALENDAR)  # sun, mar, may
@@ -87,6 +92,5 @@ def same_date(pair: Pair) -> Finding | None:
     said, wanted = (read_moments(text) for text in pair.texts)
     if not said or not wanted:
         return None
-    # two moments may be one where what both say is equal; 1:30 may be minutes and seconds
-    finding = meet(said, wanted, lambda a, b: all(x in (y, None) or y is None for x, y in zip(a, b, strict=True)))
+    finding = meet(said, wanted, may_be_one)  # 1:30 may be minutes and seconds
     return "unsure" if finding == "different" and pair.said.count(":") != pair.wanted.count(":") > 0 else finding

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from visionthink.rewards.judge import NO_REFERENCE, Answer, Verdict
 from visionthink.rewards.rules.choice import multiple_choice, options
-from visionthink.rewards.rules.date import read_moments, same_date
+from visionthink.rewards.rules.date import may_be_one, read_moments, same_date
 from visionthink.rewards.rules.listing import same_list
 from visionthink.rewards.rules.maths import same_maths
 from visionthink.rewards.rules.number import is_number_word
@@ -108,12 +108,16 @@ class RulesJudge:
         if (numbered := re.fullmatch(r"([a-z]{3,}) (\d+)", said)) and numbered[2] != meant:
             said = numbered[1]  # "number 5" for 3
         texts = (said, meant)
-        simple = [bool(re.fullmatch(r"[a-z][a-z' -]*", t)) and len(t.split()) <= 5 and not read_moments(t) for t in texts]
+        moments = [read_moments(t) for t in texts]
+        if any(may_be_one(a, b) for a in moments[0] for b in moments[1]):  # "sun" and "Sunday", "may" and "2026-05-01"
+            return False
+        simple = [bool(re.fullmatch(r"[a-z][a-z' -]*", t)) and len(t.split()) <= 5 for t in texts]
         letters = [re.sub(r"[^a-z]|s\b", "", t) for t in texts]
         if not any(simple) or letters[0] == letters[1] or contains(said, meant):
             return False
         if not all(simple):  # of a value and words: "no" for 8
             value, spoken = read_quantity(texts[simple[0]], pair.question), set(texts[simple[1]].split())
             zero = value is not None and value.numeral.readings[0].value == 0 and spoken & (NO | YES_TOO)
-            return value is not None and not zero and not any(map(is_number_word, spoken)) and not hedged(" ".join(spoken - NO))
+            named = any(map(is_number_word, spoken)) or moments[simple[1]]  # "may" for 5
+            return value is not None and not zero and not named and not hedged(" ".join(spoken - NO))
         return (len(said.split()) == 1 or not hedged(said)) and not (meant in YES | NO and says(said, YES_TOO))

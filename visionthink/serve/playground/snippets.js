@@ -2,7 +2,7 @@
 
 /** { python, curl } for a question in a mode; `pictures` may be empty, then a file name stands in. */
 export function snippets({ base, model, question, options, pictures, key }) {
-  const files = pictures.length ? pictures.map(({ name, type }) => ({ name, type })) : [{ name: "photo.png", type: "image/png" }];
+  const files = pictures.length ? pictures.map(({ name, type }) => ({ name, type })) : [{ name: "image.png", type: "image/png" }];
   const asked = question || "What is shown?";
   return { python: python(base, model, asked, options, files, key), curl: curl(base, model, asked, options, files, key) };
 }
