@@ -73,13 +73,13 @@ def blocks(language: str, page: Path) -> list[str]:
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch) -> Path:
-    """A folder with what a reader has: a photo of three shapes, a table of ChartQA, a file of judges."""
+    """A folder with what a reader has: a drawing of three shapes, a table of ChartQA, a file of judges."""
     monkeypatch.chdir(tmp_path)
     shapes = (synth.draw("scene", i, hard=False) for i in range(100))
     three = next(e for e in shapes if e.question == "How many shapes are there?" and e.answer == "3")
-    three.image.save("photo.png")
-    photo = {"bytes": Path("photo.png").read_bytes(), "path": None}
-    row = {"type": "human_test", "question": "How many shapes are there?", "answer": "3", "image": photo}
+    three.image.save("shapes.png")
+    drawing = {"bytes": Path("shapes.png").read_bytes(), "path": None}
+    row = {"type": "human_test", "question": "How many shapes are there?", "answer": "3", "image": drawing}
     columns = {name: datasets.Value("string") for name in ("type", "question", "answer")} | {"image": datasets.Image()}
     datasets.Dataset.from_list([row], features=datasets.Features(columns)).to_parquet("chartqa-test.parquet")
     return tmp_path
@@ -218,7 +218,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
         sft = desk / "runs" / "sft"
         losses = [json.loads(line)["loss"] for line in (sft / "metrics.jsonl").read_text().splitlines()]
         assert len(losses) == 20
-        assert load(str(sft / "final"), max_new_tokens=8).ask("photo.png", "How many shapes are there?").answer == "3"
+        assert load(str(sft / "final"), max_new_tokens=8).ask("shapes.png", "How many shapes are there?").answer == "3"
     if name == "how-to/compression.md":
         assert names["session"].report() == {"visual_tokens": 16, "retained": pytest.approx(5 / 6), "retained_last": 0.5}
         assert names["loss"].isfinite() and kept_by(names["FirstHalf"]) == [0, 1]
@@ -230,7 +230,7 @@ def kept_by(method) -> list[int]:
 
 def test_the_first_answers_are_those_that_the_page_says(desk, capsys):
     """Without the images of the desk, since the example makes its own."""
-    Path("photo.png").unlink()
+    Path("shapes.png").unlink()
     page = PAGES["README.md"]
     exec(blocks("python", page)[0], {})
     first, many = capsys.readouterr().out.splitlines()

@@ -25,7 +25,7 @@ from visionthink.errors import DataError
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.report.page import report
-from visionthink.evals.report.plots import frontier
+from visionthink.evals.report.plots import _annotate, figure, frontier
 from visionthink.evals.report.runs import Run, compared, read
 from visionthink.evals.run_folder import read_run, view_file, write_run
 from visionthink.evals.summary import summarise
@@ -289,6 +289,19 @@ def test_names_are_drawn_as_they_are(tmp_path):
         and "cost in $\\frac" in (tmp_path / "r.html").read_text()
         and "_hidden $x^{" in (tmp_path / "r.html").read_text()
     )
+
+
+def test_labels_stand_beside_their_points():
+    """Also to the left of a point, however narrow the letters are, and one below the other where a point has two."""
+    drawn, axes = figure(5.2, 4.2)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    points = {"left": (95.0, 50.0), "right": (5.0, 50.0), "two": (50.0, 90.0)}
+    texts = [(points["left"], "illiilliillilli", "red"), (points["right"], "mmm", "red")]
+    _annotate(drawn, axes, [*texts, (points["two"], "a", "red"), (points["two"], "b", "red")], list(points.values()))
+    left, right, two = ((label.get_window_extent(), axes.transData.transform(label.xy)) for label in axes.texts)
+    assert left[0].x1 == pytest.approx(left[1][0] - 9) and right[0].x0 == pytest.approx(right[1][0] + 9)
+    assert [(box.y0 + box.y1) / 2 for box, _ in (left, right, two)] == pytest.approx([y for _, (_, y) in (left, right, two)])
+    assert axes.texts[2].get_text() == "a\nb"
 
 
 # ------------------------------------------------------------------------------------------------ what was mutated

@@ -29,8 +29,8 @@ METHODS = (
 
 def add(command: AddCommand) -> None:
     text = "Train a compression method, which removes visual tokens of a model. A control, a module of the same size that does "
-    text += "without the method's idea, is trained for comparison. visionthink eval SUITE --policy learned:DIR evaluates the method in the "
-    text += "output folder. A method that is already in the folder is replaced."
+    text += "without the method's idea, is trained for comparison. visionthink eval SUITE --policy learned:DIR evaluates the "
+    text += "method in the output folder. A method that is already in the folder is replaced."
     fit = command("fit", _fit, text, needs="train", as_json=True)
     suggest(fit.add_argument("method", metavar="METHOD", help=METHODS), FITS)
     suggest(fit.add_argument("--model", type=given, help=_DESCRIBED["model"]), MODELS)

@@ -92,9 +92,9 @@ class TrainConfig(RunSettings, CreditSettings):
     entropy_coef: float = 0.0
     """Weight of an entropy bonus; the authors' code has 0.001, the paper none."""
     credit: str = ""
-    """How rewards become advantages (docs/reference/rewards.md), e.g. dtpo; empty: the paper's Eq. 3 (eq3), or centred with a budget."""
+    """How rewards become advantages (docs/reference/rewards.md); empty: Eq. 3 of the paper, or centred with a budget."""
     penalty: str = ""
-    """What requests or direct answers cost, for example constant:0.05; empty: the paper's Eq. 5 (eq5), or none with a budget."""
+    """What requests or direct answers cost, e.g. constant:0.05; empty: Eq. 5 of the paper, or none with a budget."""
     theta: float = 0.2
     """Direct answers are penalised if fewer than this share of a group's right answers are direct; otherwise requests are."""
     penalty_scope: Literal["all", "correct"] = "all"

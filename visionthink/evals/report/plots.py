@@ -163,22 +163,22 @@ def _annotate(drawn: Any, axes: Any, texts: Sequence[tuple[Point, str, str]], po
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in map(axes.transData.transform, points)]
     frame = axes.get_window_extent()
     per_point = drawn.dpi / 72
+    box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7}
     for (point, colour), names in merged.items():
-        line = 9 * per_point
-        width, height = 4.6 * per_point * max(map(len, names)), line * len(names)
+        label = axes.annotate("\n".join(names), point, (0, 0), textcoords="offset points", fontsize=8, color=colour, bbox=box)
+        label.set(in_layout=False, va="bottom")
+        size = label.get_window_extent()
         x, y = at[point]
         places = [
-            (x + 9 if right else x - 9 - width, y + row * 0.7 * line - height / 2)
+            (x + 9 if right else x - 9 - size.width, y + row * 6 * per_point - size.height / 2)
             for row in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)
             for right in (True, False)
         ]
-        free = [p for p in places if frame.x0 < p[0] and p[0] + width < frame.x1 and frame.y0 < p[1] and p[1] + height < frame.y1]
-        left, bottom = next((p for p in free if not _overlaps((*p, p[0] + width, p[1] + height), taken)), places[0])
-        taken.append((left, bottom, left + width, bottom + height))
-        offset = ((left - x) / per_point, (bottom - y) / per_point)
-        box = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7}
-        label = axes.annotate("\n".join(names), point, offset, textcoords="offset points", fontsize=8, color=colour, bbox=box)
-        label.set_in_layout(False)
+        boxes = [(left, bottom, left + size.width, bottom + size.height) for left, bottom in places]
+        free = [b for b in boxes if frame.x0 < b[0] and b[2] < frame.x1 and frame.y0 < b[1] and b[3] < frame.y1]
+        place = next((b for b in free if not _overlaps(b, taken)), boxes[0])
+        taken.append(place)
+        label.xyann = ((place[0] - x) / per_point, (place[1] - y) / per_point)
 
 
 def _overlaps(box: tuple[float, ...], taken: Sequence[tuple[float, ...]]) -> bool:
