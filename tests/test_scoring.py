@@ -141,7 +141,9 @@ def test_command_line(file, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["score", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "print one JSON object for each answer, in order, with verdict, by and reason; the summary is in DIR/summary.json" in text
+    assert (
+        "print one JSON object for each answer, in order, with verdict, by and reason; the summary is in DIR/summary.json" in text
+    )
     assert "--out DIR folder for verdicts.jsonl and summary.json" in text
     assert main(["score", str(file.parent / "no.jsonl")]) == 2
     assert capsys.readouterr().err.endswith("no.jsonl: no such file\n")

@@ -197,7 +197,7 @@ def _compared(summary: Summary, found: Summary) -> list[str]:
         best = _best_gate(gates)
         beside.append(("the training-free gate", best["accuracy"], best["against"]))
     fewer = f" (of {judged}, those that were judged under low and full too)" if found["n"] < judged else ""
-    all_judged = f"Of all {judged} that were judged in it, it answers {_percent(summary['accuracy'])} correctly."
+    all_judged = f"Of all {judged} that were judged in this run, it answers {_percent(summary['accuracy'])} correctly."
     mixes = [f"{what} {_percent(value)}" for what, value, _ in beside[1:]]
     return [
         f"{name} answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')}{fewer} correctly and reads "
