@@ -80,8 +80,8 @@ def test_figures_are_over_the_questions_that_all_runs_share(tmp_path):
     # of a, b and d all are right, b and d at low, a and b at full; 175 of 300 tokens
     assert paragraph.startswith(
         "m under adaptive answers 100.0 % of 30 questions (of 40, those that were judged under low and full too) correctly and "
-        "reads 58.3 % of the visual tokens of the full views. Of all 40 that were judged in this run, it answers 75.0 % correctly. "
-        "Always-full answers 66.7 % correctly and always-low 66.7 %. "
+        "reads 58.3 % of the visual tokens of the full views. Of all 40 that were judged in this run, it answers 75.0 % "
+        "correctly. Always-full answers 66.7 % correctly and always-low 66.7 %. "
     )
     assert re.search(r"m · full 66\.7 \[48\.8, 80\.8\] 100\.0 100\.0 30 of 40 ", shown(tmp_path / "r.html"))
 
