@@ -7,9 +7,9 @@ from typing import Any
 
 from visionthink.evals import paper, successors
 from visionthink.evals.benchmarks.benchmark import BENCHMARKS, Benchmark
+from visionthink.evals.report.cells import NONE, Cell, Table, number
 from visionthink.evals.report.plots import bars
 from visionthink.evals.report.runs import Run
-from visionthink.evals.report.tables import NONE, Cell, Table, number
 
 SHOWN_OF_AWARES = (successors.FULL, successors.LOW, "VisionThink", "AwaRes", "AwaRes, lambda 0", "AwaRes, GRPO only")
 

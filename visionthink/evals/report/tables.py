@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-from visionthink.evals.bootstrap import ENOUGH
+from visionthink.evals.report.cells import NONE, Cell, Table, count, interval, number, percent
+from visionthink.evals.report.cost_tables import break_even, costs
+from visionthink.evals.report.look_tables import branches, controls, looks, places, routers
 from visionthink.evals.report.runs import Run
 from visionthink.evals.words import share_interval
-
-NONE = "–"
-"""Stands where a figure does not exist."""
-
-
-class Cell(NamedTuple):
-    """Text, what stands small beside it, and whether it is good news."""
-
-    text: str
-    small: str = ""
-    good: bool | None = None
-
-    @property
-    def kind(self) -> str:
-        """Its class on the page."""
-        return {True: "correct", False: "wrong", None: "none" if self.text == NONE else ""}[self.good]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """One table of the page; a table without rows is left out."""
-
-    title: str
-    about: str
-    """What to look for, in a sentence or two."""
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    terms: Mapping[str, str] = field(default_factory=dict)
-    """What columns and words mean that `about` does not explain; shown when the reader asks for it."""
-    notes: Sequence[str] = ()
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
     """What follows the first table of a suite."""
     parts = (baselines, gates, trained, fits, looks, places, controls, routers, branches, costs, break_even)
     return [table for part in parts if (table := part(runs)).rows or table.notes]
-
-
-def percent(share: float | None, small: str = "") -> Cell:
-    return Cell(NONE) if share is None else Cell(f"{100 * share:.1f}", small)
-
-
-def number(value: float | None, scale: float = 1.0, digits: int = 1) -> Cell:
-    return Cell(NONE if value is None else f"{scale * value:.{digits}f}")
-
-
-def interval(found: Mapping[str, Any] | None) -> Cell:
-    """A difference in points with its interval, or with a word where there are too few examples for one."""
-    if not found:
-        return Cell(NONE)
-    few = found["n"] < ENOUGH
-    return Cell(f"{100 * found['mean']:+.1f}", "too few" if few else f"[{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]")
-
-
-def _count(n: int) -> Cell:
-    return Cell(str(n))
 
 
 def _needs(run: Run, need: str) -> Cell:
@@ -97,7 +47,7 @@ def accuracy(runs: Sequence[Run]) -> Table:
         row += [Cell(str(n), f"of {s['n']}" if s["unscored"] else "")]
         row += [percent(s["request_ratio"] if run.policy.decides else None)]
         row += [_needs(run, "easy"), _needs(run, "hard")] if needs else []
-        rows.append([*row, number(s["output_tokens"]), _count(s.get("failed", 0))])
+        rows.append([*row, number(s["output_tokens"]), count(s.get("failed", 0))])
     layers = " Mean layer is every view, averaged over the layers of the decoder." if compressed else ""
     needed = (
         " Easy questions can be answered from the low view, hard ones cannot: known from how they were made." if needs else ""
@@ -171,7 +121,7 @@ def gates(runs: Sequence[Run]) -> Table:
                 Cell(run.name),
                 Cell(model),
                 Cell(g["score"]),
-                _count(g["n"]),
+                count(g["n"]),
                 percent(g["cost"]),
                 percent(g["accuracy"]),
                 interval(g["against"]),
@@ -222,7 +172,7 @@ def trained(runs: Sequence[Run]) -> Table:
         rows=[
             [
                 Cell(run.name),
-                _count(t["n"]),
+                count(t["n"]),
                 percent(t["low"]),
                 interval(t["against_low"]),
                 percent(t["full"]),
@@ -271,232 +221,3 @@ def fits(runs: Sequence[Run]) -> Table:
             if (f := run.summary.get("fit"))
         ],
     )
-
-
-def looks(runs: Sequence[Run]) -> Table:
-    return Table(
-        title="Where the model looked",
-        about="A look is a view that was shown after the first turn. It is right where it alone shows a piece of what the "
-        "answer depends on (the evidence), at the resolution which that needs. An episode is covered where its views together "
-        "show all of the evidence. Both are counted among episodes that looked and whose evidence is known.",
-        columns=[
-            "model · policy",
-            "family",
-            "episodes",
-            "looked %",
-            "evidence known",
-            "right looks %",
-            "covered %",
-            "accuracy where covered %",
-            "accuracy where not %",
-        ],
-        rows=[
-            [
-                Cell(run.name),
-                Cell(family),
-                _count(f["n"]),
-                percent(f["looked"]),
-                _count(f["known"]),
-                *(percent(f[name]) for name in ("right_looks", "covered", "accuracy_covered", "accuracy_not_covered")),
-            ]
-            for run in runs
-            if (found := run.summary["looks"])
-            for family, f in [("every family", found), *found["by_family"].items()]
-        ],
-    )
-
-
-def places(runs: Sequence[Run]) -> Table:
-    return Table(
-        title="Which parts of the image were looked at",
-        about="With the number of looks at each part.",
-        columns=["model · policy", "looks per episode", "area seen at full resolution %", "looks at"],
-        rows=[
-            [
-                Cell(run.name),
-                number(found["looks_per_episode"], 1, 2),
-                percent(found["density_area"]),
-                Cell(", ".join(f"{place} {n}" for place, n in found["places"].items())),
-            ]
-            for run in runs
-            if (found := run.summary["looks"])
-        ],
-    )
-
-
-def controls(runs: Sequence[Run]) -> Table:
-    return Table(
-        title="Controls",
-        about="The same model, shown other pixels than it asks for, over the episodes in which its adaptive run looked. A model "
-        "that reads what it looks at loses its correct answers. wrong-crop exchanges the evidence after the request; "
-        "random-crop and centre-crop show a box of the size that was asked for; blank-low and blank show one colour, in the "
-        "first turn or always.",
-        columns=["model · policy", "compared", "control %", "adaptive %", "minus adaptive"],
-        rows=[
-            [Cell(run.name), _count(c["n"]), percent(c["accuracy"]), percent(c["adaptive"]), interval(c["difference"])]
-            for run in runs
-            if (c := run.control) and c["n"]
-        ],
-    )
-
-
-def routers(runs: Sequence[Run]) -> Table:
-    deciding = [r for r in runs if r.policy.decides and r.policy.action != "direct"]
-    return Table(
-        title="Requests compared with need",
-        about="The table shows whether a run asks for the full view where a question needs it. Look at the gain: 100 is a "
-        "perfect choice of the questions, and 0 is no better than chance.",
-        columns=[
-            "model · policy",
-            "compared",
-            "precision %",
-            "recall %",
-            "requests without need %",
-            "gain",
-            "gain, known need",
-            "accuracy in group A %",
-            "accuracy in group B %",
-            "damage %",
-            "repair %",
-            "lucky %",
-        ],
-        rows=[
-            [
-                Cell(run.name),
-                _count(c["n"]),
-                *(percent(c["router"][name]) for name in ("precision", "recall", "false_requests", "gain")),
-                percent(c["router_known"]["gain"] if c["router_known"] else None),
-                *(percent(c[g]["accuracy"], f"of {c[g]['n']}") for g in ("group_a", "group_b")),
-                *(percent(c[name]) for name in ("damage", "repair", "lucky")),
-            ]
-            for run in deciding
-            if (c := run.comparison) and c["n"]
-        ],
-        terms={
-            "Need": "A question needs the full view if always-low answers it wrong and always-full answers it correctly.",
-            "compared": "The number of questions that were judged in the run, in always-low and in always-full.",
-            "precision %": "Of the requests, the share that was needed.",
-            "recall %": "Of the questions with need, the share in which a request was made.",
-            "requests without need %": "Of the questions without need, the share in which a request was made.",
-            "gain": "Recall minus requests without need, in percentage points.",
-            "gain, known need": "The same where it is known from how the questions were made which ones need the full view.",
-            "accuracy in group A %": "Accuracy of the run on the questions that always-low answers wrong.",
-            "accuracy in group B %": "Accuracy of the run on the questions that always-low answers correctly.",
-            "damage %": "Of all questions, the share in which always-full is right and the run is wrong.",
-            "repair %": "Of all questions, the share in which always-low is wrong and the run is right.",
-            "lucky %": "Of all questions, the share in which always-low is wrong and the run is right without a request.",
-        },
-    )
-
-
-def branches(runs: Sequence[Run]) -> Table:
-    titles = {"asked": "makes a request", "answered_directly": "answers directly"}
-    return Table(
-        title="Both decisions by force",
-        about="What the model would have answered, had it decided otherwise. If a model makes requests because it cannot "
-        "answer, its forced direct answers are wrong only where it makes requests.",
-        columns=["model · policy", "where the run", "questions", "forced to answer directly %", "forced to make a request %"],
-        rows=[
-            [
-                Cell(run.name),
-                Cell(title),
-                _count(run.branches[part]["n"]),
-                percent(run.branches[part]["accuracy_direct"]),
-                percent(run.branches[part]["accuracy_request"]),
-            ]
-            for run in runs
-            if run.branches
-            for part, title in titles.items()
-        ],
-    )
-
-
-_WARM_UP = "Seconds include the time to warm the model up: do not compare those of runs of fewer than a few hundred examples."
-
-
-def costs(runs: Sequence[Run]) -> Table:
-    giga, kilo = 1e-9, 1e-3
-    figures: dict[str, tuple[str, float, int]] = {
-        "visual tokens": ("visual_tokens", 1, 1),
-        "text tokens": ("text_tokens", 1, 1),
-        "output tokens": ("output_tokens", 1, 1),
-        "prompt tokens": ("prefill_tokens", 1, 1),
-        "prompt tokens, cached": ("prefill_tokens_cached", 1, 1),
-        "GFLOP": ("flops", giga, 3),
-        "GFLOP, cached": ("flops_cached", giga, 3),
-        "GFLOP, vision tower": ("vision_flops", giga, 3),
-        "GFLOP, papers' formula": ("flops_paper", giga, 3),
-        "KV cache, kB": ("kv_bytes", kilo, 1),
-        "seconds": ("seconds", 1, 4),
-        "seconds, median": ("seconds_p50", 1, 4),
-        "seconds, 95th percentile": ("seconds_p95", 1, 4),
-        "seconds, first token": ("first_token_seconds", 1, 4),
-    }
-    unknown = [
-        f"{run.name}, of {k} of its {run.summary['n']}"
-        for run in runs
-        if 0 < (k := run.summary["cost_unknown"]) < run.summary["n"]
-    ]
-    return Table(
-        title="Cost of an example",
-        about="The table shows what one example costs on average. Compare the runs by what is scarce where you run the model: "
-        "visual tokens (the unit of most papers), GFLOP (computation), KV cache (memory) or seconds.",
-        columns=["model · policy", *figures],
-        rows=[[Cell(r.name), *(number(r.summary[key], scale, digits) for key, scale, digits in figures.values())] for r in runs],
-        terms={
-            "visual tokens": "Those of all views that were shown, before a compression method removes any. The other columns "
-            "count what is left.",
-            "text tokens": "Tokens of the prompts that are not visual.",
-            "output tokens": "Tokens that the model generated, in all turns.",
-            "prompt tokens": "Tokens of the prompts that were read in all turns, if each turn reads the whole dialogue again.",
-            "cached": "What the same costs with a prefix cache, which keeps what was read before.",
-            "GFLOP": "Billions of arithmetic operations: vision tower, prompts and generated tokens.",
-            "GFLOP, vision tower": "The operations of the vision tower, which turns the pixels into visual tokens.",
-            "GFLOP, papers' formula": "The usual formula of papers, for comparison with them. It counts only the multiplications "
-            "of the decoder for the last prompt; a multiplication and the addition after it are two operations elsewhere.",
-            "KV cache, kB": "Memory for the keys and values of the last prompt and its answer.",
-            "seconds": "Mean time on the machine of the run. The time of a batch is divided equally among its examples.",
-            "seconds, median": "Half of the examples took no longer.",
-            "seconds, 95th percentile": "95 % of the examples took no longer.",
-            "seconds, first token": "Mean time until the first token of the first reply.",
-        },
-        notes=[
-            *([f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else []),
-            *([_WARM_UP] if any(run.summary["n"] <= 64 for run in runs) else []),  # one batch
-        ],
-    )
-
-
-def break_even(runs: Sequence[Run]) -> Table:
-    figures = {"operations": "flops", "seconds": "seconds", "visual tokens": "retained_tokens", "KV cache": "kv_bytes"}
-    return Table(
-        title="Break-even with adaptive resolution",
-        about="The table shows how often a model may make requests and still cost less than the run in the row, which shows one "
-        "view of every image. Green: the adaptive run of the same model was cheaper at its measured rate of requests; red: it "
-        "was not.",
-        columns=["model · policy", "compared", "requests, measured %", *figures],
-        rows=[
-            [Cell(run.name), _count(e["n"]), percent(e["request_ratio"]), *(_rate(e[key]) for key in figures.values())]
-            for run in runs
-            if (e := run.break_even) and e["n"]
-        ],
-        terms={
-            "compared": "The number of examples that are in both runs.",
-            "requests, measured %": "The share of these examples in which the adaptive run made a request.",
-            "a percentage": "The break-even: below this share of requests the adaptive run costs less, by the cost of "
-            "the column.",
-            "always, never": "Always: it costs less even with a request in every example. Never: it costs more even without any.",
-            "operations": "Arithmetic operations, if each turn reads the whole dialogue again.",
-            "seconds": "Time on the machine of the runs.",
-            "visual tokens": "Those of every view, averaged over the layers of the decoder where a method removes some.",
-            "KV cache": "Memory for the keys and values of the last prompt and its answer.",
-        },
-    )
-
-
-def _rate(entry: Mapping[str, Any]) -> Cell:
-    if entry["rate"] is None:
-        text = entry["why"]
-    else:
-        text = f"{100 * entry['rate']:.1f}" if entry["cheaper"] == "below" else entry["cheaper"]
-    return Cell(text, good=entry["cheaper_as_measured"])
