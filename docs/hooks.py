@@ -40,7 +40,7 @@ def on_page_read_source(page: Page, **_: Any) -> str | None:
 def parts(cell: dict[str, Any]) -> list[str]:
     """A cell in Markdown: its text; or its code, what that printed, and its figures."""
     text = "".join(cell["source"])
-    if cell["cell_type"] == "markdown":
+    if cell["cell_type"] != "code":
         return [text]
     found = [f"```python\n{text}\n```"]
     for output in cell["outputs"]:

@@ -105,7 +105,7 @@ def test_a_value_that_is_too_large_is_no_field_that_is_not_taken(server):
 def test_omit_names_fields_of_the_request(server):
     with pytest.raises(OptionError, match="omit 'top_k': is no field of the request; it has temperature, max_tokens, seed"):
         load(server.url, omit=["top_k"])
-    with pytest.raises(OptionError, match="omit: is for requests to an endpoint, and tiny is none"):
+    with pytest.raises(OptionError, match="omit: only for an endpoint, and tiny is none; leave it out"):
         load("tiny", omit=["seed"])
 
 

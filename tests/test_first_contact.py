@@ -238,7 +238,7 @@ def test_doctor_sees_weights_that_are_not_whole(tmp_path, kept):
 def test_doctor_says_that_weights_are_quantised(tmp_path):
     folder = damaged_config(shutil.copytree(resolve("tiny"), tmp_path / "model"), quantization_config={"quant_method": "awq"})
     [said] = doctor._model(folder).notes
-    assert said.startswith("its weights are quantised (awq): they take less memory than is estimated here")
+    assert said.startswith("its weights are quantised: they take less memory than is estimated here")
 
 
 def test_doctor_reads_the_driver(tmp_path, monkeypatch):

@@ -68,6 +68,7 @@ def test_the_number_of_processes(tmp_path, monkeypatch):
             "--launch ddpp --show",
             "--launch ddpp: did you mean 'ddp'? choose from ddp, zero2, zero3, fsdp2, or a file of accelerate config",
         ),
+        ("--launch=", "argument --launch: is empty; see visionthink train --help"),
         ("--launch nope", "--launch nope: choose from ddp, zero2, zero3, fsdp2, or a file of accelerate config"),
         ("--launch broken.yaml", "--launch broken.yaml: cannot be read; accelerate config writes such a file"),
         ("--launch ddp --processes 0", "--processes 0: must be at least 1"),

@@ -320,7 +320,7 @@ def test_what_load_refuses_and_takes(red, tmp_path):
             visionthink.load("tiny", **bad)
     with pytest.raises(TypeError, match=r"^load\(\) got an unexpected keyword argument 'divice'"):
         visionthink.load("tiny", divice="cpu")
-    with pytest.raises(OptionError, match="timeout, deadline: is for requests to an endpoint, and tiny is none"):
+    with pytest.raises(OptionError, match="timeout, deadline: only for an endpoint, and tiny is none; leave it out"):
         visionthink.load("tiny", timeout=5, deadline=5)
     with pytest.raises(OptionError, match="engine_options: are for engine vllm, and tiny is run by transformers"):
         visionthink.load("tiny", engine_options={"tensor_parallel_size": 2})

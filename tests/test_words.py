@@ -116,6 +116,30 @@ def several(folder: Path, n: int = 10, **models: dict[str, list[Scored]]) -> str
     return found
 
 
+def compared(name: str, n: int, mean: float, low: float, high: float) -> dict[str, object]:
+    """What `overview` reads of a run beside its random mix."""
+    mix = {"mean": mean, "low": low, "high": high, "n": n}
+    return {
+        "model": name,
+        "policy": "adaptive",
+        "comparison": {"n": n, "accuracy": 0.9, "retain_layers": 0.5, "mix": 0.9 - mean, "full": 0.95, "against_mix": mix},
+    }
+
+
+def test_a_run_that_is_certainly_above_comes_before_one_that_may_be_further_above():
+    sure = compared("sure", 300, 0.05, 0.01, 0.09)
+    found = overview([compared("few", 10, 0.3, -0.1, 0.7), sure, compared("unsure", 100, 0.06, -0.01, 0.13)])
+    assert found.startswith("Of the 3 runs beside the baselines, sure under adaptive is furthest above its random mix: ")
+    assert found.endswith("few under adaptive and unsure under adaptive cannot be told from their random mix.")
+
+
+def test_one_run_with_an_accuracy_is_no_range():
+    runs = [{"model": "m", "policy": p, "accuracy": a, "retain_layers": 0.25} for p, a in (("low", 0.8), ("full", None))]
+    assert overview(runs).startswith(
+        "Only one of 2 runs has an accuracy: 80.0 % (m under low, with 25.0 % of the visual tokens)."
+    )
+
+
 def test_several_runs_are_one_paragraph_before_the_table_and_each_in_words_behind_it(tmp_path):
     wrong = [scored(name, False, 25) for name in "abcd"]
     knowing, other = {"adaptive": KNOWING, "low": LOW, "full": FULL}, {"adaptive": wrong, "low": LOW, "full": FULL}
@@ -201,7 +225,11 @@ def test_what_does_not_count_is_said_with_its_reasons(tmp_path):
     said = "2 examples could not be used. Reasons: t.csv, line 11: no answer; t.csv, line 12: no image; "
     said += "failed.jsonl in its folder has them all."
     broken = run.summary | {"failed": 2} | why
-    assert all_problems([broken, broken | {"policy": "full"}])[0] == f"Each of 2 runs: {said}"
+    full = broken | {"policy": "full"}
+    assert all_problems([broken, full])[0] == f"Each of the 2 runs: {said}"
+    assert all_problems([broken, full, run.summary | {"failed": 0, "policy": "random:0.5"}])[0].startswith(
+        "m under low and m under full: "
+    )
     assert all_problems([broken])[0] == f"m under low: {said}"
     text = shown(tmp_path / "r.html")
     assert all(line in text for line in lines) and "m · low 50.0 [15.0, 85.0] 25.0 25.0 4 of 7 " in text

@@ -168,6 +168,12 @@ def different_settings(out: Path, settings: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys([*settings, *before]) if before.get(name) != settings.get(name)]
 
 
+def another_setting(out: Path, name: str, settings: Mapping[str, Any]) -> OptionError:
+    """What says that a setting differs from that of the run that the folder holds."""
+    before = (stored_settings(out) or {}).get(name)
+    return OptionError(f"--out {out}: {name} was {before!r} there and is {settings.get(name)!r} now; use another folder")
+
+
 def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings of a run down, or compare them with those that are.
 
@@ -175,8 +181,7 @@ def same_settings(out: Path, settings: Mapping[str, Any]) -> None:
         OptionError: one differs.
     """
     for name in different_settings(out, settings):
-        before = (stored_settings(out) or {}).get(name)
-        raise OptionError(f"--out {out}: {name} was {before!r} there and is {settings.get(name)!r} now; use another folder")
+        raise another_setting(out, name, settings)
     if stored_settings(out) is None:
         out.mkdir(parents=True, exist_ok=True)
         replace_json(out / "config.json", settings)

@@ -197,7 +197,7 @@ def load(
     max_new_tokens: int = 1024,
     seed: int = 0,
     batch_size: int | None = None,
-    omit: Sequence[str] | None = None,
+    omit: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     concurrency: int | None = None,
     requests_per_minute: float | None = None,
@@ -267,14 +267,14 @@ def load(
     sampling: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
     limits = {"concurrency": concurrency, "requests_per_minute": requests_per_minute, "timeout": timeout, "deadline": deadline}
     requests: dict[str, Any] = {
-        key: value for key, value in {"omit": omit, "extra": extra, **limits}.items() if value is not None
+        key: value for key, value in {"omit": omit or None, "extra": extra, **limits}.items() if value is not None
     }
     if is_endpoint(str(name)):
         if engine != ENGINES[0]:
             raise OptionError(f"engine {engine}: an endpoint has its own")
         opened = _remote(str(name), checkpoint, speaking, sampling | requests)
     elif requests:
-        raise OptionError(f"{', '.join(requests)}: is for requests to an endpoint, and {name} is none")
+        raise OptionError(f"{', '.join(requests)}: only for an endpoint, and {name} is none; leave it out")
     elif checkpoint:
         raise OptionError("checkpoint describes what an endpoint serves; for a local model, name it as the model")
     elif engine == "vllm":

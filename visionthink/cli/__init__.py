@@ -43,7 +43,8 @@ class _Parser(argparse.ArgumentParser):
         raise OptionError(f"{message}; see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        # options first: what argparse would miss may only be misspelled. Behind a command they are its own, and text has spaces
+        # Misspelled options are named before argparse complains of one that is missing. The options of a command are checked by
+        # its own parser, and a word with spaces is text.
         own = takewhile(lambda a: a != "--" and (a.startswith("-") or not self._subparsers), args or ())
         known = self._option_string_actions
         self._refuse([a for a in own if a.startswith("--") and " " not in a and a.partition("=")[0] not in known])
@@ -69,7 +70,7 @@ class _Command(_Parser):
         self.usage = None
         formatter = self._get_formatter()
         formatter.add_usage(None, [*(a for a in self._actions if a.required or not a.option_strings), options], [])
-        self.usage = formatter.format_help().removeprefix("usage: ").strip().replace("%", "%%")
+        self.usage = formatter.format_help().partition("usage: ")[2].strip().replace("%", "%%")
         return super().format_help()
 
 

@@ -247,7 +247,7 @@ def load(options: argparse.Namespace, **more: Any) -> Any:
         max_new_tokens=options.max_new_tokens,
         checkpoint=options.checkpoint,
         engine=options.engine,
-        omit=options.omit or None,
+        omit=options.omit,
         **placement(options),
         **more,
     )

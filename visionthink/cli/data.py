@@ -22,6 +22,7 @@ from visionthink.cli.common import (
     wide,
     write_json,
 )
+from visionthink.recipes import SUITES
 
 _HELP = {
     "judge": JUDGE_HELP,
@@ -56,8 +57,9 @@ def add(command: AddCommand) -> None:
     text = "Find the examples that a model answers only at full resolution, and those that it also answers from the low view "
     text += "(section 3.5 of the paper). An interrupted run continues in its folder."
     curate = command("curate", _curate, text, needs="train", as_json=True)
-    text = "table of examples as a file, a folder or a hub id; or mini, the generated questions"
-    suggest(curate.add_argument("data", type=given, metavar="DATA", help=text), ("mini",))
+    text = "table of examples as a file, a folder or a hub id; or mini or another generated suite "
+    text += "(docs/how-to/data.md)"
+    suggest(curate.add_argument("data", type=given, metavar="DATA", help=text), SUITES)
     text = "tiny-base, a checkpoint folder, a hub id, or an endpoint as http://host/v1#MODEL"
     suggest(curate.add_argument("--model", type=given, required=True, help=text), MODELS)
     text = "folder for sampled answers, tables and the report"

@@ -36,7 +36,9 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _print(found: Found, console: Console) -> None:
     versions = [f"{name} {version}" for name, version in found.versions.items()]
-    gpus = [f"{gpu.name}, {_gb(gpu.free_bytes)} free of {_gb(gpu.bytes)}" for gpu in found.gpus] or list(found.torch_gpus or ())
+    gpus = [f"{gpu.name}, {_size(gpu.free_bytes)} free of {_size(gpu.bytes)}" for gpu in found.gpus] or list(
+        found.torch_gpus or ()
+    )
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
@@ -77,9 +79,9 @@ def _print_model(model: ModelFound, console: Console) -> None:
         largest = f"a question about the largest image, {model.visual_tokens:,} visual tokens"
         table = Table("memory, estimated", "weights", largest, box=box.SIMPLE_HEAD, pad_edge=False)
         for memory in model.memory:
-            table.add_row(memory.dtype, _gb(memory.weights), f"up to {_gb(memory.question)}")
+            table.add_row(memory.dtype, _size(memory.weights), f"up to {_size(memory.question)}")
         console.print(table)
-        there = f"here: {model.dtype} on the {model.device}, {_gb(model.free_bytes)} free"
+        there = f"here: {model.dtype} on the {model.device}, {_size(model.free_bytes)} free"
         console.print(f"{there}; so many of these questions at once: {model.together}", highlight=False)
     for line in model.notes:
         console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -89,5 +91,5 @@ def _print_model(model: ModelFound, console: Console) -> None:
         console.print("nothing that it needs is missing", highlight=False)
 
 
-def _gb(count: float) -> str:
+def _size(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -111,7 +111,7 @@ def _eval(options: argparse.Namespace) -> None:
     from visionthink.evals.policy_spec import TRAINED_FULL, TRAINED_LOW, PolicySpec
     from visionthink.evals.routing import check_judge
     from visionthink.recipes.evaluate import EvalConfig
-    from visionthink.recipes.frontier import check_names, check_one, evaluate_all, evaluate_one
+    from visionthink.recipes.frontier import check_names, check_one, evaluate_all, evaluate_one, with_method
     from visionthink.rewards.spec import read_judge
 
     if (options.suite is None) == (options.from_lmms is None):
@@ -136,7 +136,7 @@ def _eval(options: argparse.Namespace) -> None:
     if len(models) == len(policies) == 1 and not trained:
         one, policy = config.open_model(models[0]), policies[0]
         common["model_name"] = models[0]
-        check_one(policy, one, examples, options.out, **common)
+        check_one(policy, with_method(policy, one), examples, options.out, **common)
         common |= {"metric": metric, "results": config.results(models[0], policy)}
         summaries = [evaluate_one(policy, one, examples, options.out, **common)]
     else:

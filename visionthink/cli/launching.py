@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from visionthink.cli.common import suggest
+from visionthink.cli.common import given, suggest
 from visionthink.errors import OptionError
 from visionthink.train.launch import SHIPPED, Launch, launch_file
 
@@ -21,7 +21,7 @@ def add_launching(parser: argparse.ArgumentParser) -> None:
 
 
 def _known(text: str) -> str:
-    launch_file(text)
+    launch_file(given(text))
     return text
 
 

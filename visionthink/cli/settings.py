@@ -22,7 +22,7 @@ from visionthink.errors import OptionError
 _NO_OPTION = ("out", "resume")
 """Fields that the commands have options of their own for."""
 _SUGGESTED = {"judge": JUDGES, "model": MODELS}
-"""What a shell completes settings to whose help does not list their values."""
+"""Values that a shell offers for settings whose help does not list any."""
 SHOWN_AS_JSON = "with --show: print the settings as one JSON object"
 
 
@@ -68,7 +68,7 @@ def option(name: str) -> str:
 def shown(
     options: argparse.Namespace, values: Mapping[str, Any], described: Mapping[str, str], about: str, note: str = ""
 ) -> bool:
-    """With --show, print settings; whether that was all there is to do.
+    """With --show, print settings; whether that was all there is to do. Sets `options.out` of a dry run that names no folder.
 
     Args:
         values: of the settings, by name.

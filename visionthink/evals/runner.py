@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visionthink import __version__, records
-from visionthink.durable import append_lines, different_settings, lines_of_one, same_settings, stored_settings, whole_lines
+from visionthink.durable import (
+    another_setting,
+    append_lines,
+    different_settings,
+    lines_of_one,
+    same_settings,
+    stored_settings,
+    whole_lines,
+)
 from visionthink.errors import DataError, OptionError
 from visionthink.evals import controls
 from visionthink.evals.batches import Batch, BatchRunner, Key, architecture_of, batches, example_of
@@ -130,12 +138,11 @@ def evaluate(
         raise DataError(f"suite {suite}: no examples")
     route = routing(policy, model)
     check_judge(policy, judge)
-    out.mkdir(parents=True, exist_ok=True)
     chosen = _chosen(examples, policy, suite, model_name, judge, batch_size, settings)
+    _check_settings(out, chosen)
     judge = steady(judge)
     run = results or functools.partial(map, BatchRunner(examples, model, policy, judge, twin_of))
     with lines_of_one(out / "progress.jsonl", what="evaluation") as progress_file:
-        _check_settings(out, chosen)
         same_settings(out, chosen)
         done, order, refused = _done(out), dict[str, Key](), dict[str, str]()
         _judge_again(done, judge)
@@ -225,11 +232,11 @@ def _chosen(
 def _check_settings(out: Path, chosen: Mapping[str, Any]) -> None:
     if (out / "summary.json").exists() and stored_settings(out) is None:
         raise OptionError(f"--out {out}: holds the summary of something else; name another folder")
-    if different := different_settings(out, chosen):
-        if different == ["examples"]:
-            raise _changed(out, chosen["suite"])
-        # the number of examples follows from the others
-        same_settings(out, {name: chosen[name] for name in sorted(chosen, key="examples".__eq__)})
+    different = different_settings(out, chosen)
+    if different == ["examples"]:
+        raise _changed(out, chosen["suite"])
+    if causes := [name for name in different if name != "examples"]:  # from which the number of examples follows
+        raise another_setting(out, causes[0], chosen)
 
 
 def _changed(out: Path, suite: str) -> OptionError:

@@ -32,24 +32,25 @@ def overview(summaries: Sequence[Summary]) -> str:
     The best trade-off is that of the run which is furthest above its random mix, a baseline that costs as much as the run does.
     """
     judged = _judged(summaries)
-    if len(paragraphs := in_words(summaries)) == 1:
-        return paragraphs[0]
+    if len(told := judged or summaries) == 1:
+        return _paragraph(told[0])
     compared = [s for s in judged if (s.get("comparison") or {}).get("n")]
     if not compared:
         return _range(judged or summaries, baselines=not judged)
-    best = max(compared, key=lambda s: s["comparison"]["against_mix"]["mean"])
+    best = max(compared, key=lambda s: (_side(s) == "above", s["comparison"]["against_mix"]["mean"]))
     others = [s for s in compared if s is not best]
     missing = [s for s in judged if s not in compared]
     return " ".join([*_best(best, len(judged)), *_others(best, others), *_not_compared(missing)])
 
 
 def all_problems(summaries: Sequence[Summary]) -> list[str]:
-    """What does not count in runs, and why; what several runs have in common once, with their number."""
+    """What does not count in runs, and why; what several runs have in common once, with their names."""
     found: dict[str, list[str]] = {}
     for s in summaries:
         for line in problems(s):
             found.setdefault(line.removeprefix(f"{_name(s)}: "), []).append(_name(s))
-    return [f"{who[0] if len(who) == 1 else f'Each of {len(who)} runs'}: {line}" for line, who in found.items()]
+    every = f"Each of the {len(summaries)} runs"
+    return [f"{every if 1 < len(who) == len(summaries) else _listed(who)}: {line}" for line, who in found.items()]
 
 
 def problems(summary: Summary) -> list[str]:
@@ -58,10 +59,10 @@ def problems(summary: Summary) -> list[str]:
     silent = summary["stop_reasons"].get(StopReason.POLICY_ERROR, 0)
     said = []
     if failed:
-        reasons = [" ".join(reason.split()) for reason in summary.get("failed_reasons") or ()]
-        why = f". Reasons: {'; '.join(reasons)}; failed.jsonl in its folder has them all."
-        why = why if reasons else "; failed.jsonl in its folder says why."
-        said.append(f"{name}: {_counted(failed, 'example')} could not be used{why}")
+        why = "; failed.jsonl in its folder says why"
+        if reasons := [" ".join(reason.split()) for reason in summary.get("failed_reasons") or ()]:
+            why = f". Reasons: {'; '.join(reasons)}; failed.jsonl in its folder has them all"
+        said.append(f"{name}: {_counted(failed, 'example')} could not be used{why}.")
     if unscored:
         parts = [(silent, "got no reply from the model"), (unscored - silent, "could not be judged")]
         named = " and ".join(f"{count} {why}" for count, why in parts if count)
@@ -111,7 +112,7 @@ def _best(best: Summary, runs: int) -> list[str]:
 
 def _others(best: Summary, others: Sequence[Summary]) -> list[str]:
     """How the other runs stand to their random mixes."""
-    if best["comparison"]["n"] < ENOUGH:
+    if all(s["comparison"]["n"] < ENOUGH for s in (best, *others)):
         return [f"Fewer than {ENOUGH} questions were compared, too few to decide anything."]
     said = []
     for side, word in (("above", " as well"), ("below", "")):
@@ -140,6 +141,8 @@ def _range(summaries: Sequence[Summary], *, baselines: bool) -> str:
         if baselines
         else "Which trade-off is best cannot be told without runs of the same models under low and full."
     )
+    if len(known) == 1:
+        return f"Only one of {len(summaries)} runs has an accuracy: {ends[0]}. {why}"
     return f"The accuracies of {len(known)} runs go from {ends[0]} to {ends[-1]}. {why}"
 
 

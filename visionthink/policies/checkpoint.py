@@ -19,7 +19,7 @@ from visionthink import chatml, records
 from visionthink.durable import replace_folder
 from visionthink.errors import ModelError, did_you_mean, one_line
 from visionthink.policies.attention import check_attention, chosen_attention
-from visionthink.policies.placement import AUTO, chosen_device
+from visionthink.policies.placement import AUTO, META, chosen_device
 from visionthink.protocol import Protocol
 from visionthink.resolution import PixelBudget
 
@@ -106,8 +106,8 @@ def open_checkpoint(name: str, *, device: str = AUTO, dtype: torch.dtype | str =
         dtype = getattr(torch, dtype)
     # small files first: what is wrong with them is known before the weights are read
     parts = files.read(name, path)
-    if device == "meta":
-        with torch.device("meta"):
+    if device == META:
+        with torch.device(META):
             model = transformers.AutoModelForImageTextToText.from_config(
                 parts.config, dtype=None if dtype == AUTO else dtype, trust_remote_code=False
             ).eval()

@@ -30,8 +30,8 @@ SETTINGS = "visionthink.json"
 """Optional file beside a checkpoint: the protocol it was trained with, {"dialect": ..., "boundary": ..., "canonical": ...}."""
 
 ADAPTER = "adapter_config.json"
-"""Where transformers finds it beside a model of the hub, it loads the weights that are named there, and over them the adapter,
-which it also reads from a pickle."""
+"""An adapter's settings. Beside a model of the hub, transformers loads the weights that this file names, and
+the adapter over them, which may be a pickle."""
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Models of transformers that can be used."""

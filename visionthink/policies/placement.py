@@ -12,11 +12,9 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """A GPU where there is one; weights in float32 on a CPU, and as they are stored elsewhere."""
-DTYPES = (AUTO, "float32", "bfloat16", "float16")
-
-
 META = "meta"
-"""The device of a model without weights, which others run: for `recipes.evaluate`, and no name that a user gives."""
+"""The device of a model without weights, which workers run; no option of the command line takes it."""
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
 
 
 def check_device(name: str) -> None:

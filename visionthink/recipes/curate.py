@@ -241,7 +241,7 @@ class _Work:
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             batch_size=2 * config.rollouts,
-            omit=config.omit or None,
+            omit=config.omit,
         )
         curator = Curator(
             model=model,

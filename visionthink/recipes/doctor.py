@@ -308,18 +308,18 @@ def _fit(name: str, sizes: Any) -> ModelFound:
     together = memory.fitting([here.question] * memory.MOST, 1, left) if here.question <= left else 0
     lacks, notes = [], []
     there = f"{free / 1e9:.1f} GB are free on the {device}"
-    if here.weights > free:
+    quantised = getattr(sizes.config, "quantization_config", None)
+    if here.weights > free and not quantised:
         other = "a smaller model or a GPU" if device == "cpu" else "a smaller model or a larger GPU"
         if (half := needs["bfloat16"].weights) <= free:
             other = f"--dtype bfloat16 ({half / 1e9:.1f} GB), {other}"
         lacks.append(f"memory: the weights take {here.weights / 1e9:.1f} GB in {dtype}, and {there}; use {other}")
-    elif not together:
+    elif not together and not quantised:
         total = (here.weights + here.question) / 1e9
         notes.append(f"a question about the largest image may need up to {total:.1f} GB, and {there}; smaller images need less")
-    if quantised := getattr(sizes.config, "quantization_config", None):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-        said = "they take less memory than is estimated here, and need the library of that method, which is not looked for"
-        notes.append(f"its weights are quantised ({method}): {said}")
+    if quantised:
+        said = "they take less memory than is estimated here, and need the library of their method, which is not looked for"
+        notes.append(f"its weights are quantised: {said}")
     return ModelFound(
         name=name,
         missing=tuple(lacks),

@@ -14,7 +14,7 @@ from visionthink.evals.batches import Batch, BatchRunner
 from visionthink.evals.policy_spec import PolicySpec
 from visionthink.evals.runner import Results
 from visionthink.model import ENGINES, Model, check_installed, load
-from visionthink.policies.placement import AUTO
+from visionthink.policies.placement import AUTO, META
 from visionthink.pools.pool import Pool
 from visionthink.pools.work import Finished
 from visionthink.recipes.frontier import twin_of, with_method
@@ -117,7 +117,7 @@ class EvalConfig:
     def open_model(self, name: str) -> Model:
         """A model; where workers run it, without its weights."""
         if self.spread and not is_endpoint(name):
-            return self._load(name, engine=ENGINES[0], device="meta")
+            return self._load(name, engine=ENGINES[0], device=META)
         return self._load(name, engine=self.engine, device=self.device)
 
     def _load(self, name: str, *, engine: str, device: str) -> Model:
@@ -135,7 +135,7 @@ class EvalConfig:
             device=device,
             dtype=self.dtype,
             attention=self.attention,
-            omit=self.omit or None,
+            omit=self.omit,
         )
 
     def results(self, model: str, policy: PolicySpec) -> Results | None:

@@ -63,11 +63,12 @@ def evaluate_all(
         model = open_model(name)
         for policy in its:  # what cannot be had is found before hours of work
             if policy not in shareless:
-                route = routing(policy, with_method(policy, model))
+                ready = with_method(policy, model)
+                route = routing(policy, ready)
                 check_judge(policy, judge)
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
-                check_one(policy, model, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
+                check_one(policy, ready, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
         own: dict[PolicySpec, dict[str, Any]] = {}
         for policy in sorted(its, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
@@ -172,8 +173,7 @@ def check_one(
     settings: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """`check_folder` for what `evaluate_one` would do."""
-    model = with_method(policy, model) if model is not None else None
+    """`check_folder` for what `evaluate_one` would do; `model` is compressed already, where the policy has a method."""
     check_folder(examples, out, model, policy, settings=_settings(policy, settings), **more)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from visionthink.evals.report.cells import Cell, Table, count, number, percent
 from visionthink.evals.report.runs import Run
 
-_WARM_UP = "Seconds include the time to warm the model up: do not compare those of runs of fewer than a few hundred examples."
+_FEW = 300
+_WARM_UP = f"Seconds include the time to warm the model up: do not compare those of runs of fewer than {_FEW} examples."
 
 
 def costs(runs: Sequence[Run]) -> Table:
@@ -59,7 +60,7 @@ def costs(runs: Sequence[Run]) -> Table:
         },
         notes=[
             *([f"Operations and memory are not known of every example: {'; '.join(unknown)}."] if unknown else []),
-            *([_WARM_UP] if any(run.summary["n"] <= 64 for run in runs) else []),  # one batch
+            *([_WARM_UP] if any(run.summary["n"] < _FEW for run in runs) else []),
         ],
     )
 

@@ -79,7 +79,7 @@ def _variants(moment: Moment, text: str, weekday: int | None) -> set[Moment]:
 
 
 def may_be_one(a: Moment, b: Moment) -> bool:
-    """Whether what both say is equal, as of May and of 2026-05-01."""
+    """Whether no part that both say differs, as in May and 2026-05-01."""
     return all(x in (y, None) or y is None for x, y in zip(a, b, strict=True))
 
 
