@@ -187,7 +187,7 @@ def test_checkpoints_of_split_weights(killed):
         ModelError, match="checkpoint-3: holds shards of weights, which only --resume reads; take the run's final/"
     ):
         open_checkpoint(str(killed("fsdp2") / "checkpoint-3"))
-    with pytest.raises(ModelError, match="is an adapter in the middle of a run"):
+    with pytest.raises(ModelError, match="is an adapter, not a model; take final"):
         open_checkpoint(str(killed("fsdp2-lora") / "checkpoint-3"))
 
 
