@@ -41,8 +41,6 @@ class AddCommand(Protocol):
 
 MODELS = ("tiny", "tiny-base")
 """The models that are part of this package."""
-JUDGES = ("rules", "exact")
-"""The judges that have a name."""
 JUDGE_HELP = (
     "who decides whether an answer is right: rules (decide only what is certain), exact (as rules, but any other short text is "
     "wrong), a language model as URL#MODEL, or a .toml file that describes one. With several, separated by commas, each judges "

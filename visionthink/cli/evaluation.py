@@ -15,7 +15,6 @@ from rich.table import Table
 
 from visionthink.cli.common import (
     JUDGE_HELP,
-    JUDGES,
     AddCommand,
     folder,
     given,
@@ -31,6 +30,7 @@ from visionthink.errors import OptionError
 from visionthink.evals.policy_spec import ROUTINGS
 from visionthink.progress import stage
 from visionthink.recipes import SUITES
+from visionthink.rewards.judge import JUDGES
 
 
 def add(command: AddCommand) -> None:

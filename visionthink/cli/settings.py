@@ -16,8 +16,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from visionthink.cli.common import JUDGES, MODELS, folder, suggest, wide, write_json
+from visionthink.cli.common import MODELS, folder, suggest, wide, write_json
 from visionthink.errors import OptionError
+from visionthink.rewards.judge import JUDGES
 
 _NO_OPTION = ("out", "resume")
 """Fields that the commands have options of their own for."""

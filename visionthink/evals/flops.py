@@ -121,7 +121,7 @@ class Architecture:
 
 
 def vision_flops(shape: VisionShape, width: int, height: int, out: int) -> int:
-    """Of encoding one view of width x height px (multiples of a visual token's side) into tokens of `out` values."""
+    """Operations of encoding one view of width x height px (multiples of a visual token's side) into tokens of `out` values."""
     columns, rows = width // shape.patch, height // shape.patch
     p, d = columns * rows, shape.hidden
     linear = 2 * p * (4 * d * d + (3 if shape.gated else 2) * d * shape.ffn)
@@ -149,7 +149,7 @@ def by_layer(shape: DecoderShape, tokens: Tokens) -> Sequence[int]:
 
 
 def decoder_flops(shape: DecoderShape, new: Tokens, past: Tokens = 0, logits: int = 1) -> int:
-    """Of `new` tokens behind `past` cached ones; `logits` positions are given to the head."""
+    """Operations of reading `new` tokens behind `past` cached ones; `logits` positions are given to the head."""
     layers = zip(by_layer(shape, new), by_layer(shape, past), strict=True)
     return sum(_layer_flops(shape, n, p) for n, p in layers) + 2 * logits * shape.hidden * shape.vocabulary
 
@@ -161,7 +161,7 @@ def _layer_flops(shape: DecoderShape, new: int, past: int) -> int:
 
 
 def generation_flops(shape: DecoderShape, prompt: Tokens, output: int) -> int:
-    """Of sampling `output` tokens one by one behind a prompt that is in the cache; the first comes with the prompt."""
+    """Operations of sampling `output` tokens one by one behind a cached prompt; the first token comes with the prompt."""
     later = max(0, output - 1)
     # the sum of decoder_flops(new=1, past=prompt + i) for i < later; attention grows by one position each time
     attended = 4 * shape.heads * shape.head_size * shape.layers

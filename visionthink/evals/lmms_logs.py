@@ -129,7 +129,7 @@ def _named(file: Path) -> re.Match[str]:
 
 
 def _sample_files(path: Path) -> list[Path]:
-    """Of one run, by task."""
+    """The files of samples of one run, one for each task."""
     if path.is_file():
         _named(path)
         return [path]

@@ -53,12 +53,16 @@ def evaluate_all(
     common: dict[str, Any] = {"suite": suite, "judge": judge, "settings": settings}
     shareless, folders = _shareless(policies), list[Path]()
     chosen = {name: list(policies) for name in models}
+
+    def folder_of(name: str, policy: PolicySpec) -> Path:
+        return out / _slug(f"{name}-{policy}")
+
     for policy, name in trained.items():
         chosen.setdefault(name, []).append(policy)
     for name, its in chosen.items():
         for policy in its:
             if policy not in shareless:
-                check_one(policy, None, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
+                check_one(policy, None, examples, folder_of(name, policy), model_name=name, **common)
     for name, its in chosen.items():
         model = open_model(name)
         for policy in its:  # what cannot be had is found before hours of work
@@ -68,11 +72,11 @@ def evaluate_all(
                 check_judge(policy, judge)
                 if policy.routing == "oracle" and (example := _first(examples)) is not None:
                     route(example)
-                check_one(policy, ready, examples, out / _slug(f"{name}-{policy}"), model_name=name, **common)
+                check_one(policy, ready, examples, folder_of(name, policy), model_name=name, **common)
         own: dict[PolicySpec, dict[str, Any]] = {}
         for policy in sorted(its, key=shareless.__contains__):
             exact = _with_share(policy, own) if policy in shareless else policy
-            folder = out / _slug(f"{name}-{policy}")
+            folder = folder_of(name, policy)
             own[policy] = evaluate_one(
                 exact,
                 model,

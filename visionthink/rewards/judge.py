@@ -15,6 +15,8 @@ from visionthink.transcript import Transcript
 
 VerdictKind = Literal["correct", "wrong", "unscored"]
 
+JUDGES = ("rules", "exact")
+"""The judges that have a name."""
 NO_REFERENCE = "no reference answer"
 """The reason where there is nothing to compare an answer with."""
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from visionthink.addresses import is_endpoint
 from visionthink.errors import DataError, OptionError, choose_from
 from visionthink.rewards.cascade import Cascade
-from visionthink.rewards.judge import Judge
+from visionthink.rewards.judge import JUDGES, Judge
 from visionthink.rewards.rules.judge import RulesJudge
 
 KEY = "VISIONTHINK_JUDGE_KEY"
@@ -83,7 +83,7 @@ def _judges(part: str) -> list[Judge]:
     if is_endpoint(part):
         url, _, model = part.partition("#")
         return [_llm(part, {"url": url, "model": model, "key_env": _key_for(url)})]
-    raise OptionError(f"judge {part!r}: {choose_from(part, ('rules', 'exact'))}, an endpoint URL#MODEL, or a .toml file")
+    raise OptionError(f"judge {part!r}: {choose_from(part, JUDGES)}, an endpoint URL#MODEL, or a .toml file")
 
 
 def _rules(name: str) -> RulesJudge:

@@ -122,7 +122,7 @@ class VisionThink(lmms):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> VisionThink:
-        """As lmms-eval does, but what is in `--model_args` wins where an option of the command line says it too."""
+        """The model that lmms-eval asks for. A value in `--model_args` wins over the same option of the command line."""
         try:
             given = simple_parse_args_string(arg_string)
         except ValueError:
