@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import random
@@ -203,13 +204,14 @@ def test_two_at_once_share_nothing(tmp_path):
     both = [subprocess.Popen([*command, str(tmp_path / name)], stdout=subprocess.DEVNULL) for name in "ab"]
     assert [p.wait(120) for p in both] == [0, 0]
     assert without_times(tmp_path / "a") == without_times(tmp_path / "b")
-    model, _ = scripted()
-    with (tmp_path / "a" / "progress.jsonl").open("ab") as held:
-        import fcntl
 
+
+def test_two_processes_never_work_in_one_folder(tmp_path):
+    model, _ = scripted()
+    with (tmp_path / "progress.jsonl").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="another process works on this evaluation"):
-            evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path / "a", judge=EXACT, **NAMES)
+            evaluate(synth.suite(2), model, PolicySpec.parse("full"), tmp_path, judge=EXACT, **NAMES)
 
 
 def test_bad_input_is_counted_and_named_and_the_rest_is_scored(tmp_path):
