@@ -480,8 +480,8 @@ def test_the_quick_demo(tmp_path, monkeypatch):
     assert (tmp_path / "q" / "report.html").stat().st_size > 50_000
     assert json.loads((tmp_path / "q" / "demo.json").read_text())["questions"] == result["questions"]
     printed = " ".join(console.export_text().split())
-    assert "Of the 2 runs beside the baselines, tiny under adaptive is furthest above its random mix: it answers " in printed
-    assert re.search(r" tiny-base under adaptive (is below|cannot be told from) its random mix\. open ", printed)
+    assert "Of the 2 runs that are not baselines, tiny under adaptive is furthest above its random mix: it answers " in printed
+    assert re.search(r" tiny-base under adaptive (is below|cannot be distinguished from) its random mix\. open ", printed)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").touch()
     with pytest.raises(OptionError, match="holds no earlier demo; name another folder"):

@@ -35,7 +35,7 @@ def needed(config: TrainConfig, hardware: Hardware) -> Estimate:
 
 
 COLUMNS = {
-    "`smart_7b` on 8 GPUs, images at the cap": (recipe("smart_7b").config, ONE_NODE),
+    "`smart_7b` on 8 GPUs, largest images": (recipe("smart_7b").config, ONE_NODE),
     "the same, images of 960 tokens": (recipe("smart_7b").config.replace(max_image_tokens=960), ONE_NODE),
     "the paper's step on 32, 960 tokens": (PAPER.replace(model=SEVEN, max_image_tokens=960), FOUR_NODES),
     "`smart_7b_lora`": (recipe("smart_7b_lora").config, ONE_80_GB),

@@ -90,7 +90,7 @@ def test_a_run_without_others_and_baselines_alone(tmp_path):
     [alone] = told(tmp_path / "1", 1, adaptive=KNOWING)
     assert alone == (
         "m under adaptive answers 75.0 % of 4 questions correctly (95 % interval 30.1 to 95.4 %) and reads 50.0 % of the visual "
-        "tokens of the full views. Whether that is worth its cost cannot be told without runs of the same model under low and "
+        "tokens of the full views. Whether this is worth its cost can only be judged with runs of the same model under low and "
         "full."
     )
     [low] = told(tmp_path / "2", 1, low=LOW)
@@ -129,8 +129,8 @@ def compared(name: str, n: int, mean: float, low: float, high: float) -> dict[st
 def test_a_run_that_is_certainly_above_comes_before_one_that_may_be_further_above():
     sure = compared("sure", 300, 0.05, 0.01, 0.09)
     found = overview([compared("few", 10, 0.3, -0.1, 0.7), sure, compared("unsure", 100, 0.06, -0.01, 0.13)])
-    assert found.startswith("Of the 3 runs beside the baselines, sure under adaptive is furthest above its random mix: ")
-    assert found.endswith("few under adaptive and unsure under adaptive cannot be told from their random mix.")
+    assert found.startswith("Of the 3 runs that are not baselines, sure under adaptive is furthest above its random mix: ")
+    assert found.endswith("few under adaptive and unsure under adaptive cannot be distinguished from their random mix.")
 
 
 def test_one_run_with_an_accuracy_is_no_range():
@@ -145,11 +145,11 @@ def test_several_runs_are_one_paragraph_before_the_table_and_each_in_words_behin
     knowing, other = {"adaptive": KNOWING, "low": LOW, "full": FULL}, {"adaptive": wrong, "low": LOW, "full": FULL}
     found = several(tmp_path, one=other, two=knowing, three={**other, "adaptive": LOW}, four={"adaptive": KNOWING})
     assert found == (
-        "Of the 4 runs beside the baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
+        "Of the 4 runs that are not baselines, two under adaptive is furthest above its random mix: it answers 75.0 % of 40 "
         "questions correctly and reads 50.0 % of the visual tokens of the full views. A random choice between the low and the "
         "full view is expected to answer 50.0 % correctly at the same cost. Always-full answers 50.0 % correctly. one under "
-        "adaptive is below its random mix. three under adaptive cannot be told from its random mix. four under adaptive cannot "
-        "be compared with low and full of the same model."
+        "adaptive is below its random mix. three under adaptive cannot be distinguished from its random mix. four under "
+        "adaptive cannot be compared with low and full of the same model."
     )
     behind = shown(tmp_path / "r.html").partition(" Accuracy and visual tokens ")[2].partition(" Each run in words ")[2]
     assert behind.startswith("one under adaptive answers 0.0 % of 40 questions correctly and reads 25.0 % of ")
@@ -161,7 +161,7 @@ def test_many_runs_are_counted_and_those_above_are_named(tmp_path):
     low = {f"m{i}": {"adaptive": wrong, "low": LOW, "full": FULL} for i in range(3)}
     better = [scored(name, True, 25) for name in "abcd"]
     found = several(tmp_path, **low, good={"adaptive": KNOWING, "resize:0.5": better, "low": LOW, "full": FULL})
-    assert found.startswith("Of the 5 runs beside the baselines, good under resize:0.5 is furthest above its random mix: it ")
+    assert found.startswith("Of the 5 runs that are not baselines, good under resize:0.5 is furthest above its random mix: it ")
     assert found.endswith("good under adaptive is above its random mix as well. 3 other runs are below their random mix.")
 
 
@@ -169,9 +169,9 @@ def test_several_runs_of_which_none_is_above_its_random_mix(tmp_path):
     lines = {"low": LOW, "full": FULL}
     same = several(tmp_path / "1", m={"adaptive": LOW, "resize:0.5": LOW, **lines})
     assert same.startswith(
-        "None of the 2 runs beside the baselines is certainly above its random mix; m under adaptive comes closest: it answers "
+        "None of the 2 runs that are not baselines is certainly above its random mix; m under adaptive comes closest: it answers "
     )
-    assert same.endswith("m under resize:0.5 cannot be told from its random mix.")
+    assert same.endswith("m under resize:0.5 cannot be distinguished from its random mix.")
     few = several(tmp_path / "2", 1, m={"adaptive": KNOWING, "resize:0.5": LOW, **lines})
     assert few.endswith("Fewer than 20 questions were compared, too few to decide anything.")
 
@@ -183,7 +183,7 @@ def test_several_runs_without_a_random_mix(tmp_path):
         "another policy are compared."
     )
     alone = several(tmp_path / "2", 1, m={"adaptive": KNOWING, "resize:0.5": LOW})
-    assert alone.endswith("Which trade-off is best cannot be told without runs of the same models under low and full.")
+    assert alone.endswith("Which trade-off is best can only be judged with runs of the same models under low and full.")
     unjudged = [scored(name, None, 100) for name in "abcd"]
     none = several(tmp_path / "3", 1, m={"low": unjudged, "full": unjudged})
     assert none == "None of 2 runs has an accuracy, as no answer could be judged."

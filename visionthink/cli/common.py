@@ -139,7 +139,7 @@ def model_groups(parser: argparse.ArgumentParser, *, several: bool = False) -> G
     text = "wording in which the model asks for more, for example agent or native; docs/reference/protocol.md lists them "
     text += "(default: that of the menu, else the one stored with the checkpoint, else agent)"
     suggest(groups.protocol.add_argument("--dialect", metavar="NAME", help=text), DIALECTS)
-    text = "how turns are separated in the prompt: chatml, or released for the authors' checkpoints (default: the "
+    text = "how turns are separated in the prompt: chatml, or released (for the authors' checkpoints) (default: the "
     text += "one stored with the checkpoint, else chatml)"
     suggest(groups.protocol.add_argument("--boundary", metavar="NAME", help=text), get_args(Boundary))
     text = "after a request, replace the model's own words by the standard wording of the request in the prompt "
@@ -183,7 +183,7 @@ def pool_options(parser: argparse._ActionsContainer) -> None:
     text = "library that runs the model: transformers or vllm; not for an endpoint. Add ray, as in vllm,ray, to spread the work "
     text += "over a Ray cluster instead of processes of this machine (default: transformers)"
     parser.add_argument("--engine", type=_engine, default=_Engine(), help=text)
-    text = "number of worker processes on this machine, which take its GPUs in turn; with ray, of actors on the cluster "
+    text = "number of worker processes on this machine, which take its GPUs in turn; with ray, number of actors on the cluster "
     parser.add_argument("--workers", type=int, default=1, metavar="N", help=text + "(default: %(default)s)")
     text = "with ray: GPUs of each worker, as 0.5 or 1 (default: 1 if the cluster has GPUs, 0 for an endpoint)"
     parser.add_argument("--gpus-per-worker", type=float, metavar="N", help=text)
@@ -218,12 +218,12 @@ def pool(options: argparse.Namespace, models: Iterable[str]) -> Pool:
 
 
 def omit_option(parser: argparse._ActionsContainer) -> None:
-    text = "fields that the endpoint refuses, as temperature,seed: they are left out of what is sent to it"
+    text = "fields that the endpoint refuses, for example temperature,seed: they are not sent to it"
     parser.add_argument("--omit", type=names, default=(), metavar="FIELDS", help=text)
 
 
 def menu_options(parser: argparse._ActionsContainer, *, default: str) -> None:
-    text = "named set of the views that are shown first and that the model may ask for, as visionthink or awares; "
+    text = "named set of views: what is shown first and what the model may ask for, for example visionthink or awares; "
     text += f"docs/reference/menus.md lists them (default: {default})"
     suggest(parser.add_argument("--menu", metavar="NAME", help=text), NAMED)
     text = "resolutions at which a whole image can be shown, as shares of the full view's pixels, as 0.25,1 (default: the menu's)"

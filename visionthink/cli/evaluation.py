@@ -72,7 +72,7 @@ def add(command: AddCommand) -> None:
 
     text = "Write an HTML page and a CSV file about evaluations and training runs."
     report = command("report", _report, text, needs="eval", as_json=True)
-    text = "folder that visionthink eval, train or curate has written, or a folder of such folders"
+    text = "folder that visionthink eval or train has written, or a folder of such folders"
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=text)
     text = "the page to write; a .csv file beside it gets all numbers"
     report.add_argument("--out", type=path, required=True, metavar="FILE.html", help=text)
@@ -101,7 +101,7 @@ def suite_options(parser: argparse.ArgumentParser) -> None:
 
 def answer_options(running: argparse._ArgumentGroup) -> None:
     """How the questions of a suite are answered."""
-    text = "most tokens of a reply (default: %(default)s)"
+    text = "largest number of tokens in a reply (default: %(default)s)"
     running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
     text = "examples that are answered at once (default: as many as fit into memory)"
     running.add_argument("--batch-size", type=int, metavar="N", help=text)

@@ -19,13 +19,9 @@ if TYPE_CHECKING:
 
 
 def add(command: AddCommand) -> None:
-    text = (
-        "Calibrate a gate, a rule that shows the full view if the answer from the low view is not certain enough. The threshold "
-    )
-    text += (
-        "is chosen such that the harm stays below a bound: the share of questions that the full view answers right and the gate "
-    )
-    text += "wrong. An interrupted run continues in its folder."
+    text = "Calibrate a gate, a rule that shows the full view if the answer from the low view is not certain enough. The harm is "
+    text += "the share of questions that the full view answers right and the gate does not; the threshold is chosen to keep it "
+    text += "within a bound. An interrupted run continues in its folder."
     calibrate = command("calibrate", _calibrate, text, needs="eval", as_json=True)
     suite_argument(calibrate)
     model_option(calibrate)
@@ -77,7 +73,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 def _print(certificate: Certificate, out: Path) -> None:
     c, test = certificate, certificate.test
-    table = Table("on questions that chose nothing", "accuracy", "visual tokens", "shown more", "harm")
+    table = Table("on held-out questions", "accuracy", "visual tokens", "shown more", "harm")
     table.add_row("low view", f"{100 * test['low']:.1f} %", "", "0 %", "")
     table.add_row("full view", f"{100 * test['full']:.1f} %", "100 %", "", "0 %")
     table.add_row("random mix at the gate's cost", f"{100 * test['mix']:.1f} %", f"{100 * test['cost']:.0f} %", "", "")

@@ -38,11 +38,11 @@ def add(command: AddCommand) -> None:
     suggest(images, ())
     ask.add_argument("-q", "--question", type=given, required=True, metavar="TEXT", help="the question, in quotation marks")
     running = model_options(ask).running
-    text = "most tokens of a reply (default: %(default)s)"
+    text = "largest number of tokens in a reply (default: %(default)s)"
     running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
     limit_option(running)
 
-    text = "Print the visual tokens of each view of an image that a model can be shown."
+    text = "Print how many visual tokens each view of an image costs a model."
     tokens = command("tokens", _tokens, text, as_json=True)
     suggest(tokens.add_argument("image", nargs="?", metavar="IMAGE", help="image file to measure"), ())
     tokens.add_argument("--size", metavar="WIDTHxHEIGHT", help="a size in pixels, instead of an image file")

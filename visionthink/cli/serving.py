@@ -20,10 +20,8 @@ from visionthink.providers import SIZE_RULES
 
 
 def add(command: AddCommand) -> None:
-    text = (
-        "Serve a model through an OpenAI-compatible API, with a playground for the browser. Each image is shown at a part of its "
-    )
-    text += "pixels first."
+    text = "Serve a model through an OpenAI-compatible API, with a playground for the browser. Each image is first shown at a "
+    text += "lower resolution."
     serve = command("serve", _serve, text, needs="serve")
     model_option(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
@@ -51,7 +49,7 @@ def add(command: AddCommand) -> None:
     text = "with --rule gate: share of the answers, from 0 to 1, that are compared with an answer from the full view, for "
     text += "visionthink drift (default: %(default)g)"
     decides.add_argument("--audit", type=float, default=0.0, metavar="SHARE", help=text)
-    text = "how to show an image for which the request names no detail: auto (low view first), low (low view only) or high (full "
+    text = "how to show an image for which the request has no `detail`: auto (low view first), low (low view only) or high (full "
     text += "view at once) (default: %(default)s)"
     decides.add_argument("--detail", choices=("auto", "low", "high"), default="auto", metavar="NAME", help=text)
 
@@ -67,11 +65,11 @@ def add(command: AddCommand) -> None:
     text = "if the endpoint is vLLM: send a cache_salt for each client's key, so that its prefix cache reveals nothing to others"
     groups.endpoint.add_argument("--cache-salt", action="store_true", help=text)
 
-    text = "most tokens of a reply (default: %(default)s)"
+    text = "largest number of tokens in a reply (default: %(default)s)"
     groups.running.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help=text)
-    text = "most replies that a local model generates together (default: %(default)s)"
+    text = "largest number of replies that a local model generates together (default: %(default)s)"
     groups.running.add_argument("--batch-size", type=int, default=32, metavar="N", help=text)
-    text = "most requests that are answered at once (default: %(default)s)"
+    text = "largest number of requests that are answered at once (default: %(default)s)"
     groups.running.add_argument("--concurrency", type=int, default=64, metavar="N", help=text)
 
 

@@ -70,12 +70,10 @@ def add(command: AddCommand) -> None:
     timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write the times to")
     placement_options(timed)
 
-    text = (
-        "Test claims of papers about training on the tiny model, and judge for each whether it is reproduced. An interrupted run "
-    )
-    text += "continues in its folder."
+    text = "Test on the tiny model what papers claim about training, and judge for each claim whether it is reproduced. An "
+    text += "interrupted run continues in its folder."
     again = command("reproduce", _reproduce, text, needs="train,eval", as_json=True)
-    text = f"groups of claims ({', '.join(GROUPS)}) or names of single claims, as theta, separated by commas "
+    text = f"groups of claims ({', '.join(GROUPS)}) or names of single claims, for example theta, separated by commas "
     again.add_argument("--claims", type=given, default="paper", help=text + "(default: %(default)s)")
     again.add_argument("--seeds", type=int, default=5, help="number of training runs of each variant (default: %(default)s)")
     text = "folder for runs and verdicts (default: %(default)s)"

@@ -19,10 +19,11 @@ AWARES, ADAPTVISION, MINIO3 = "2603.16932", "2512.03794", "2509.07969"
 LOW, FULL = "low view", "full view"
 
 FOOTNOTES: Mapping[str, str] = {
-    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. Its low view "
-    "and full view were answered by the untrained model, so a margin also contains what training gains without any look.",
+    "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. The "
+    "questions with its low view and full view were answered by the untrained model, so a margin also contains what training "
+    "gains without any look.",
     "AwaRes, lambda 0": "The latency that the paper reports (0.61 s a sample, 4.4 times as fast as VisionThink) was measured on "
-    "this ablation: the six accuracies printed beside it are those of this row.",
+    "this ablation: the six accuracies printed beside the latency are those of this row.",
     "AwaRes, GRPO only": "In effect this is an always-low model after reinforcement learning: at a share of 0.25 on ChartQA and "
     "DocVQA it asked for almost no crops. On ChartQA it gains 11.5 of the 14.8 points between the untrained low and full view.",
     "AwaRes, ANLS reward": "Its share on POPE is below that of the low view. Labels by ANLS, another ablation, cost 3.8 points "

@@ -26,16 +26,19 @@ def summary_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         "full view alone. mix: expected accuracy of a random mix of low and full with as many visual tokens as the run.",
     ]
     if needs:
-        caption += ["asks: share of requests among questions that the low view is known to suffice for (easy) or not (hard)."]
+        known = "for which the low view is known to be enough (easy) or not enough (hard)"
+        caption += [f"asks: share of requests among questions {known}."]
     if families:
         caption += ["best mix: the mix with the best rates, which spends the tokens in the families that gain most from them."]
     if gated:
-        caption += ["gate: a training-free gate with as many visual tokens; the run is (above) or (below) it, (?): undecided."]
+        signs = "the run is (above) or (below) it, or this is undecided (?)"
+        caption += [f"gate: accuracy of the best gate at as many visual tokens; {signs}."]
     if compressed:
         caption += ["mean layer: visual tokens of every view that are left in a layer of the decoder, mean over the layers."]
     missing = [f"trained-{n}" for n in ("low", "full") if any(t and t[n] is None for t in (s.get("trained") for s in summaries))]
     if missing:
-        caption += [f"A model that you trained needs {' and '.join(missing)} beside it: its gain may come from training alone."]
+        lines = " and ".join(missing)
+        caption += [f"For a model that you trained, also evaluate {lines}: its gain may come from training alone."]
     for s in summaries:
         if (n := _compared(s).get("n")) and n != s["n"] - s["unscored"]:
             name = escape(f"{s['model']} {s['policy']}")

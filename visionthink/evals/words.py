@@ -98,9 +98,9 @@ def _best(best: Summary, runs: int) -> list[str]:
     found, gates = best["comparison"], best.get("gates")
     gate = f", and the training-free gate {_percent(_best_gate(gates)['accuracy'])} at the same cost" if gates else ""
     place = (
-        f"Of the {runs} runs beside the baselines, {_name(best)} is furthest above its random mix"
+        f"Of the {runs} runs that are not baselines, {_name(best)} is furthest above its random mix"
         if _side(best) == "above"
-        else f"None of the {runs} runs beside the baselines is certainly above its random mix; {_name(best)} comes closest"
+        else f"None of the {runs} runs that are not baselines is certainly above its random mix; {_name(best)} comes closest"
     )
     return [
         f"{place}: it answers {_percent(found['accuracy'])} of {_counted(found['n'], 'question')} correctly and reads "
@@ -120,7 +120,8 @@ def _others(best: Summary, others: Sequence[Summary]) -> list[str]:
             verb, whose = ("is", "its") if len(group) == 1 else ("are", "their")
             said.append(f"{_who(group, 'other run')} {verb} {side} {whose} random mix{word}.")
     if group := [s for s in others if _side(s) == "undecided"]:
-        said.append(f"{_who(group, 'other run')} cannot be told from {'its' if len(group) == 1 else 'their'} random mix.")
+        whose = "its" if len(group) == 1 else "their"
+        said.append(f"{_who(group, 'other run')} cannot be distinguished from {whose} random mix.")
     return said
 
 
@@ -139,7 +140,7 @@ def _range(summaries: Sequence[Summary], *, baselines: bool) -> str:
     why = (
         "All of them are baselines, with which runs under adaptive or another policy are compared."
         if baselines
-        else "Which trade-off is best cannot be told without runs of the same models under low and full."
+        else "Which trade-off is best can only be judged with runs of the same models under low and full."
     )
     if len(known) == 1:
         return f"Only one of {len(summaries)} runs has an accuracy: {ends[0]}. {why}"
@@ -188,7 +189,7 @@ def _alone(summary: Summary) -> list[str]:
     if summary.get("comparison"):
         sentences.append("It cannot be compared with low and full, as no question was judged in all three runs.")
     elif not PolicySpec.parse(summary["policy"]).is_baseline:
-        sentences.append("Whether that is worth its cost cannot be told without runs of the same model under low and full.")
+        sentences.append("Whether this is worth its cost can only be judged with runs of the same model under low and full.")
     return sentences
 
 

@@ -164,7 +164,7 @@ def _question_table(question: Mapping[str, Any]) -> Table:
     needs = {"easy": "a quarter of the pixels suffices", "hard": "needs all pixels"}[question["need"]]
     title = f"{question['question']} (right: {question['answer']}; {needs})"
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "sees of the pixels", "answers", "", "visual tokens"):
+    for column in ("", "pixels seen", "answer", "", "visual tokens"):
         table.add_column(column, justify="right" if column == "visual tokens" else "left")
     for name, run in question["runs"].items():
         table.add_row(name, run["sees"], escape(run["answers"] or "nothing"), run["verdict"], f"{run['visual_tokens']:g}")

@@ -116,11 +116,11 @@ class TrainConfig(RunSettings, CreditSettings):
     ladder: str = ""
     """Levels of whole images, as shares of the pixels; empty: the menu's (0.25,1)."""
     refill: int = 4
-    """Most attempts to replace groups whose rewards are all equal by groups of other examples; 0: such groups stay."""
+    """Largest number of attempts to replace groups with equal rewards by groups of other examples; 0: such groups stay."""
     exclude: str = "duplicate,empty"
     """Rollouts that are left out: duplicate, empty, truncated; separate several by commas."""
     over_limit: str = ""
-    """Rollouts that ask for more at a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
+    """Rollouts that ask for more beyond a limit: mask (no gradient), exclude, or penalise; empty: mask with 3 or more turns."""
     forced: int = 0
     """For each of `forced_actions`, the number of rollouts in a group that are forced to begin with it."""
     forced_actions: str = "direct,request"

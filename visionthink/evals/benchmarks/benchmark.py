@@ -84,7 +84,8 @@ BENCHMARKS = (
         headline="relaxed_accuracy",
         needs=("type",),
         caveats=(
-            "The paper's answers were judged by GPT-4o and people, so neither form of relaxed accuracy is comparable with it.",
+            "The paper's answers were judged by GPT-4o and people, so neither form of relaxed accuracy is comparable with the "
+            "paper's number.",
             "The usual form calls 47 % and 47 different, compares a reference of 0 as text, and lets 2014 pass for 2015.",
         ),
     ),
@@ -164,7 +165,7 @@ BENCHMARKS = (
         metric=pope,
         headline="f1",
         needs=("category",),
-        caveats=("Only a bare yes or no counts as one.",),
+        caveats=("Only an answer that is yes or no alone counts as yes or no.",),
     ),
     Benchmark(
         name="MathVista",
@@ -191,7 +192,7 @@ BENCHMARKS = (
         columns=_PARTS | {"question": "query_wo"},
         needs=("problem_version",),
         judged=True,
-        caveats=("Judges differ by points; lmms-eval's counts a failed call as wrong and any 1 in a reply as right.",),
+        caveats=("Judges differ by points; lmms-eval's judge counts a failed call as wrong and any 1 in a reply as right.",),
     ),
     Benchmark(
         name="MMMU",
@@ -231,7 +232,7 @@ BENCHMARKS = (
         needs=("A", "B", "category", "hint"),
         caveats=(
             "The paper's number is of the test split, whose answers only the official server has.",
-            "Every row counts by itself; circular evaluation is not done.",
+            "Every row counts by itself; no question is repeated with its options in another order.",
         ),
     ),
 )

@@ -51,7 +51,7 @@ def costs(runs: Sequence[Run]) -> Table:
             "GFLOP": "Billions of arithmetic operations: vision tower, prompts and generated tokens.",
             "GFLOP, vision tower": "The operations of the vision tower, which turns the pixels into visual tokens.",
             "GFLOP, papers' formula": "The usual formula of papers, for comparison with them. It counts only the multiplications "
-            "of the decoder for the last prompt; a multiplication and the addition after it are two operations elsewhere.",
+            "of the decoder for the last prompt; the other columns count a multiplication and the addition after it as two.",
             "KV cache, kB": "Memory for the keys and values of the last prompt and its answer.",
             "seconds": "Mean time on the machine of the run. The time of a batch is divided equally among its examples.",
             "seconds, median": "Half of the examples took no longer.",
@@ -83,7 +83,8 @@ def break_even(runs: Sequence[Run]) -> Table:
             "requests, measured %": "The share of these examples in which the adaptive run made a request.",
             "a percentage": "The break-even: below this share of requests the adaptive run costs less, by the cost of "
             "the column.",
-            "always, never": "Always: it costs less even with a request in every example. Never: it costs more even without any.",
+            "always, never": "Always: the adaptive run costs less even with a request in every example. Never: it costs "
+            "more even without any.",
             "operations": "Arithmetic operations, if each turn reads the whole dialogue again.",
             "seconds": "Time on the machine of the runs.",
             "visual tokens": "Those of every view, averaged over the layers of the decoder where a method removes some.",

@@ -114,7 +114,7 @@ def routers(runs: Sequence[Run]) -> Table:
             "recall %": "Of the questions with need, the share in which a request was made.",
             "requests without need %": "Of the questions without need, the share in which a request was made.",
             "gain": "Recall minus requests without need, in percentage points.",
-            "gain, known need": "The same where it is known from how the questions were made which ones need the full view.",
+            "gain, known need": "The same, but the need of a question is known from how the question was made.",
             "accuracy in group A %": "Accuracy of the run on the questions that always-low answers wrong.",
             "accuracy in group B %": "Accuracy of the run on the questions that always-low answers correctly.",
             "damage %": "Of all questions, the share in which always-full is right and the run is wrong.",

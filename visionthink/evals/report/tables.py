@@ -50,7 +50,9 @@ def accuracy(runs: Sequence[Run]) -> Table:
         rows.append([*row, number(s["output_tokens"]), count(s.get("failed", 0))])
     layers = " Mean layer is every view, averaged over the layers of the decoder." if compressed else ""
     needed = (
-        " Easy questions can be answered from the low view, hard ones cannot: known from how they were made." if needs else ""
+        " Easy questions can be answered from the low view, hard ones cannot. This is known from how the questions were made."
+        if needs
+        else ""
     )
     failed = any(run.summary.get("failed") for run in runs)
     fewer = any((c := run.comparison) and c["n"] != run.summary["n"] - run.summary["unscored"] for run in runs)
@@ -102,9 +104,9 @@ def baselines(runs: Sequence[Run]) -> Table:
 def gates(runs: Sequence[Run]) -> Table:
     return Table(
         title="Compared with a training-free gate",
-        about="A gate shows the full view where a model's answer from the low view is least certain, so often that it reads as "
-        "many visual tokens as the run. Training a model to ask is worth its cost only if the run is above the gate on the low "
-        "view of the model that it was trained from.",
+        about="A gate shows the full view where a model's answer from the low view is least certain. It does so as often as "
+        "needed to read as many visual tokens as the run. Training a model to ask was worth its cost only if the run is above "
+        "the gate that uses the low view of the model before this training.",
         columns=[
             "model · policy",
             "gate on the low view of",
@@ -136,7 +138,7 @@ def gates(runs: Sequence[Run]) -> Table:
             "score": "How the gate measures that an answer is uncertain. nllmax is the negative log-probability of the answer's "
             "least likely token: the higher it is, the less certain is the answer.",
             "compared": "The number of questions that were judged in the run and in both views of the gate.",
-            "tokens %": "The visual tokens that the run read, and the gate as well, relative to those of the full views.",
+            "tokens %": "The visual tokens that both the run and the gate read, relative to those of the full views.",
             "gate %": "The accuracy that is expected of the gate.",
             "minus the gate": "The accuracy of the run minus that of the gate, in percentage points, with its 95 % interval.",
             "above the gate": "Undecided where the interval includes zero, or where fewer than 20 questions were compared.",

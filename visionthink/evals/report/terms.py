@@ -16,13 +16,13 @@ TERMS = {
     "Request": "The model, or the policy in its place, asks for another view.",
     "Judged, unscored": "An answer is unscored where the judge could not decide, or where the model gave none. Unscored answers "
     "count in no accuracy.",
-    "Random mix": "Always-low or always-full, chosen at random for each question as by a coin, with as many visual tokens as "
-    "the run. A model has learnt when to ask only if it is above its random mix. "
+    "Random mix": "Always-low or always-full, chosen at random for each question, so often that as many visual tokens are read "
+    "as in the run. A model has learnt when to ask only if it is above its random mix. "
     "The policy random:P shows the full view with probability P.",
     "Training-free gate": "The gate answers from the low view, and starts again with the full view where that answer was least "
     "certain.",
-    "Oracle router": "It asks for the full view exactly where always-low is wrong and always-full is right. No choice "
-    "between the answers of these two runs has more right answers; an adaptive run reads both views, and may answer otherwise.",
+    "Oracle router": "It asks for the full view exactly where always-low is wrong and always-full is right. No other "
+    "choice between these two answers is right more often; an adaptive run, which reads both views, may give a third answer.",
     "95 % interval, undecided": "The range in which a figure would lie for other questions of the same kind. A difference is "
     "undecided where the interval includes zero, or where fewer than 20 questions were compared.",
     "Forced": "The first decision is the same for every question: forced:direct answers from the low view, forced:request always "
@@ -31,7 +31,7 @@ TERMS = {
 
 _FAMILIES = (
     " The mix of each family spends, in each family of questions, as many tokens as the run spent there. The mix with the best "
-    "rates spends them in the families that gain most from them."
+    "rates spends the tokens in the families whose accuracy gains most."
 )
 
 
