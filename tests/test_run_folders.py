@@ -24,6 +24,7 @@ from visionthink.cli import main
 from visionthink.errors import DataError
 from visionthink.evals.metrics import Scored
 from visionthink.evals.policy_spec import PolicySpec
+from visionthink.evals.report.gallery import gallery
 from visionthink.evals.report.page import report
 from visionthink.evals.report.plots import _annotate, figure, frontier
 from visionthink.evals.report.runs import Run, compared, read
@@ -49,6 +50,24 @@ def run_of(folder: Path, policy: str, members: list[Scored], more: Mapping[str, 
     summary = summarise(members, suite="s", model="m", policy=policy) | {"judge": "exact", "failed": 0}
     write_run(folder, summary | dict(more), members, {})
     return folder
+
+
+def test_luck_is_the_same_in_the_table_and_in_the_gallery(tmp_path):
+    # always-low is right about b and d; so c is luck, and so is a
+    own = [scored(name, True, 25, need="easy") for name in "abcd"]
+    lines = {"adaptive": own, "low": LOW, "full": FULL}
+    folders = [run_of(tmp_path / policy, policy, members) for policy, members in lines.items()]
+    for member in own:
+        t = member.transcript
+        for file in (view_file(folders[0], t.example_id, 0), *(view_file(folders[0], t.example_id, 0, v) for v in t.views)):
+            file.parent.mkdir(exist_ok=True)
+            Image.new("1", (1, 1)).save(file)
+    runs = compared([read(folder) for folder in folders])
+    assert runs[0].comparison["lucky"] == 2 / 4
+    assert [(section["title"], len(section["cards"])) for section in gallery(runs)] == [
+        ("m · adaptive: luck (correct without a request, where always-low is wrong)", 2),
+        ("m · adaptive: other episodes", 2),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ what is optional

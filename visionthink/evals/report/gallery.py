@@ -50,8 +50,8 @@ def _kinds(low: Mapping[str, Scored], full: Mapping[str, Scored]) -> dict[str, C
             right(s) and s.transcript.requested and was(low, s, False)
         ),
         "damage (wrong, where always-full is correct)": lambda s: s.verdict.verdict == "wrong" and was(full, s, True),
-        "luck (correct without a request, where the low view does not show the answer)": lambda s: (
-            right(s) and not s.transcript.requested and s.transcript.need == "hard"
+        "luck (correct without a request, where always-low is wrong)": lambda s: (
+            right(s) and not s.transcript.requested and was(low, s, False)
         ),
         "requests for a part of an image": lambda s: not all(map(s.transcript.is_whole, s.transcript.views)),
         "other episodes": lambda s: True,
