@@ -36,8 +36,8 @@ LAYERS = (
     "recipes",
     "cli",
 )
-"""Modules and folders of visionthink. A module imports only from its own line and the lines above it; names of modules that do
-not exist yet are allowed. Within a line and within a folder there is no cycle of imports."""
+"""Modules and folders of visionthink. A module imports only from its own line and the lines above it. Within a line and within
+a folder there is no cycle of imports."""
 SEPARATE = {"data", "compress", "train", "evals", "serve"}
 """These do not import each other."""
 LOWEST_FOR_USERS = "model"
@@ -172,8 +172,8 @@ def test_every_module_has_a_layer_and_imports_from_its_own_or_an_earlier_one(imp
 
 
 def test_the_page_about_the_structure_has_the_same_order():
-    """The drawing from its top to its bottom, with a frame for each layer and for each part of the layer whose parts do not import
-    each other; and what stands in its place where drawings are not shown."""
+    """The drawing from its top to its bottom, with a frame for each layer and for each part of the layer whose parts do not
+    import each other; and what stands in its place where drawings are not shown."""
     folder = REPOSITORY / "docs" / "explanation"
     layers: list[list[str]] = []
     framed = 0
