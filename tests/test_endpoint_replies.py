@@ -49,7 +49,7 @@ def no_second_attempt(monkeypatch):
 def test_the_table_has_every_server_and_enough_of_each_ending():
     named = {row["server"] for row in ROWS if row["source"] != "own"}
     assert named >= {"vLLM", "SGLang", "llama.cpp", "Ollama", "LM Studio", "OpenRouter", "Azure", "Gemini", "Anthropic"}
-    assert (len(ROWS), sum(row["source"] != "own" for row in ROWS)) == (138, 71)  # as docs/how-to/evaluation.md says
+    assert (len(ROWS), sum(row["source"] != "own" for row in ROWS)) == (138, 71)  # as docs/reference/endpoints.md says
     assert {row["ends"][0] for row in ROWS} == {"answered", "answered_after_request", "refused", "length", "policy_error"}
 
 

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -35,8 +36,8 @@ LAYERS = (
     "recipes",
     "cli",
 )
-"""Modules and folders of visionthink. A module imports only from its own line and the lines above it; names of modules that do
-not exist yet are allowed. Within a line and within a folder there is no cycle of imports."""
+"""Modules and folders of visionthink. A module imports only from its own line and the lines above it. Within a line and within
+a folder there is no cycle of imports."""
 SEPARATE = {"data", "compress", "train", "evals", "serve"}
 """These do not import each other."""
 LOWEST_FOR_USERS = "model"
@@ -170,12 +171,22 @@ def test_every_module_has_a_layer_and_imports_from_its_own_or_an_earlier_one(imp
     assert violations(imports.edges) == []
 
 
-def test_the_page_about_the_structure_has_the_same_order(imports):
-    page = (REPOSITORY / "docs" / "explanation" / "structure.md").read_text("utf-8")
-    [line] = [x for x in page.splitlines() if x.startswith("`types errors")]
-    there = {path.stem for path in ROOT.iterdir()}
-    expected = [[name for name in names.split() if name in there] for names in LAYERS]
-    assert [part.strip("` .").split() for part in line.split(" < ")] == [names for names in expected if names]
+def test_the_page_about_the_structure_has_the_same_order():
+    """The drawing from its top to its bottom, with a frame for each layer and for each part of the layer whose parts do not
+    import each other; and what stands in its place where drawings are not shown."""
+    folder = REPOSITORY / "docs" / "explanation"
+    layers: list[list[str]] = []
+    framed = 0
+    for shape in ElementTree.parse(folder / "structure.svg").iter():
+        if shape.get("class") == "layer":
+            layers.append([])
+        elif shape.get("class") == "name":
+            layers[-1] += str(shape.text).split()
+        framed += shape.get("class") == "apart"
+    assert layers == [names.split() for names in reversed(LAYERS)]
+    assert framed == len(SEPARATE)
+    page = (folder / "structure.md").read_text("utf-8")
+    assert f"![The layers, from the bottom to the top: {' < '.join(LAYERS)}](structure.svg)" in page
 
 
 def test_no_modules_import_each_other(imports):

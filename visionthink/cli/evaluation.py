@@ -43,7 +43,7 @@ def add(command: AddCommand) -> None:
     )
     text += "always one view; random: chance, with as many visual tokens as adaptive; oracle: the known need of each question; "
     text += "gate:FILE: how certain the model is; fastv:0.5: always the full view, with half of its visual tokens. "
-    text += "docs/how-to/evaluation.md lists all"
+    text += "docs/reference/evaluation.md lists all"
     suggest(evaluate.add_argument("--policy", default="adaptive", metavar="NAMES", help=text), ROUTINGS)
     text = "folder for the results; an interrupted run continues there, and a changed table needs a new folder. Several models "
     text += "or policies each get a folder in it, and a report"
