@@ -184,7 +184,7 @@ def test_models_that_were_trained_for_one_level_stand_beside_the_others_or_are_s
     assert "Missing: a model that was trained to answer from the low view alone (trained-low)" in shown(tmp_path / "r.html")
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(summary_table([own.to_dict()]))
-    assert "needs trained-low and trained-full beside it: its gain may come" in " ".join(console.export_text().split())
+    assert "also evaluate trained-low and trained-full: its gain may come" in " ".join(console.export_text().split())
     folders.append(run_of(tmp_path / "tl", "trained-low", LOW, {"model": "t"}))
     folders.append(run_of(tmp_path / "other", "trained-full", FULL, {"model": "u", "judge": "another"}))
     [_, _, own, tl, _] = report(folders, tmp_path / "r.html")
