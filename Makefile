@@ -1,6 +1,6 @@
 # make demo      train the tiny model to look closer only when needed, and report on it   (about 5 minutes on 2 cores)
-# make test      run the fast tests                                                      (about 3 minutes on 2 cores)
-# make test-all  run the others: servers, other environments, kills, long trainings      (about 25 minutes on 2 cores)
+# make test      run the fast tests                                                      (about 6 minutes on 2 cores)
+# make test-all  run the others: servers, other environments, kills, long trainings      (about 30 minutes on 2 cores)
 # make check     lint and types
 # make coverage  run the fast tests and report branches that they do not reach
 # make lock      write requirements.lock: exact versions and hashes of the environment
