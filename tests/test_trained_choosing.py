@@ -341,7 +341,7 @@ def test_deepstack_is_scaled_while_training(qwen3_folder):
 
 
 @pytest.mark.parametrize(("family", "objective"), [("select", "reconstruct"), ("lis", "answers")])
-def test_the_loss_falls(family, objective, tiny):
+def test_the_loss_falls(family, objective, tiny, tmp_path):
     torch.manual_seed(0)
     source = asked(tiny, 8)
     module = make(family, Base.of(tiny.model), 1 / 16, {"layers": 1, "width": 32} if family == "select" else {})
@@ -357,7 +357,7 @@ def test_the_loss_falls(family, objective, tiny):
 
     module.measure(seen(tiny.model, module.needs, source, 8))
     before = loss()
-    train(tiny.model, module, source, config, "test")
+    train(tiny.model, module, source, config, "test", tmp_path)
     module.progress(0.0)
     assert loss() < before
 

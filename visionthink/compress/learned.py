@@ -35,6 +35,8 @@ RECORD, WEIGHTS, ADAPTER, CONTROL = "compressor.json", "compressor.safetensors",
 PARTS = (CONTROL, ADAPTER, WEIGHTS, RECORD)
 """What a folder of a fitted module holds."""
 PARTIAL = ".partial"
+CHECKPOINTS = ".checkpoints"
+"""Folder of an unfinished fit, within that of the fitted module."""
 FORMAT = 1
 
 
