@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from visionthink.cli import main
 from visionthink.compress.learned import describe
@@ -104,6 +105,21 @@ def test_an_unfinished_fit_is_not_begun_anew_and_goes_on_with_its_settings_alone
     assert refusal("--resume", method="lis") == f"error: --resume: family was 'fcot' in {unfinished} and is 'lis' now"
     assert refusal("--resume", "--limit", "20") == f"error: --resume: limit was 30 in {unfinished} and is 20 now"
     assert (unfinished / ".checkpoints" / "trained" / "checkpoint-50").is_dir()
+
+
+@pytest.mark.slow
+def test_a_table_that_was_changed_is_another(tmp_path, capsys):
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "red.png")
+    table, out = tmp_path / "rows.jsonl", tmp_path / "it"
+    rows = [{"question": "What colour?", "image": "red.png", "answer": "red"}] * 12
+    table.write_text("\n".join(map(json.dumps, rows)))
+    kill_after(out / ".checkpoints" / "trained" / "checkpoint-50", out, "lis", "--data", str(table))
+    table.write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    assert again(out, "--resume", "--data", str(table), method="lis") == 2
+    assert "error: --resume: examples was '12 examples, " in (error := capsys.readouterr().err) and "is '13 examples" in error
+    table.write_text("\n".join(map(json.dumps, [*rows[1:], rows[0] | {"answer": "blue"}])))
+    assert again(out, "--resume", "--data", str(table), method="lis") == 2
+    assert "error: --resume: table was " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -163,7 +163,8 @@ def run_fit(
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             return fitted(Path(folder) / "fit")
-    settings |= {"examples": digest([example.id for part in parts for example in part]), "merger": base.merger}
+    ids = [example.id for part in parts for example in part]
+    settings |= {"examples": digest(ids), "table": getattr(rows, "fingerprint", ""), "merger": base.merger}
     if resume:
         check_same_fit(out, settings)
     with lines_of_one(out / CHECKPOINTS / ".lock", what="fit"):
