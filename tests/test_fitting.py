@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from visionthink.cli import main
 from visionthink.cli.fitting import _print
 from visionthink.compress.families import make
 from visionthink.compress.learned import Base, describe, save
-from visionthink.errors import DataError, ImageError
+from visionthink.errors import DataError
 from visionthink.recipes import fitting
 from visionthink.recipes.compressors import ARMS, difference, fit_one, page
 from visionthink.recipes.fits import FITS
@@ -67,21 +68,86 @@ def rows_of(folder, count: int, **last) -> str:
 
 
 @pytest.mark.parametrize(("count", "limit", "found"), [(12, 100, (10, 2)), (10, None, (9, 1)), (30, 20, (16, 4))])
-def test_a_limit_above_the_rows_of_a_table(tmp_path, count, limit, found):
-    train, test = fitting.examples(rows_of(tmp_path, count), limit=limit)
+def test_a_limit_above_the_rows_of_a_table(tmp_path, tiny, count, limit, found):
+    table = rows_of(tmp_path, count)
+    (train, test), unreadable = fitting.divided(table, fitting.opened(table, limit), tiny, limit)
+    assert unreadable == {}
     assert (len(train), len(test)) == found
 
 
 @pytest.mark.parametrize("limit", [None, 10, 100])
 def test_a_table_of_few_rows(tmp_path, limit):
     with pytest.raises(DataError, match=r"rows.jsonl: 9 rows; ten are the least"):
-        fitting.examples(rows_of(tmp_path, 9), limit=limit)
+        fitting.opened(rows_of(tmp_path, 9), limit=limit)
 
 
-def test_an_image_that_is_missing_is_known_before_training(tmp_path, tiny):
-    _, test = fitting.examples(rows_of(tmp_path, 10, image="nowhere.png"))
-    with pytest.raises(ImageError, match=r"example 9, .*nowhere.png: no such file"):
-        fitting.Answers(test, tiny)
+def test_rows_that_cannot_be_used_are_left_out(tmp_path, capsys, caplog):
+    table = Path(rows_of(tmp_path, 12))
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    noise = Image.frombytes("RGB", (112, 112), random.Random(0).randbytes(3 * 112 * 112))
+    noise.save(tmp_path / "whole.jpg", quality=95)
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:8000])
+    (tmp_path / "text.png").write_text("no image")
+    rows[1] |= {"image": "half.jpg"}
+    rows[3] |= {"answer": ""}
+    rows[5] |= {"image": "nowhere.png"}
+    rows[7] |= {"image": "text.png"}
+    table.write_text("\n".join(json.dumps(row) for row in [*rows, *rows[-2:]]))
+    out = tmp_path / "it"
+    options = ["--steps", "1", "--batch-size", "2", "--out", str(out), "--json"]
+    assert main(["fit", "lis", "--data", str(table), *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["samples"], report["tested"]) == (9, 1)
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["example_id"] for reject in rejects] == ["1", "3", "5", "7"]
+    reasons = [reject["reason"] for reject in rejects]
+    assert [reason.partition(" (")[0] for reason in reasons] == [
+        f"{table}, line 2: {tmp_path}/half.jpg: damaged or truncated image",
+        f"{table}, line 4: no answer in column answer",
+        f"{table}, line 6: {tmp_path}/nowhere.png: no such file",
+        f"{table}, line 8: {tmp_path}/text.png: not an image file that can be read",
+    ]
+    assert [record.message for record in caplog.records] == [f"{reason}; left out" for reason in reasons]
+    files = ["compressor.json", "compressor.safetensors", "control"]
+    assert sorted(path.name for path in out.iterdir()) == [*files, "rejects.jsonl"]
+    (out / "compressor.json").unlink()  # as a fit that replaces this one does before it is killed
+    assert main(["fit", "lis", "--data", rows_of(tmp_path, 10), *options]) == 0
+    assert sorted(path.name for path in out.iterdir()) == files
+
+
+def test_a_table_of_few_rows_that_can_be_used(tmp_path, capsys):
+    table = rows_of(tmp_path, 10, image="nowhere.png")
+    assert main(["fit", "fcot", "--data", table, "--out", str(tmp_path / "it")]) == 2
+    assert f"--data {table}: 9 of 10 rows can be used; ten are the least, one of them to measure on" in capsys.readouterr().err
+    assert not (tmp_path / "it").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--objective", "reconstruct"], "fcot reconstructs nothing"),
+        (["--out", "/proc/it"], "--out /proc/it: /proc is not a folder that can be written to"),
+        (["--out", "taken"], "--out taken: holds something else than a fitted method"),
+        (["--resume"], "--resume: no unfinished fit in it"),
+    ],
+)
+def test_what_can_be_refused_early_is_refused_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    assert main(["fit", "fcot", "--model", "no-model", "--out", "it", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "no-model" not in error and not (tmp_path / "it").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--keep", "0.3"], "fcot keep 0.3: mixes"), (["--model", "no-model"], "no-model")]
+)
+def test_what_can_be_refused_is_refused_before_questions_are_drawn(tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(fitting, "generated", None)
+    assert main(["fit", "fcot", *options, "--out", str(tmp_path / "it")]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -183,7 +249,7 @@ def test_the_table():
 def test_a_fit_of_the_table_is_not_repeated_unless_its_settings_changed(tmp_path, monkeypatch):
     runs = []
 
-    def done(recipe, folder):
+    def done(recipe, folder, resume):
         runs.append(recipe.config.steps)
         base = Base(model_type="m", hidden=8, layers=2, tower=8, patches=4, levels=(0,), merger="", first=1, blocks=2)
         save(folder, make("fcot", base, 0.25, {}), {}, asdict(recipe.config))

@@ -37,7 +37,7 @@ def measured(monkeypatch) -> list[str]:
     """Examples that were measured, by id."""
     found: list[str] = []
     usual = module._measure
-    monkeypatch.setattr(module, "_measure", lambda source, key: found.append(key) or usual(source, key))
+    monkeypatch.setattr(module, "_measure", lambda source, key, *more: found.append(key) or usual(source, key, *more))
     return found
 
 
@@ -185,7 +185,7 @@ def test_of_two_processes_one_measures(table, cache, tmp_path):
         "from visionthink.train import usable as module\n"
         "from visionthink.train.rollouts import EpisodeSource\n"
         "found, usual = [], module._measure\n"
-        "module._measure = lambda source, key: found.append(key) or usual(source, key)\n"
+        "module._measure = lambda source, key, *more: found.append(key) or usual(source, key, *more)\n"
         "source = EpisodeSource(examples=read_examples(sys.argv[1]), menu=Menu(), protocol=Protocol(), budget=QWEN2_5_VL)\n"
         "tokens, unreadable = module.usable(source)\n"
         "open(f\"{sys.argv[2]}/{os.environ['RANK']}.json\", 'w').write(json.dumps([len(found), tokens, list(unreadable)]))\n"

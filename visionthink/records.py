@@ -1,7 +1,7 @@
 """Records read back from JSON: every field has the type that its annotation says, or the record is refused by name.
 
-Knows the annotations that records of this package use: dataclasses, named tuples, tuples, mappings, literals, enumerations,
-numbers, text, and each of them or None.
+Knows the annotations that records of this package use: dataclasses, named tuples, tuples, sequences, mappings, literals,
+enumerations, numbers, text, and each of them or None.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import reprlib
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from visionthink.errors import one_line
@@ -58,6 +58,8 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
         if not isinstance(value, dict):
             raise _wrong(value, where, "an object")
         return {name: read(parts[1], part, _inside(where, name)) for name, part in value.items()}
+    if origin is not None and issubclass(origin, Sequence):
+        return _sequence((*parts, ...), value, where)
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     if issubclass(kind, tuple):  # a NamedTuple, written as a list
@@ -69,6 +71,22 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
     if type(value) is kind or (kind is float and type(value) is int and abs(value) <= sys.float_info.max):
         return value
     raise _wrong(value, where, KINDS[kind])
+
+
+def read_arguments(function: Callable[..., Any], names: Collection[str], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Arguments of a function by name, each as `read` returns it for the annotation of its parameter.
+
+    Args:
+        names: parameters that may be given.
+
+    Raises:
+        ValueError: there is no such parameter, or a value is something else; the message names it.
+    """
+    hints = typing.get_type_hints(function)
+    for name in values:
+        if name not in names:
+            raise ValueError(f"{_inside(where, name)}: there is no such option; choose from {', '.join(names)}")
+    return {name: read(hints[name], value, _inside(where, name)) for name, value in values.items()}
 
 
 def documentation(kind: type) -> dict[str, str]:

@@ -40,6 +40,7 @@ def add(command: AddCommand) -> None:
     fit.add_argument("--limit", type=int, metavar="N", help="use only the first N examples; a fifth of them is for testing")
     text = "take one optimizer step of method and control on two examples, and save nothing"
     add_settings(fit, FitConfig, records.documentation(FitConfig), {})
+    fit.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     fit.add_argument("--dry-run", action="store_true", help=text)
     placement_options(fit, attention=False)
 
@@ -62,7 +63,9 @@ def _fit(options: argparse.Namespace) -> None:
 
     from visionthink.recipes.fitting import run_fit
 
-    report = run_fit(recipe, options.out, data=options.data or "", limit=options.limit, dry_run=options.dry_run)
+    report = run_fit(
+        recipe, options.out, data=options.data or "", limit=options.limit, dry_run=options.dry_run, resume=options.resume
+    )
     if options.json:
         write_json(report)
     else:

@@ -94,6 +94,7 @@ class Selector(Chooser):
     """
 
     family: ClassVar[str] = "select"
+    reconstructs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from visionthink import records
 from visionthink.compress.choosing import Importance, Selector
-from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, describe
+from visionthink.compress.fit_config import Objective
+from visionthink.compress.learned import ADAPTER, RECORD, WEIGHTS, Base, Learned, Saved, describe
 from visionthink.compress.mixing import Convolution
 from visionthink.compress.parts import weights_in
 from visionthink.compress.quecc import QueCC
@@ -19,6 +22,15 @@ from visionthink.errors import CompressionError, ModelError, OptionError, one_li
 FAMILIES: Mapping[str, type[Learned]] = {
     kind.family: kind for kind in (Convolution, QueCC, SeTok, Remember, Selector, Importance, MixtureOfDepths)
 }
+
+
+def check_objective(family: str, objective: Objective) -> None:
+    """
+    Raises:
+        OptionError: the objective is a reconstruction, and the method has none.
+    """
+    if objective == "reconstruct" and not FAMILIES[family].reconstructs:
+        raise OptionError(f"--objective reconstruct: {family} reconstructs nothing; choose answers or distill")
 
 
 def make(family: str, base: Base, keep: float, options: Mapping[str, Any]) -> Learned:
@@ -49,7 +61,7 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
     if saved.base != here:
         raise CompressionError(f"{folder}: was fitted to another model ({_difference(saved.base, here)}); fit it to this one")
     try:
-        module = make(saved.family, here, saved.keep, saved.options)
+        module = make(saved.family, here, saved.keep, _options(saved))
     except Exception as error:  # torch raises its own where a size is none
         raise ModelError(f"{folder / RECORD}: damaged ({one_line(error)})") from None
     if keep is not None and keep != saved.keep:
@@ -66,6 +78,19 @@ def opened(folder: Path, model: Any, keep: float | None = None) -> Learned:
     if (adapter := module.adapt(model).adapter) is not None:
         adapter.load(folder / ADAPTER)
     return module.to(model.device).requires_grad_(False)
+
+
+def _options(saved: Saved) -> Mapping[str, Any]:
+    """The options of a fitted module, each of the type that its family declares.
+
+    Raises:
+        ValueError: one is of another type, or the family has no such option.
+    """
+    if saved.family not in FAMILIES:  # which `make` refuses
+        return saved.options
+    kind, common = FAMILIES[saved.family], inspect.signature(Learned).parameters
+    own = [name for name in inspect.signature(kind).parameters if name not in common]
+    return records.read_arguments(kind.__init__, own, saved.options, "options")
 
 
 def _difference(there: Base, here: Base) -> str:

@@ -9,8 +9,8 @@ the method is active.
 
 from __future__ import annotations
 
-import tempfile
-import time
+import contextlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,18 +21,22 @@ import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from visionthink.compress.families import FAMILIES, make
+from visionthink.compress.families import FAMILIES, check_objective, make
 from visionthink.compress.fit_config import FitConfig
-from visionthink.compress.learned import Base, Learned, save, trained
+from visionthink.compress.fit_trainer import FitTrainer, Numbers, Progress
+from visionthink.compress.learned import CHECKPOINTS, Base, Learned, save, trained
 from visionthink.compress.prepare import prepare
 from visionthink.compress.selection import Idle, Method, Needs, Positions, Selection, VisionContext
 from visionthink.compress.session import compress
+from visionthink.engine.checkpoints import drop_torn_checkpoints, last_checkpoint, trained_updates
 from visionthink.errors import OptionError
 from visionthink.progress import stage
 
 Batch = Mapping[str, Tensor]
 MEASURED = 128
 """Number of training samples that `Learned.measure` is given."""
+SAVED = 50
+"""Optimizer updates from one checkpoint to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +97,7 @@ class Task(nn.Module):
 def _own_losses(model: Any, module: Learned, batch: Batch) -> Tensor:
     """The sum of the module's own losses; the decoder is not run."""
     prepare(model, batch, module)
-    losses = module.losses()
-    if "reconstruct" not in losses:
-        raise OptionError(f"--objective reconstruct: {module.family} reconstructs nothing; choose answers or distill")
-    return torch.stack(list(losses.values())).sum()
+    return torch.stack(list(module.losses().values())).sum()
 
 
 def _read(model: Any, method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -162,28 +163,20 @@ def moved(batch: Batch, device: Any) -> Batch:
     return {name: x.to(device) for name, x in batch.items()}
 
 
-class _Progress(transformers.TrainerCallback):
-    """Reports progress to the module and to the progress bar."""
+def train(model: Any, module: Learned, questions: Questions, config: FitConfig, what: str, folder: Path) -> float:
+    """Train a module in place and return the seconds that it took: 0 if the module has no parameters to train.
 
-    def __init__(self, module: Learned, steps: int, advance: Any):
-        self.module, self.steps, self.advance = module, steps, advance
-
-    def on_step_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
-        self.module.progress(state.global_step / self.steps)
-
-    def on_step_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        self.advance(1)
-
-
-def train(model: Any, module: Learned, questions: Questions, config: FitConfig, what: str) -> float:
-    """Train a module in place and return the seconds that it took: 0 if the module has no parameters to train."""
+    Args:
+        folder: where checkpoints are written; the training goes on from the last one that is there.
+    """
     if not any(True for _ in trained(module)):
         return 0.0
     model.requires_grad_(False)
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, stage(what, config.steps) as advance:
+    newest = last_checkpoint(folder)
+    done = trained_updates(newest) if newest else 0
+    with stage(what, config.steps, done=done) as advance:
         arguments = transformers.TrainingArguments(
-            output_dir=folder,
+            output_dir=str(folder),
             max_steps=config.steps,
             per_device_train_batch_size=config.batch_size,
             learning_rate=config.learning_rate,
@@ -193,41 +186,35 @@ def train(model: Any, module: Learned, questions: Questions, config: FitConfig, 
             max_grad_norm=1.0,
             seed=config.seed,
             use_cpu=model.device.type == "cpu",
-            save_strategy="no",
+            save_steps=SAVED,
+            save_total_limit=2,
             logging_strategy="no",
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        trainer = transformers.Trainer(
+        trainer = FitTrainer(
+            module,
             model=Task(model, module, config),
             args=arguments,
-            train_dataset=_Numbers(questions.train),
+            train_dataset=Numbers(questions.train),
             data_collator=lambda numbers: dict(questions.batch("train", numbers)),
-            callbacks=[_Progress(module, config.steps, advance)],
+            callbacks=[Progress(module, config.steps, advance)],
         )
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-        trainer.train()
+        if newest:
+            drop_torn_checkpoints(newest)
+        if newest and done == config.steps:
+            trainer.read(newest)
+        else:
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     module.eval()
     if not all(weight.isfinite().all() for weight in trained(module)):
         raise OptionError(
             f"--learning-rate {config.learning_rate:g}: {what} learnt weights that are no numbers; choose a lower one"
         )
-    return time.perf_counter() - began
-
-
-class _Numbers(torch.utils.data.Dataset[int]):
-    """Indices of the samples, which the data collator makes into batches."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
+    return trainer.seconds
 
 
 class _Recorder(Idle):
@@ -265,11 +252,12 @@ def fit(
 ) -> dict[str, Any]:
     """Train a method and its control with the same steps and seed, and save the method to `out` and the control to
     `out/control`. Returns the report that `compressor.json` holds under `fit`: the settings, and a `Measured` under each of
-    `full`, `untrained`, `control` and `trained`.
+    `full`, `untrained`, `control` and `trained`. It goes on from checkpoints in `out/.checkpoints`, which is removed at the end.
 
     Raises:
         OptionError: there is no such family, it refuses these settings, or it cannot act in this model.
     """
+    check_objective(family, config.objective)
     base, modules = Base.of(model), {}
     for name in ("trained", "control"):
         chosen = dict(options or {})
@@ -283,8 +271,16 @@ def fit(
     for module, _ in modules.values():
         module.to(model.device).eval().measure(contexts)
     report["untrained"] = asdict(measured(model, modules["trained"][0], questions))
+    checkpoints = out / CHECKPOINTS
     for name, (module, _) in modules.items():
-        seconds = train(model, module, questions, config, f"{family}, {name}")
+        try:
+            seconds = train(model, module, questions, config, f"{family}, {name}", checkpoints / name)
+        except OptionError:  # nobody wants to go on with what has diverged
+            shutil.rmtree(checkpoints)
+            with contextlib.suppress(OSError):
+                out.rmdir()
+            raise
         report[name] = asdict(measured(model, module, questions)) | {"seconds": seconds}
     save(out, *modules["trained"], report, modules["control"])
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return report

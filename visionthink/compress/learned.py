@@ -35,6 +35,8 @@ RECORD, WEIGHTS, ADAPTER, CONTROL = "compressor.json", "compressor.safetensors",
 PARTS = (CONTROL, ADAPTER, WEIGHTS, RECORD)
 """What a folder of a fitted module holds."""
 PARTIAL = ".partial"
+CHECKPOINTS = ".checkpoints"
+"""Folder of an unfinished fit, within that of the fitted module."""
 FORMAT = 1
 
 
@@ -102,6 +104,8 @@ class Learned(Idle, nn.Module):
     """Options that turn a method into its control."""
     any_share: ClassVar[bool] = False
     """Whether a fitted module can be used with another share than the one it was fitted with."""
+    reconstructs: ClassVar[bool] = False
+    """Whether the method can be trained without the answers, by the error of its own reconstruction."""
     lora: ClassVar[Mapping[str, Any] | None] = None
     """Settings of the LoRA adapter that tunes the decoder together with the module; None: the decoder is not tuned."""
     needs: Needs = Needs()

@@ -42,13 +42,14 @@ ARMS: Mapping[str, FitRecipe] = {
 def fit_one(name: str, seed: int, out: Path) -> dict[str, Any]:
     """The report of a fit; it is read from its folder if the fit was done before with the same settings."""
     from visionthink.compress.learned import RECORD, describe
+    from visionthink.recipes.fit_folder import interrupted
     from visionthink.recipes.fitting import run_fit
 
     recipe = replace(ARMS[name], config=replace(ARMS[name].config, seed=seed))
     folder = out / f"{name}-{seed}"
     done = describe(folder) if (folder / RECORD).is_file() else None
     if done is None or done.keep != recipe.keep or not asdict(recipe.config).items() <= done.fit.items():
-        run_fit(recipe, folder)
+        run_fit(recipe, folder, resume=interrupted(folder))
     found = dict(describe(folder).fit)
     if name == "quecc":
         found["another question"] = another_question(folder)
@@ -62,7 +63,7 @@ def another_question(folder: Path) -> float:
     from visionthink.compress.fit import measured
     from visionthink.compress.names import parse
     from visionthink.policies.checkpoint import open_checkpoint
-    from visionthink.recipes.fitting import Answers, examples, questions
+    from visionthink.recipes.fitting import Answers, generated, questions
 
     checkpoint = open_checkpoint("tiny")
     method = parse(f"learned:{folder}", checkpoint.model)
@@ -73,7 +74,7 @@ def another_question(folder: Path) -> float:
         return own(replace(context, question=before[-2] if len(before) > 1 else context.question))
 
     method.vision = vision  # type: ignore[method-assign]
-    _, test = examples("", "slots")
+    _, test = generated("slots")
     asked = questions("slots", [], list(Answers(test, checkpoint)), checkpoint)
     return measured(checkpoint.model, method, asked).accuracy
 
@@ -88,12 +89,12 @@ def reconstruction(folder: Path) -> dict[str, float]:
     from visionthink.compress.fit import seen
     from visionthink.compress.names import parse
     from visionthink.policies.checkpoint import open_checkpoint
-    from visionthink.recipes.fitting import Answers, examples, questions
+    from visionthink.recipes.fitting import Answers, generated, questions
 
     checkpoint = open_checkpoint("tiny")
     selector = parse(f"learned:{folder}", checkpoint.model)
     assert isinstance(selector, Selector)
-    _, test = examples("")
+    _, test = generated()
     contexts = seen(checkpoint.model, selector.needs, questions("", list(Answers(test, checkpoint)), [], checkpoint), 32)
     images = selector.standardised([image for context in contexts for image in selector.images(context)])
     draws = [Random(keep=selector.keep, seed=number) for number in range(len(contexts))]
@@ -118,10 +119,10 @@ def untrained(out: Path) -> dict[str, Any]:
     from visionthink.compress.names import parse
     from visionthink.menu import Menu
     from visionthink.policies.checkpoint import open_checkpoint
-    from visionthink.recipes.fitting import Answers, examples, questions
+    from visionthink.recipes.fitting import Answers, generated, questions
 
     checkpoint = open_checkpoint("tiny")
-    _, test = examples("")
+    _, test = generated()
     found = {}
     for name, menu in zip(VIEWS, (Menu().full(), Menu().low()), strict=True):
         asked = questions("generated questions", [], list(Answers(test, checkpoint, menu)), checkpoint)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import torch
 
 from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json, stored_settings
+from visionthink.engine.checkpoints import drop_torn_checkpoints, last_checkpoint, trained_updates
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.rewards.costs import FlopsOf
@@ -25,10 +24,11 @@ from visionthink.train.memory import check_memory, estimate
 from visionthink.train.precision import loaded_dtype
 from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import say
-from visionthink.train.run_folder import check_folder, check_same_run, drop_torn_checkpoints, last_checkpoint, trained_updates
+from visionthink.train.run_folder import check_folder, check_same_run
 from visionthink.train.saving import save_final
 from visionthink.train.sizes import read_sizes
 from visionthink.train.trainer import VisionThinkTrainer, make_trainer
+from visionthink.train.usable import digest
 from visionthink.types import Examples
 
 
@@ -88,11 +88,6 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
 def _record(config: TrainConfig) -> dict[str, Any]:
     """As it is stored; names that follow from others are written out, so that what they follow from may change."""
     return dataclasses.asdict(config) | {"out": str(config.out), "penalty": config.penalty_name}
-
-
-def digest(example_ids: Sequence[str]) -> str:
-    """How many examples are trained on, and which."""
-    return f"{len(example_ids)} examples, {hashlib.sha256(repr(example_ids).encode()).hexdigest()[:8]}"
 
 
 def _run(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from visionthink import records
 from visionthink.durable import check_writable
+from visionthink.engine.checkpoints import last_checkpoint, trained_updates
 from visionthink.errors import OptionError
 
 
@@ -65,32 +65,3 @@ def check_same_run(out: Path, settings: Mapping[str, Any], defaults: Mapping[str
             raise OptionError(said)
     if newest and trained_updates(newest) > updates:
         raise OptionError(f"--resume: {newest.name} of {out} is beyond {settings['steps']} steps")
-
-
-def last_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; the trainer's state is the last file of one."""
-
-    def whole(folder: Path) -> bool:
-        try:
-            return bool(records.parse((folder / "trainer_state.json").read_bytes()))
-        except (OSError, ValueError):
-            return False
-
-    return max(filter(whole, _checkpoints(out)), key=trained_updates, default=None)
-
-
-def drop_torn_checkpoints(newest: Path) -> None:
-    """Remove what was begun after the newest whole checkpoint of a run: transformers may go by numbers where it keeps the latest
-    two, and would keep these."""
-    for folder in _checkpoints(newest.parent):
-        if trained_updates(folder) > trained_updates(newest):
-            shutil.rmtree(folder)
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    return [folder for folder in out.glob("checkpoint-*") if folder.name.rpartition("-")[2].isdecimal()]
-
-
-def trained_updates(checkpoint: Path) -> int:
-    """Optimizer updates behind a checkpoint, by its name."""
-    return int(checkpoint.name.rpartition("-")[2])

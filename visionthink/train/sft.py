@@ -20,6 +20,7 @@ from datasets import Dataset
 
 from visionthink.addresses import is_endpoint
 from visionthink.durable import lines_of_one, replace_json
+from visionthink.engine.checkpoints import last_checkpoint, trained_updates
 from visionthink.errors import OptionError
 from visionthink.policies.checkpoint import Checkpoint, open_checkpoint
 from visionthink.policies.processor import ImageTextProcessor
@@ -31,7 +32,7 @@ from visionthink.train.precision import loaded_dtype
 from visionthink.train.processes import distribution, this_process
 from visionthink.train.progress import MetricsFile, ProgressBar, say
 from visionthink.train.rollouts import training_order
-from visionthink.train.run_folder import check_folder, check_same_run, last_checkpoint, trained_updates
+from visionthink.train.run_folder import check_folder, check_same_run
 from visionthink.train.saving import save_final
 from visionthink.train.sft_config import SCHEDULES, SftConfig
 

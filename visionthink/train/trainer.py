@@ -8,7 +8,6 @@ prefixes are not shared (`train.sharing`), and it takes the images then.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import random
 import time
@@ -45,7 +44,7 @@ from visionthink.train.rollouts import EpisodeSource, GroupSampler, Rollout, tra
 from visionthink.train.sampled import Blank, Part, SampledStep, measures, request_view
 from visionthink.train.sharing import SharedPrefixes
 from visionthink.train.together import padding, policy_of
-from visionthink.train.usable import usable
+from visionthink.train.usable import reject_lines, usable
 from visionthink.transcript import Transcript
 from visionthink.types import Examples
 
@@ -253,8 +252,7 @@ class VisionThinkTrainer(WholeCheckpoints, Credited, SharedPrefixes, GRPOTrainer
         if not self.sampler.rejected:
             return
         known = self.rejects.read_text("utf-8") if self.rejects.is_file() else ""
-        lines = (json.dumps({"example_id": i, "reason": reason}) + "\n" for i, reason in self.sampler.rejected.items())
-        if fresh := [line for line in lines if line not in known]:
+        if fresh := [line for line in reject_lines(self.sampler.rejected) if line not in known]:
             with self.rejects.open("a", encoding="utf-8") as file:
                 file.writelines(fresh)
 

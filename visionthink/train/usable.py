@@ -22,6 +22,7 @@ from typing import TypeVar
 from visionthink import __version__
 from visionthink.durable import cache_folder, replace
 from visionthink.errors import DataError, InputError, StorageError
+from visionthink.picture import open_pictures
 from visionthink.progress import Advance, stage
 from visionthink.train.processes import this_process
 from visionthink.train.rollouts import EpisodeSource
@@ -52,18 +53,21 @@ class Measured:
     """The image files as they were."""
 
 
-def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
+def usable(source: EpisodeSource, *, decoded: bool = False) -> tuple[dict[str, int], dict[str, str]]:
     """Visual tokens of the full view of every example that has something to decide, and why others cannot be read. One whose
     ladder collapses is left out, counted.
+
+    Args:
+        decoded: whether the images are decoded too, which takes longer, and finds files that end too early.
 
     Of the processes on a machine the first one measures and the others read what it has kept, where it can be kept.
 
     Raises:
         DataError: none can be trained on.
     """
-    file = _cache_file(source)
+    file = _cache_file(source, decoded)
     with this_process().local_main_process_first() if file else contextlib.nullcontext():
-        measured = dict(zip(source.examples, _measured(source, file), strict=True))
+        measured = dict(zip(source.examples, _measured(source, file, decoded), strict=True))
     usable = {key: row.tokens for key, row in measured.items() if row.tokens is not None}
     unreadable = {key: row.unreadable for key, row in measured.items() if row.unreadable}
     collapsed = len(measured) - len(usable) - len(unreadable)
@@ -82,20 +86,30 @@ def usable(source: EpisodeSource) -> tuple[dict[str, int], dict[str, str]]:
     return usable, unreadable
 
 
-def _measured(source: EpisodeSource, file: Path | None) -> list[Measured]:
+def reject_lines(unreadable: Mapping[str, str]) -> list[str]:
+    """The lines of rejects.jsonl for examples that are left out, by id, with the reasons."""
+    return [json.dumps({"example_id": key, "reason": why}) + "\n" for key, why in unreadable.items()]
+
+
+def digest(example_ids: Sequence[str]) -> str:
+    """How many examples are trained on, and which."""
+    return f"{len(example_ids)} examples, {hashlib.sha256(repr(example_ids).encode()).hexdigest()[:8]}"
+
+
+def _measured(source: EpisodeSource, file: Path | None, decoded: bool) -> list[Measured]:
     """What is known of every example, in order; kept in `file`."""
     keys = list(source.examples)
     kept = _read(file) if file else {}
     same = dict(zip(kept, _in_threads(_is_current, list(kept.values())), strict=True))
     left = [key for key in keys if not same.get(key)]
-    with _telling(len(keys), len(keys) - len(left)) as advance:
-        found = dict(zip(left, _in_threads(lambda key: _measure(source, key), left, advance), strict=True))
+    with _telling(decoded, len(keys), len(keys) - len(left)) as advance:
+        found = dict(zip(left, _in_threads(lambda key: _measure(source, key, decoded), left, advance), strict=True))
     if file and left:
         _write(file, kept | found)
     return [found[key] if key in found else kept[key] for key in keys]
 
 
-def _measure(source: EpisodeSource, key: str) -> Measured:
+def _measure(source: EpisodeSource, key: str, decoded: bool) -> Measured:
     files: tuple[Stamp, ...] = ()
     try:
         example = source.example(key)
@@ -103,6 +117,8 @@ def _measure(source: EpisodeSource, key: str) -> Measured:
         if example.answer is None:
             raise DataError(f"example {example.id}: has no answer to be rewarded for")
         space = source.space(example)
+        if decoded:
+            open_pictures(example, row=f"example {example.id}")
     except InputError as error:
         return Measured(unreadable=reason(source.examples, key, error), files=files)
     decides = all(levels == source.menu.ladder.levels for levels in space.levels) and (space.offers() or not source.menu.asks)
@@ -134,22 +150,22 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], advance: Callable[[i
     return results
 
 
-def _telling(total: int, done: int) -> contextlib.AbstractContextManager[Advance]:
+def _telling(decoded: bool, total: int, done: int) -> contextlib.AbstractContextManager[Advance]:
     if this_process().is_main_process:
-        return stage("measuring the images of the examples", total, done=done)
+        return stage(f"{'decoding' if decoded else 'measuring'} the images of the examples", total, done=done)
     return contextlib.nullcontext(lambda more, status="": None)
 
 
 # ------------------------------------------------------------------------------------------------ the cache
 
 
-def _cache_file(source: EpisodeSource) -> Path | None:
+def _cache_file(source: EpisodeSource, decoded: bool) -> Path | None:
     """Where the rows of this table under this menu and budget are kept; None where a table does not say what it is."""
     fingerprint = getattr(source.examples, "fingerprint", "")
     if not fingerprint:
         return None
     menu = dataclasses.replace(source.menu, edits=())
-    parts = (__version__, fingerprint, repr(menu), *(edit.name for edit in source.menu.edits), repr(source.budget))
+    parts = (__version__, fingerprint, repr(menu), *(edit.name for edit in source.menu.edits), repr(source.budget), repr(decoded))
     return cache_folder() / "measured" / (hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32] + ".json")
 
 
