@@ -264,7 +264,8 @@ def test_a_damaged_folder_is_refused_by_name(done, tmp_path, changed, said):
 
 @pytest.mark.slow
 def test_tuned_codes_beat_frozen_ones(tmp_path):
-    record = run(tmp_path / "run")
+    """With half of the recipe's updates."""
+    record = run(tmp_path / "run", plan=Plan(rebuild=500, plain=75, restart=250, align=150, tune=325))
     by_name = {row["arm"]: row for row in record["arms"]}
     assert by_name["aligned"]["codes"] > 300
     assert by_name["joint"]["answers"] - by_name["frozen"]["answers"] >= 0.05

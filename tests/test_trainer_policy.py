@@ -13,11 +13,11 @@ from training import rollout_batch, small
 
 from visionthink.cli import main
 from visionthink.data import synth
+from visionthink.engine.checkpoints import naming
 from visionthink.engine.sampling import Streams
 from visionthink.errors import ModelError
 from visionthink.policies import memory
 from visionthink.policies.render import Renderer
-from visionthink.train.checkpoints import _naming
 from visionthink.train.checks import refuse_distribution
 from visionthink.train.precision import loaded_dtype, saved_dtype
 from visionthink.train.processes import Distribution, distribution
@@ -259,7 +259,7 @@ def test_examples_whose_first_turn_fails_do_not_end_the_run(tmp_path):
     "error", [torch.OutOfMemoryError("CUDA out of memory"), torch.distributed.DistBackendError("NCCL error"), MemoryError()]
 )
 def test_what_is_not_a_files_fault_is_not_called_damaged(error):
-    with pytest.raises(type(error)), _naming("checkpoint-2"):
+    with pytest.raises(type(error)), naming("checkpoint-2"):
         raise error
-    with pytest.raises(ModelError, match="checkpoint-2: damaged"), _naming("checkpoint-2"):
+    with pytest.raises(ModelError, match="checkpoint-2: damaged"), naming("checkpoint-2"):
         raise RuntimeError("PytorchStreamReader failed reading zip archive")
