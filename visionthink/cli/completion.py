@@ -17,7 +17,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add(command: AddCommand) -> None:
     text = "Print a script that completes commands, options and names in a shell. Load it in the shell's start-up file: "
-    text += 'eval "$(visionthink completion bash)" in ~/.bashrc, the same with zsh behind compinit in ~/.zshrc, or '
+    text += 'eval "$(visionthink completion bash)" in ~/.bashrc, the same with zsh in ~/.zshrc, below compinit, or '
     text += "visionthink completion fish | source in ~/.config/fish/config.fish."
     completion = command("completion", _completion, text)
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")

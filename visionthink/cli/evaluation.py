@@ -65,7 +65,7 @@ def add(command: AddCommand) -> None:
     text = "file of answers, with a JSON object in each line; plain rows hold question, ground_truth and prediction"
     score.add_argument("file", type=Path, metavar="FILE.jsonl", help=text)
     suggest(score.add_argument("--judge", default="rules", help=JUDGE_HELP), JUDGES)
-    text = "second judge, with which the first is compared (default: the verdicts in the file, if it holds some)"
+    text = "second judge, with which the first is compared (default: the verdicts in the file, if it holds any)"
     score.add_argument("--against", metavar="JUDGE", help=text)
     text = "folder for verdicts.jsonl and summary.json; an interrupted run continues there"
     score.add_argument("--out", type=path, metavar="DIR", help=text)

@@ -28,8 +28,8 @@ METHODS = (
 
 
 def add(command: AddCommand) -> None:
-    text = "Train a compression method, which removes visual tokens of a model. For comparison, a control is trained: a module "
-    text += "of the same size without the idea of the method. visionthink eval SUITE --policy learned:DIR evaluates the "
+    text = "Train a compression method, which removes visual tokens of a model. For comparison, a control is trained in the same "
+    text += "way: the method without its essential part. visionthink eval SUITE --policy learned:DIR evaluates the "
     text += "method in the output folder. A method that is already in the folder is replaced."
     fit = command("fit", _fit, text, needs="train", as_json=True)
     suggest(fit.add_argument("method", metavar="METHOD", help=METHODS), FITS)

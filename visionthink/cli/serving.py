@@ -34,7 +34,7 @@ def add(command: AddCommand) -> None:
     text = "hosts that images may be fetched from, separated by commas (default: none; requests with such images are refused)"
     serve.add_argument("--image-hosts", type=names, default=(), metavar="HOSTS", help=text)
     text = "send a trace of each request by OTLP over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT names the receiver, and "
-    text += "OTEL_TRACES_SAMPLER how many requests are traced (docs/how-to/serving.md)"
+    text += "OTEL_TRACES_SAMPLER sets how many requests are traced (docs/how-to/serving.md)"
     serve.add_argument("--traces", action="store_true", help=text)
 
     decides = serve.add_argument_group("who decides what is shown")

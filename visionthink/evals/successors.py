@@ -20,8 +20,8 @@ LOW, FULL = "low view", "full view"
 
 FOOTNOTES: Mapping[str, str] = {
     "AwaRes": "Its share of visual tokens (RTR, Eq. 9) is a mean of ratios over samples, and not a ratio of sums. The "
-    "questions with its low view and full view were answered by the untrained model, so a margin also contains what training "
-    "gains without any look.",
+    "scores of its low view and full view are those of the untrained model, so a margin also contains what training gains "
+    "without any look.",
     "AwaRes, lambda 0": "The latency that the paper reports (0.61 s a sample, 4.4 times as fast as VisionThink) was measured on "
     "this ablation: the six accuracies printed beside the latency are those of this row.",
     "AwaRes, GRPO only": "In effect this is an always-low model after reinforcement learning: at a share of 0.25 on ChartQA and "
@@ -30,9 +30,9 @@ FOOTNOTES: Mapping[str, str] = {
     "in the paper's Table 6 and 2.8 in its text.",
     "VisionThink": "AwaRes' authors measured the released checkpoint. Little of its margin is left against the mix with the "
     "best rates: most of the margin comes from asking more often on some data sets than on others.",
-    "AdaptVision": "In percent of the full view's score, averaged over nine benchmarks, judged by GPT-4o. Its released "
-    "evaluation crops the wrong place on images above 4.19 MP. The weights in its script, 0.2 and 0.1, correspond to the paper's "
-    "alpha of 2 after normalisation.",
+    "AdaptVision": "Its scores are in percent of the full view's score, as means over nine benchmarks, with GPT-4o as the judge. "
+    "Its released evaluation crops the wrong place on images above 4.19 MP. The weights in its script, 0.2 and 0.1, correspond "
+    "to the paper's alpha of 2 after normalisation.",
     "VisionThink, retrained": "AdaptVision's authors trained it with the public code.",
     "DeepEyes": "Its reward pays 1.2 for a right answer with a crop, so it trains the model to look and not to save tokens.",
     "Mini-o3": "It answers in up to 12 turns.",
