@@ -38,8 +38,8 @@ SHORTER = {
     "eval": ["--limit", "12"],
 }
 """What a command gets on top here, where it would take minutes."""
-ENDS = {"doctor": (0, 1)}
-"""The exit statuses of commands that say with another one than 0 what they found, as that a model is larger than this machine."""
+TOO_LARGE = ["doctor", "--model", "Qwen/Qwen2.5-VL-7B-Instruct"]
+"""A command that may end with status 1: it says so if the model is larger than this machine."""
 UPSTREAM = "http://gpu:8000/v1#qwen"
 """A server as pages name it. A server of the tiny model takes its place."""
 LONG = {"demo": "trains for minutes", "reproduce": "trains for an hour"}
@@ -216,7 +216,7 @@ def test_blocks_run_in_the_order_of_their_page(name, desk, capsys):
                         status = cli.main([*options, *more])
                     except SystemExit as end:
                         status = end.code
-                    assert status in ENDS.get(options[0], (0,)), (options, status, capsys.readouterr().err)
+                    assert status == 0 or (options == TOO_LARGE and status == 1), (options, status, capsys.readouterr().err)
     printed = capsys.readouterr().out
     if name == "tutorials/first-steps.md":
         assert [line for line in printed.splitlines() if line in ("3", "horizontal")] == ["3", "horizontal", "3"]

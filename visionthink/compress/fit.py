@@ -276,7 +276,7 @@ def fit(
         try:
             seconds = train(model, module, questions, config, f"{family}, {name}", checkpoints / name)
         except OptionError:  # nobody wants to go on with what has diverged
-            shutil.rmtree(checkpoints)
+            shutil.rmtree(checkpoints, ignore_errors=True)
             with contextlib.suppress(OSError):
                 out.rmdir()
             raise
