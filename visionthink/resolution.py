@@ -77,9 +77,9 @@ class PixelBudget:
 
 
 QWEN2_5_VL = PixelBudget(factor=28, min_pixels=56 * 56, max_pixels=28 * 28 * 16384)
-"""As in the released configurations: 3,136 to 12,845,056 px."""
+"""The budget of the released configurations: 3,136 to 12,845,056 px."""
 QWEN3_VL = PixelBudget(factor=32, min_pixels=256 * 256, max_pixels=4096 * 4096)
-"""As in the released configurations: 65,536 to 16,777,216 px."""
+"""The budget of the released configurations: 65,536 to 16,777,216 px."""
 
 
 class SizeRule(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 _BITS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}
-"""Of a grey or a colour in a PNG, by Pillow's name of how pixels are stored."""
+"""Bits of a grey level or a colour channel in a PNG, by Pillow's name of how pixels are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class TransparentColour:
     bits: int
     colour: tuple[int, ...]
     low_bytes: Image.Image | None
-    """Of 16-bit colours, of which Pillow keeps the high bytes."""
+    """The low bytes of 16-bit colours. Pillow keeps only the high bytes."""
 
     def find(self, image: Image.Image) -> np.ndarray:
         """The pixels of this colour, as a mask (height, width)."""

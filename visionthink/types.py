@@ -45,7 +45,7 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> int:
-        """In px; 0 where the box is empty."""
+        """The area in square px; 0 if the box is empty."""
         return max(0, self.width) * max(0, self.height)
 
     def within(self, other: Box) -> Box:
@@ -188,7 +188,7 @@ class Shown:
     box: Box
     level: float
     width: int
-    """In px, as `height`; 0 in transcripts of earlier versions that did not say it."""
+    """Width in px, as `height` is; 0 in transcripts of earlier versions that did not say it."""
     height: int
     visual_tokens: int
     image: int = 0
@@ -261,7 +261,7 @@ class Spread(NamedTuple):
     """The distribution that a token was drawn from, at temperature 1 and before any ban, in a few numbers."""
 
     entropy: float
-    """In nats; a lower bound where only the likeliest tokens are known."""
+    """Entropy in nats; a lower bound if only the likeliest tokens are known."""
     rival: float
     """Probability of the likeliest other token."""
     banned: float = 0.0

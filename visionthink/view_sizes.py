@@ -21,7 +21,7 @@ class ViewSize(NamedTuple):
     height: int
     visual_tokens: int
     level: float
-    """As asked for; less where `most_tokens` shrinks the view."""
+    """The level that was asked for; less if `most_tokens` shrinks the view."""
 
 
 class ViewSizes:

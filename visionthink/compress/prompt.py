@@ -40,7 +40,7 @@ class Prompt:
 
     @property
     def positions(self) -> Tensor:
-        """From 0 without gaps."""
+        """Positions from 0 without gaps."""
         return (self.valid.cumsum(1) - 1).clamp(min=0)
 
     def without(self, keep: list[Tensor]) -> tuple[Prompt, Tensor]:

@@ -51,7 +51,7 @@ class Reading:
         self.by_layer: dict[int, Prompt] = {}
         """The prompt as it was in each layer that fewer tokens entered than the decoder."""
         self.seen: dict[int, tuple[Prompt, Tensor, Tensor, Tensor]] = {}
-        """By layer: the prompt, and the hidden states, cosine and sine that its attention was given."""
+        """For each layer: the prompt, and the hidden states, cosine and sine that its attention was given."""
         self.made: tuple[Prompt, tuple[Tensor, ...], Tensor | None] | None = None
         """A prompt, and the rotary embedding and the mask that were made for it."""
         self.passed: tuple[Tensor, Prompt, Tensor] | None = None

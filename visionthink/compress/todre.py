@@ -46,7 +46,7 @@ Objective = Literal["max_sum", "k_center"]
 
 @dataclass(frozen=True, kw_only=True)
 class ToDRE(TrainingFree):
-    """With `keep=1` and `stage2`, stage 2 stands alone."""
+    """ToDRE's two stages. With `keep=1` and `stage2`, stage 2 stands alone."""
 
     family: ClassVar[str] = "todre"
     needs: ClassVar[Needs] = Needs(attention=True)

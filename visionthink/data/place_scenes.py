@@ -45,7 +45,7 @@ class Scene:
     question: str
     answer: str
     evidence: Evidence
-    """In the order in which the boxes can be known, where that matters."""
+    """The evidence in the order in which its boxes can be known, where that matters."""
     twins: tuple[Twin, ...]
     where: Where
     aliases: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ def _unpacked(raw: Any) -> Any:
 
 
 def short(words: str) -> str:
-    """In one line, and not too long."""
+    """The words in one line, and not too long."""
     return one_line(words, _LONGEST)
 
 

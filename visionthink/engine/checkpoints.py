@@ -16,7 +16,7 @@ from visionthink.errors import ModelError, StorageError, one_line
 
 
 class Checkpoints(transformers.Trainer):
-    """For every trainer: what a checkpoint has besides the weights, and in which order it is written."""
+    """Base of every trainer: it says what a checkpoint has besides the weights, and in which order it is written."""
 
     def write_settings(self, folder: Path) -> None:
         """Write settings of the model into a checkpoint that has been written: none here."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 RESAMPLES = 2000
 ENOUGH = 20
-"""From fewer values than these the interval is too narrow: that of a single value has no width at all."""
+"""The least number of values for an interval. From fewer it is too narrow: that of a single value has no width at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

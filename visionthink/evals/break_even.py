@@ -46,7 +46,7 @@ class Spent:
 
 
 Ledger: TypeAlias = "dict[tuple[str, str, str | None], Spent]"
-"""By id, question and reference: ids may be row numbers of two tables."""
+"""What was spent, by id, question and reference. Ids alone may be row numbers of two tables."""
 
 
 def break_even(direct: float, request: float, other: float) -> float | None:

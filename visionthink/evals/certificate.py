@@ -88,7 +88,7 @@ RULES: Mapping[Method, Rule] = {
         choose=lambda harmed, n, alpha, delta: conformal(harmed, n, alpha),
     ),
 }
-"""By the method's name; `crc` knows no delta."""
+"""The rules by the name of the method; `crc` has no delta."""
 
 
 def _before_first_failure(passed: Sequence[bool]) -> int | None:

@@ -89,7 +89,7 @@ def flops_of(config: Any) -> Callable[[Transcript], float | None]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """With linear interpolation between the two nearest; `share` from 0 to 1."""
+    """The percentile at `share`, from 0 to 1, by linear interpolation between the two nearest values."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = int(place)

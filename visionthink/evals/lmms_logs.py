@@ -201,7 +201,7 @@ def _sidecar(samples: Path) -> Path:
 
 
 def _read_sidecar(path: Path) -> dict[tuple[str, str], Transcript | Failed]:
-    """By task and document; of repeats the first."""
+    """Episodes by task and document; of repetitions the first."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     ends: dict[tuple[str, str], Transcript | Failed] = {}

@@ -57,5 +57,5 @@ def retained_tokens(transcript: Transcript) -> float:
 
 
 def retain_layers(scored: Sequence[Scored]) -> float:
-    """As `retention` of every view, averaged over the decoder's layers: less where a compressing policy takes tokens out."""
+    """The `retention` of every view, averaged over the decoder's layers. It is lower if a compression method removes tokens."""
     return sum(retained_tokens(s.transcript) for s in scored) / sum(s.transcript.visual_tokens_full for s in scored)

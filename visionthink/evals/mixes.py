@@ -51,7 +51,7 @@ def one_rate(families: Sequence[Family]) -> list[float]:
 
 
 def own_rates(families: Sequence[Family]) -> list[float]:
-    """In each the share that spends what the run spent there: the mix knows which family the run asks for."""
+    """For each family, the share that spends what the run spent there. Such a mix knows for which families the run asks."""
     return [mix_share(f.cost_low, f.cost_full, f.spent) for f in families]
 
 

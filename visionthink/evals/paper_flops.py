@@ -14,6 +14,6 @@ from visionthink.evals.flops import DecoderShape, Tokens, by_layer
 
 
 def paper_flops(shape: DecoderShape, tokens: Tokens) -> int:
-    """Of one prompt of `tokens`."""
+    """The operations for one prompt with these tokens, counted as the papers do."""
     d, m = shape.hidden, shape.ffn
     return sum(4 * n * d * d + 2 * n * n * d + 2 * n * d * m for n in by_layer(shape, tokens))

@@ -61,7 +61,7 @@ class PolicySpec:
     """The name as the user wrote it."""
     routing: RoutingName
     share: float | None = None
-    """Of pixels (resize) or of full views (random)."""
+    """For `resize` the share of the pixels, for `random` the share of questions with the full view."""
     action: ForcedAction | None = None
     """The action of a `forced` policy."""
     trained: bool = False

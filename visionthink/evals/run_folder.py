@@ -163,6 +163,6 @@ def view_file(folder: Path, example_id: str, image: int, view: Shown | None = No
 
 
 def _quoted(text: str, most: int) -> str:
-    """As a part of a file name, which ends at 255 bytes."""
+    """The text as a part of a file name, which has 255 bytes at most."""
     name = quote(text, safe="", errors="surrogatepass")
     return name if len(name) <= most else name[: most - 50] + hashlib.sha256(name.encode()).hexdigest()[:16]

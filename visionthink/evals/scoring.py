@@ -104,7 +104,7 @@ def _score(
 
 
 def verdicts(judge: Judge, answers: Sequence[SavedAnswer]) -> list[Verdict]:
-    """In order; transcripts by their ending first."""
+    """Verdicts in the order of the answers. Transcripts are judged by their ending first."""
     found: dict[int, Verdict] = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Verdict)}
     transcripts = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Transcript)}
     plain = {i: a.content for i, a in enumerate(answers) if isinstance(a.content, Answer)}
@@ -114,7 +114,7 @@ def verdicts(judge: Judge, answers: Sequence[SavedAnswer]) -> list[Verdict]:
 
 
 def confusion(pairs: Counter[tuple[VerdictKind, VerdictKind]]) -> dict[str, Any] | None:
-    """Of (the other judge's, this judge's) verdicts: all counts, and agreement and Cohen's kappa (1960) where both decided."""
+    """Counts of pairs (the other judge's verdict, this judge's), and agreement and Cohen's kappa (1960) where both decided."""
     if not pairs:
         return None
     table = {a: {b: pairs[a, b] for b in KINDS} for a in KINDS}
@@ -133,7 +133,7 @@ def _line(answer: SavedAnswer, verdict: Verdict, judge: str) -> dict[str, Any]:
 
 
 def _digest(answer: SavedAnswer) -> str:
-    """Of what was judged: a line that was changed is judged again."""
+    """A digest of what was judged. A line that was changed is judged again."""
     return hashlib.sha256(repr(answer.content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -37,7 +37,7 @@ FOOTNOTES: Mapping[str, str] = {
     "DeepEyes": "Its reward pays 1.2 for a right answer with a crop, so it trains the model to look and not to save tokens.",
     "Mini-o3": "It answers in up to 12 turns.",
 }
-"""By method."""
+"""Footnotes by method."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
-"""As transformers calls them. Without a name it is flash attention where that can be used, else sdpa."""
+"""Names of attention implementations in transformers. The default is flash attention if it can be used, otherwise sdpa."""
 
 
 def check_attention(attention: str, *, runner: str = "transformers") -> None:

@@ -48,7 +48,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     image_processor: Qwen2VLImageProcessorPil
     protocol: Protocol
-    """As stored beside the checkpoint; `agent` in plain ChatML where nothing is stored."""
+    """The protocol that is stored beside the checkpoint; if none is stored, `agent` in plain ChatML."""
     budget: PixelBudget
 
     @property

@@ -262,7 +262,7 @@ class Described:
     """A checkpoint without its weights: what its small files say, checked one by one and against each other."""
 
     config: Any
-    """As transformers has it."""
+    """The configuration in transformers."""
     image_processor: Qwen2VLImageProcessorPil
     protocol: Protocol
     tokenizer: PreTrainedTokenizerBase

@@ -46,7 +46,7 @@ class Identity:
 
 @functools.lru_cache(maxsize=8)
 def weights_of(path: str, commit: str | None = None) -> str:
-    """For a folder a digest of its weights, configuration and tokenizer, whatever its name is; else the hub id."""
+    """For a folder, a digest of its weights, configuration and tokenizer, whatever its name is; otherwise the hub id."""
     folder = Path(path)
     if not folder.is_dir():
         return f"{path}@{commit}" if commit else path

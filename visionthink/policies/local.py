@@ -86,12 +86,12 @@ class LocalPolicy:
 
     @property
     def config(self) -> Any:
-        """Of the model, as transformers has it."""
+        """The model's configuration in transformers."""
         return self.checkpoint.model.config
 
     @property
     def value_bytes(self) -> int:
-        """Of a weight, or of a value in the cache."""
+        """Bytes of a weight, and of a value in the cache."""
         return self.checkpoint.model.dtype.itemsize
 
     @property

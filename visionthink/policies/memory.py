@@ -16,7 +16,7 @@ import torch
 from visionthink.types import Completion
 
 _SHARE = 0.6
-"""Of the free memory; the rest is left to fragmentation and to other processes."""
+"""Share of the free memory that is used; the rest is left to fragmentation and to other processes."""
 MOST = 64
 """More at once gains little and holds up the first to finish."""
 

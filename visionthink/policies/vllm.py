@@ -74,7 +74,7 @@ class VllmPolicy:
             raise ModelError(f"model {name}: vLLM cannot load it ({one_line(error)})") from error
         self.renderer = Renderer(described.tokenizer, (protocol or described.protocol).boundary)
         self.config = described.config
-        """Of the model, as transformers has it."""
+        """The model's configuration in transformers."""
         self.identity = weights_of(path, getattr(self.config, "_commit_hash", None))
         """Names the weights, see `policies.identity`."""
         self._likeliest = 0
@@ -87,7 +87,7 @@ class VllmPolicy:
 
     @property
     def value_bytes(self) -> int:
-        """Of a weight, or of a value in the cache."""
+        """Bytes of a weight, and of a value in the cache."""
         return self._llm.llm_engine.model_config.dtype.itemsize
 
     def forbidding(self, text: str) -> VllmPolicy:

@@ -175,7 +175,7 @@ class Protocol:
         return Answer(text) if isinstance(reply, Answer) else reply
 
     def reader(self, *, can_request: bool = True) -> Reader:
-        """For one reply, read while it is said."""
+        """A reader for one reply, which is read while it is generated."""
         grammar = DIALECTS[self.dialect].grammar
         return Reader(self._spoken(can_request), grammar.opens if grammar else "")
 

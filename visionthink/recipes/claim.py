@@ -62,7 +62,7 @@ class Evaluated(Outcome):
     covered: float | None = None
     """Share of the episodes that looked in which the views show all of the evidence; None as before."""
     costs: tuple[float, ...] = ()
-    """As `cost`, of every training step."""
+    """The same as `cost`, for every training step."""
     prices: tuple[float, ...] = ()
     """Lambda of every training step; empty without a budget."""
 

@@ -82,7 +82,7 @@ class ModelFound:
     parameters: int = 0
     """0: not known, as nothing of the model is on this machine."""
     visual_tokens: int = 0
-    """Of the largest image that is not shrunk."""
+    """The visual tokens of the largest image that is not shrunk."""
     memory: tuple[Memory, ...] = ()
     device: str = ""
     """Where it would run by default."""
@@ -101,9 +101,9 @@ class Found:
     platform: str
     cores: int
     gpus: tuple[Gpu, ...]
-    """As the driver lists them."""
+    """The GPUs that the driver lists."""
     torch_gpus: tuple[str, ...] | None
-    """As PyTorch sees them; None: it is not installed."""
+    """The GPUs that PyTorch sees; None if PyTorch is not installed."""
     attention: Mapping[str, str]
     """Kernels, each with what hinders its use here; empty: nothing."""
     commands: tuple[Use, ...]

@@ -208,7 +208,7 @@ def _with_share(policy: PolicySpec, own: Mapping[PolicySpec, Mapping[str, Any]])
 
 
 def _slug(name: str) -> str:
-    """As the name of a folder, which has 255 bytes at most."""
+    """The name as the name of a folder, which has 255 bytes at most."""
     slug = re.sub(r"[^\w.:+-]+", "-", name).strip("-").replace(":", "-")
     if len(slug.encode()) > 200:
         slug = f"{slug.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

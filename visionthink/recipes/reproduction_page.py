@@ -41,7 +41,7 @@ def result(claim: Claim, setting: Setting, outcomes: Outcomes) -> Result:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """For a terminal."""
+    """The results as a table for a terminal."""
     shown = Table("claim", "source", "setting", "measured", "settled", "verdict")
     for r in results:
         measured = [

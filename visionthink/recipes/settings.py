@@ -60,7 +60,7 @@ class Setting:
 
     @classmethod
     def of(cls, name: str, recipe: str, *, steps: int) -> Setting:
-        """As the recipe has it."""
+        """The setting with the values of the recipe."""
         config = MINIATURES[recipe].recipe().config
         return cls(
             name=name,

@@ -32,7 +32,7 @@ from visionthink.train.processes import of_the_first
 from visionthink.types import Example
 
 SIDE = 896
-"""Of the rehearsal's square images, in px: 1,024 visual tokens for Qwen2.5-VL."""
+"""Side of the rehearsal's square images, in px: 1,024 visual tokens for Qwen2.5-VL."""
 
 
 def large_examples(n: int) -> list[Example]:

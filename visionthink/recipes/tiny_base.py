@@ -88,7 +88,7 @@ class Phase(Steps):
         return self.captions
 
     def family_shares(self, batch: int) -> Mapping[str, float]:
-        """As they are at a batch."""
+        """The share of each family at this batch of the training."""
         return self.families[max(start for start in self.families if start <= batch)]
 
 

@@ -153,7 +153,7 @@ class Looks(Batches):
 
 
 def _slot(mark: drawing.Mark) -> int:
-    """In which slot of four a mark is, in reading order."""
+    """The slot of four in which a mark is, in reading order."""
     return 2 * (mark.y > place_scenes.SLOT) + (mark.x > place_scenes.SLOT)
 
 

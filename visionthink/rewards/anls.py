@@ -12,7 +12,7 @@ THRESHOLD = 0.5
 
 
 def anls(prediction: str, references: Sequence[str]) -> float:
-    """In [0, 1]; 0 without references."""
+    """The score, from 0 to 1; 0 without references."""
     return max((_similarity(prediction, r) for r in references), default=0.0)
 
 

@@ -17,9 +17,9 @@ class Channels:
 
     verdict: Verdict
     accuracy: float | None
-    """In {0, 1}."""
+    """0 or 1."""
     format: float
-    """In {0, 0.5}."""
+    """0 or 0.5."""
     penalty: float = 0.0
     """What was paid for the action, at least 0."""
     bonus: float = 0.0

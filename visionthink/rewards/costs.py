@@ -43,7 +43,7 @@ FlopsOf: TypeAlias = Callable[[Any], Amount]
 
 
 def visual(transcript: Transcript) -> Cost:
-    """In visual tokens."""
+    """The cost in visual tokens."""
     return float(transcript.visual_tokens), float(transcript.visual_tokens_full)
 
 
@@ -83,7 +83,7 @@ class Reading:
 
     turn: Turn
     views: tuple[Shown, ...]
-    """In the context."""
+    """The views in the context."""
     visual: int
     """Visual tokens of the context, before a method takes some out."""
     context: int
@@ -93,7 +93,7 @@ class Reading:
 
 
 def readings(transcript: Transcript) -> Iterator[Reading]:
-    """Of each turn in which the policy read something.
+    """What was read in each turn in which the policy read something.
 
     A turn finds the prompt of the one before and what was said then, but for its last token, which was sampled and never read.
     Where a turn has `restarted`, it finds the prompt alone; a turn that begins `anew`, or from whose context visual tokens are

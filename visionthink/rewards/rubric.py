@@ -49,7 +49,7 @@ class Rubric:
         excluded: Sequence[Sequence[str | None] | None] | None = None,
         evidence: Sequence[Evidence] | None = None,
     ) -> list[list[Channels]]:
-        """As `score_group`, of many groups whose answers are judged together."""
+        """The same as `score_group`, for many groups whose answers are judged together."""
         reasons = [e or [None] * len(g) for g, e in zip(groups, excluded or [None] * len(groups), strict=True)]
         kept = [t for g, why in zip(groups, reasons, strict=True) for t, w in zip(g, why, strict=True) if not w]
         judged = iter(judge_transcripts(self.judge, kept))

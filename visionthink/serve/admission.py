@@ -189,7 +189,7 @@ class _Body:
             raise ApiError(408, words, code="body_too_slow") from None
 
     async def read_ahead(self) -> None:
-        """As much as may be held of a request that waits. Ends only with an exception, those of `read`."""
+        """Read as much as may be held of a request that waits. This ends only with an exception, one of those of `read`."""
         while not self._complete and len(self._content) < _AHEAD:
             await self._take()
         if self._complete:

@@ -298,6 +298,6 @@ def _filled(levels: Levels, level: float) -> list[float]:
 
 
 def _characters(messages: Sequence[Message]) -> int:
-    """Of the texts of messages, and of the functions that are named beside them."""
+    """The number of characters in the texts of messages and in the functions that are named beside them."""
     texts = sum(len(part) for message in messages for part in message.content if isinstance(part, str))
     return texts + sum(len(json.dumps(tool)) for message in messages for tool in message.tools)

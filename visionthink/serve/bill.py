@@ -11,7 +11,7 @@ from visionthink.transcript import Transcript
 from visionthink.types import Completion
 
 _CHARACTERS = 4
-"""Of a token, where nobody counts them."""
+"""Characters of a token, where nobody counts tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class Bill:
         }
 
     def headers(self) -> dict[str, str]:
-        """Of a response that is not streamed."""
+        """The headers of a response that is not streamed."""
         names = ("looks", "image_tokens", "image_tokens_full", "saved", "rule")
         return {f"x-visionthink-{name.replace('_', '-')}": str(getattr(self, name)) for name in names}
 

@@ -56,7 +56,7 @@ class Override:
     mode: Detail | None = None
     rule: Rule | None = None
     threshold: float | None = None
-    """Of the gate: confidence from 0 to 1 below which the images are shown again, at full."""
+    """For the gate: the confidence, from 0 to 1, below which the images are shown again in full."""
     events: bool = False
     """Whether a stream tells what was looked at and why."""
 

@@ -21,26 +21,26 @@ class Limits:
 
     body_bytes: int = 25_000_000
     bodies_bytes: int = 1 << 29
-    """Of the bodies of all requests that are read or answered: requests wait where they come to more."""
+    """The bodies of all requests that are read or answered, together. If they come to more, requests wait."""
     body_seconds: float = 30
-    """From the first byte that is read of a body to its last."""
+    """The time from the first byte that is read of a body to its last."""
     requests: int = 64
-    """Answered at once."""
+    """Requests that are answered at once."""
     requests_per_key: int = 32
-    """Answered at once; and as many may wait. Without keys nobody is told apart, and `requests` alone counts."""
+    """Requests of one key that are answered at once; as many may wait. Without keys, `requests` alone counts."""
     waiting: int = 128
-    """That wait for their turn; others are refused."""
+    """Requests that wait for their turn; others are refused."""
     waiting_seconds: float = 30
     response_seconds: float = 600
-    """From the end of the body to the end of the answer. Images are held until then."""
+    """The time from the end of the body to the end of the answer. Images are held until then."""
     images: int = 8
-    """Of a request."""
+    """The number of images in a request."""
     image_bytes: int = 10_000_000
     image_pixels: int = 40_000_000
     request_pixels: int = 80_000_000
-    """Of all images of a request."""
+    """The pixels of all images of a request."""
     memory_bytes: int = 1 << 31
-    """Of the images of all requests, as they are decoded and afterwards."""
+    """The memory of the images of all requests, while they are decoded and afterwards."""
     decoders: int = 2
     """Images that are decoded at once."""
 

@@ -38,7 +38,7 @@ class Envelope:
 
     @classmethod
     def of(cls, conversation: Conversation, prefix: str) -> Envelope:
-        """Of a new answer; ids begin with `chatcmpl-` or `resp_`."""
+        """The envelope of a new answer; its id begins with `chatcmpl-` or `resp_`."""
         return cls(
             id=prefix + secrets.token_hex(16),
             created=int(time.time()),

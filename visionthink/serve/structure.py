@@ -16,7 +16,7 @@ from visionthink.errors import ImageError
 MOST_PARTS = 10_000
 """A PNG of 10 MB has about 1,300 chunks of the usual 8 KiB; a JPEG with metadata has fewer than 300 segments."""
 MOST_SCANS = 100
-"""Of a JPEG; progressive ones have about 10. Each goes through the whole image again."""
+"""The largest number of scans of a JPEG. Progressive ones have about 10, and each goes through the whole image again."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"sRGB", b"iCCP")

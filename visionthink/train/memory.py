@@ -51,7 +51,7 @@ _PHASES: dict[Phase, str] = {
     "update": "while it learns from them",
 }
 _TILE = 4096 * 32768 * 4
-"""Of TRL's head, which never holds all logits."""
+"""Bytes of the logits that TRL's head holds at once; it never holds all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Estimate:
     parts: tuple[Part, ...]
     hardware: Hardware
     host: float
-    """Of the machine's memory at the most, all processes together; 0 where there is no GPU."""
+    """The most that is used of the machine's memory, by all processes together; 0 if there is no GPU."""
 
     def total(self, phase: Phase, *, certain: bool = False) -> float:
         return sum(p.bytes for p in self.parts if phase in p.phases and (p.certain or not certain))
@@ -207,7 +207,7 @@ def _optimizer(config: TrainConfig) -> str:
 
 
 def _vllm_share(config: TrainConfig) -> float:
-    """Of the GPU."""
+    """The share of the GPU's memory that vLLM takes."""
     from trl import GRPOConfig
 
     return float(config.trl.get("vllm_gpu_memory_utilization", GRPOConfig.vllm_gpu_memory_utilization))

@@ -30,7 +30,7 @@ class Distribution:
     processes: int
     deepspeed: bool = False
     zero_stage: int = 0
-    """Of DeepSpeed: 2 splits gradients and the optimizer's state, 3 the weights as well."""
+    """The ZeRO stage of DeepSpeed: 2 splits gradients and the optimizer's state, 3 the weights as well."""
     gathered: bool = True
     """Whether DeepSpeed saves whole weights at stage 3."""
     fsdp: int = 0

@@ -100,7 +100,7 @@ class EpisodeSource:
             return self.examples[example_id]
 
     def over(self, example: Example, count: int = 1, pictures: Sequence[Picture] | None = None) -> list[Episode]:
-        """As `episodes`, of an example that need not be one of the source's, or of pictures that are opened."""
+        """The same as `episodes`, for an example that need not be one of the source's, or for pictures that are opened."""
         pictures = pictures or open_pictures(example, row=f"example {example.id}")
         return [Episode(example, pictures, self.menu, self.protocol, budget=self.budget) for _ in range(count)]
 

@@ -86,7 +86,7 @@ def check_run(config: TrainConfig, *, dry_run: bool = False) -> Judge:
 
 
 def _record(config: TrainConfig) -> dict[str, Any]:
-    """As it is stored; names that follow from others are written out, so that what they follow from may change."""
+    """The settings as they are stored. Names that follow from others are written out, so that the others may change."""
     return dataclasses.asdict(config) | {"out": str(config.out), "penalty": config.penalty_name}
 
 

@@ -175,7 +175,7 @@ class SharedPrefixes(_Trainer):
         return output | {"row": torch.arange(len(output["prompt_ids"]))} if self.engine else output
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """As TRL's, but whole groups are permuted: what members share can only be used where they are in one pass."""
+        """The same as in TRL, but whole groups are permuted: what members share can only be used where they are in one pass."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         passes = self.args.steps_per_generation
@@ -216,7 +216,11 @@ class SharedPrefixes(_Trainer):
         return logprobs, torch.cat(entropies) if entropies else None, None
 
     def _scored(self, model: Any, rows: Sequence[int], width: int, features: dict[int, Features]) -> tuple[Tensor, Tensor | None]:
-        """Of these rows, [rows, width] each. `features` are those of images that an earlier part of the same pass has encoded."""
+        """Log-probabilities and entropies of these rows, each [rows, width].
+
+        Args:
+            features: features of images that an earlier part of the same pass has encoded.
+        """
         packed, order = self.scorer.packed(rows), torch.tensor(rows, device=self.accelerator.device).argsort()
         with self.accelerator.autocast():
             encoded = self._encoded(model, packed.images, features)

@@ -17,10 +17,10 @@ _QUESTION = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of a model."""
+    """The sizes of a model."""
 
     config: Any
-    """As transformers has it."""
+    """The configuration in transformers."""
     budget: PixelBudget
     """The sizes its images may have."""
     text_tokens: int = 500
@@ -41,7 +41,7 @@ class Sizes:
 
     @property
     def patches(self) -> int:
-        """Of a visual token."""
+        """The number of patches of a visual token."""
         return int(self.config.vision_config.spatial_merge_size**2)
 
     @property

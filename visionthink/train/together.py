@@ -56,7 +56,7 @@ class TogetherPolicy(TrainerPolicy):
         self._padding_ids = [*renderer.prompt_ids(self._padding), *renderer.plain("Yes")]
 
     def run_batch(self, episodes: Sequence[Episode], policy: Policy, on_end: OnEnd | None = None) -> list[Transcript]:
-        """As `episode.run_batch`, for this policy or one around it; it returns when no process has a live episode."""
+        """The same as `episode.run_batch`, for this policy or one around it; it returns when no process has a live episode."""
         transcripts = run_batch(episodes, policy, on_end)
         while most := self._most(0):
             self._padded(most, [], [])

@@ -257,7 +257,7 @@ class VisionThinkTrainer(WholeCheckpoints, Credited, SharedPrefixes, GRPOTrainer
                 file.writelines(fresh)
 
     def transcripts(self) -> list[Transcript]:
-        """Of the latest step on this process, groups in order."""
+        """The transcripts of the latest step in this process, with its groups in order."""
         return self.step.transcripts
 
 

@@ -35,9 +35,9 @@ class Benchmark:
 
     name: str
     key: str
-    """On the command line."""
+    """The name on the command line."""
     task: str
-    """In lmms-eval 0.7.3."""
+    """The name of the task in lmms-eval 0.7.3."""
     dataset: str
     split: str
     ask: Ask = field(repr=False)
@@ -236,7 +236,7 @@ BENCHMARKS = (
         ),
     ),
 )
-"""In the order of the paper's Table 2, then those of Table 1 alone."""
+"""The benchmarks in the order of the paper's Table 2, then those that only Table 1 has."""
 
 
 def benchmark(key: str) -> Benchmark:

@@ -13,5 +13,5 @@ from visionthink.rewards.anls import anls
 
 
 def mean_anls(scored: Sequence[Scored]) -> Figures:
-    """In [0, 1]; the best of all references counts."""
+    """The mean score, from 0 to 1; of several references the best counts."""
     return average(scored, lambda answer, transcript: anls(answer, references(transcript)), "anls")

@@ -20,7 +20,7 @@ COSTS = {
 """Costs that accuracy is drawn against: a figure of the summary, its title and its scale."""
 
 WIDTH = 5.2
-"""Of a figure, in inches: two stand side by side on a screen, and one is still readable on a phone."""
+"""The width of a figure, in inches: two stand side by side on a screen, and one is still readable on a phone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,11 @@ class Run:
     branches: dict[str, Any] | None = None
     trained: dict[str, Any] | None = None
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By the model on whose low view a gate stands: its own, and others of the same architecture, as that it was trained from."""
+    """Gates by the model on whose low view they stand: the run's own, and others of the same architecture, such as its base."""
     control: dict[str, Any] | None = None
     """Comparison of a control with the model's adaptive run."""
     break_even: dict[str, Any] | None = None
-    """Of the model's adaptive run with this one."""
+    """The break-even of the model's adaptive run with this one."""
     architecture: Architecture | None = None
 
     @property
@@ -110,7 +110,7 @@ def _comparison(run: Run, others: _Others) -> dict[str, Any] | None:
 
 
 def _branches(run: Run, others: _Others) -> dict[str, Any] | None:
-    """For a compressed run, what a decision by force would have given under the same compression."""
+    """For a run with compression, the results of forced decisions under the same compression."""
     direct, request = (others.own(run, run.policy.with_routing(f"forced:{action}")) for action in ("direct", "request"))
     return branches(run.scored, direct.scored, request.scored) if run.policy.is_adaptive and direct and request else None
 

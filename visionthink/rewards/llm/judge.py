@@ -145,7 +145,7 @@ class LLMJudge:
         self._client.close()
 
     async def _counted(self, connection: Connection, answers: Sequence[Answer]) -> list[Verdict]:
-        """As `_compare`; time in which several are under way counts once."""
+        """The same as `_compare`, with its time counted; time in which several run at once counts once."""
         self._began = self._began if self._comparing else time.perf_counter()
         self._comparing += 1
         try:

@@ -15,7 +15,7 @@ from visionthink.rewards.llm.reply import ReplyParser, legacy_contains_1, parse_
 _PLACES = ("{question}", "{ground_truth}", "{prediction}")
 PARSERS: dict[str, ReplyParser] = {"score": parse_score, "marks": parse_marks, "legacy_contains_1": legacy_contains_1}
 _READING = "2"
-"""Of the parsers; a cached verdict is not that of another reading."""
+"""Version of the parsers. A verdict in the cache is used only by the version that read it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ class Preset:
 
     @property
     def digest(self) -> str:
-        """Of everything a verdict depends on but the answer and the model."""
+        """A digest of everything that a verdict depends on, except the answer and the model."""
         return hashlib.sha256("\0".join((self.system, self.user, self.parser, _READING)).encode()).hexdigest()[:12]
 
     def messages(self, answer: Answer) -> list[dict[str, str]]:
-        """As chat completions want them. References but the first are named as equally good."""
+        """The messages of a chat completion. All references after the first are named as equally good."""
         truth, *others = answer.references
         if others:
             truth += f" (also correct: {'; '.join(others)})"
